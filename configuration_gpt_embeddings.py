@@ -1,0 +1,166 @@
+# Copyright 2026 The gpt-embeddings authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Configuration of the input stage of a GPT: token embeddings plus absolute position embeddings.
+
+This file travels to the Hub beside `modeling_gpt_embeddings.py`, so it imports nothing but torch, transformers
+and the standard library.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from transformers.configuration_utils import PreTrainedConfig, strict
+
+
+# Sizes above these are taken for a broken or hostile `config.json`, before anything is allocated. They leave room
+# for every published GPT: GPT-3 has n_embd 12,288, the widest vocabularies have about a million entries.
+MAX_VOCAB_SIZE = 2**24
+MAX_N_POSITIONS = 2**24
+MAX_N_EMBD = 2**17
+MAX_TABLE_ENTRIES = 2**34  # 64 GiB in float32
+MAX_NUM_LABELS = 2**20
+MAX_INITIALIZER_RANGE = 1000.0
+
+GPT2_ENDOFTEXT_ID = 50256
+
+
+@strict
+class GPTEmbeddingsConfig(PreTrainedConfig):
+    r"""Sizes and options of a [`GPTEmbeddingsModel`]; the defaults are those of GPT-2 small.
+
+    Every field is checked when the configuration is made, loaded or saved: an error names the field, its value and
+    what is permitted.
+
+    Args:
+        vocab_size (`int`, *optional*, defaults to 50257):
+            Rows of the token table `wte`, from 1 to 2^24.
+        n_positions (`int`, *optional*, defaults to 1024):
+            Rows of the position table `wpe` and so the longest sequence, from 1 to 2^24.
+        n_embd (`int`, *optional*, defaults to 768):
+            Width of both tables and of every vector, from 1 to 2^17.
+        embd_pdrop (`float`, *optional*, defaults to 0.1):
+            Dropout probability of the sum while training, from 0 to 1.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of freshly initialised tables, from 0 to 1000.
+        position_initializer_range (`float`, *optional*):
+            The same for `wpe` alone; `None` takes `initializer_range`, as transformers does. OpenAI's own GPT-2
+            code uses 0.01 (`wpe` in `src/model.py` of openai/gpt-2).
+        position_embedding_type (`str`, *optional*, defaults to `"learned"`):
+            `"learned"`: a trained table, as in GPT. `"sinusoidal"`: the fixed table of "Attention is all you need",
+            without parameters. `"none"`: no positions, the input of models with rotary or relative positions.
+        bos_token_id (`int`, *optional*, defaults to 50256):
+            Id of `<|endoftext|>`. This default becomes `None` where the vocabulary is too small to hold it.
+        eos_token_id (`int` or `list[int]`, *optional*, defaults to 50256):
+            As `bos_token_id`.
+        pad_token_id (`int`, *optional*):
+            Id of the padding token; GPT-2 has none.
+        tie_word_embeddings (`bool`, *optional*, defaults to `True`):
+            Whether a language-model head shares its weight with `wte`.
+        num_hidden_layers (`int`, *optional*, defaults to 0):
+            Always 0: there is no block behind the input stage. `generate()` reads it.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: A field has the wrong type or a value out of its range.
+
+    Example:
+    ```python
+    >>> from configuration_gpt_embeddings import GPTEmbeddingsConfig
+
+    >>> config = GPTEmbeddingsConfig(n_embd=256)
+    >>> config.hidden_size
+    256
+
+    ```
+    """
+
+    model_type = "gpt_embeddings"
+    attribute_map = {  # noqa: RUF012 -- a class attribute by transformers' contract
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+    }
+    num_attention_heads: ClassVar[int] = 0  # a common name of Hugging Face models; nothing attends here
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    embd_pdrop: float | int = 0.1
+    initializer_range: float | int = 0.02
+    position_initializer_range: float | int | None = None
+    position_embedding_type: Literal["learned", "sinusoidal", "none"] = "learned"
+    bos_token_id: int | None = GPT2_ENDOFTEXT_ID
+    eos_token_id: int | list[int] | None = GPT2_ENDOFTEXT_ID
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = True
+    num_hidden_layers: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # Two of the inherited keys are used before any validator runs: `dtype` is looked up on the torch module and
+        # `num_labels` makes a dictionary of that size.
+        _check_dtype("dtype", self.dtype)
+        _check_dtype("torch_dtype", kwargs.get("torch_dtype"))
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None:
+            _check_integer("num_labels", num_labels, 0, MAX_NUM_LABELS)
+        for name in ("bos_token_id", "eos_token_id"):
+            if getattr(self, name) == GPT2_ENDOFTEXT_ID >= self.vocab_size:
+                setattr(self, name, None)
+        super().__post_init__(**kwargs)
+
+    def validate_fields(self) -> None:
+        """Check every field against its permitted range; `@strict` has checked the types.
+
+        Raises:
+            ValueError: A value is out of range; the message names field, value and range.
+        """
+        _check_integer("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)
+        _check_integer("n_positions", self.n_positions, 1, MAX_N_POSITIONS)
+        _check_integer("n_embd", self.n_embd, 1, MAX_N_EMBD)
+        _check_integer("num_hidden_layers", self.num_hidden_layers, 0, 0)
+        _check_real("embd_pdrop", self.embd_pdrop, 1.0)
+        _check_real("initializer_range", self.initializer_range, MAX_INITIALIZER_RANGE)
+        if self.position_initializer_range is not None:
+            _check_real("position_initializer_range", self.position_initializer_range, MAX_INITIALIZER_RANGE)
+        rows = self.vocab_size if self.position_embedding_type == "none" else self.vocab_size + self.n_positions
+        if rows * self.n_embd > MAX_TABLE_ENTRIES:
+            raise ValueError(
+                f"`vocab_size`, `n_positions` and `n_embd` ask for tables of {rows} x {self.n_embd} = "
+                f"{rows * self.n_embd} entries; at most {MAX_TABLE_ENTRIES} are permitted. Make one of them smaller."
+            )
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            for token_id in value if isinstance(value, list) else [value]:
+                if token_id is not None and not 0 <= token_id < self.vocab_size:
+                    raise ValueError(
+                        f"`{name}` must be None or an id within the vocabulary, from 0 to {self.vocab_size - 1} "
+                        f"(`vocab_size` is {self.vocab_size}), got {token_id}."
+                    )
+
+
+def _check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"`{name}` must be an integer from {low} to {high}, got {value!r}.")
+
+
+def _check_real(name: str, value: float, high: float) -> None:
+    if not 0 <= value <= high:  # NaN fails this too
+        raise ValueError(f"`{name}` must be a number from 0 to {high:g}, got {value!r}.")
+
+
+def _check_dtype(name: str, value: Any) -> None:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if value is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"`{name}` must be a floating-point torch dtype such as 'float32', got {value!r}.")
+
+
+__all__ = ["GPTEmbeddingsConfig"]

@@ -1,0 +1,23 @@
+"""The input stage of GPT for the Hugging Face libraries: text, tokens, token + position embeddings.
+
+Importing this package registers the model with `AutoConfig` and `AutoModel`.
+"""
+
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.embed import Embedder, embed_dataset
+from gpt_embeddings.sources import load_source
+from gpt_embeddings.tokenization import encode_flat, load_tokenizer
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Embedder",
+    "GPTEmbeddingsConfig",
+    "GPTEmbeddingsModel",
+    "embed_dataset",
+    "encode_flat",
+    "load_source",
+    "load_tokenizer",
+]

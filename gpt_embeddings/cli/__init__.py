@@ -1,0 +1,27 @@
+"""The command line: `gpt-embeddings COMMAND`. Each command is one call of the library with files around it."""
+
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from gpt_embeddings.cli.embed import embed
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """The input stage of GPT: text to tokens to token + position embeddings."""
+    if version:
+        typer.echo(installed_version("gpt-embeddings"))
+        raise typer.Exit
+
+
+app.command()(embed)
+
+
+__all__ = ["app"]
