@@ -117,8 +117,8 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
                 setattr(self, name, None)
         super().__post_init__(**kwargs)
 
-    def validate_fields(self) -> None:
-        """Check every field against its permitted range; `@strict` has checked the types.
+    def validate_sizes(self) -> None:
+        """Check sizes, probabilities and deviations against their ranges; `@strict` has checked the types.
 
         Raises:
             ValueError: A value is out of range; the message names field, value and range.
@@ -137,6 +137,13 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
                 f"`vocab_size`, `n_positions` and `n_embd` ask for tables of {rows} x {self.n_embd} = "
                 f"{rows * self.n_embd} entries; at most {MAX_TABLE_ENTRIES} are permitted. Make one of them smaller."
             )
+
+    def validate_token_ids(self) -> None:
+        """Check the special ids against the vocabulary, where transformers itself only warns.
+
+        Raises:
+            ValueError: An id is not in the vocabulary.
+        """
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
             for token_id in value if isinstance(value, list) else [value]:

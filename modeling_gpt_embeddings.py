@@ -130,7 +130,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     """
 
     def __init__(self, config: GPTEmbeddingsConfig) -> None:
-        config.validate()  # fields may have been set since the configuration was made; nothing is allocated yet
+        config.validate_sizes()  # fields may have been set since the configuration was made; nothing is allocated yet
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = self._new_position_table(config.n_positions)
@@ -470,7 +470,8 @@ def _as_bags(input_ids: Any, offsets: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Check flat ids and offsets and give them the dtypes and the origin that `embedding_bag` wants."""
     input_ids, offsets = torch.as_tensor(input_ids), torch.as_tensor(offsets)
     for name, array in (("input_ids", input_ids), ("offsets", offsets)):
-        if array.ndim != 1 or array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
+        integers = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
+        if array.ndim != 1 or (array.numel() and not integers):  # an empty list has no dtype of its own
             raise ValueError(
                 f"`{name}` must be a flat array of integers, got {array.dtype} of shape {tuple(array.shape)}."
             )
