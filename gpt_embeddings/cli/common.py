@@ -24,7 +24,10 @@ def open_model(name: str | None, config: Path | None, seed: int) -> tuple[GPTEmb
     if name is not None and config is not None:
         raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
     if name is not None:
-        return GPTEmbeddingsModel.from_pretrained(name).eval(), name
+        try:
+            return GPTEmbeddingsModel.from_pretrained(name).eval(), name
+        except OSError as error:
+            raise OSError(f"No model at {name!r}: {error}") from error
     sizes = GPTEmbeddingsConfig() if config is None else GPTEmbeddingsConfig.from_json_file(config)
     torch.manual_seed(seed)
     return GPTEmbeddingsModel(sizes).eval(), f"fresh, untrained tables (seed {seed})"

@@ -1,0 +1,274 @@
+"""What a Hugging Face model promises: save, load, Auto classes, remote code, dtypes, devices, compile, export."""
+
+import copy
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, pipeline
+
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+KINDS = ["learned", "sinusoidal", "none"]
+IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+@pytest.fixture(params=KINDS)
+def model(request) -> GPTEmbeddingsModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 8, "position_embedding_type": request.param}
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval()
+
+
+def assert_same(got, model, dtype=torch.float32) -> None:
+    assert type(got).__name__ == "GPTEmbeddingsModel"
+    assert not got.training
+    with torch.no_grad():
+        ours, theirs = (m(IDS, attention_mask=MASK) for m in (copy.deepcopy(model).to(dtype), got))
+    assert torch.equal(ours.last_hidden_state, theirs.last_hidden_state)
+    assert torch.equal(ours.pooler_output, theirs.pooler_output)
+
+
+def run_python(code: str, *arguments: str, cwd: Path, isolated: bool = False) -> str:
+    """Run code in a new process; isolated: with the installed libraries but without this project."""
+    options = []
+    if isolated:  # -I ignores the environment and the current folder, -S the .pth file of an editable install
+        options = ["-I", "-S"]
+        code = f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n" + code
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class TestSaveAndLoad:
+    def test_files(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "config.json",
+            "configuration_gpt_embeddings.py",
+            "model.safetensors",
+            "modeling_gpt_embeddings.py",
+        }
+        assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+            "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
+            "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
+        }
+
+    def test_round_trip(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        assert_same(GPTEmbeddingsModel.from_pretrained(tmp_path), model)
+
+    def test_auto_classes(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        assert type(AutoConfig.from_pretrained(tmp_path)) is GPTEmbeddingsConfig
+        loaded = AutoModel.from_pretrained(tmp_path)
+        assert type(loaded) is GPTEmbeddingsModel
+        assert_same(loaded, model)
+
+    def test_sharded(self, model, tmp_path):
+        model.save_pretrained(tmp_path, max_shard_size="1KB")
+        assert (tmp_path / "model.safetensors.index.json").exists() == (
+            model.config.position_embedding_type == "learned"
+        )
+        assert_same(AutoModel.from_pretrained(tmp_path), model)
+
+    def test_saved_twice(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "one")
+        GPTEmbeddingsModel.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "two")
+        for path in (tmp_path / "one").iterdir():
+            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_dtype(self, model, tmp_path, dtype):
+        model.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path, dtype=dtype)
+        assert loaded.wte.weight.dtype == dtype
+        assert loaded(IDS).last_hidden_state.dtype == dtype
+        assert_same(loaded, model, dtype)
+
+    def test_saved_in_half_precision(self, model, tmp_path):
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(tmp_path)
+        assert_same(AutoModel.from_pretrained(tmp_path), model, torch.bfloat16)
+
+    def test_device_map(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        assert_same(AutoModel.from_pretrained(tmp_path, device_map="cpu"), model)
+        assert_same(AutoModel.from_pretrained(tmp_path, device_map={"": "cpu"}), model)
+
+    def test_buffers_right_after_loading(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        buffers, expected = dict(loaded.named_buffers()), dict(model.named_buffers())
+        assert buffers.keys() == expected.keys()
+        assert all(torch.equal(buffers[name], expected[name]) for name in expected)
+
+    def test_meta_device(self, model):
+        with torch.device("meta"):
+            empty = GPTEmbeddingsModel(model.config)
+        assert empty(IDS.to("meta")).last_hidden_state.shape == (2, 4, 8)
+        empty.to_empty(device="cpu").load_state_dict(model.state_dict())
+        empty.initialize_weights()  # what is not in a state dict is filled here
+        empty.load_state_dict(model.state_dict())
+        assert_same(empty.eval(), model)
+
+    def test_sinusoidal_and_learned_checkpoints_tell_apart(self, tmp_path, model):
+        model.save_pretrained(tmp_path)
+        _, report = GPTEmbeddingsModel.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(report.values())
+
+
+class TestProcesses:
+    def test_pickle_and_deepcopy(self, model):
+        assert_same(pickle.loads(pickle.dumps(model)), model)
+        assert_same(copy.deepcopy(model), model)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_worker(self, model, method):
+        if method == "fork" and sys.platform != "linux":
+            pytest.skip("fork is the start method of Linux")
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            got = pool.apply_async(_pooled_on_one_thread, (model,)).get(timeout=120)
+        assert torch.equal(torch.tensor(got), model(IDS, attention_mask=MASK).pooler_output)
+
+    @pytest.mark.slow
+    def test_remote_code_where_the_package_is_missing(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "saved")
+        code = """if True:
+            import importlib.util, json, sys, torch
+            for name in ("gpt_embeddings", "modeling_gpt_embeddings", "configuration_gpt_embeddings"):
+                assert importlib.util.find_spec(name) is None, name
+            from transformers import AutoConfig, AutoModel
+            folder, ids, mask, again = sys.argv[1], *(torch.tensor(json.loads(x)) for x in sys.argv[2:4]), sys.argv[4]
+            model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+            assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+            assert type(config).__name__ == "GPTEmbeddingsConfig"
+            with torch.no_grad():
+                pooled = model(ids, mask).pooler_output
+            model.save_pretrained(again)
+            print(json.dumps(pooled.tolist()))
+        """
+        inputs = [json.dumps(IDS.tolist()), json.dumps(MASK.tolist())]
+        out = run_python(code, str(tmp_path / "saved"), *inputs, str(tmp_path / "again"), cwd=tmp_path, isolated=True)
+        pooled = model(IDS, attention_mask=MASK).pooler_output
+        assert torch.equal(torch.tensor(json.loads(out.splitlines()[-1])), pooled)
+        for path in (tmp_path / "saved").iterdir():  # what a remote copy saves is as complete
+            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+    @pytest.mark.slow
+    def test_remote_code_does_not_replace_the_installed_classes(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "saved")
+        code = """if True:
+            import sys
+            import gpt_embeddings
+            from transformers import AutoModel
+            AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+            assert type(AutoModel.from_pretrained(sys.argv[1])) is gpt_embeddings.GPTEmbeddingsModel
+        """
+        run_python(code, str(tmp_path / "saved"), cwd=tmp_path)
+
+
+def _pooled_on_one_thread(model) -> list[list[float]]:
+    torch.set_num_threads(1)  # a forked worker must not use the parent's OpenMP threads
+    with torch.no_grad():
+        return model(IDS, attention_mask=MASK).pooler_output.tolist()
+
+
+class TestEmbeddingsAccess:
+    def test_get_and_set(self, model):
+        assert model.get_input_embeddings() is model.wte
+        new = torch.nn.Embedding(40, 8)
+        model.set_input_embeddings(new)
+        assert model.wte is new
+        assert model.base_model is model
+        assert model.get_position_embeddings() is model.wpe
+
+
+class TestCompileAndExport:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+    def test_compile_fullgraph(self, model, grad):
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, dynamic=True)
+        for ids, mask in ((IDS, MASK), (IDS[:, :3], MASK[:, :3]), (IDS.repeat(3, 2), MASK.repeat(3, 2))):
+            for options in ({}, {"attention_mask": mask}, {"position_ids": torch.arange(ids.shape[1]).flip(0)[None]}):
+                with torch.set_grad_enabled(grad):
+                    got, expected = compiled(ids, **options), model(ids, **options)
+                torch.testing.assert_close(got.last_hidden_state, expected.last_hidden_state, rtol=0, atol=0)
+                torch.testing.assert_close(got.pooler_output, expected.pooler_output)
+
+    @pytest.mark.slow
+    def test_export_with_dynamic_axes(self, model):
+        batch, position = torch.export.Dim("batch"), torch.export.Dim("position")
+        axes = {0: batch, 1: position}
+        program = torch.export.export(
+            model, (IDS,), {"attention_mask": MASK}, dynamic_shapes={"input_ids": axes, "attention_mask": axes}
+        )
+        ids, mask = IDS.repeat(3, 2), MASK.repeat(3, 2)
+        got, expected = program.module()(ids, attention_mask=mask), model(ids, attention_mask=mask)
+        assert torch.equal(got.last_hidden_state, expected.last_hidden_state)
+        torch.testing.assert_close(got.pooler_output, expected.pooler_output)
+
+    @pytest.mark.slow
+    # The exporter's own libraries warn of their coming changes.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+    def test_onnx_with_dynamic_axes(self, model, tmp_path):
+        import onnxruntime
+
+        axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("position")}
+        program = torch.onnx.export(
+            model, (IDS, MASK), dynamo=True, dynamic_shapes={"input_ids": axes, "attention_mask": axes}, verbose=False
+        )
+        program.save(tmp_path / "model.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        for ids, mask in ((IDS, MASK), (IDS.repeat(3, 2), MASK.repeat(3, 2).flip(1))):
+            names = [entry.name for entry in session.get_inputs()]
+            assert len(names) == 2
+            hidden, pooled = session.run(None, dict(zip(names, (ids.numpy(), mask.numpy()), strict=True)))[:2]
+            expected = model(ids, attention_mask=mask)
+            torch.testing.assert_close(torch.from_numpy(hidden), expected.last_hidden_state, rtol=0, atol=0)
+            torch.testing.assert_close(torch.from_numpy(pooled), expected.pooler_output)
+
+
+class TestOtherLibraries:
+    @pytest.fixture
+    def folder(self, gpt2_tokenizer, tmp_path):
+        torch.manual_seed(0)
+        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32)).eval()
+        model.save_pretrained(tmp_path)
+        tokenizer = copy.deepcopy(gpt2_tokenizer)
+        tokenizer.model_max_length = 32
+        tokenizer.save_pretrained(tmp_path)
+        return tmp_path
+
+    TEXTS = ("The tide clerk", "wrote down", "what the sea did. " * 20, "Olá, maré!")
+
+    def test_pipeline(self, folder, gpt2_tokenizer):
+        extract = pipeline("feature-extraction", model=str(folder))
+        model = GPTEmbeddingsModel.from_pretrained(folder)
+        got = torch.tensor(extract(self.TEXTS[0]))
+        ids = gpt2_tokenizer(self.TEXTS[0], return_tensors="pt").input_ids
+        assert torch.equal(got, model(ids).last_hidden_state)
+
+    # sentence-transformers makes a mean-pooling model of a folder that has no files of its own, and says so.
+    @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+    def test_sentence_transformers(self, folder, gpt2_tokenizer):
+        from sentence_transformers import SentenceTransformer
+
+        model = GPTEmbeddingsModel.from_pretrained(folder)
+        got = torch.from_numpy(SentenceTransformer(str(folder), device="cpu").encode(list(self.TEXTS)))
+        for text, vector in zip(self.TEXTS, got, strict=True):
+            ids = gpt2_tokenizer(text).input_ids
+            expected = model.embed_bags(ids, [0, len(ids)])[0]
+            torch.testing.assert_close(vector, expected.detach(), rtol=1e-5, atol=1e-7)

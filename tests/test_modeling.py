@@ -1,0 +1,485 @@
+"""The arithmetic of the component, against GPT2Model's own first hidden state and formulas written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import GPT2Config, GPT2Model
+
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+VOCAB, LIMIT, WIDTH = 101, 24, 12
+KINDS = ["learned", "sinusoidal", "none"]
+
+
+def make_model(kind="learned", **options) -> GPTEmbeddingsModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCAB, "n_positions": LIMIT, "n_embd": WIDTH, "position_embedding_type": kind}
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**{**sizes, **options})).eval()
+
+
+def make_pair(width=WIDTH, limit=LIMIT) -> tuple[GPTEmbeddingsModel, GPT2Model]:
+    ours = make_model(n_embd=width, n_positions=limit)
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=limit, n_embd=width, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1
+    )
+    theirs = GPT2Model(config).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    return ours, theirs
+
+
+def random_ids(*shape) -> torch.Tensor:
+    return torch.randint(0, VOCAB, shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def first_hidden_state(model: GPT2Model, **inputs) -> torch.Tensor:
+    return model(**inputs, output_hidden_states=True).hidden_states[0]
+
+
+class TestAgainstGPT2:
+    @pytest.fixture(params=[torch.no_grad, torch.enable_grad], ids=["inference", "grad"], autouse=True)
+    def grad_mode(self, request):
+        with request.param():
+            yield
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 24), (5, 24), (3, 7)])
+    def test_plain(self, shape):
+        ours, theirs = make_pair()
+        ids = random_ids(*shape)
+        assert torch.equal(ours(ids).last_hidden_state, first_hidden_state(theirs, input_ids=ids))
+
+    def test_right_padding(self):
+        ours, theirs = make_pair()
+        ids = random_ids(4, 10)
+        mask = (torch.arange(10) < torch.tensor([[10], [7], [1], [3]])).long()
+        expected = first_hidden_state(theirs, input_ids=ids, attention_mask=mask)
+        assert torch.equal(ours(ids, attention_mask=mask).last_hidden_state, expected)
+
+    def test_left_padding_counts_as_generate_does(self):
+        ours, theirs = make_pair()
+        ids = random_ids(4, 10)
+        mask = (torch.arange(10) >= torch.tensor([[0], [3], [9], [5]])).long()
+        # GenerationMixin's own positions for this mask
+        position_ids = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
+        expected = first_hidden_state(theirs, input_ids=ids, attention_mask=mask, position_ids=position_ids)
+        assert torch.equal(ours(ids, attention_mask=mask).last_hidden_state, expected)
+        # and its raw forward's, for whoever passes them
+        raw = torch.arange(10).expand(4, 10)
+        expected = first_hidden_state(theirs, input_ids=ids, attention_mask=mask)
+        assert torch.equal(ours(ids, attention_mask=mask, position_ids=raw).last_hidden_state, expected)
+
+    @pytest.mark.parametrize("rows", [1, 4])
+    def test_given_position_ids(self, rows):
+        ours, theirs = make_pair()
+        ids = random_ids(4, 10)
+        position_ids = torch.randint(0, LIMIT, (rows, 10))
+        expected = first_hidden_state(theirs, input_ids=ids, position_ids=position_ids)
+        assert torch.equal(ours(ids, position_ids=position_ids).last_hidden_state, expected)
+
+    def test_positions_in_several_slices(self):
+        ours, theirs = make_pair(width=256)
+        ids = random_ids(100, 20)  # 512,000 entries: twice the slice
+        position_ids = torch.randint(0, LIMIT, (100, 20))
+        expected = first_hidden_state(theirs, input_ids=ids, position_ids=position_ids)
+        assert torch.equal(ours(ids, position_ids=position_ids).last_hidden_state, expected)
+
+    def test_inputs_embeds(self):
+        ours, theirs = make_pair()
+        vectors = torch.randn(2, 9, WIDTH)
+        before = vectors.clone()
+        expected = first_hidden_state(theirs, inputs_embeds=vectors)
+        assert torch.equal(ours(inputs_embeds=vectors).last_hidden_state, expected)
+        assert torch.equal(vectors, before)  # the caller's tensor is never written to
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_dtypes(self, dtype):
+        ours, theirs = make_pair()
+        ours, theirs = ours.to(dtype), theirs.to(dtype)
+        ids = random_ids(3, 11)
+        assert torch.equal(ours(ids).last_hidden_state, first_hidden_state(theirs, input_ids=ids))
+
+
+def test_gradients_are_gpt2s():
+    ours, theirs = make_pair()
+    ids = random_ids(3, 11)
+    target = torch.randn(3, 11, WIDTH)
+    (ours(ids).last_hidden_state * target).sum().backward()
+    (first_hidden_state(theirs, input_ids=ids) * target).sum().backward()
+    assert torch.equal(ours.wte.weight.grad, theirs.wte.weight.grad)
+    assert torch.equal(ours.wpe.weight.grad, theirs.wpe.weight.grad)
+
+
+def test_dropout_is_gpt2s():
+    ours, theirs = make_pair()
+    ids = random_ids(3, 11)
+    torch.manual_seed(5)
+    got = ours.train()(ids).last_hidden_state
+    torch.manual_seed(5)
+    expected = theirs.train()(input_ids=ids, output_hidden_states=True).hidden_states[0]
+    assert torch.equal(got, expected)
+    assert (got == 0).any()
+
+
+documents = st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=LIMIT), min_size=1, max_size=6)
+
+
+def pad(docs, side) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, docs))
+    ids, mask = torch.zeros(len(docs), width, dtype=torch.long), torch.zeros(len(docs), width, dtype=torch.long)
+    for i, doc in enumerate(docs):
+        where = slice(0, len(doc)) if side == "right" else slice(width - len(doc), width)
+        ids[i, where], mask[i, where] = torch.tensor(doc, dtype=torch.long), 1
+    return ids, mask
+
+
+def flat(docs) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.cumsum([0] + [len(doc) for doc in docs])
+    return np.array([i for doc in docs for i in doc], dtype=np.int64), offsets
+
+
+class TestInvariants:
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("side", ["left", "right"])
+    @settings(max_examples=40, deadline=None)
+    @given(docs=documents)
+    def test_padding_and_batch_never_change_a_vector(self, kind, side, docs):
+        model = make_model(kind)
+        ids, mask = pad(docs, side)
+        with torch.no_grad():
+            together = model(ids, attention_mask=mask)
+            for i, doc in enumerate(docs):
+                alone = model(torch.tensor([doc], dtype=torch.long))
+                assert torch.equal(together.last_hidden_state[i][mask[i] == 1], alone.last_hidden_state[0])
+                assert torch.equal(together.pooler_output[i], alone.pooler_output[0])
+            order = torch.randperm(len(docs))
+            shuffled = model(ids[order], attention_mask=mask[order])
+            assert torch.equal(shuffled.last_hidden_state, together.last_hidden_state[order])
+            assert torch.equal(shuffled.pooler_output, together.pooler_output[order])
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @settings(max_examples=40, deadline=None)
+    @given(docs=documents)
+    def test_bags_are_the_pooled_forward(self, kind, docs):
+        model = make_model(kind)
+        ids, mask = pad(docs, "right")
+        with torch.no_grad():
+            expected = model(ids, attention_mask=mask).pooler_output
+            got = model.embed_bags(*flat(docs))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7 if kind != "sinusoidal" else 1e-6)
+        assert all(not got[i].any() for i, doc in enumerate(docs) if not doc)
+
+    @settings(max_examples=40, deadline=None)
+    @given(docs=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=4 * LIMIT), max_size=5))
+    def test_long_documents(self, docs):
+        model = make_model()
+        wte, wpe = model.wte.weight.detach().double(), model.wpe.weight.detach().double()
+        with torch.no_grad():
+            cut = model.embed_bags(*flat(docs))
+            windows = model.embed_bags(*flat(docs), overflow="windows")
+        for i, doc in enumerate(docs):
+            for got, tokens in ((cut[i], doc[:LIMIT]), (windows[i], doc)):
+                rows = [wte[token] + wpe[place % LIMIT] for place, token in enumerate(tokens)]
+                expected = torch.stack(rows).mean(0) if rows else torch.zeros(WIDTH)
+                torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-7)
+
+    def test_holes_in_a_mask_count_real_tokens_only(self):
+        model = make_model()
+        ids, mask = random_ids(1, 6), torch.tensor([[0, 1, 0, 1, 1, 0]])
+        got = model(ids, attention_mask=mask).last_hidden_state[0][mask[0] == 1]
+        assert torch.equal(got, model(ids[:, [1, 3, 4]]).last_hidden_state[0])
+
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.uint8, torch.float32])
+    def test_dtypes_of_a_mask(self, dtype):
+        model = make_model()
+        ids, mask = random_ids(2, 5), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]])
+        expected = model(ids, attention_mask=mask)
+        got = model(ids, attention_mask=mask.to(dtype))
+        assert torch.equal(got.last_hidden_state, expected.last_hidden_state)
+        assert torch.equal(got.pooler_output, expected.pooler_output)
+
+    def test_nothing_but_padding(self):
+        model = make_model()
+        output = model(random_ids(2, 5), attention_mask=torch.tensor([[0] * 5, [1] * 5]))
+        assert not output.pooler_output[0].any()
+        assert output.pooler_output[1].any()
+
+    def test_empty_sequence_and_empty_batch(self):
+        model = make_model()
+        assert model(torch.zeros(2, 0, dtype=torch.long)).last_hidden_state.shape == (2, 0, WIDTH)
+        assert model(torch.zeros(2, 0, dtype=torch.long)).pooler_output.tolist() == [[0.0] * WIDTH] * 2
+        assert model(torch.zeros(0, 4, dtype=torch.long)).pooler_output.shape == (0, WIDTH)
+
+    def test_pooling_in_half_precision_sums_in_single(self):
+        model = make_model(n_positions=2000).to(torch.bfloat16)
+        with torch.no_grad():
+            model.wte.weight.fill_(1.0)
+            model.wpe.weight.zero_()
+            pooled = model(torch.zeros(1, 2000, dtype=torch.long)).pooler_output
+            bags = model.embed_bags(torch.zeros(2000, dtype=torch.long), torch.tensor([0, 2000]))
+        assert pooled.dtype == bags.dtype == torch.bfloat16  # a running bfloat16 sum would stop at 256
+        assert pooled.float().eq(1).all()
+        assert bags.float().eq(1).all()
+
+
+class TestInPlace:
+    """The positions are added into the tensor that `wte` made, but never into one that somebody else can see."""
+
+    def test_no_second_tensor_of_full_size(self):
+        model = make_model(n_positions=512, n_embd=64)
+        ids = random_ids(16, 512)
+        full = 16 * 512 * 64 * 4
+        for options in ({}, {"attention_mask": (torch.arange(512) >= 3).long().expand(16, 512)}):
+            with torch.inference_mode(), torch.profiler.profile(profile_memory=True) as profile:
+                model(ids, **options)
+            sizes = [event.nbytes for event in profile.profiler.kineto_results.events() if event.nbytes() > 0]
+            assert sum(size() >= full for size in sizes) == 1
+
+    def test_a_hook_keeps_the_token_part(self):
+        model = make_model()
+        kept = []
+        model.wte.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        ids = random_ids(2, 5)
+        with torch.no_grad():
+            model(ids)
+        assert torch.equal(kept[0], model.wte.weight[ids])
+
+    def test_a_wrapped_table_is_called(self):
+        class Doubled(nn.Module):
+            def __init__(self, table):
+                super().__init__()
+                self.table, self.weight = table, table.weight
+
+            def forward(self, ids):
+                return 2 * self.table(ids)
+
+        model, docs = make_model(), [[1, 2, 3], [4]]
+        model.wte = Doubled(model.wte)
+        ids, mask = pad(docs, "right")
+        with torch.no_grad():
+            expected = model(ids, attention_mask=mask).pooler_output
+            torch.testing.assert_close(model.embed_bags(*flat(docs)), expected)
+
+
+class TestBags:
+    def test_literal(self):
+        model = make_model(vocab_size=3, n_positions=2, n_embd=2)
+        with torch.no_grad():
+            model.wte.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [4.0, 4.0]]))
+            model.wpe.weight.copy_(torch.tensor([[10.0, 0.0], [0.0, 20.0]]))
+        ids, offsets = torch.tensor([0, 1, 2, 2, 2]), torch.tensor([0, 2, 2, 5])
+        # [0, 1]: ((1, 0) + (10, 0) + (0, 2) + (0, 20)) / 2; []: zero; [2, 2, 2] cut to two: (4, 4) + (5, 10)
+        assert model.embed_bags(ids, offsets).tolist() == [[5.5, 11.0], [0.0, 0.0], [9.0, 14.0]]
+        # three windows of one text: positions 0, 1, 0
+        windows = model.embed_bags(ids, offsets, overflow="windows")
+        torch.testing.assert_close(windows[2], torch.tensor([4 + 20 / 3, 4 + 20 / 3]))
+
+    @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint32, np.uint16, np.uint8, np.int16])
+    def test_integer_dtypes(self, dtype):
+        model = make_model()
+        ids, offsets = flat([[1, 2, 3], [100]])
+        expected = model.embed_bags(ids, offsets)
+        assert torch.equal(model.embed_bags(ids.astype(dtype), offsets.astype(dtype)), expected)
+
+    def test_offsets_may_begin_within_the_array(self):
+        model = make_model()
+        ids, offsets = flat([[9, 9], [1, 2, 3], [100], [8]])
+        assert torch.equal(model.embed_bags(ids, offsets[1:4]), model.embed_bags(ids, offsets)[1:3])
+
+    def test_no_documents(self):
+        assert make_model().embed_bags([], [0]).shape == (0, WIDTH)
+        assert make_model().embed_bags(torch.zeros(0, dtype=torch.long), torch.zeros(4, dtype=torch.long)).eq(0).all()
+
+    def test_follows_the_weights(self):
+        model = make_model()
+        bags = flat([[1, 2, 3], [4]])
+        before = model.embed_bags(*bags)
+        model.wpe.weight.data.add_(1.0)  # .data leaves no trace that a cache could see
+        torch.testing.assert_close(model.embed_bags(*bags), before + 1)
+        model.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
+        torch.testing.assert_close(model.embed_bags(*bags), torch.full((2, WIDTH), 2.0))
+
+    @pytest.mark.parametrize("overflow", ["truncate", "windows"])
+    def test_gradients_are_those_of_the_forward(self, overflow):
+        docs = [[1, 2, 3, 2], [4], [], [5] * LIMIT]
+        target = torch.randn(len(docs), WIDTH)
+        grads = []
+        for pooled in (
+            lambda model: model.embed_bags(*flat(docs), overflow=overflow),
+            lambda model: model(*(lambda x: (x[0], x[1]))(pad(docs, "right"))).pooler_output,
+        ):
+            model = make_model()
+            (pooled(model) * target).sum().backward()
+            grads.append((model.wte.weight.grad, model.wpe.weight.grad))
+        torch.testing.assert_close(grads[0], grads[1])
+
+    @pytest.mark.parametrize(
+        ("ids", "offsets", "message"),
+        [
+            ([1, VOCAB], [0, 2], r"`input_ids` must lie from 0 to 100 \(`vocab_size` is 101\), got 101"),
+            ([1, -7], [0, 2], r"`input_ids` must lie from 0 to 100 .* got -7"),
+            ([1, 2], [0, 3], "`offsets` must not decrease and must lie from 0 to the number of ids, 2"),
+            ([1, 2], [0, 2, 1], "`offsets` must not decrease"),
+            ([1, 2], [-1, 2], "they begin with -1"),
+            ([1, 2], [], "n_documents"),
+            ([[1, 2]], [0, 2], r"`input_ids` must be a flat array of integers, got torch.int64 of shape \(1, 2\)"),
+            ([1.0, 2.0], [0, 2], "`input_ids` must be a flat array of integers, got torch.float32"),
+            ([1, 2], [0.0, 2.0], "`offsets` must be a flat array of integers"),
+            ([True, False], [0, 2], "`input_ids` must be a flat array of integers, got torch.bool"),
+            (np.array([2**32 - 1], dtype=np.uint32), [0, 1], "`input_ids` must lie from 0 to 100"),
+        ],
+    )
+    def test_errors(self, ids, offsets, message):
+        with pytest.raises(ValueError, match=message):
+            make_model().embed_bags(ids, torch.tensor(offsets, dtype=None if offsets else torch.long))
+
+    def test_unknown_overflow(self):
+        with pytest.raises(ValueError, match="`overflow` must be 'truncate' or 'windows', got 'wrap'"):
+            make_model().embed_bags([1], [0, 1], overflow="wrap")
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("inputs", "message"),
+        [
+            ({}, "either `input_ids` or `inputs_embeds`, got neither"),
+            ({"input_ids": random_ids(1, 2), "inputs_embeds": torch.zeros(1, 2, WIDTH)}, "got both"),
+            ({"input_ids": random_ids(1, 25)}, "sequence of 25 tokens is longer than `n_positions` = 24"),
+            ({"inputs_embeds": torch.zeros(1, 25, WIDTH)}, "sequence of 25 tokens is longer than `n_positions` = 24"),
+            ({"input_ids": torch.tensor([[0, VOCAB]])}, r"from 0 to 100 \(`vocab_size` is 101\), got 101"),
+            ({"input_ids": torch.tensor([[0, -1]])}, "`input_ids` must lie from 0 to 100 .* got -1"),
+            ({"input_ids": random_ids(4)}, r"int64 or int32 of shape \(batch, position\), got torch.int64 .*\(4,\)"),
+            ({"input_ids": random_ids(2, 2, 2)}, r"\(batch, position\)"),
+            ({"input_ids": torch.zeros(1, 2)}, "got torch.float32"),
+            ({"inputs_embeds": torch.zeros(1, 2, WIDTH + 1)}, r"n_embd=12\), got torch.float32 of shape \(1, 2, 13\)"),
+            ({"inputs_embeds": torch.zeros(1, 2, WIDTH, dtype=torch.long)}, "must be floating-point"),
+            ({"attention_mask": torch.ones(1, 3)}, r"shape \(batch, position\) = \(1, 2\).*got \(1, 3\)"),
+            ({"attention_mask": torch.ones(2, 2)}, "`attention_mask` must have the shape"),
+            ({"attention_mask": torch.ones(1, 1, 2, 2)}, "`attention_mask` must have the shape"),
+            ({"attention_mask": torch.tensor([[0.0, -math.inf]])}, "additive mask"),
+            ({"attention_mask": torch.tensor([[1, 2]])}, "1 .or True. for real tokens"),
+            ({"position_ids": torch.tensor([[0, LIMIT]])}, r"`position_ids` must lie from 0 to 23 .*got 24"),
+            ({"position_ids": torch.tensor([[0, -1]])}, "`position_ids` must lie from 0 to 23"),
+            ({"position_ids": torch.tensor([[0, 1, 2]])}, r"`position_ids` must have the shape \(1, 2\)"),
+            ({"position_ids": torch.zeros(2, 2, dtype=torch.long)}, "`position_ids` must have the shape"),
+            ({"position_ids": torch.zeros(1, 2)}, "`position_ids` must be int64 or int32, got torch.float32"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
+    def test_message(self, kind, inputs, message):
+        if not {"input_ids", "inputs_embeds"} & inputs.keys() and inputs:
+            inputs = {"input_ids": random_ids(1, 2), **inputs}
+        with pytest.raises(ValueError, match=message):
+            make_model(kind)(**inputs)
+
+    def test_checks_can_be_turned_off(self):
+        with pytest.raises(IndexError):
+            make_model()(torch.tensor([[VOCAB]]), check_ids=False)
+
+    def test_fields_set_after_the_configuration_was_made(self):
+        config = GPTEmbeddingsConfig()
+        config.n_positions = 10**12
+        with pytest.raises(ValueError, match="`n_positions` must be an integer from 1 to 16777216, got 1000000000000"):
+            GPTEmbeddingsModel(config)
+
+
+class TestInitialisation:
+    def test_standard_deviations(self):
+        model = make_model(vocab_size=5000, n_positions=5000, n_embd=64)
+        assert model.wte.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        assert model.wpe.weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+    def test_openai_gpt2(self):
+        model = make_model(vocab_size=5000, n_positions=5000, n_embd=64, position_initializer_range=0.01)
+        assert model.wte.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        assert model.wpe.weight.std().item() == pytest.approx(0.01, rel=0.02)
+
+    def test_zero_is_zero(self):
+        assert not make_model(initializer_range=0).wte.weight.any()
+
+
+class TestSinusoidal:
+    @pytest.mark.parametrize("width", [12, 13, 1])
+    def test_formula_of_the_paper(self, width):
+        table = make_model("sinusoidal", n_embd=width).wpe.weight
+        for position in range(LIMIT):
+            for column in range(width):
+                angle = position / 10000 ** (2 * (column // 2) / width)
+                expected = math.cos(angle) if column % 2 else math.sin(angle)
+                assert table[position, column].item() == pytest.approx(expected, abs=1e-7)
+
+    def test_nothing_to_train_and_nothing_saved(self):
+        model = make_model("sinusoidal")
+        assert [name for name, _ in model.named_parameters()] == ["wte.weight"]
+        assert list(model.state_dict()) == ["wte.weight"]
+        assert model.wpe.weight.dtype == torch.float32
+
+    def test_half_precision_output(self):
+        model = make_model("sinusoidal").to(torch.bfloat16)
+        assert model(random_ids(1, 4)).last_hidden_state.dtype == torch.bfloat16
+
+
+class TestResize:
+    @pytest.mark.parametrize("size", [10, LIMIT, 40])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_positions(self, kind, size):
+        model, fresh = make_model(kind), make_model(kind, n_positions=size)
+        old = None if kind == "none" else model.wpe.weight.clone()
+        assert model.resize_position_embeddings(size) is model.get_position_embeddings()
+        assert model.config.n_positions == model.config.max_position_embeddings == size
+        if old is not None:
+            kept = min(size, LIMIT)
+            assert torch.equal(model.wpe.weight[:kept], old[:kept])
+            assert model.wpe.weight.shape == (size, WIDTH)
+        if kind == "sinusoidal":
+            assert torch.equal(model.wpe.weight, fresh.wpe.weight)
+        assert model(random_ids(1, size)).last_hidden_state.shape == (1, size, WIDTH)
+
+    def test_new_rows_are_initialised_like_fresh_ones(self):
+        model = make_model(n_embd=64, initializer_range=0.5, position_initializer_range=0.01)
+        model.wpe.weight.requires_grad_(False)
+        model.resize_position_embeddings(5000)
+        assert model.wpe.weight[LIMIT:].std().item() == pytest.approx(0.01, rel=0.05)
+        assert not model.wpe.weight.requires_grad
+
+    @pytest.mark.parametrize("size", [0, -3, 10**12, "40", 2.5])
+    def test_bad_sizes_change_nothing(self, size):
+        model = make_model()
+        with pytest.raises(Exception, match="n_positions"):
+            model.resize_position_embeddings(size)
+        assert model.config.n_positions == LIMIT
+        assert model.wpe.weight.shape == (LIMIT, WIDTH)
+
+    def test_tokens(self, tmp_path):
+        model = make_model(eos_token_id=100, bos_token_id=5)
+        old, positions = model.wte.weight.clone(), model.wpe.weight.clone()
+        model.resize_token_embeddings(VOCAB + 7, mean_resizing=False)
+        assert torch.equal(model.wte.weight[:VOCAB], old)
+        model.resize_token_embeddings(50)
+        assert (model.config.vocab_size, model.config.eos_token_id, model.config.bos_token_id) == (50, None, 5)
+        assert torch.equal(model.wpe.weight, positions)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(GPTEmbeddingsModel.from_pretrained(tmp_path).wte.weight, old[:50])
+        with pytest.raises(ValueError, match="from 0 to 49"):
+            model(torch.tensor([[50]]))
+
+
+def test_one_hot_times_table_is_a_look_up():
+    model = make_model()
+    ids = random_ids(2, 6)
+    one_hot = F.one_hot(ids, VOCAB).float()  # (batch, position, vocab_size)
+    expected = model(inputs_embeds=one_hot @ model.wte.weight).last_hidden_state
+    torch.testing.assert_close(model(ids).last_hidden_state, expected)
+
+
+def test_output_hidden_states():
+    model = make_model()
+    output = model(random_ids(2, 3), output_hidden_states=True)
+    assert output.hidden_states == (output.last_hidden_state,)
+    assert model(random_ids(2, 3)).hidden_states is None
+    assert len(model(random_ids(2, 3), return_dict=False)) == 2
