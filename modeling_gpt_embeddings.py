@@ -242,12 +242,13 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             # Row n is the sum of the first n positions. It is made anew at each call, at the price of `longest` token
             # rows, so that it always follows training, `load_state_dict` and gradients.
             prefix = F.pad(rows.cumsum(0, dtype=torch.promote_types(rows.dtype, torch.float32)), (0, 0, 1, 0))
+            sums = sums.to(prefix.dtype)  # memory of our own from here on, so what follows is in place
             if overflow == "windows":
                 full = (lengths // n_positions).unsqueeze(1).to(prefix.dtype)  # whole windows of a document
-                sums = sums + prefix[lengths % n_positions] + full * prefix[-1]
+                sums.add_(F.embedding(lengths % n_positions, prefix)).add_(full * prefix[-1])
             else:
-                sums = sums + prefix[lengths]
-        return (sums / lengths.clamp(min=1).unsqueeze(1)).to(weight.dtype)
+                sums.add_(F.embedding(lengths, prefix))
+        return sums.div_(lengths.clamp(min=1).unsqueeze(1)).to(weight.dtype)
 
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
         """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
@@ -495,11 +496,13 @@ def _cut_bags(input_ids: torch.Tensor, offsets: torch.Tensor, limit: int) -> tup
     lengths = offsets.diff()
     if not lengths.numel() or int(lengths.max()) <= limit:
         return input_ids, offsets
-    cut = lengths.clamp(max=limit)
-    # Runs of kept and of dropped ids alternate: True * cut[0], False * rest[0], True * cut[1], ...
-    runs = torch.stack((cut, lengths - cut), dim=1).flatten()
-    keep = torch.tensor([True, False], device=offsets.device).repeat(len(cut)).repeat_interleave(runs)
-    return input_ids[keep], F.pad(cut.cumsum(0), (1, 0))
+    long = (lengths > limit).nonzero().squeeze(1)
+    kept, start = [], 0
+    for first, end in zip(offsets[long].tolist(), offsets[long + 1].tolist(), strict=True):
+        kept.append(input_ids[start : first + limit])
+        start = end
+    kept.append(input_ids[start:])
+    return torch.cat(kept), F.pad(lengths.clamp(max=limit).cumsum(0), (1, 0))
 
 
 # A copy that was loaded from a Hub repository must not take the place of the installed classes.

@@ -1,1 +1,160 @@
-"""Placeholder."""
+"""Measure the forward pass and the flat path against what a user would write instead.
+
+One process, contenders interleaved round by round, medians and ratios; the machine may be noisy, ratios hold better
+than times. Run: python scripts/benchmark_forward.py [--rounds 30]
+"""
+
+import argparse
+import ast
+import itertools
+import statistics
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import GPT2Config, GPT2Model
+
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings import encode_flat, load_tokenizer
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+def median_times(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Run every contender once a round and return median seconds by name."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for run in contenders.values():  # warm up, and compile
+        run()
+        run()
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def report(title: str, medians: dict[str, float], base: str) -> None:
+    """Print a table of milliseconds and of speed relative to `base`."""
+    print(f"\n{title}\n\n| contender | median ms | {base} / it |\n| --- | ---: | ---: |")
+    for name, seconds in medians.items():
+        print(f"| {name} | {seconds * 1e3:.2f} | {medians[base] / seconds:.2f} |")
+
+
+def benchmark_forward(batch: int, length: int, n_embd: int, rounds: int) -> None:
+    """Compare forward passes at one shape, float32."""
+    torch.manual_seed(0)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=n_embd)).eval()
+    gpt2 = GPT2Model(GPT2Config(n_embd=n_embd, n_layer=0, n_head=1)).eval()
+    gpt2.load_state_dict(model.state_dict(), strict=False)
+    compiled = torch.compile(model, fullgraph=True)
+    ids = torch.randint(0, model.config.vocab_size, (batch, length))
+    positions = torch.arange(length)
+    output = model(ids).last_hidden_state.detach()
+
+    def gpt2_stage() -> torch.Tensor:  # the statements of GPT2Model.forward up to its first block
+        inputs_embeds = gpt2.wte(ids)
+        position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0)
+        hidden: torch.Tensor = gpt2.drop(inputs_embeds + gpt2.wpe(position_ids))
+        return hidden
+
+    assert torch.equal(gpt2_stage(), output)
+    with torch.inference_mode():
+        medians = median_times(
+            {
+                "wte(ids) + wpe(pos), eager": lambda: model.wte(ids) + model.wpe(positions),
+                "GPT2Model's embedding stage": gpt2_stage,
+                "ours": lambda: model(ids),
+                "ours, torch.compile": lambda: compiled(ids),
+                "limit: copy of the output": output.clone,
+            },
+            rounds,
+        )
+    report(
+        f"Forward, ({batch}, {length}) x {n_embd}, float32; ours includes the pooled mean",
+        medians,
+        "wte(ids) + wpe(pos), eager",
+    )
+
+
+def docstrings(limit: int) -> list[str]:
+    """Return docstrings of the standard library: real English of uneven length, on every machine."""
+    texts = []
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
+                texts.append(text)
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:limit]
+    return [texts[i] for i in order.tolist()]
+
+
+def benchmark_bags(n_embd: int, batch: int, rounds: int) -> None:
+    """Compare the flat path with padded batches and a mean."""
+    torch.manual_seed(0)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=n_embd)).eval()
+    ids, offsets = encode_flat(docstrings(4096), load_tokenizer())
+    documents = [torch.from_numpy(ids[a:b][:1024]).long() for a, b in itertools.pairwise(offsets)]
+
+    def pad(order: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        batches = []
+        for start in range(0, len(order), batch):
+            chosen = [documents[i] for i in order[start : start + batch]]
+            lengths = torch.tensor([len(document) for document in chosen])
+            padded = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True)  # (batch, longest)
+            batches.append((padded, (torch.arange(padded.shape[1]) < lengths.unsqueeze(1)).long()))
+        return batches
+
+    in_order = pad(list(range(len(documents))))
+    by_length = pad(sorted(range(len(documents)), key=lambda i: len(documents[i])))
+
+    def padded_mean(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        means = []
+        for padded, mask in batches:
+            hidden = model.wte(padded) + model.wpe(torch.arange(padded.shape[1]))
+            weights = mask.unsqueeze(-1).float()
+            means.append((hidden * weights).sum(1) / weights.sum(1).clamp(min=1))
+        return torch.cat(means)
+
+    def flat() -> torch.Tensor:
+        return model.embed_bags(ids, offsets)
+
+    torch.testing.assert_close(flat(), padded_mean(in_order), rtol=1e-4, atol=1e-6)
+    flat_ids, starts = torch.from_numpy(ids), torch.from_numpy(offsets).to(torch.int32)
+    with torch.inference_mode():
+        medians = median_times(
+            {
+                "padded forward + mean": lambda: padded_mean(in_order),
+                "the same, sorted by length": lambda: padded_mean(by_length),
+                "our forward, padded": lambda: [model(p, attention_mask=m).pooler_output for p, m in in_order],
+                "embed_bags": flat,
+                "limit: embedding_bag of the tokens": lambda: F.embedding_bag(
+                    flat_ids, model.wte.weight, starts, mode="sum", include_last_offset=True
+                ),
+            },
+            rounds,
+        )
+    lengths = torch.from_numpy(offsets).diff()
+    report(
+        f"Pooling {len(documents)} docstrings, {len(ids)} tokens (median {int(lengths.median())}, longest "
+        f"{int(lengths.max())}), {n_embd} dimensions, batches of {batch}",
+        medians,
+        "padded forward + mean",
+    )
+
+
+def main() -> None:
+    """Run both benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30, help="runs of each contender (default: 30)")
+    rounds = parser.parse_args().rounds
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    benchmark_forward(8, 1024, 768, rounds)
+    benchmark_forward(64, 128, 256, rounds)
+    benchmark_bags(256, 64, max(3, rounds // 5))
+    benchmark_bags(768, 64, max(3, rounds // 5))
+
+
+if __name__ == "__main__":
+    main()
