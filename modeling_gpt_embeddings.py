@@ -165,7 +165,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 Whether to return `hidden_states`, the one-element tuple of `last_hidden_state`.
             check_ids (`bool`, *optional*):
                 Whether to check that every id and position lies within its table. `None` checks on the CPU and not on
-                an accelerator, where reading the answer back would wait for the device. Never in compiled graphs.
+                an accelerator, where reading the answer back would wait for the device. A compiled graph asserts the
+                range within the graph, on any device; an exported one does not.
             **kwargs:
                 Arguments of other Hugging Face models; they have no effect here, but for `return_dict`.
 
@@ -178,7 +179,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             ValueError: Inputs are missing, given twice, of a wrong shape or dtype, too long, or out of range.
         """
         self._check_shapes(input_ids, attention_mask, position_ids, inputs_embeds)
-        if _is_eager() and check_ids is not False:
+        if check_ids is not False:
             self._check_values(input_ids, attention_mask, position_ids, everywhere=check_ids is True)
 
         # (batch, position, n_embd)
@@ -374,7 +375,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             if position_ids.dtype not in (torch.int64, torch.int32):
                 raise ValueError(f"`position_ids` must be int64 or int32, got {position_ids.dtype}.")
         # Not while exporting: the comparison would tie a dynamic length to this very limit.
-        elif not torch.compiler.is_exporting() and not torch.jit.is_tracing() and shape[1] > self.config.n_positions:
+        elif not _is_exporting() and shape[1] > self.config.n_positions:
             raise ValueError(
                 f"The sequence of {shape[1]} tokens is longer than `n_positions` = {self.config.n_positions}. Cut it, "
                 "split it into windows, or make the model longer with `resize_position_embeddings`."
@@ -387,11 +388,20 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         position_ids: torch.Tensor | None,
         everywhere: bool,
     ) -> None:
-        if input_ids is not None and (everywhere or input_ids.device.type == "cpu"):
-            self._check_range("input_ids", input_ids, self._vocab_rows())
-        if position_ids is not None and (everywhere or position_ids.device.type == "cpu"):
-            self._check_range("position_ids", position_ids, self.config.n_positions)
-        if attention_mask is not None and (everywhere or attention_mask.device.type == "cpu"):
+        if _is_exporting():
+            return
+        ranges = (
+            ("input_ids", input_ids, self._vocab_rows()),
+            ("position_ids", position_ids, self.config.n_positions),
+        )
+        for name, values, rows in ranges:
+            if values is not None and torch.compiler.is_compiling():
+                # Without a value to name, but the graph stays whole and no device is waited for.
+                inside = ((values >= 0) & (values < rows)).all()
+                torch._assert_async(inside, f"`{name}` must lie from 0 to {rows - 1}.")
+            elif values is not None and (everywhere or values.device.type == "cpu"):
+                self._check_range(name, values, rows)
+        if attention_mask is not None and _is_eager() and (everywhere or attention_mask.device.type == "cpu"):
             # An additive mask (0 and -inf) would be read upside down.
             if bool(((attention_mask != 0) & (attention_mask != 1)).any()):
                 raise ValueError(
@@ -418,6 +428,10 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
 def _is_eager() -> bool:
     """Whether tensors hold values that Python may look at: not while compiling, exporting or tracing."""
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _add_positions(

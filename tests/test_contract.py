@@ -21,11 +21,15 @@ IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
 
 
+def make_model(kind: str) -> GPTEmbeddingsModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 8, "position_embedding_type": kind}
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval()
+
+
 @pytest.fixture(params=KINDS)
 def model(request) -> GPTEmbeddingsModel:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 8, "position_embedding_type": request.param}
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval()
+    return make_model(request.param)
 
 
 def assert_same(got, model, dtype=torch.float32) -> None:
@@ -197,16 +201,28 @@ class TestEmbeddingsAccess:
 
 class TestCompileAndExport:
     @pytest.mark.slow
-    @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
-    def test_compile_fullgraph(self, model, grad):
+    @pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
+    def test_compile_fullgraph(self, grad):
         torch._dynamo.reset()
+        model = make_model("learned")
         compiled = torch.compile(model, fullgraph=True, dynamic=True)
-        for ids, mask in ((IDS, MASK), (IDS[:, :3], MASK[:, :3]), (IDS.repeat(3, 2), MASK.repeat(3, 2))):
+        for ids, mask in ((IDS, MASK), (IDS.repeat(3, 2), MASK.repeat(3, 2))):
             for options in ({}, {"attention_mask": mask}, {"position_ids": torch.arange(ids.shape[1]).flip(0)[None]}):
                 with torch.set_grad_enabled(grad):
                     got, expected = compiled(ids, **options), model(ids, **options)
                 torch.testing.assert_close(got.last_hidden_state, expected.last_hidden_state, rtol=0, atol=0)
                 torch.testing.assert_close(got.pooler_output, expected.pooler_output)
+
+    @pytest.mark.slow
+    def test_compiled_graphs_refuse_ids_outside_the_tables(self):
+        torch._dynamo.reset()
+        model = make_model("sinusoidal")
+        compiled = torch.compile(model, fullgraph=True)
+        for ids in ([[0, 40]], [[-1, 0]]):
+            with pytest.raises(RuntimeError, match="`input_ids` must lie from 0 to 39"):
+                compiled(torch.tensor(ids))
+        with pytest.raises(RuntimeError, match="`position_ids` must lie from 0 to 15"):
+            compiled(torch.tensor([[1, 2]]), position_ids=torch.tensor([[0, 16]]))
 
     @pytest.mark.slow
     def test_export_with_dynamic_axes(self, model):
