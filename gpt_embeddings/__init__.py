@@ -4,7 +4,9 @@ Importing this package registers the model with `AutoConfig` and `AutoModel`.
 """
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.cards import CardFacts
 from gpt_embeddings.embed import Embedder, embed_dataset
+from gpt_embeddings.hub import push_dataset, push_folder, push_model, save_folder
 from gpt_embeddings.sources import load_source
 from gpt_embeddings.tokenization import encode_flat, load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -13,6 +15,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 __version__ = "0.1.0"
 
 __all__ = [
+    "CardFacts",
     "Embedder",
     "GPTEmbeddingsConfig",
     "GPTEmbeddingsModel",
@@ -20,4 +23,8 @@ __all__ = [
     "encode_flat",
     "load_source",
     "load_tokenizer",
+    "push_dataset",
+    "push_folder",
+    "push_model",
+    "save_folder",
 ]
