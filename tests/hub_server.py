@@ -497,7 +497,7 @@ class Hub:
 
         async def send_and_count(message: Any) -> None:
             asked.status = message.get("status", asked.status)
-            asked.sent += len(message.get("body", b""))
+            asked.sent += len(message.get("body", b"")) if request.method != "HEAD" else 0
             await send(message)
 
         try:
@@ -505,7 +505,10 @@ class Hub:
             if what == "cut":
                 return  # uvicorn closes a connection that got no answer
             if isinstance(what, float):
+                await request.body()  # first, since looking for a disconnect would swallow it
                 await asyncio.sleep(what)
+                if await request.is_disconnected():
+                    return
             elif what is not None:
                 raise Refusal(int(what), "injected fault")
             response = await self.route(request)
@@ -522,7 +525,7 @@ def running(root: Path, users: dict[str, tuple[str, str]], xet: bool = False) ->
     hub = Hub(root, users, xet)
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     hub.hub_port, hub.cdn_port = (sock.getsockname()[1] for sock in sockets)
-    server = uvicorn.Server(uvicorn.Config(hub, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(hub, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
     while not server.started:
