@@ -8,6 +8,7 @@ get one sentence on what to do. Left out: reading from the Hub, which `from_pret
 import copy
 import fnmatch
 import json
+import logging
 import os
 import re
 import tempfile
@@ -45,6 +46,8 @@ from gpt_embeddings.tokenization import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
 
 
+logger = logging.getLogger(__name__)
+
 MODEL_TYPE = GPTEmbeddingsConfig.model_type
 CARD = "README.md"
 TRAINING_FACTS = "training_facts.json"
@@ -79,6 +82,7 @@ SENTENCE_TRANSFORMERS = {
     },
 }
 
+STATE_LICENCE = "Without one nobody may use it: push again with `--license`, or `CardFacts(license=...)`."
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token with write access from the Hub's settings."
 AGAIN = "A commit appears whole or not at all; push again, and what is there already is not sent twice."
 ADVICE = {
@@ -334,6 +338,8 @@ def _push(
         remote = _read_remote(target, state.sha, old)
         card = write_model_card(model, saved_tokenizer, target.repo_id, facts, choose_card(local, remote))
         source = local.digest if local else remote.source if remote else None
+        if "license" not in parse_card(card).metadata:
+            logger.warning("The card of %s states no licence. %s", target.repo_id, STATE_LICENCE)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(CARD, stamp_card(card, source).encode()),
             *(CommitOperationAdd(path, folder / path) for path in new),
@@ -440,8 +446,10 @@ def _read_card(path: Path) -> ParsedCard | None:
 
 
 def _read(path: Path) -> str:
-    with path.open(encoding="utf-8", newline="") as file:  # line ends as they are
-        return file.read()
+    try:
+        return path.read_bytes().decode("utf-8")  # line ends as they are
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8: {error}. Save it as UTF-8.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

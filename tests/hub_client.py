@@ -98,7 +98,7 @@ class Client:
     ) -> Any:
         """Run a program and return what it gave to `answer`."""
         program = ("" if package else WITHOUT_PACKAGE) + PRELUDE + code
-        output = self._finish(["-c", program], token, xet, **env)
+        output = self.python(["-c", program], token, xet, **env)
         assert output.returncode == 0, output.stderr
         lines = [line for line in output.stdout.splitlines() if line.startswith("ANSWER ")]
         return json.loads(lines[-1].removeprefix("ANSWER "))
@@ -107,11 +107,12 @@ class Client:
         self, *arguments: str, token: str | None = "alice", xet: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run `gpt-embeddings`."""
-        return self._finish(["-c", "from gpt_embeddings.cli import app; app()", *arguments], token, xet)
+        return self.python(["-c", "from gpt_embeddings.cli import app; app()", *arguments], token, xet)
 
-    def _finish(
-        self, arguments: list[str], token: str | None, xet: bool, **env: str
+    def python(
+        self, arguments: list[str], token: str | None, xet: bool = False, **env: str
     ) -> subprocess.CompletedProcess[str]:
+        """Run Python to its end."""
         with self.started(arguments, token, xet, **env) as process:
             stdout, stderr = process.communicate(timeout=300)
         self._check_no_token(stdout + stderr, "the output")

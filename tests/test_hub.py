@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hub_client import TOKENS, USERS, Client
+from hub_client import ROOT, TOKENS, USERS, Client
 from typer.testing import CliRunner
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
@@ -25,6 +25,8 @@ from gpt_embeddings.hub import save_folder
 from gpt_embeddings.tokenization import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
+
+pytestmark = pytest.mark.slow
 
 TEXTS = ["The tide came in.", "It went out again, past the bar and the buoys.", "Sal, areia e sol."]
 N_POSITIONS, N_EMBD = 32, 16
@@ -256,12 +258,9 @@ def test_large_files_travel_by_the_second_origin_without_a_token(client, pushed,
     assert any(asked.with_token for asked in client.hub.asked if asked.origin == "hub")
 
 
-class TestRevisions:
-    """A sha, a branch, a tag and a pull request, each with weights of its own."""
-
-    @pytest.fixture(scope="class")
-    def revisions(self, client):
-        code = """
+@pytest.fixture(scope="module")
+def revisions(client):
+    code = """
 from huggingface_hub import HfApi
 name = "alice/revisions"
 first = push_model(make_model(1), tokenizer, name).oid
@@ -272,9 +271,13 @@ request = push_model(make_model(4), tokenizer, name, create_pr=True)
 push_model(make_model(5), tokenizer, name, revision=request.pr_revision)
 answer([first, request.pr_url])
 """
-        sha, url = client.run(MAKE + code)
-        assert url == f"{client.url}/alice/revisions/discussions/1"
-        return {sha: 1, "v1": 1, "main": 2, "next": 3, "refs/pr/1": 5}
+    sha, url = client.run(MAKE + code)
+    assert url == f"{client.url}/alice/revisions/discussions/1"
+    return {sha: 1, "v1": 1, "main": 2, "next": 3, "refs/pr/1": 5}
+
+
+class TestRevisions:
+    """A sha, a branch, a tag and a pull request, each with weights of its own."""
 
     def test_each_gives_its_own_vectors(self, client, revisions):
         code = f"""
@@ -310,7 +313,8 @@ push_folder(local, name)
 def edit(change, **more):
     old = Path(api.hf_hub_download(name, "README.md")).read_text()
     files = {{"README.md": change(old), **more}}
-    api.create_commit(name, [CommitOperationAdd(path, text.encode()) for path, text in files.items()], "Edit")
+    api.create_commit(name, [CommitOperationAdd(path, text.encode()) for path, text in files.items()],
+                      commit_message="Edit")
 seen = {{}}
 def mine(card):
     card = card.replace("# life", "# My tides\\n\\nWritten on the Hub.")
@@ -367,10 +371,9 @@ with torch.no_grad():
     assert client.run(code % TEXTS, token=None, package=False) == digest(token_vectors(make_model(6)))
 
 
-class TestDataset:
-    @pytest.fixture(scope="class")
-    def revision(self, client, pushed):
-        code = f"""
+@pytest.fixture(scope="module")
+def revision(client, pushed):
+    code = f"""
 from datasets import Dataset
 from transformers import AutoModel
 model, tokens = AutoModel.from_pretrained({pushed!r}).eval(), load_tokenizer({pushed!r})
@@ -379,10 +382,12 @@ commit = push_dataset(vectors, "alice/vectors", model_id={pushed!r}, private=Tru
 again = push_dataset(vectors, "alice/vectors", model_id={pushed!r})
 answer([commit.oid, again.oid, digest(vectors.with_format("numpy")["embedding"])])
 """
-        first, again, vectors = client.run(MAKE + code)
-        assert first == again == client.head("alice/vectors", kind="dataset")
-        return first, vectors
+    first, again, vectors = client.run(MAKE + code)
+    assert first == again == client.head("alice/vectors", kind="dataset")
+    return first, vectors
 
+
+class TestDataset:
     def test_it_streams_back(self, client, revision):
         code = """
 from datasets import load_dataset
@@ -678,3 +683,13 @@ class TestSaveFolder:
         with pytest.raises(ValueError, match="50257 entries, more than the model's `vocab_size` 100"):
             save_folder(tmp_path / "model", model, load_tokenizer())
         assert list(tmp_path.iterdir()) == [tmp_path / "model"] and not list((tmp_path / "model").iterdir())
+
+
+def test_the_check_for_the_real_hub(client):
+    """`scripts/check_hub.py` passes here, and cleans up after itself."""
+    before = set(client.hub.repositories)
+    result = client.python([str(ROOT / "scripts" / "check_hub.py")], "alice")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("same      ") == 5 and "DIFFERENT" not in result.stdout
+    assert set(client.hub.repositories) == before
+    assert "states no licence" in result.stderr  # said at every push of a card without one
