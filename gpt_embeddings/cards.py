@@ -134,7 +134,7 @@ def write_model_card(
     Returns:
         README.md; the same arguments always give the same text.
     """
-    stated = {"license": facts.license, "base_model": facts.base_model, "datasets": list(facts.datasets)}
+    stated = {"license": facts.license, "base_model": facts.base_model, "datasets": facts.datasets}
     defaults = ModelCardData(
         library_name="transformers",
         pipeline_tag="feature-extraction",
@@ -152,7 +152,7 @@ def write_model_card(
         n_tokens=len(tokenizer),
         repo_id=repo_id,
         training=facts.training,
-        license=metadata.get("license"),
+        license=_listed(metadata.get("license")),
         base_model=_listed(metadata.get("base_model")),
         datasets=_listed(metadata.get("datasets")),
     )

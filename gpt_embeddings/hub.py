@@ -328,32 +328,33 @@ def _push(
     local: ParsedCard | None,
     message: str | None,
 ) -> CommitInfo:
-    with tempfile.TemporaryDirectory() as name, _advice(target.repo_id):
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         saved_tokenizer = _write_files(folder, model, tokenizer, facts)
         new = _files_in(folder)
-        target = _open(target)
-        state = target.api.model_info(target.repo_id, revision=target.revision)
-        old = [file.rfilename for file in state.siblings or []]
-        remote = _read_remote(target, state.sha, old)
-        card = write_model_card(model, saved_tokenizer, target.repo_id, facts, choose_card(local, remote))
-        source = local.digest if local else remote.source if remote else None
-        if "license" not in parse_card(card).metadata:
-            logger.warning("The card of %s states no licence. %s", target.repo_id, STATE_LICENCE)
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(CARD, stamp_card(card, source).encode()),
-            *(CommitOperationAdd(path, folder / path) for path in new),
-            *(CommitOperationDelete(path) for path in _stale(old, new)),
-        ]
-        # `create_commit`, unlike `upload_folder`, makes one commit however the contents travel.
-        return target.api.create_commit(
-            target.repo_id,
-            operations,
-            commit_message=message or "Upload model with gpt-embeddings",
-            revision=target.revision,
-            create_pr=target.create_pr,
-            parent_commit=state.sha,
-        )
+        with _advice(target.repo_id):
+            target = _open(target)
+            state = target.api.model_info(target.repo_id, revision=target.revision)
+            old = [file.rfilename for file in state.siblings or []]
+            remote = _read_remote(target, state.sha, old)
+            card = write_model_card(model, saved_tokenizer, target.repo_id, facts, choose_card(local, remote))
+            if "license" not in parse_card(card).metadata:
+                logger.warning("The card of %s states no licence. %s", target.repo_id, STATE_LICENCE)
+            source = local.digest if local else remote.source if remote else None
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [
+                CommitOperationAdd(CARD, stamp_card(card, source).encode()),
+                *(CommitOperationAdd(path, folder / path) for path in new),
+                *(CommitOperationDelete(path) for path in _stale(old, new)),
+            ]
+            # `create_commit`, unlike `upload_folder`, makes one commit however the contents travel.
+            return target.api.create_commit(
+                target.repo_id,
+                operations,
+                commit_message=message or "Upload model with gpt-embeddings",
+                revision=target.revision,
+                create_pr=target.create_pr,
+                parent_commit=state.sha,
+            )
 
 
 def _write_files(
@@ -503,9 +504,9 @@ def _what_to_do(error: Exception, repo_id: str) -> str | None:
         status = reason.response.status_code
         sentence = ADVICE.get(status, ADVICE[500] if status >= 500 else None)
         return sentence and sentence.format(repo_id=repo_id)
-    if isinstance(reason, httpx2.HTTPError):
-        return "The connection to the Hub failed. " + AGAIN
-    return None
+    if isinstance(reason, (httpx2.HTTPError, ConnectionError, TimeoutError)):
+        return f"The connection to the Hub failed. {AGAIN}"
+    return f"The upload failed. {AGAIN}" if isinstance(reason, RuntimeError) else None
 
 
 __all__ = ["push_dataset", "push_folder", "push_model", "save_folder"]

@@ -68,6 +68,11 @@ def test_what_is_stated_is_written(model, tokenizer):
     assert "The tables: mit." in card and "has stated" not in card
 
 
+def test_one_dataset_may_be_a_string(model, tokenizer):
+    card = write_model_card(model, tokenizer, "me/tides", CardFacts(datasets="me/text"))
+    assert parse_card(card).metadata["datasets"] == ["me/text"]
+
+
 def test_metadata_of_the_user_stands_and_is_completed(model, tokenizer, fresh):
     edited = parse_card(
         fresh.replace("library_name: transformers", "license: cc0-1.0\nlibrary_name: mine  # why not\nlanguage: pt")
