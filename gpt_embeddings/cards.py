@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from yaml import YAMLError
 
 
-# `as` is the digest of the rest of the card as it was written, `from` that of the local card that had a part in it.
+# `as` is the digest of the rest of the card as it was last pushed from here: whoever finds another knows of an edit on
+# the Hub, however many pushes have kept it since. `from` is the digest of the local card that the last push has seen.
 SECTION = re.compile(
     r"<!-- gpt-embeddings section(?: as=(?P<written>\w+) from=(?P<source>\w+))?[^>]*-->.*?"
     r"<!-- end of the gpt-embeddings section -->",
@@ -175,9 +176,13 @@ def write_dataset_card(base: str | None, **facts: Any) -> str:
     return _keep(parsed, DatasetCard.from_template(DatasetCardData(**metadata), template_str=template, **facts))
 
 
-def stamp_card(card: str, source: str | None, kind: type[RepoCard] = ModelCard) -> str:
-    """Record in our section what the rest of the card is now, and the digest of the local card that it came from."""
-    return _with_begin(card, BEGIN.format(written=parse_card(card, kind).digest, source=source or NO_DIGEST))
+def stamp_card(card: str, local: ParsedCard | None, remote: ParsedCard | None) -> str:
+    """Record in a card that is about to be pushed what it is and where it came from, for the next `choose_card`."""
+    source = local.digest if local else remote.source if remote else None
+    kept_edit = remote is not None and choose_card(local, remote) is remote and remote.written != remote.digest
+    if remote is not None and kept_edit and not (local and local.digest == remote.digest):
+        return _with_begin(card, BEGIN.format(written=remote.written or NO_DIGEST, source=source or NO_DIGEST))
+    return _with_digest(card, source, ModelCard)
 
 
 def _complete(base: ParsedCard | None, stated: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +199,7 @@ def _complete(base: ParsedCard | None, stated: dict[str, Any], defaults: dict[st
 def _keep(base: ParsedCard | None, fresh: RepoCard) -> str:
     """Put the section and the metadata of a fresh card into the card that is kept."""
     if base is None:
-        return stamp_card(str(fresh).rstrip() + "\n", None, type(fresh))
+        return _with_digest(str(fresh).rstrip() + "\n", None, type(fresh))
     section, old = SECTION.search(fresh.text), SECTION.search(base.body)
     new = section.group() if section else ""
     if old is None:
@@ -209,6 +214,10 @@ def _keep(base: ParsedCard | None, fresh: RepoCard) -> str:
     if base.written is not None:
         body = _with_begin(body, BEGIN.format(written=base.written, source=base.source))
     return head + body
+
+
+def _with_digest(card: str, source: str | None, kind: type[RepoCard]) -> str:
+    return _with_begin(card, BEGIN.format(written=parse_card(card, kind).digest, source=source or NO_DIGEST))
 
 
 def _with_begin(card: str, begin: str) -> str:

@@ -340,9 +340,8 @@ def _push(
             card = write_model_card(model, saved_tokenizer, target.repo_id, facts, choose_card(local, remote))
             if "license" not in parse_card(card).metadata:
                 logger.warning("The card of %s states no licence. %s", target.repo_id, STATE_LICENCE)
-            source = local.digest if local else remote.source if remote else None
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                CommitOperationAdd(CARD, stamp_card(card, source).encode()),
+                CommitOperationAdd(CARD, stamp_card(card, local, remote).encode()),
                 *(CommitOperationAdd(path, folder / path) for path in new),
                 *(CommitOperationDelete(path) for path in _stale(old, new)),
             ]

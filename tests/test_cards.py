@@ -35,10 +35,10 @@ def fresh(model, tokenizer):
     return write_model_card(model, tokenizer, "me/tides", CardFacts())
 
 
-def push(card, local, remote):
-    """Write the card that a push would send."""
-    source = local.digest if local else remote.source if remote else None
-    return stamp_card(card, source)
+def push(local, remote, model, tokenizer):
+    """Return the card that a push of this local card over that remote one leaves on the Hub."""
+    card = write_model_card(model, tokenizer, "me/tides", CardFacts(), choose_card(local, remote))
+    return parse_card(stamp_card(card, local, remote))
 
 
 def test_a_new_card_says_what_the_model_is(fresh):
@@ -122,8 +122,12 @@ class TestChoice:
         return parse_card(fresh)
 
     @pytest.fixture
-    def remote(self, fresh, local):
-        return parse_card(push(fresh, local, None))
+    def push(self, model, tokenizer):
+        return lambda local, remote: push(local, remote, model, tokenizer)
+
+    @pytest.fixture
+    def remote(self, local, push):
+        return push(local, None)
 
     @staticmethod
     def edit(card, words="Edited."):
@@ -145,19 +149,30 @@ class TestChoice:
         edited = self.edit(local)
         assert choose_card(edited, remote) is edited
 
-    def test_edited_here_then_on_the_hub(self, local, remote):
+    def test_edited_here_then_on_the_hub(self, local, remote, push):
         first = self.edit(local, "Here.")
-        pushed = parse_card(push(first.text, first, remote))
-        second = self.edit(pushed, "There.")
+        second = self.edit(push(first, remote), "There.")
         assert choose_card(first, second) is second
+
+    def test_an_edit_on_the_hub_outlives_pushes_that_kept_it(self, local, remote, push):
+        edited = self.edit(remote, "There.")
+        kept = push(None, push(local, edited))
+        assert "There." in kept.text
+        with pytest.raises(ValueError, match="edited both"):
+            choose_card(self.edit(local, "Here."), kept)
+
+    def test_metadata_that_a_push_adds_is_no_edit(self, local, remote, push):
+        completed = push(local, parse_card(remote.text.replace("- embeddings\n", "", 1)))
+        assert push(local, remote).written == push(local, remote).digest
+        assert "- embeddings\n" in completed.text
 
     def test_edited_in_both_places(self, local, remote):
         with pytest.raises(ValueError, match=r"edited both here and on the Hub.*hf download"):
             choose_card(self.edit(local, "Here."), self.edit(remote, "There."))
 
-    def test_the_way_out_of_that_is_to_take_the_hubs(self, local, remote):
+    def test_the_way_out_of_that_is_to_take_the_hubs(self, local, remote, push):
         there = self.edit(remote, "There.")
-        pushed = parse_card(push(there.text, there, there))
+        pushed = push(there, there)
         again = self.edit(there, "And here.")
         assert choose_card(again, pushed) is again
 

@@ -317,7 +317,7 @@ def edit(change, **more):
                       commit_message="Edit")
 seen = {{}}
 def mine(card):
-    card = card.replace("# life", "# My tides\\n\\nWritten on the Hub.")
+    card = card.replace("# model", "# My tides\\n\\nWritten on the Hub.")
     return card.replace("---\\n", "---\\nlicense: mit\\n", 1)
 edit(mine,
      **{{"model-00001-of-00002.safetensors": "old", "model.safetensors.index.json": "{{}}", "picture.txt": "kept",
