@@ -325,6 +325,8 @@ edit(mine,
 save_folder(local, make_model(2), tokenizer)
 seen["hub"] = push_folder(local, name).oid
 card = local / "README.md"
+card.write_text(Path(api.hf_hub_download(name, "README.md")).read_text())  # takes the Hub's
+push_folder(local, name)
 card.write_text(card.read_text() + "\\nWritten here.\\n")
 seen["local"] = push_folder(local, name).oid
 edit(lambda card: card + "\\nAgain on the Hub.\\n")
@@ -342,7 +344,8 @@ answer(seen)
     assert "# My tides\n\nWritten on the Hub." in hub and "license: mit\n" in hub and "The tables: mit." in hub
     assert set(client.files("alice/life", seen["hub"])) == REPOSITORY_FILES | {"picture.txt"}
     local_card = client.text("alice/life", "README.md", seen["local"])
-    assert "Written here." in local_card and client.changed("alice/life", seen["local"]) == {"README.md"}
+    assert "Written on the Hub." in local_card and "Written here." in local_card
+    assert client.changed("alice/life", seen["local"]) == {"README.md"}
     both = client.text("alice/life", "README.md", seen["hub again"])
     assert "Written here." in both and "Again on the Hub." in both
     assert client.changed("alice/life", seen["in memory"]) == {"model.safetensors"}
