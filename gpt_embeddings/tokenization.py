@@ -36,6 +36,8 @@ OFFLINE_FILES = {
 # Engines by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
 _engines: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, _Engine]]]" = WeakKeyDictionary()
 
+_digests: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, str]]" = WeakKeyDictionary()
+
 
 def load_tokenizer(
     name_or_path: str | os.PathLike[str] = "openai-community/gpt2",
@@ -131,6 +133,15 @@ class _Reference:
         return input_ids, offsets
 
 
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of a fast tokenizer as it is now, computed again only when it has been changed."""
+    state = _backend_state(tokenizer.backend_tokenizer)
+    if tokenizer not in _digests or _digests[tokenizer][0] != state:
+        document = tokenizer.backend_tokenizer.to_str()
+        _digests[tokenizer] = (state, hashlib.sha256(document.encode()).hexdigest())
+    return _digests[tokenizer][1]
+
+
 def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> "_Engine":
     """Return the engine for a tokenizer as it is now; one that has been changed since gets a new one."""
     if not getattr(tokenizer, "is_fast", False):
@@ -162,6 +173,22 @@ def _backend_state(backend: Tokenizer) -> Hashable:
     )
 
 
+class _BadText(Exception):
+    """Mixed into an error so that a caller can name the row in its own words."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class _BadTextType(_BadText, TypeError):
+    pass
+
+
+class _BadTextValue(_BadText, ValueError):
+    pass
+
+
 def _as_list(texts: Texts) -> list[str]:
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
@@ -174,21 +201,23 @@ def _as_list(texts: Texts) -> list[str]:
             try:
                 text.as_py()
             except UnicodeDecodeError as error:
-                raise ValueError(f"Text {i} is not valid UTF-8: {error}.") from error
+                raise _BadTextValue(i, f"Text {i} is not valid UTF-8: {error}.") from error
         raise
 
 
 def _bad_text(texts: Sequence[object]) -> Exception:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            return TypeError(f"Text {i} must be a string, got {type(text).__name__}: {text!r:.80}.")
+            message = f"Text {i} must be a string, got {type(text).__name__}: {text!r:.80}."
+            return _BadTextType(i, message)
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            return ValueError(
+            message = (
                 f"Text {i} holds the lone surrogate {text[error.start]!r} at character {error.start}, which has no "
                 "UTF-8 form. Clean it with text.encode('utf-8', 'replace').decode()."
             )
+            return _BadTextValue(i, message)
     return ValueError("The texts could not be encoded.")
 
 
@@ -224,4 +253,4 @@ def _missing_message(name: str) -> str:
     return message + " Check the name, or give a folder that `tokenizer.save_pretrained` wrote."
 
 
-__all__ = ["encode_flat", "load_tokenizer"]
+__all__ = ["encode_flat", "load_tokenizer", "tokenizer_digest"]
