@@ -305,7 +305,7 @@ def _write_in_processes(
         for worker in workers:
             worker.join()
             if worker.exitcode:
-                raise RuntimeError(
+                raise ChildProcessError(
                     f"A worker process ended with exit code {worker.exitcode} (out of memory, or killed). Finished "
                     "shards are kept: start again to continue."
                 )

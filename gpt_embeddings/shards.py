@@ -39,7 +39,7 @@ class Shards:
 
     Raises:
         FileExistsError: The output exists.
-        RuntimeError: Another process is writing this output.
+        OSError: Another process is writing this output.
         ValueError: There are shards of another job.
     """
 
@@ -56,7 +56,7 @@ class Shards:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise RuntimeError(f"Another process is writing {str(output)!r}.") from None
+            raise OSError(f"Another process is writing {str(output)!r}.") from None
         try:
             self._open(json.dumps(job, sort_keys=True), resume)
         except BaseException:

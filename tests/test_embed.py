@@ -236,7 +236,7 @@ def test_sigkill(model, tokenizer, tmp_path, num_proc):
 
 def test_only_one_process_writes_an_output(model, tokenizer, tmp_path):
     job, features = {"a": 1}, source().features
-    with shards_module.Shards(tmp_path / "out", features, job), pytest.raises(RuntimeError, match="Another process"):
+    with shards_module.Shards(tmp_path / "out", features, job), pytest.raises(OSError, match="Another process"):
         shards_module.Shards(tmp_path / "out", features, job)
 
 
