@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gpt_embeddings.embedder import Embedder
 from gpt_embeddings.tokenization import load_tokenizer
@@ -104,7 +105,7 @@ def embed_on_cluster(
     if partial.exists():
         raise FileExistsError(f"An earlier run has left {str(partial)!r}; delete it.")
     embedded.write_parquet(str(partial))
-    n_rows = int(ray.data.read_parquet(str(partial)).count())
+    n_rows = sum(int(pq.read_metadata(path).num_rows) for path in partial.glob("*.parquet"))
     if target.exists():
         target.rmdir()
     os.replace(partial, target)
