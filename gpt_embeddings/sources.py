@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
 
@@ -25,8 +25,13 @@ FORMATS = {
 
 
 def load_source(
-    inputs: Sequence[str], *, column: str = "text", split: str = "train", sample_by: str = "line"
-) -> Dataset:
+    inputs: Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    sample_by: str = "line",
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
     """Open text, JSON lines, CSV or Parquet files, or one dataset on the Hub.
 
     Args:
@@ -35,9 +40,10 @@ def load_source(
         split: Split of a Hub dataset.
         sample_by: What makes a row of a text file: `"line"`, `"paragraph"` (blocks between blank lines) or
             `"document"` (the file).
+        streaming: Whether to read as rows are asked for, without a copy in the cache.
 
     Returns:
-        The dataset, on disk in `datasets`' cache and memory-mapped.
+        The dataset, on disk in `datasets`' cache and memory-mapped, or a stream.
 
     Raises:
         FileNotFoundError: A path does not exist, and is no dataset on the Hub.
@@ -47,14 +53,14 @@ def load_source(
     if not inputs:
         raise ValueError("No input was given: name at least one file or a Hub dataset.")
     if len(inputs) == 1 and not Path(inputs[0]).exists() and Path(inputs[0]).suffix.lower() not in FORMATS:
-        dataset = _load_from_hub(inputs[0], split)
+        dataset = _load_from_hub(inputs[0], split, streaming)
     else:
-        dataset = _load_files([Path(name) for name in inputs], sample_by)
+        dataset = _load_files([Path(name) for name in inputs], sample_by, streaming)
     _check_column(dataset, column)
     return dataset
 
 
-def _load_files(paths: list[Path], sample_by: str) -> Dataset:
+def _load_files(paths: list[Path], sample_by: str, streaming: bool) -> Dataset | IterableDataset:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"Input {str(path)!r} is not a file.")
@@ -68,7 +74,7 @@ def _load_files(paths: list[Path], sample_by: str) -> Dataset:
     suffixes = {path.suffix.lower() for path in paths}
     if len(formats) > 1 or (".tsv" in suffixes and len(suffixes) > 1):
         raise ValueError(f"The inputs mix the formats {', '.join(sorted(suffixes))}; give files of one format.")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"streaming": streaming}
     if formats == {"text"}:
         options["sample_by"] = sample_by
     if suffixes == {".tsv"}:
@@ -80,16 +86,18 @@ def _load_files(paths: list[Path], sample_by: str) -> Dataset:
         raise ValueError(f"{names} could not be read: {error.__cause__ or error}") from error
 
 
-def _load_from_hub(name: str, split: str) -> Dataset:
+def _load_from_hub(name: str, split: str, streaming: bool) -> Dataset | IterableDataset:
     try:
-        return load_dataset(name, split=split)
+        return load_dataset(name, split=split, streaming=streaming)
     except (DatasetNotFoundError, DataFilesNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(
             f"Input {name!r} is neither a file here nor a dataset that could be had from the Hub ({error})."
         ) from error
 
 
-def _check_column(dataset: Dataset, column: str) -> None:
+def _check_column(dataset: Dataset | IterableDataset, column: str) -> None:
+    if dataset.features is None:
+        return  # a stream of unknown columns: the first rows will tell
     if column not in dataset.column_names:
         raise ValueError(f"There is no column {column!r}; the columns are {', '.join(dataset.column_names)}.")
     dtype = getattr(dataset.features[column], "dtype", None)

@@ -68,7 +68,7 @@ def errors_as_messages() -> Iterator[None]:
     """Print an expected error as one message and exit with 1, instead of a traceback."""
     try:
         yield
-    except (OSError, TypeError, ValueError, StrictDataclassError) as error:
+    except (ImportError, OSError, TypeError, ValueError, StrictDataclassError) as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
 

@@ -1,13 +1,17 @@
 """`gpt-embeddings embed`: a text corpus in, a dataset of vectors out."""
 
+import os
+import shutil
+import sys
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from datasets import Dataset
+from datasets import Dataset, IterableDataset, load_dataset
 
-from gpt_embeddings.cli.common import check_output, errors_as_messages, open_model, open_tokenizer, write_dataset
-from gpt_embeddings.embed import embed_dataset
+from gpt_embeddings.cli.common import check_output, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings.embed import Progress, embed_dataset
 from gpt_embeddings.sources import load_source
 
 
@@ -43,16 +47,48 @@ def embed(
         ),
     ] = None,
     column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
+    output_column: Annotated[str, typer.Option(help="The column to add.")] = "embedding",
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
     sample_by: Annotated[
         str, typer.Option(help="What makes a row of a text file: line, paragraph or document.")
     ] = "line",
-    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 1000,
+    pooling: Annotated[
+        str, typer.Option(help="Vectors of a text: their mean, the last, or none (keep all).")
+    ] = "mean",
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale to length 1: inner product is cosine.")
+    ] = False,
+    overflow: Annotated[
+        str, typer.Option(help="Tokens past n_positions: truncate, or windows (positions begin again).")
+    ] = "truncate",
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    num_proc: Annotated[
+        int | None, typer.Option(help="Worker processes; by default threads use all cores.", min=1, show_default=False)
+    ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read the input as it is needed, without a copy in the cache.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue a run that was stopped, or throw its shards away.")
+    ] = True,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed Parquet files on the Ray cluster there (auto: the one of this machine), by --model.",
+            show_default=False,
+        ),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Upload the result as a dataset of that name, too.", show_default=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Embed every text of INPUT as the mean of its token + position embeddings.
 
-    The rows keep their columns and get one more, `embedding`, a fixed-size list of float32.
+    The rows keep their columns and get one more, `embedding`, a fixed-size list of float32. A run that was stopped
+    is continued when the same command is given again.
 
     Example: gpt-embeddings embed reviews.jsonl --column review --output reviews.parquet
     """
@@ -60,30 +96,97 @@ def embed(
         check_output(output, overwrite)
         if sample_by not in ("line", "paragraph", "document"):
             raise ValueError(f"`--sample-by` must be line, paragraph or document, got {sample_by!r}.")
-
+        options: dict[str, Any] = {
+            "column": column,
+            "output_column": output_column,
+            "pooling": pooling,
+            "normalize": normalize,
+            "overflow": overflow,
+            "dtype": dtype,
+        }
+        target = _new_output(output)
+        if ray is not None:
+            _embed_on_ray(inputs, target, model, tokenizer, ray, options)
+            _replace(target, output)
+            return
         network, name = open_model(model, config, seed)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
-        dataset = load_source(inputs, column=column, split=split, sample_by=sample_by)
-        embedded = embed_dataset(
-            dataset,
-            network,
-            tokens,
-            column=column,
-            batch_size=batch_size,
-            desc="Embedding",
-            load_from_cache_file=False,
+        dataset = load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=streaming)
+        progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
+        try:
+            embedded = embed_dataset(
+                dataset, network, tokens, output=target, num_proc=num_proc, resume=resume, progress=progress, **options
+            )
+        except KeyboardInterrupt:
+            typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
+            sys.exit(130)
+        _show(embedded, column, output_column)
+        if push_to_hub is not None:
+            _push(target, push_to_hub)
+        _replace(target, output)
+        rows = progress.documents + progress.resumed
+        again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
+        typer.echo(f"{rows} rows x {network.config.n_embd} dimensions{again}, from {name}.")
+        seconds = max(progress.seconds, 1e-9)
+        typer.echo(
+            f"{progress.tokens:,} tokens and {progress.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
+            f"{progress.tokens / seconds:,.0f} tokens/s, {progress.text_bytes / seconds / 1e6:.1f} MB/s."
         )
-        write_dataset(embedded, output)
-        _show(embedded, column)
-        typer.echo(f"{embedded.num_rows} rows x {network.config.n_embd} dimensions, from {name}.")
         typer.echo(f"Result: {output.resolve()}")
 
 
-def _show(dataset: Dataset, column: str, rows: int = 3) -> None:
-    for row in dataset.select(range(min(rows, dataset.num_rows))):
+def _new_output(output: Path) -> Path:
+    """Return where to write: beside an output that is to be replaced, so that it stays until the new one is whole."""
+    output = output.resolve()
+    if not output.exists():
+        return output
+    new = output.with_name(f".new.{output.name}")
+    if new.is_dir():
+        shutil.rmtree(new)
+    new.unlink(missing_ok=True)
+    return new
+
+
+def _replace(new: Path, output: Path) -> None:
+    output = output.resolve()
+    if new == output:
+        return
+    if output.is_dir():
+        shutil.rmtree(output)
+    os.replace(new, output)
+
+
+def _embed_on_ray(
+    inputs: list[str], output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
+) -> None:
+    from gpt_embeddings.cluster import embed_on_cluster
+
+    if model is None:
+        raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
+    if not all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs):
+        raise ValueError("`--ray` reads Parquet files or folders of them; convert the input first.")
+    if tokenizer is None:
+        tokenizer = model if (Path(model) / "tokenizer.json").is_file() else "openai-community/gpt2"
+    rows = embed_on_cluster(inputs, output, model, tokenizer, address=address, **options)
+    typer.echo(f"{rows} rows, from {model}.\nResult: {output}")
+
+
+def _push(output: Path, name: str) -> None:
+    if output.suffix == ".parquet":
+        dataset = load_dataset("parquet", data_files=str(output), split="train")
+    else:
+        dataset = Dataset.load_from_disk(str(output))
+    dataset.push_to_hub(name)
+
+
+def _show(dataset: Any, column: str, output_column: str, rows: int = 3) -> None:
+    for row in islice(dataset, rows):
         text = " ".join((row[column] or "").split())
-        vector = ", ".join(f"{value:+.4f}" for value in row["embedding"][:4])
-        typer.echo(f"  {text[:60]:60}  [{vector}, ...]")
+        vector = row[output_column]
+        while vector and isinstance(vector[0], list):  # --pooling none: the first token
+            vector = vector[0]
+        numbers = ", ".join(f"{value:+.4f}" for value in vector[:4])
+        typer.echo(f"  {text[:60]:60}  [{numbers}, ...]")
 
 
 __all__ = ["embed"]
