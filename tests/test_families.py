@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
 import transformers
 from transformers import AutoModel, DynamicCache
+from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_imports
 
 from gpt_embeddings.families import FAMILIES, WITHOUT_POSITIONS, field_reader, find_family, find_keys
-from modeling_gpt_embeddings import GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
 VOCAB, LENGTH, N = 41, 12, 24
@@ -81,6 +83,11 @@ def saved(tmp_path_factory):
         return folders[case]
 
     return folder
+
+
+def remote_class(folder):
+    """The class in the code of a saved folder, which `AutoModel` passes over where ours is registered."""
+    return get_class_from_dynamic_module("modeling_gpt_embeddings.GPTEmbeddingsModel", str(folder))
 
 
 def first_hidden_state(source, **inputs):
@@ -262,7 +269,7 @@ def test_saved_and_loaded_again(case, saved, tmp_path):
     assert {name: getattr(again.config, name) for name in fields} == {
         name: getattr(model.config, name) for name in fields
     }
-    remote = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    remote = remote_class(tmp_path).from_pretrained(tmp_path)
     expected = ours(model, input_ids=some_ids(), attention_mask=LEFT)
     assert torch.equal(ours(again, input_ids=some_ids(), attention_mask=LEFT), expected)
     assert torch.equal(ours(remote, input_ids=some_ids(), attention_mask=LEFT), expected)
@@ -536,6 +543,91 @@ def test_field_reader_knows_defaults_and_other_names():
     ]
     assert field_reader({"model_type": "llama"})[1]("rope_parameters") is not None
     assert field_reader({"model_type": "never heard of", "hidden_size": 3})[1]("hidden_size") == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position_offset": -1}, "`position_offset` must be an integer from 0 to 16777216, got -1"),
+        ({"position_offset": 2**24 + 1}, "`position_offset` must be"),
+        ({"position_offset": True}, "position_offset"),
+        ({"padding_position": -1}, "`padding_position` must be an integer from 0 to 1023, got -1"),
+        ({"padding_position": 1024}, "`padding_position` must be"),
+        ({"token_scale": float("nan")}, "`token_scale` must be a number from 0 to 1000, got nan"),
+        ({"token_scale": float("inf")}, "`token_scale` must be"),
+        ({"token_scale": -1.0}, "`token_scale` must be"),
+        ({"token_scale": "2"}, "token_scale"),
+        ({"scale_inputs_embeds": 1}, "scale_inputs_embeds"),
+        ({"sinusoid_type": "cosine"}, "sinusoid_type"),
+        ({"sinusoid_zero_row": 1024}, "`sinusoid_zero_row` must be an integer from 0 to 1023, got 1024"),
+        ({"sinusoid_zero_row": -1}, "`sinusoid_zero_row` must be"),
+        ({"word_embed_proj_dim": 0}, "`word_embed_proj_dim` must be an integer from 1 to 131072, got 0"),
+        ({"word_embed_proj_dim": 2**18}, "`word_embed_proj_dim` must be"),
+        ({"add_token_types": None}, "add_token_types"),
+        (
+            {"position_embedding_type": "sinusoidal", "sinusoid_type": "tensor2tensor", "n_embd": 3},
+            "`n_embd` must be at least 4 with `sinusoid_type` 'tensor2tensor', got 3",
+        ),
+        ({"word_embed_proj_dim": 2**17, "n_embd": 2**17, "vocab_size": 2**17}, "ask for tables of"),
+        ({"position_offset": 2**24, "n_positions": 2**24, "n_embd": 2**10}, "ask for tables of"),
+    ],
+)
+def test_hostile_fields(fields, message):
+    with pytest.raises(Exception, match=message) as error:
+        GPTEmbeddingsConfig(**fields)
+    assert isinstance(error.value, ValueError) or "Strict" in type(error.value).__name__
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"past_length": -1}, "`past_length` must be an integer of at least 0, got -1"),
+        ({"past_length": 1.0}, "`past_length` must be an integer of at least 0, got 1.0"),
+        ({"past_length": 4}, "The sequence of 13 tokens is longer than `n_positions` = 12"),
+        (
+            {"past_length": 2, "attention_mask": torch.ones(3, 10)},
+            r"\(3, 9\) of the inputs or, with the past, \(3, 11\)",
+        ),
+        ({"token_type_ids": torch.zeros(3, 8, dtype=torch.long)}, r"`token_type_ids` must have the shape \(3, 9\)"),
+        ({"token_type_ids": torch.zeros(3, 9)}, "`token_type_ids` must be int64 or int32"),
+        (
+            {"token_type_ids": torch.full((1, 9), VOCAB)},
+            r"`token_type_ids` must lie from 0 to 40 \(`vocab_size` is 41\)",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit(inputs, message, saved):
+    with pytest.raises(ValueError, match=message):
+        GPTEmbeddingsModel.from_gpt(saved("gpt2"))(some_ids(), **inputs)
+
+
+@pytest.mark.slow
+def test_compiled_graphs_have_the_same_vectors(saved):
+    for case in ("opt-projected", "ctrl"):
+        model = GPTEmbeddingsModel.from_gpt(saved(case))
+        inputs = {"input_ids": some_ids(), "attention_mask": RIGHT}
+        with torch.no_grad():
+            found = torch.compile(model, backend="aot_eager")(**inputs).last_hidden_state
+        torch.testing.assert_close(found, ours(model, **inputs))
+
+
+def test_the_copy_in_a_hub_repository_does_without_the_package(saved, tmp_path, monkeypatch):
+    GPTEmbeddingsModel.from_gpt(saved("gpt2")).save_pretrained(tmp_path)
+    for file in ("configuration_gpt_embeddings.py", "modeling_gpt_embeddings.py"):
+        assert not {"gpt_embeddings", "huggingface_hub"} & set(get_imports(tmp_path / file))
+    remote = remote_class(tmp_path)
+    assert remote is not GPTEmbeddingsModel
+    model = remote.from_gpt(saved("ctrl"))  # with the package the copy can do it too, and makes models of its own
+    assert type(model) is remote and type(model.config) is remote.config_class
+    assert torch.equal(
+        ours(model, input_ids=some_ids()), ours(GPTEmbeddingsModel.from_gpt(saved("ctrl")), input_ids=some_ids())
+    )
+    monkeypatch.setitem(sys.modules, "gpt_embeddings", None)
+    monkeypatch.delitem(sys.modules, "gpt_embeddings.conversion")
+    with pytest.raises(ImportError, match="`pip install gpt-embeddings`"):
+        remote.from_gpt(saved("gpt2"))
+    with pytest.raises(ImportError, match="`pip install gpt-embeddings`"):
+        model.to_gpt(new_model("gpt2"))
 
 
 def test_rows_are_frozen():
