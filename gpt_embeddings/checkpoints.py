@@ -57,7 +57,12 @@ class SafetensorsFile:
         self.file = file
         if file.size < 8:
             raise ValueError(f"{file.name} is no safetensors file: it has {file.size} bytes.")
-        length = int.from_bytes(_to_bytes(file.read(0, 8)), "little")
+        first = _to_bytes(file.read(0, 8))
+        if first == b"version ":
+            raise ValueError(
+                f"{file.name} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`."
+            )
+        length = int.from_bytes(first, "little")
         if length > min(MAX_HEADER_BYTES, file.size - 8):
             raise ValueError(
                 f"{file.name} is no whole safetensors file: its header claims {length} bytes, the file has "

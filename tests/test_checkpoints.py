@@ -334,6 +334,13 @@ def test_a_changed_byte_does_no_harm(folder, place, value, cut):
         path.write_bytes(original)
 
 
+def test_a_pointer_of_git_lfs(folder):
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 497774208\n"
+    (folder / "model.safetensors").write_text(text)
+    with pytest.raises(ValueError, match="`git lfs pull`"):
+        GPTEmbeddingsModel.from_gpt(folder)
+
+
 def test_errors_come_before_memory(folder):
     """A file that claims a table of 96 GB is refused with the memory of its header."""
     sparse = folder / "model.safetensors"
