@@ -104,7 +104,8 @@ def from_gpt(
     keys = _find_names(checkpoint.names, family, read, kind, wte_key, wpe_key)
     stored = _find_tables(checkpoint, keys)
     if model_type not in FAMILIES or isinstance(source, nn.Module):
-        read = _read_sizes_of(stored, read, fields.get("position_offset", family.position_offset))
+        sure = isinstance(source, nn.Module) or wte_key is not None  # else what `config.json` says goes first
+        read = _read_sizes_of(stored, read, fields.get("position_offset", family.position_offset), sure)
     config = _make_config(model_class, family, read, kind, fields)
     _check_sizes(name, config, stored)
     if target is None:
@@ -199,8 +200,8 @@ def _find_tables(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, Stor
     return stored
 
 
-def _read_sizes_of(stored: dict[str, StoredTensor], read: ReadField, position_offset: Any) -> ReadField:
-    """Return a reader that takes sizes from the tables, where no configuration says what they should be."""
+def _read_sizes_of(stored: dict[str, StoredTensor], read: ReadField, position_offset: Any, sure: bool) -> ReadField:
+    """Return a reader of sizes from the tables, always where they are `sure`, else where the source names none."""
     sizes: dict[str, int] = {"vocab_size": stored["wte.weight"].shape[0]}
     if "wpe.weight" in stored:
         rows, sizes["hidden_size"] = stored["wpe.weight"].shape
@@ -209,7 +210,7 @@ def _read_sizes_of(stored: dict[str, StoredTensor], read: ReadField, position_of
         sizes["hidden_size"] = stored["project_in.weight"].shape[0]
     else:
         sizes["hidden_size"] = stored["wte.weight"].shape[1]
-    return lambda name: sizes[name] if name in sizes else read(name)
+    return lambda name: sizes[name] if name in sizes and (sure or read(name) is None) else read(name)
 
 
 def _make_config(
