@@ -31,6 +31,7 @@ MAX_N_EMBD = 2**17
 MAX_TABLE_ENTRIES = 2**34  # 64 GiB in float32
 MAX_NUM_LABELS = 2**20
 MAX_INITIALIZER_RANGE = 1000.0
+MAX_TOKEN_SCALE = 1000.0  # BioGPT, XGLM and CTRL use sqrt(n_embd)
 
 GPT2_ENDOFTEXT_ID = 50256
 
@@ -59,6 +60,27 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
         position_embedding_type (`str`, *optional*, defaults to `"learned"`):
             `"learned"`: a trained table, as in GPT. `"sinusoidal"`: the fixed table of "Attention is all you need",
             without parameters. `"none"`: no positions, the input of models with rotary or relative positions.
+        position_offset (`int`, *optional*, defaults to 0):
+            Rows of the position table before the row of position 0, which come on top of `n_positions`. OPT, BioGPT
+            and XGLM have 2.
+        padding_position (`int`, *optional*):
+            Position of padding that follows a real token, from `-position_offset`. `None` lets it count on, as GPT-2
+            does; OPT has -1.
+        sinusoid_type (`str`, *optional*, defaults to `"interleaved"`):
+            Layout of a sinusoidal table. `"interleaved"`: sine and cosine in turn, as in the paper. `"tensor2tensor"`:
+            sines, then cosines, the rates one step farther apart, as in XGLM; `n_embd` is then at least 4. `"ctrl"`:
+            sines, then cosines, at the rates of the paper, computed in float32 as CTRL does.
+        sinusoid_zero_row (`int`, *optional*):
+            Row of a sinusoidal table, counted with `position_offset`, that is all zeros: XGLM's `pad_token_id`.
+        token_scale (`float`, *optional*, defaults to 1.0):
+            Factor of the token vectors, from 0 to 1000.
+        scale_inputs_embeds (`bool`, *optional*, defaults to `False`):
+            Whether `inputs_embeds` are scaled too, as CTRL does, or are taken as scaled already, as BioGPT does.
+        word_embed_proj_dim (`int`, *optional*):
+            Width of `wte` where a matrix `project_in` brings token vectors to `n_embd`, as in OPT-350M. `None` or
+            `n_embd` means that there is none.
+        add_token_types (`bool`, *optional*, defaults to `True`):
+            Whether `token_type_ids` add rows of `wte`, as in GPT-2, or have no effect, as in OPT.
         bos_token_id (`int`, *optional*, defaults to 50256):
             Id of `<|endoftext|>`. This default becomes `None` where the vocabulary is too small to hold it.
         eos_token_id (`int` or `list[int]`, *optional*, defaults to 50256):
@@ -98,6 +120,14 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     position_initializer_range: float | int | None = None
     position_embedding_type: Literal["learned", "sinusoidal", "none"] = "learned"
+    position_offset: int = 0
+    padding_position: int | None = None
+    sinusoid_type: Literal["interleaved", "tensor2tensor", "ctrl"] = "interleaved"
+    sinusoid_zero_row: int | None = None
+    token_scale: float | int = 1.0
+    scale_inputs_embeds: bool = False
+    word_embed_proj_dim: int | None = None
+    add_token_types: bool = True
     bos_token_id: int | None = GPT2_ENDOFTEXT_ID
     eos_token_id: int | list[int] | None = GPT2_ENDOFTEXT_ID
     pad_token_id: int | None = None
@@ -131,11 +161,17 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
         _check_real("initializer_range", self.initializer_range, MAX_INITIALIZER_RANGE)
         if self.position_initializer_range is not None:
             _check_real("position_initializer_range", self.position_initializer_range, MAX_INITIALIZER_RANGE)
-        rows = self.vocab_size if self.position_embedding_type == "none" else self.vocab_size + self.n_positions
-        if rows * self.n_embd > MAX_TABLE_ENTRIES:
+        self._validate_family_fields()
+        rows = self.vocab_size
+        if self.position_embedding_type != "none":
+            rows += self.n_positions + self.position_offset
+        width = self.n_embd
+        if self.word_embed_proj_dim is not None:
+            rows, width = rows + self.n_embd, max(width, self.word_embed_proj_dim)  # `project_in` is a table too
+        if rows * width > MAX_TABLE_ENTRIES:
             raise ValueError(
-                f"`vocab_size`, `n_positions` and `n_embd` ask for tables of {rows} x {self.n_embd} = "
-                f"{rows * self.n_embd} entries; at most {MAX_TABLE_ENTRIES} are permitted. Make one of them smaller."
+                f"`vocab_size`, `n_positions` and `n_embd` ask for tables of {rows} x {width} = "
+                f"{rows * width} entries; at most {MAX_TABLE_ENTRIES} are permitted. Make one of them smaller."
             )
 
     def validate_token_ids(self) -> None:
@@ -152,6 +188,23 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
                         f"`{name}` must be None or an id within the vocabulary, from 0 to {self.vocab_size - 1} "
                         f"(`vocab_size` is {self.vocab_size}), got {token_id}."
                     )
+
+    def _validate_family_fields(self) -> None:
+        """Check the fields in which the GPT families differ."""
+        _check_integer("position_offset", self.position_offset, 0, MAX_N_POSITIONS)
+        if self.padding_position is not None:
+            _check_integer("padding_position", self.padding_position, -self.position_offset, self.n_positions - 1)
+        if self.sinusoid_zero_row is not None:
+            rows = self.n_positions + self.position_offset
+            _check_integer("sinusoid_zero_row", self.sinusoid_zero_row, 0, rows - 1)
+        if self.position_embedding_type == "sinusoidal" and self.sinusoid_type == "tensor2tensor" and self.n_embd < 4:
+            raise ValueError(
+                f"`n_embd` must be at least 4 with `sinusoid_type` 'tensor2tensor', got {self.n_embd}; its rates are "
+                "spread over n_embd / 2 - 1 steps."
+            )
+        _check_real("token_scale", self.token_scale, MAX_TOKEN_SCALE)
+        if self.word_embed_proj_dim is not None:
+            _check_integer("word_embed_proj_dim", self.word_embed_proj_dim, 1, MAX_N_EMBD)
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpt_embeddings.cli.embed import embed
+from gpt_embeddings.cli.extract import extract
 from gpt_embeddings.cli.push import push
 
 
@@ -23,6 +24,7 @@ def main(
 
 
 app.command()(embed)
+app.command()(extract)
 app.command()(push)
 
 
