@@ -7,6 +7,7 @@ from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.embed import Embedder, embed_dataset
 from gpt_embeddings.sources import load_source
 from gpt_embeddings.tokenization import encode_flat, load_tokenizer
+from gpt_embeddings.windows import TokenWindows, WindowCollator
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -16,6 +17,8 @@ __all__ = [
     "Embedder",
     "GPTEmbeddingsConfig",
     "GPTEmbeddingsModel",
+    "TokenWindows",
+    "WindowCollator",
     "embed_dataset",
     "encode_flat",
     "load_source",

@@ -5,9 +5,10 @@ Left out: any format of our own, and shuffling.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
-from datasets import Dataset, load_dataset
+import pyarrow as pa
+from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
 
@@ -24,9 +25,36 @@ FORMATS = {
 }
 
 
+@overload
 def load_source(
-    inputs: Sequence[str], *, column: str = "text", split: str = "train", sample_by: str = "line"
-) -> Dataset:
+    inputs: Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    sample_by: str = "line",
+    streaming: Literal[False] = False,
+) -> Dataset: ...
+
+
+@overload
+def load_source(
+    inputs: Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    sample_by: str = "line",
+    streaming: Literal[True],
+) -> IterableDataset: ...
+
+
+def load_source(
+    inputs: Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    sample_by: str = "line",
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
     """Open text, JSON lines, CSV or Parquet files, or one dataset on the Hub.
 
     Args:
@@ -35,9 +63,10 @@ def load_source(
         split: Split of a Hub dataset.
         sample_by: What makes a row of a text file: `"line"`, `"paragraph"` (blocks between blank lines) or
             `"document"` (the file).
+        streaming: Read while iterating and keep no copy on disk; every file is a shard.
 
     Returns:
-        The dataset, on disk in `datasets`' cache and memory-mapped.
+        The dataset, on disk in `datasets`' cache and memory-mapped, or one that streams.
 
     Raises:
         FileNotFoundError: A path does not exist, and is no dataset on the Hub.
@@ -47,14 +76,28 @@ def load_source(
     if not inputs:
         raise ValueError("No input was given: name at least one file or a Hub dataset.")
     if len(inputs) == 1 and not Path(inputs[0]).exists() and Path(inputs[0]).suffix.lower() not in FORMATS:
-        dataset = _load_from_hub(inputs[0], split)
+        dataset = _load_from_hub(inputs[0], split, streaming)
     else:
-        dataset = _load_files([Path(name) for name in inputs], sample_by)
+        dataset = _load_files([Path(name) for name in inputs], sample_by, streaming)
     _check_column(dataset, column)
     return dataset
 
 
-def _load_files(paths: list[Path], sample_by: str) -> Dataset:
+def file_being_read(dataset: IterableDataset) -> str | None:
+    """Return the file that a streaming dataset is reading, if that can be told: error messages name it."""
+    source: Any = getattr(dataset, "_ex_iterable", None)
+    while hasattr(source, "ex_iterable"):
+        source = source.ex_iterable
+    arguments, state = getattr(source, "kwargs", None), getattr(source, "_state_dict", None)
+    for name in ("base_files", "files"):
+        files = (arguments or {}).get(name)
+        if isinstance(files, list) and files:
+            shard = state["shard_idx"] if state else 0
+            return str(files[min(shard, len(files) - 1)])
+    return None
+
+
+def _load_files(paths: list[Path], sample_by: str, streaming: bool) -> Dataset | IterableDataset:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"Input {str(path)!r} is not a file.")
@@ -73,23 +116,26 @@ def _load_files(paths: list[Path], sample_by: str) -> Dataset:
         options["sample_by"] = sample_by
     if suffixes == {".tsv"}:
         options["sep"] = "\t"
+    files = [str(path) for path in paths]
     try:
-        return load_dataset(formats.pop(), data_files=[str(path) for path in paths], split="train", **options)
-    except DatasetGenerationError as error:
+        return load_dataset(formats.pop(), data_files=files, split="train", streaming=streaming, **options)
+    except (DatasetGenerationError, pa.ArrowInvalid) as error:
         names = ", ".join(str(path) for path in paths)
         raise ValueError(f"{names} could not be read: {error.__cause__ or error}") from error
 
 
-def _load_from_hub(name: str, split: str) -> Dataset:
+def _load_from_hub(name: str, split: str, streaming: bool) -> Dataset | IterableDataset:
     try:
-        return load_dataset(name, split=split)
+        return load_dataset(name, split=split, streaming=streaming)
     except (DatasetNotFoundError, DataFilesNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(
             f"Input {name!r} is neither a file here nor a dataset that could be had from the Hub ({error})."
         ) from error
 
 
-def _check_column(dataset: Dataset, column: str) -> None:
+def _check_column(dataset: Dataset | IterableDataset, column: str) -> None:
+    if dataset.column_names is None:
+        return  # known when the first rows are read
     if column not in dataset.column_names:
         raise ValueError(f"There is no column {column!r}; the columns are {', '.join(dataset.column_names)}.")
     dtype = getattr(dataset.features[column], "dtype", None)
@@ -97,4 +143,4 @@ def _check_column(dataset: Dataset, column: str) -> None:
         raise ValueError(f"Column {column!r} must hold strings, it holds {dataset.features[column]}.")
 
 
-__all__ = ["load_source"]
+__all__ = ["file_being_read", "load_source"]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpt_embeddings.cli.embed import embed
+from gpt_embeddings.cli.windows import windows
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -22,6 +23,7 @@ def main(
 
 
 app.command()(embed)
+app.command()(windows)
 
 
 __all__ = ["app"]
