@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 
 IGNORED = -100  # the target that torch's cross-entropy leaves out
@@ -53,8 +54,10 @@ class StreamPacker:
 
     def __init__(self, cut: Cut, used: int = 0) -> None:
         self._cut, self._skip = cut, used
-        self._parts: list[Ids] = []  # tokens read, not yet used
-        self._size = 0
+        self._parts: list[Ids] = []  # tokens read since the last windows were laid out
+        self._views = np.empty((0, cut.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
+        self._left = np.empty(0, np.int32)  # the buffer from the first window that is no full one on
+        self._size = 0  # tokens from the start of the next window on
         self._marks: deque[Mark] = deque()  # the first one holds the start of the next window
 
     def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], place: dict[str, Any]) -> None:
@@ -73,31 +76,36 @@ class StreamPacker:
 
         With `final` there are no more documents: what is left is returned, possibly fewer than `n` windows.
         """
-        length, stride = self._cut.max_length, self._cut.stride
-        if self._size < (n - 1) * stride + length + 1 and not final:
-            return None
-        if len(self._parts) != 1:
-            self._parts = [np.concatenate(self._parts) if self._parts else np.empty(0, np.int32)]
-        tokens = self._parts[0]
-        whole = min(n, max(0, (self._size - length - 1) // stride + 1))
-        windows: Ids = np.empty((0, length + 1), np.int32)
-        if whole:
-            windows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[: whole * stride : stride]
-        self._advance(whole * stride)
-        if whole < n:
+        if len(self._views) < n:
+            if self._size < (n - 1) * self._cut.stride + self._cut.max_length + 1 and not final:
+                return None
+            self._lay_out()
+        windows, self._views = self._views[:n], self._views[n:]
+        self._advance(len(windows) * self._cut.stride)
+        if len(windows) < n:
             rest = self._rest()
             if rest is not None:
                 windows = np.concatenate([windows, rest[None]])
-            self._parts, self._size = [], 0
+            self._size = 0
         return windows
 
     def mark(self) -> Mark | None:
         """Return the place to start from again, or None before anything was read."""
         return self._marks[0] if self._marks else None
 
+    def _lay_out(self) -> None:
+        """Join what is left with what was read since, and see it as windows."""
+        length, stride = self._cut.max_length, self._cut.stride
+        waiting = [self._views[:, :stride].reshape(-1), self._left]
+        tokens = np.concatenate([*waiting, *self._parts])
+        self._parts = []
+        whole = max(0, (len(tokens) - length - 1) // stride + 1)
+        if whole:
+            self._views = sliding_window_view(tokens, length + 1)[: whole * stride : stride]
+        self._left = tokens[whole * stride :]
+
     def _advance(self, count: int) -> None:
         # A stride is at most max_length, so the token after the last one used is always there.
-        self._parts[0] = self._parts[0][count:]
         self._size -= count
         while count:
             mark = self._marks[0]
@@ -116,7 +124,7 @@ class StreamPacker:
         if self._size <= covered:
             return None
         window = np.full(self._cut.max_length + 1, IGNORED, np.int32)
-        window[: self._size] = self._parts[0]
+        window[: self._size] = self._left
         return window
 
 

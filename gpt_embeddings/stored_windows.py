@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import torch
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
 from datasets.utils import tqdm
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 FILE_BYTES = 2**26  # of one Arrow file, and so what a killed run has to do again at most
 BATCH_ROWS = 256  # windows of one Arrow record batch
+READ_ROWS = 256  # windows read at a time
 
 
 def store_windows(windows: "TokenWindows", folder: str | os.PathLike[str] | None = None) -> Dataset:
@@ -61,6 +64,35 @@ def store_windows(windows: "TokenWindows", folder: str | os.PathLike[str] | None
     _write(windows, partial, features)
     os.replace(partial, final)
     return Dataset.load_from_disk(str(final))
+
+
+def read_windows(
+    dataset: Dataset, batch_size: int = 8, *, drop_last: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Read stored windows in order, a batch at a time, straight from their Arrow buffers.
+
+    Args:
+        dataset: What [`store_windows`] returned, or any part of it; `dataset.shuffle(seed)` reads in random order.
+        batch_size: Windows of a batch.
+        drop_last: Whether to leave out the last batch if it is not full.
+
+    Yields:
+        `input_ids` and `target_ids` of shape `(batch, max_length)`, int64.
+    """
+    for table in dataset.with_format("arrow").iter(max(1, READ_ROWS // batch_size) * batch_size):
+        ids = {name: _as_matrix(table[name]) for name in table.column_names}  # (rows, max_length)
+        for start in range(0, table.num_rows, batch_size):
+            if drop_last and start + batch_size > table.num_rows:
+                return
+            yield {
+                name: torch.from_numpy(rows[start : start + batch_size].astype(np.int64)) for name, rows in ids.items()
+            }
+
+
+def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    length = column.type.list_size
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, length) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
 def _write(windows: "TokenWindows", folder: Path, features: Features) -> None:
@@ -166,4 +198,4 @@ def _no_window(cut: Cut) -> ValueError:
     return ValueError(f"The dataset gives no window: a window needs {least}. Is the right column or file given?")
 
 
-__all__ = ["store_windows"]
+__all__ = ["read_windows", "store_windows"]

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.lanes import Lane, deal
 from gpt_embeddings.packing import IGNORED, Cut, Ids
+from gpt_embeddings.tokenization import encode_flat
 
 
 STATE_VERSION = 1
@@ -272,7 +273,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     def as_batch(self, windows: Ids) -> dict[str, torch.Tensor]:
         """Turn cut windows, `(batch, max_length + 1)` with -100 for padding, into contiguous int64 tensors."""
         inputs = windows[:, :-1].astype(np.int64)  # (batch, max_length)
-        padding = inputs == IGNORED if (windows[:, -1] == IGNORED).any() else None  # padding is on the right
+        padding = inputs == IGNORED if windows[:, -1].min() == IGNORED else None  # padding is on the right
         batch = {"input_ids": inputs, "target_ids": windows[:, 1:].astype(np.int64)}
         if padding is not None:
             inputs[padding] = self.cut.separator
@@ -380,14 +381,18 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
         """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
         windows = self.windows
         windows._begin()
-        ended = [bool(state and state.get("done")) for state in windows._states]
-        if not all(ended):
-            for lane, ids, state in super().__iter__():
-                if lane < 0:
-                    continue
-                windows._commit(lane, state)
-                if ids is not None:
-                    yield windows.as_batch(ids)
+        if self.num_workers:
+            # Whatever the tokenizer sets up is there before this process forks.
+            encode_flat([""], windows.tokenizer)
+            batches = super().__iter__()
+        else:
+            batches = iter(self.dataset)
+        for lane, ids, state in batches:
+            if lane < 0:
+                continue
+            windows._commit(lane, state)
+            if ids is not None:
+                yield windows.as_batch(ids)
         windows.set_epoch(windows.epoch + 1)
 
     def set_epoch(self, epoch: int) -> None:
