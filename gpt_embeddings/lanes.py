@@ -156,7 +156,7 @@ class Lane:
             return self._empty
         while (windows := self._packer.take(n, self._final)) is None:
             self._read()
-        self._ended = len(windows) < n
+        self._ended = self._packer.ended
         return windows
 
     def state(self) -> dict[str, Any] | None:

@@ -50,9 +50,13 @@ class StreamPacker:
     Args:
         cut: How to cut.
         used: Tokens to leave out at the start: those that earlier windows have used up.
+
+    Attributes:
+        ended: Whether the last window was taken, so that there is no place to go on from.
     """
 
     def __init__(self, cut: Cut, used: int = 0) -> None:
+        self.ended = False
         self._cut, self._skip = cut, used
         self._parts: list[Ids] = []  # tokens read since the last windows were laid out
         self._views = np.empty((0, cut.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
@@ -86,7 +90,7 @@ class StreamPacker:
             rest = self._rest()
             if rest is not None:
                 windows = np.concatenate([windows, rest[None]])
-            self._size = 0
+            self._size, self.ended = 0, True
         return windows
 
     def mark(self) -> Mark | None:
@@ -134,9 +138,13 @@ class DocumentPacker:
     Args:
         cut: How to cut.
         used: Windows to leave out at the start.
+
+    Attributes:
+        ended: Whether the last window was taken and more were asked for.
     """
 
     def __init__(self, cut: Cut, used: int = 0) -> None:
+        self.ended = False
         self._cut, self._skip = cut, used
         self._parts: deque[tuple[Mark, Ids, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = deque()
         self._size = 0  # windows waiting
@@ -162,6 +170,7 @@ class DocumentPacker:
             return None
         pieces = [np.empty((0, self._cut.max_length + 1), np.int32)]
         missing = min(n, self._size)
+        self.ended = missing < n
         self._size -= missing
         while missing:
             mark, tokens, begins, ends = self._parts[0]
