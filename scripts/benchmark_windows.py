@@ -191,7 +191,7 @@ def rasbt(folder: Path, length: int, stride: int) -> int:
 
 
 def run_clm(folder: Path, length: int, stride: int) -> int:
-    """transformers' examples/pytorch/language-modeling/run_clm.py: tokenize and `group_texts` with `map`."""
+    """Transformers' examples/pytorch/language-modeling/run_clm.py: tokenize and `group_texts` with `map`."""
     from datasets import load_dataset
     from torch.utils.data import DataLoader
     from transformers import default_data_collator
@@ -220,7 +220,7 @@ def trl_wrapped(folder: Path, length: int, stride: int) -> int:
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         dataset = load_dataset("parquet", data_files=files(folder), split="train", cache_dir=cache)
         dataset = dataset.map(
-            lambda rows: {"input_ids": [ids + [EOT] for ids in tokenizer()(rows["text"])["input_ids"]]},
+            lambda rows: {"input_ids": [[*ids, EOT] for ids in tokenizer()(rows["text"])["input_ids"]]},
             batched=True,
             remove_columns=["text"],
         )

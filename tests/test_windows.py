@@ -1,6 +1,8 @@
 """Windows against their definition, `create_dataloader_v1`, Trainer, and bad input."""
 
+import functools
 import json
+import operator
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+from windows_reference import EOT, TOKENIZER, batched, cut, encode, plain, reference, words
 
 from gpt_embeddings import (
     GPTEmbeddingsConfig,
@@ -25,7 +28,6 @@ from gpt_embeddings import (
 )
 from gpt_embeddings.lanes import BLOCK_ROWS
 from gpt_embeddings.stored_windows import read_windows
-from windows_reference import EOT, TOKENIZER, batched, cut, encode, plain, reference, words
 
 
 documents_of_any_kind = st.lists(
@@ -82,7 +84,9 @@ class TestDefinition:
         lanes = data.draw(st.integers(1, shards))
         dataset = Dataset.from_dict({"text": documents}).to_iterable_dataset(num_shards=shards)
         parts = [[row["text"] for row in dataset.shard(shards, i)] for i in range(shards)]
-        wanted = [reference(sum(parts[lane::lanes], []), length, stride) for lane in range(lanes)]
+        wanted = [
+            reference(functools.reduce(operator.iadd, parts[lane::lanes], []), length, stride) for lane in range(lanes)
+        ]
         windows = TokenWindows(dataset, TOKENIZER, length, stride, num_lanes=lanes)
         assert plain(windows.dataloader(3)) == batched(wanted, 3)
 
