@@ -384,7 +384,7 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
         if self.num_workers:
             # Whatever the tokenizer sets up is there before this process forks.
             encode_flat([""], windows.tokenizer)
-            batches = super().__iter__()
+            batches: Iterator[Any] = super().__iter__()
         else:
             batches = iter(self.dataset)
         for lane, ids, state in batches:

@@ -1,8 +1,6 @@
 """Windows against their definition, `create_dataloader_v1`, Trainer, and bad input."""
 
-import functools
 import json
-import operator
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-from windows_reference import EOT, TOKENIZER, batched, cut, encode, plain, reference, words
+from windows_reference import EOT, TOKENIZER, batched, cut, encode, joined, plain, reference, words
 
 from gpt_embeddings import (
     GPTEmbeddingsConfig,
@@ -84,9 +82,7 @@ class TestDefinition:
         lanes = data.draw(st.integers(1, shards))
         dataset = Dataset.from_dict({"text": documents}).to_iterable_dataset(num_shards=shards)
         parts = [[row["text"] for row in dataset.shard(shards, i)] for i in range(shards)]
-        wanted = [
-            reference(functools.reduce(operator.iadd, parts[lane::lanes], []), length, stride) for lane in range(lanes)
-        ]
+        wanted = [reference(joined(parts[lane::lanes]), length, stride) for lane in range(lanes)]
         windows = TokenWindows(dataset, TOKENIZER, length, stride, num_lanes=lanes)
         assert plain(windows.dataloader(3)) == batched(wanted, 3)
 
@@ -378,7 +374,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("dataset", ["one string", b"bytes", {"text": ["a"]}, 3])
     def test_no_corpus(self, dataset):
-        with pytest.raises(TypeError, match="must be a `datasets.Dataset`, an `IterableDataset` or an iterable"):
+        with pytest.raises(TypeError, match=r"must be a `datasets.Dataset`, an `IterableDataset` or an iterable"):
             TokenWindows(dataset, TOKENIZER, 8)
 
     def test_no_rows(self):
@@ -424,7 +420,7 @@ class TestBadInput:
     def test_wrong_elements(self):
         with pytest.raises(TypeError, match="Text 1 must be a string, got int: 3"):
             list(TokenWindows(["a", 3], TOKENIZER, 8))
-        with pytest.raises(ValueError, match="Text 1 holds the lone surrogate .* has no UTF-8 form"):
+        with pytest.raises(ValueError, match=r"Text 1 holds the lone surrogate .* has no UTF-8 form"):
             list(TokenWindows(["a", "b\ud800"], TOKENIZER, 8))
 
     def test_tokenizers(self):

@@ -59,6 +59,11 @@ def plain(batches):
     return [list(zip(batch["input_ids"].tolist(), batch["target_ids"].tolist(), strict=True)) for batch in batches]
 
 
+def joined(lists):
+    """One list of the elements of all."""
+    return [element for part in lists for element in part]
+
+
 def words(n_documents, seed=0, longest=40):
     """Documents of English words, some empty."""
     import random
