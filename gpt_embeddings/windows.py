@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -146,15 +145,15 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         _check_choice("packing", packing, ("stream", "document"))
         _check_choice("tail", tail, ("pad", "drop"))
         _check_corpus(dataset, column)
-        split = getattr(dataset, "_distributed", None)
-        if split is not None:  # lanes are dealt from the whole dataset, by the same rules
+        if isinstance(dataset, IterableDataset) and dataset._distributed is not None:
+            split = dataset._distributed  # lanes are dealt from the whole dataset, by the same rules
             if world_size > 1:
                 raise ValueError(
                     f"The dataset is split by node already ({split.rank} of {split.world_size}); leave out `rank` and "
                     "`world_size`."
                 )
-            dataset = copy(dataset)
-            dataset._distributed = None  # type: ignore[union-attr]
+            dataset = dataset.with_format("arrow")  # a new object: the caller's stays split
+            dataset._distributed = None
             rank, world_size = split.rank, split.world_size
 
         self.dataset, self.tokenizer, self.column = dataset, tokenizer, column

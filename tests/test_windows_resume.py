@@ -159,6 +159,7 @@ def test_another_batch_size(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 under torch 2.13
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_stateful_dataloader(folder, num_workers):
     def loader():
@@ -313,7 +314,7 @@ def kill_when(process, condition):
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
