@@ -9,6 +9,7 @@ from gpt_embeddings.embed import Embedder, embed_dataset
 from gpt_embeddings.hub import push_dataset, push_folder, push_model, save_folder
 from gpt_embeddings.sources import load_source
 from gpt_embeddings.tokenization import encode_flat, load_tokenizer
+from gpt_embeddings.windows import TokenWindows, WindowCollator
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -19,6 +20,8 @@ __all__ = [
     "Embedder",
     "GPTEmbeddingsConfig",
     "GPTEmbeddingsModel",
+    "TokenWindows",
+    "WindowCollator",
     "embed_dataset",
     "encode_flat",
     "load_source",

@@ -5,8 +5,9 @@ Left out: any format of our own, and shuffling.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
+import pyarrow as pa
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
@@ -22,6 +23,39 @@ FORMATS = {
     ".tsv": "csv",
     ".txt": "text",
 }
+
+
+@overload
+def load_source(
+    inputs: Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    sample_by: str = "line",
+    streaming: Literal[False] = False,
+) -> Dataset: ...
+
+
+@overload
+def load_source(
+    inputs: Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    sample_by: str = "line",
+    streaming: Literal[True],
+) -> IterableDataset: ...
+
+
+@overload
+def load_source(
+    inputs: Sequence[str],
+    *,
+    column: str = "text",
+    split: str = "train",
+    sample_by: str = "line",
+    streaming: bool,
+) -> Dataset | IterableDataset: ...
 
 
 def load_source(
@@ -40,10 +74,10 @@ def load_source(
         split: Split of a Hub dataset.
         sample_by: What makes a row of a text file: `"line"`, `"paragraph"` (blocks between blank lines) or
             `"document"` (the file).
-        streaming: Whether to read as rows are asked for, without a copy in the cache.
+        streaming: Read while iterating and keep no copy on disk; every file is a shard.
 
     Returns:
-        The dataset, on disk in `datasets`' cache and memory-mapped, or a stream.
+        The dataset, on disk in `datasets`' cache and memory-mapped, or one that streams.
 
     Raises:
         FileNotFoundError: A path does not exist, and is no dataset on the Hub.
@@ -60,6 +94,20 @@ def load_source(
     return dataset
 
 
+def file_being_read(dataset: IterableDataset) -> str | None:
+    """Return the file that a streaming dataset is reading, if that can be told: error messages name it."""
+    source: Any = getattr(dataset, "_ex_iterable", None)
+    while hasattr(source, "ex_iterable"):
+        source = source.ex_iterable
+    arguments, state = getattr(source, "kwargs", None), getattr(source, "_state_dict", None)
+    for name in ("base_files", "files"):
+        files = (arguments or {}).get(name)
+        if isinstance(files, list) and files:
+            shard = state["shard_idx"] if state else 0
+            return str(files[min(shard, len(files) - 1)])
+    return None
+
+
 def _load_files(paths: list[Path], sample_by: str, streaming: bool) -> Dataset | IterableDataset:
     for path in paths:
         if not path.is_file():
@@ -74,14 +122,15 @@ def _load_files(paths: list[Path], sample_by: str, streaming: bool) -> Dataset |
     suffixes = {path.suffix.lower() for path in paths}
     if len(formats) > 1 or (".tsv" in suffixes and len(suffixes) > 1):
         raise ValueError(f"The inputs mix the formats {', '.join(sorted(suffixes))}; give files of one format.")
-    options: dict[str, Any] = {"streaming": streaming}
+    options: dict[str, Any] = {}
     if formats == {"text"}:
         options["sample_by"] = sample_by
     if suffixes == {".tsv"}:
         options["sep"] = "\t"
+    files = [str(path) for path in paths]
     try:
-        return load_dataset(formats.pop(), data_files=[str(path) for path in paths], split="train", **options)
-    except DatasetGenerationError as error:
+        return load_dataset(formats.pop(), data_files=files, split="train", streaming=streaming, **options)
+    except (DatasetGenerationError, pa.ArrowInvalid) as error:
         names = ", ".join(str(path) for path in paths)
         raise ValueError(f"{names} could not be read: {error.__cause__ or error}") from error
 
@@ -96,8 +145,8 @@ def _load_from_hub(name: str, split: str, streaming: bool) -> Dataset | Iterable
 
 
 def _check_column(dataset: Dataset | IterableDataset, column: str) -> None:
-    if dataset.features is None:
-        return  # a stream of unknown columns: the first rows will tell
+    if dataset.column_names is None:
+        return  # known when the first rows are read
     if column not in dataset.column_names:
         raise ValueError(f"There is no column {column!r}; the columns are {', '.join(dataset.column_names)}.")
     dtype = getattr(dataset.features[column], "dtype", None)
@@ -105,4 +154,4 @@ def _check_column(dataset: Dataset | IterableDataset, column: str) -> None:
         raise ValueError(f"Column {column!r} must hold strings, it holds {dataset.features[column]}.")
 
 
-__all__ = ["load_source"]
+__all__ = ["file_being_read", "load_source"]

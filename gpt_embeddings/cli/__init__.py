@@ -8,6 +8,7 @@ import typer
 from gpt_embeddings.cli.embed import embed
 from gpt_embeddings.cli.extract import extract
 from gpt_embeddings.cli.push import push
+from gpt_embeddings.cli.windows import windows
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -26,6 +27,7 @@ def main(
 app.command()(embed)
 app.command()(extract)
 app.command()(push)
+app.command()(windows)
 
 
 __all__ = ["app"]

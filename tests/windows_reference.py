@@ -1,0 +1,73 @@
+"""What windows are, written down slowly: the definition in the docstring of `TokenWindows`, token by token."""
+
+from gpt_embeddings import load_tokenizer
+
+
+EOT = 50256
+TOKENIZER = load_tokenizer()
+
+
+def encode(text):
+    """Ids as `tokenizers` gives them, special tokens being plain text."""
+    ids = TOKENIZER(text, split_special_tokens=True)["input_ids"]
+    assert EOT not in ids
+    return ids
+
+
+def sequences(documents, packing):
+    """The sequences `t` that windows are cut from."""
+    encoded = [encode(text) for text in documents if text]
+    encoded = [ids for ids in encoded if ids]
+    if packing == "document":
+        return [[*ids, EOT] for ids in encoded]
+    stream = []
+    for ids in encoded:
+        stream += [EOT, *ids] if stream else ids
+    return [stream]
+
+
+def cut(t, max_length, stride, tail):
+    """The windows of a sequence as (input_ids, target_ids), padded with (EOT, -100)."""
+    windows, seen = [], set()
+    for i in range(0, len(t), stride):
+        places = range(i + 1, min(i + max_length, len(t) - 1) + 1)  # of the targets
+        full = i + max_length < len(t)
+        if full or (tail == "pad" and any(place not in seen for place in places)):
+            seen.update(places)
+            inputs, targets = t[i : i + max_length], t[i + 1 : i + max_length + 1]
+            inputs = inputs + [EOT] * (max_length - len(inputs))
+            targets = targets + [-100] * (max_length - len(targets))
+            windows.append((inputs, targets))
+    return windows
+
+
+def reference(documents, max_length, stride, packing="stream", tail="pad"):
+    """All windows of one lane."""
+    return [w for t in sequences(documents, packing) for w in cut(t, max_length, stride, tail)]
+
+
+def batched(lanes, batch_size, drop_last=False):
+    """Windows of several lanes as batches: a batch of each lane in turn."""
+    queues = [[lane[i : i + batch_size] for i in range(0, len(lane), batch_size)] for lane in lanes]
+    if drop_last:
+        queues = [[batch for batch in queue if len(batch) == batch_size] for queue in queues]
+    return [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
+
+
+def plain(batches):
+    """Batches of a loader as lists of (input_ids, target_ids)."""
+    return [list(zip(batch["input_ids"].tolist(), batch["target_ids"].tolist(), strict=True)) for batch in batches]
+
+
+def joined(lists):
+    """One list of the elements of all."""
+    return [element for part in lists for element in part]
+
+
+def words(n_documents, seed=0, longest=40):
+    """Documents of English words, some empty."""
+    import random
+
+    draw = random.Random(seed)
+    pool = "the cat sat on a mat while seventeen unbelievable zeppelins crossed Köln <|endoftext|> 123".split()
+    return [" ".join(draw.choice(pool) for _ in range(draw.randint(0, longest))) for _ in range(n_documents)]
