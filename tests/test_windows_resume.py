@@ -80,6 +80,7 @@ def test_after_any_batch(folder, kind, packing):
         assert seen + plain(resumed) == whole, n
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.sampled_from(["", None, *words(12, longest=8)]), min_size=3, max_size=30),
