@@ -433,10 +433,11 @@ def child(name: str, folder: Path, length: int, stride: int) -> None:
     tokenizer()
     if module not in ("splintr", "tokenizers", "transformers", "trl", "numpy", "datasets"):
         tiktoken_gpt2()
-    start_memory, start, start_wall = _resident(), _cpu(), time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before
+    start_memory, start, start_wall = _memory("VmRSS"), _cpu(), time.perf_counter()
     windows = function(folder, length, stride)
     cpu, wall = _cpu() - start, time.perf_counter() - start_wall
-    added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - start_memory
+    added = _memory("VmHWM") - start_memory
     print("RESULT " + json.dumps({"windows": windows, "cpu": cpu, "wall": wall, "memory": added}))
 
 
@@ -445,8 +446,9 @@ def _cpu() -> float:
     return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
-def _resident() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def _memory(name: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
 
 
 def measure(name: str, folder: Path, length: int, stride: int) -> dict[str, float] | None:
