@@ -506,9 +506,11 @@ class Hub:
                 return  # uvicorn closes a connection that got no answer
             if isinstance(what, float):
                 await request.body()  # first, since looking for a disconnect would swallow it
-                await asyncio.sleep(what)
-                if await request.is_disconnected():
-                    return
+                held_until = time.monotonic() + what
+                while time.monotonic() < held_until:
+                    await asyncio.sleep(0.05)
+                    if await request.is_disconnected():
+                        return
             elif what is not None:
                 raise Refusal(int(what), "injected fault")
             response = await self.route(request)

@@ -446,7 +446,7 @@ FAULTS = {
     "503 at the commit": ("alice/f6", {}, ("commit", 503), "HfHubHTTPError", "503.*Try again later"),
     "429 at the commit": ("alice/f7", {}, ("commit", 429), "HfHubHTTPError", "429.*Try again in a few minutes"),
     "412 at the commit": ("alice/f8", {}, ("commit", 412), "HfHubHTTPError", "412.*Push again to build on it"),
-    "cut at the commit": ("alice/f9", {}, ("commit", "cut"), "RemoteProtocolError", "connection to the Hub failed"),
+    "cut at the commit": ("alice/f9", {}, ("commit", "cut"), "TransportError", "connection to the Hub failed"),
     "400 at the commit": ("alice/f10", {}, ("commit", 400), "BadRequestError", "nothing was published"),
     "403 at a large file": ("alice/f11", {}, ("put", 403), "RuntimeError", "model.safetensors.*Take a token"),
     "503 before the upload": ("alice/f12", {}, ("preupload", 503), None, ""),
@@ -540,7 +540,7 @@ def test_a_fault_is_explained_and_nothing_is_half_published(faults, case):
         assert result["error"] is None
         return
     classes, text = result["error"]
-    assert classes[0] == error_class
+    assert error_class in classes
     assert re.search(message, text, re.DOTALL), text
     assert result["after"] in (result["before"], [".gitattributes"])
     if result["again"] is not None:
@@ -580,14 +580,14 @@ def test_killed_before_the_commit(client, folder, moment):
     shutil.rmtree(client.hub.root / "model" / "alice" / "killed.git", ignore_errors=True)
     for path in client.hub.objects.iterdir():
         path.unlink()  # so that there is something to upload
-    client.hub.fault(moment, 3.0)
+    client.hub.fault(moment, 60.0)  # held back until the client is gone
     before = sum(asked.line.startswith(moment) for asked in client.hub.asked)
     command = ["-c", "from gpt_embeddings.cli import app; app()", "push", str(folder), "alice/killed"]
     with client.started(command, "alice") as process:
         wait_for(client, moment, before + 1)
         process.kill()  # SIGKILL
         process.wait()
-        time.sleep(3.5)  # the server has let go of it
+        time.sleep(2)  # the server has let go of it
     assert set(client.files("alice/killed")) == {".gitattributes"}
     assert not list(client.hub.root.glob("tmp*"))
     result = client.command("push", str(folder), "alice/killed")
