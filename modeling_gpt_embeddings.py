@@ -336,7 +336,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         The mean of `wte[x_i] + wpe[i]` is the mean of the token rows, which `embedding_bag` takes without forming
         them (scaled and projected once a document), plus a mean of the first rows of `wpe`, which depends on the
         length alone. It equals `pooler_output` of the padded forward within float rounding; `embd_pdrop` is not
-        applied, in training neither.
+        applied, in training neither. Set `wte.sparse = True` for a gradient of the rows at hand alone.
 
         Args:
             input_ids: Ids of all documents one after the other, shape `(n_tokens,)`, any integer dtype; a tensor or
@@ -514,7 +514,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     def _sum_token_rows(self, input_ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Sum the token vectors of each document, `(n_documents, n_embd)`."""
         if self._owns_token_rows():
-            return _sum_rows(self.wte.weight, input_ids, offsets)
+            return _sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse)
         # An adapter or a hook changes what the table gives, so it has to be asked for every token.
         vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
         return _sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets)
@@ -924,8 +924,8 @@ def _add_positions(
     return hidden_states
 
 
-def _sum_rows(table: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    return F.embedding_bag(ids, table, offsets.to(ids.dtype), mode="sum", include_last_offset=True)
+def _sum_rows(table: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor, sparse: bool = False) -> torch.Tensor:
+    return F.embedding_bag(ids, table, offsets.to(ids.dtype), mode="sum", sparse=sparse, include_last_offset=True)
 
 
 def _mean_over_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
