@@ -169,6 +169,9 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, SinusoidalPositions):
             module.reset()
+        elif isinstance(module, GPTEmbeddingsModel):
+            if module.token_weights is not None:
+                init.ones_(module.token_weights)
         elif isinstance(module, (nn.Embedding, nn.Linear)):
             std = float(self.config.initializer_range)
             positions = getattr(self.base_model, "wpe", None)
@@ -189,6 +192,10 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         Special ids of the configuration that a smaller vocabulary no longer holds become None.
         """
         embeddings = super().resize_token_embeddings(*args, **kwargs)
+        weights = getattr(self.base_model, "token_weights", None)
+        if weights is not None:  # a token that was never seen weighs 1
+            missing = max(0, self.config.vocab_size - len(weights))
+            self.base_model.token_weights = F.pad(weights[: self.config.vocab_size], (0, missing), value=1.0)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self.config, name)
             if isinstance(value, list):
@@ -218,6 +225,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     ```
     """
 
+    token_weights: torch.Tensor | None
+
     def __init__(self, config: GPTEmbeddingsConfig) -> None:
         config.validate_sizes()  # fields may have been set since the configuration was made; nothing is allocated yet
         super().__init__(config)
@@ -226,6 +235,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.project_in = None if token_width == config.n_embd else nn.Linear(token_width, config.n_embd, bias=False)
         self.wpe = self._new_position_table(config.n_positions)
         self.drop = nn.Dropout(float(config.embd_pdrop))
+        self.register_buffer("token_weights", torch.ones(config.vocab_size) if config.pooling == "weighted" else None)
         self.post_init()
 
     @can_return_tuple
@@ -282,7 +292,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(batch, position, n_embd)` and
             `pooler_output` of shape `(batch, n_embd)`, the mean of `last_hidden_state` over the real tokens (a zero
-            vector where there is none).
+            vector where there is none), with `config.pooling` "weighted" by their weights; `inputs_embeds`, of which
+            no ids are known, weigh 1.
 
         Raises:
             ValueError: Inputs are missing, given twice, of a wrong shape or dtype, too long, or out of range.
@@ -321,7 +332,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
-            pooler_output=_mean_over_tokens(hidden_states, attention_mask),
+            pooler_output=_mean_over_tokens(
+                hidden_states, attention_mask, self._weigh(input_ids, self._check_pooling(None))
+            ),
             hidden_states=(hidden_states,) if output_hidden_states else None,
         )
 
@@ -330,6 +343,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         input_ids: torch.Tensor | Any,
         offsets: torch.Tensor | Any,
         overflow: Literal["truncate", "windows"] = "truncate",
+        pooling: Literal["mean", "weighted"] | None = None,
     ) -> torch.Tensor:
         """Embed documents of uneven length, given as one flat id array, each as the mean of its vectors.
 
@@ -345,15 +359,19 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 `input_ids[offsets[i]:offsets[i + 1]]`.
             overflow: What to do with a document longer than `n_positions`: `"truncate"` cuts it, `"windows"` counts
                 every token and begins again at position 0 every `n_positions` tokens.
+            pooling: `"mean"`, or `"weighted"` by `token_weights`: the sum of weight times vector over the sum of
+                weights. None takes `config.pooling`.
 
         Returns:
             Means of shape `(n_documents, n_embd)` in the dtype of `wte`; an empty document is a zero vector.
 
         Raises:
-            ValueError: `overflow` is unknown, an id is outside the vocabulary, or ids or offsets are malformed.
+            ValueError: `overflow` or `pooling` is unknown, the model has no weights, an id is outside the vocabulary,
+                or ids or offsets are malformed.
         """
         if overflow not in ("truncate", "windows"):
             raise ValueError(f"`overflow` must be 'truncate' or 'windows', got {overflow!r}.")
+        weighted = self._check_pooling(pooling)
         weight = self.wte.weight
         input_ids, offsets = _as_bags(input_ids, offsets)
         self._check_range("input_ids", input_ids, self._vocab_rows())
@@ -363,11 +381,14 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if overflow == "truncate":
             input_ids, offsets = _cut_bags(input_ids, offsets, n_positions)
         lengths = offsets.diff()  # (n_documents,)
-        sums = self._sum_token_rows(input_ids, offsets)  # (n_documents, word_embed_proj_dim or n_embd)
+        weights = self._weigh(input_ids, weighted)  # (n_tokens,)
+        sums = self._sum_token_rows(input_ids, offsets, weights)  # (n_documents, word_embed_proj_dim or n_embd)
         if self.config.token_scale != 1:
             sums = sums * self.config.token_scale
         if self.project_in is not None:
             sums = self.project_in(sums)  # (n_documents, n_embd)
+        if weights is not None:
+            return self._add_weighted_positions(sums, weights, offsets)
         if self.wpe is not None and input_ids.numel():
             longest = min(int(lengths.max()), n_positions)
             first = self.config.position_offset
@@ -511,13 +532,64 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """Whether what `wte` returns is new memory that nobody else can see: no adapter, no hook that keeps it."""
         return type(self.wte) is nn.Embedding and not self.wte._forward_hooks
 
-    def _sum_token_rows(self, input_ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """Sum the token vectors of each document, `(n_documents, n_embd)`."""
+    def set_token_weights(self, weights: torch.Tensor | Any) -> None:
+        """Store a weight for each token and pool by them from now on; they are saved with the model.
+
+        Args:
+            weights: Weights of shape `(vocab_size,)`, finite and not negative.
+
+        Raises:
+            ValueError: Shape or a value is wrong; nothing has changed.
+        """
+        weights = torch.as_tensor(weights, dtype=torch.float32)
+        if weights.shape != (self._vocab_rows(),):
+            raise ValueError(f"`weights` must have the shape ({self._vocab_rows()},), got {tuple(weights.shape)}.")
+        if not bool(((weights >= 0) & weights.isfinite()).all()):
+            raise ValueError("`weights` must be finite and not negative.")
+        self.token_weights = weights.to(self.wte.weight.device, self.wte.weight.dtype, copy=True)
+        self.config.pooling = "weighted"
+
+    def _check_pooling(self, pooling: str | None) -> bool:
+        """Return whether tokens are weighted."""
+        if pooling not in (None, "mean", "weighted"):
+            raise ValueError(f"`pooling` must be 'mean' or 'weighted', got {pooling!r}.")
+        weighted = (pooling or self.config.pooling) == "weighted"
+        if weighted and self.token_weights is None:
+            raise ValueError(
+                "The model has no token weights to pool by. Count a text with "
+                "`gpt_embeddings.weights.fit_token_weights`, or give your own to `set_token_weights`."
+            )
+        return weighted
+
+    def _weigh(self, input_ids: torch.Tensor | None, weighted: bool) -> torch.Tensor | None:
+        """Return the weight of each token, of the shape of the ids, or None where all count alike."""
+        if not weighted or input_ids is None or self.token_weights is None:
+            return None
+        return self.token_weights[input_ids]
+
+    def _add_weighted_positions(
+        self, sums: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
+    ) -> torch.Tensor:
+        """Add the positions to weighted sums, `(n_documents, n_embd)`, and divide by the sums of weights."""
+        if self.wpe is not None:
+            starts = torch.repeat_interleave(offsets[:-1], offsets.diff())
+            positions = (torch.arange(len(weights), device=weights.device) - starts) % self.config.n_positions
+            table = self.wpe.weight
+            rows = positions + self.config.position_offset
+            sums = sums + _sum_rows(table, rows, offsets, weights=weights.to(table.dtype)).to(sums.dtype)
+        weights = weights.to(torch.promote_types(weights.dtype, torch.float32)).unsqueeze(1)
+        totals = _sum_rows(weights, torch.arange(len(weights), device=weights.device), offsets)
+        return (sums / totals.where(totals != 0, 1)).to(self.wte.weight.dtype)
+
+    def _sum_token_rows(
+        self, input_ids: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Sum the token vectors of each document, times their weights, `(n_documents, n_embd)`."""
         if self._owns_token_rows():
-            return _sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse)
+            return _sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse, weights)
         # An adapter or a hook changes what the table gives, so it has to be asked for every token.
         vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
-        return _sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets)
+        return _sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets, weights=weights)
 
     def _check_shapes(
         self,
@@ -924,13 +996,38 @@ def _add_positions(
     return hidden_states
 
 
-def _sum_rows(table: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor, sparse: bool = False) -> torch.Tensor:
-    return F.embedding_bag(ids, table, offsets.to(ids.dtype), mode="sum", sparse=sparse, include_last_offset=True)
+def _sum_rows(
+    table: torch.Tensor,
+    ids: torch.Tensor,
+    offsets: torch.Tensor,
+    sparse: bool = False,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    return F.embedding_bag(
+        ids,
+        table,
+        offsets.to(ids.dtype),
+        mode="sum",
+        sparse=sparse,
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
 
 
-def _mean_over_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+def _mean_over_tokens(
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Average `(batch, position, n_embd)` over the real tokens; float32 sums for half-precision vectors."""
     batch, length, n_embd = hidden_states.shape
+    if weights is not None:
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        weights = weights.to(hidden_states.device, dtype)
+        if attention_mask is not None:
+            real = (attention_mask != 0).to(hidden_states.device)
+            weights, hidden_states = weights * real, torch.where(real.unsqueeze(-1), hidden_states, 0)
+        sums = torch.einsum("bp,bpe->be", weights, hidden_states.to(dtype))
+        totals = weights.sum(1, keepdim=True)
+        return (sums / totals.where(totals != 0, 1)).to(hidden_states.dtype)
     if _is_eager() and hidden_states.device.type == "cpu" and hidden_states.is_contiguous():
         # One after the other over the real tokens alone: the result does not depend on padding or batch, bit by bit.
         real = (

@@ -4,6 +4,7 @@ Windows are stored first, so that they can be shuffled as a whole and a run can 
 text again. Left out: objectives on whole texts (`gpt_embeddings.distillation`), and training a GPT with blocks.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_from_disk
+from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from gpt_embeddings.bigrams import BigramCounts
@@ -21,6 +23,15 @@ from gpt_embeddings.windows import TokenWindows, WindowCollator
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
 
+COUNTED_WINDOWS = 1024  # at a time
+MODEL_SETTINGS = (
+    "vocab_size",
+    "n_positions",
+    "n_embd",
+    "embd_pdrop",
+    "position_embedding_type",
+    "tie_word_embeddings",
+)
 HELD_OUT_SHARE = 100  # one window of so many, from the end, where no held-out text is given
 
 
@@ -102,14 +113,21 @@ def train_clm(
             f"`max_length` is {options.max_length}, above the model's `n_positions` = {model.config.n_positions}. "
             "Take shorter windows, or make the model longer with `resize_position_embeddings`."
         )
-    run = RunFolder(output, {**asdict(options), "data": data_name, "config": _settings_of(model)})
-    train = _store(TokenWindows(dataset, tokenizer, options.max_length, column=column), run.path / "windows")
-    evaluation: Dataset | None = None
-    if held_out is not None:
-        evaluation = _store(
-            TokenWindows(held_out, tokenizer, options.max_length, column=column), run.path / "held_out"
-        )
-    elif len(train) >= HELD_OUT_SHARE:
+    windows = TokenWindows(dataset, tokenizer, options.max_length, column=column)
+    other = None if held_out is None else TokenWindows(held_out, tokenizer, options.max_length, column=column)
+    run = RunFolder(
+        output,
+        {
+            **asdict(options),
+            **{name: getattr(model.config, name) for name in MODEL_SETTINGS},
+            "data": data_name,
+            "windows": windows.state_dict()["settings"],
+            "held_out": None if other is None else other.state_dict()["settings"],
+        },
+    )
+    train = _store(windows, run.path / "windows")
+    evaluation = None if other is None else _store(other, run.path / "held_out")
+    if other is None and len(train) >= HELD_OUT_SHARE:
         kept = len(train) - len(train) // HELD_OUT_SHARE
         train, evaluation = train.select(range(kept)), train.select(range(kept, len(train)))
 
@@ -167,12 +185,8 @@ def _trainer(
 
 
 def _store(windows: TokenWindows, folder: Path) -> Dataset:
-    return load_from_disk(str(folder)) if folder.exists() else windows.to_dataset(folder)
-
-
-def _settings_of(model: GPTEmbeddingsForCausalLM) -> dict[str, Any]:
-    names = ("vocab_size", "n_positions", "n_embd", "embd_pdrop", "position_embedding_type", "tie_word_embeddings")
-    return {name: getattr(model.config, name) for name in names}
+    stored = load_from_disk(str(folder)) if folder.exists() else windows.to_dataset(folder)
+    return stored.with_format("numpy")
 
 
 def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCounts, float]:
@@ -180,7 +194,8 @@ def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCou
     placed = model.config.position_embedding_type != "none"
     length = len(windows[0]["input_ids"])
     counts = BigramCounts(model.config.vocab_size, length if placed else None)
-    for batch in windows.with_format("numpy").iter(batch_size=1024):
+    batches = windows.iter(batch_size=COUNTED_WINDOWS)
+    for batch in tqdm(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
         counts.add(np.asarray(batch["input_ids"]), np.asarray(batch["target_ids"]))
     return counts, counts.bound()
 
@@ -189,11 +204,11 @@ def _evaluate(trainer: Trainer, windows: Dataset) -> float:
     """Return the mean loss of every target, which is not the mean over batches where windows are padded."""
     model: Any = trainer.model
     model.eval()
-    total, scored = 0.0, 0
+    total, scored, size = 0.0, 0, trainer.args.per_device_eval_batch_size
     collate = WindowCollator()
     with torch.inference_mode():
-        for start in range(0, len(windows), trainer.args.per_device_eval_batch_size):
-            stop = min(start + trainer.args.per_device_eval_batch_size, len(windows))
+        for start in tqdm(range(0, len(windows), size), desc="Evaluating", leave=False):
+            stop = min(start + size, len(windows))
             batch: Mapping[str, torch.Tensor] = collate([windows[i] for i in range(start, stop)])
             loss = model(**{k: v.to(model.device) for k, v in batch.items()}, num_items_in_batch=1).loss
             total, scored = total + float(loss), scored + int((batch["shift_labels"] >= 0).sum())

@@ -109,6 +109,25 @@ def test_a_full_disk(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+def test_killed_after_the_last_step(gpt2_tokenizer, tmp_path, monkeypatch):
+    dataset, options = Dataset.from_dict({"text": [STORY.read_text()]}), ClmOptions(max_length=16, batch_size=64)
+    model = make_model()
+    finish = RunFolder.finish
+
+    def killed(self, facts):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_clm(model, gpt2_tokenizer, dataset, tmp_path / "out", options)
+    monkeypatch.setattr(RunFolder, "finish", finish)
+    train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
+    loaded = GPTEmbeddingsForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    with pytest.raises(FileExistsError):
+        train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
+
+
 def test_a_loss_that_is_no_number(gpt2_tokenizer, tmp_path):
     options = ClmOptions(max_length=16, batch_size=4, learning_rate=1e38, save_steps=2)
     with pytest.raises(ValueError, match=r"After step \d+ .*lower learning rate"):
