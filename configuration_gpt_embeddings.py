@@ -81,6 +81,9 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
             `n_embd` means that there is none.
         add_token_types (`bool`, *optional*, defaults to `True`):
             Whether `token_type_ids` add rows of `wte`, as in GPT-2, or have no effect, as in OPT.
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            How `pooler_output` and `embed_bags` make one vector of a text. `"mean"`: every token counts alike.
+            `"weighted"`: each counts by its entry in `token_weights`, a part of the checkpoint.
         bos_token_id (`int`, *optional*, defaults to 50256):
             Id of `<|endoftext|>`. This default becomes `None` where the vocabulary is too small to hold it.
         eos_token_id (`int` or `list[int]`, *optional*, defaults to 50256):
@@ -128,6 +131,7 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
     scale_inputs_embeds: bool = False
     word_embed_proj_dim: int | None = None
     add_token_types: bool = True
+    pooling: Literal["mean", "weighted"] = "mean"
     bos_token_id: int | None = GPT2_ENDOFTEXT_ID
     eos_token_id: int | list[int] | None = GPT2_ENDOFTEXT_ID
     pad_token_id: int | None = None

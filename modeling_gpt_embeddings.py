@@ -21,7 +21,9 @@ on the token vectors, rows of `wpe` before position 0, sinusoids in place of `wp
 Two ways in: `forward` takes padded batches, as every transformers model does; `embed_bags` takes documents of uneven
 length as one flat id array and gives their means without ever forming a vector per token.
 
-What is left out: blocks, attention, the final norm and the head. This file travels to the Hub beside
+`GPTEmbeddingsForCausalLM` sets an unembedding right behind it: the zero-layer GPT, which can learn bigrams.
+
+What is left out: blocks, attention and the final norm. This file travels to the Hub beside
 `configuration_gpt_embeddings.py`, so it imports nothing but torch, transformers and the standard library.
 """
 
@@ -32,9 +34,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutput
+from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 
@@ -46,6 +51,10 @@ except ImportError:  # at the top level, as installed
 
 # Positions that differ from row to row are added a slice at a time, so that no second tensor of full size is formed.
 ADD_SLICE_ENTRIES = 2**18  # 1 MiB in float32, within a core's L2 cache
+
+# Logits that a loss holds at a time, and so the memory that it adds to the gradients: 64 MiB in float32.
+LOSS_CHUNK_ENTRIES = 2**24
+IGNORED_LABEL = -100  # `ignore_index` of transformers and torch
 
 PositionTable: TypeAlias = "nn.Embedding | SinusoidalPositions | None"
 
@@ -160,11 +169,40 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, SinusoidalPositions):
             module.reset()
+        elif isinstance(module, GPTEmbeddingsModel):
+            if module.token_weights is not None:
+                init.ones_(module.token_weights)
         elif isinstance(module, (nn.Embedding, nn.Linear)):
             std = float(self.config.initializer_range)
-            if module is getattr(self, "wpe", None) and self.config.position_initializer_range is not None:
+            positions = getattr(self.base_model, "wpe", None)
+            if module is positions and self.config.position_initializer_range is not None:
                 std = float(self.config.position_initializer_range)
             init.normal_(module.weight, mean=0.0, std=std)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save as [`PreTrainedModel.save_pretrained`] does; `AutoModel` can load what a head has saved, too."""
+        if self._auto_class is not None:  # the saver adds the class at hand, and keeps what it finds here
+            module = type(self).__module__.rsplit(".", 1)[-1]
+            self.config.auto_map = {"AutoModel": f"{module}.GPTEmbeddingsModel"}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize `wte` as [`PreTrainedModel.resize_token_embeddings`] does; positions keep their size.
+
+        Special ids of the configuration that a smaller vocabulary no longer holds become None.
+        """
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        weights = getattr(self.base_model, "token_weights", None)
+        if weights is not None:  # a token that was never seen weighs 1
+            missing = max(0, self.config.vocab_size - len(weights))
+            self.base_model.token_weights = F.pad(weights[: self.config.vocab_size], (0, missing), value=1.0)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self.config, name)
+            if isinstance(value, list):
+                setattr(self.config, name, [i for i in value if i < self.config.vocab_size] or None)
+            elif value is not None and value >= self.config.vocab_size:
+                setattr(self.config, name, None)
+        return embeddings
 
 
 class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
@@ -187,6 +225,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     ```
     """
 
+    token_weights: torch.Tensor | None
+
     def __init__(self, config: GPTEmbeddingsConfig) -> None:
         config.validate_sizes()  # fields may have been set since the configuration was made; nothing is allocated yet
         super().__init__(config)
@@ -195,6 +235,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.project_in = None if token_width == config.n_embd else nn.Linear(token_width, config.n_embd, bias=False)
         self.wpe = self._new_position_table(config.n_positions)
         self.drop = nn.Dropout(float(config.embd_pdrop))
+        self.register_buffer("token_weights", torch.ones(config.vocab_size) if config.pooling == "weighted" else None)
         self.post_init()
 
     @can_return_tuple
@@ -251,7 +292,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(batch, position, n_embd)` and
             `pooler_output` of shape `(batch, n_embd)`, the mean of `last_hidden_state` over the real tokens (a zero
-            vector where there is none).
+            vector where there is none), with `config.pooling` "weighted" by their weights; `inputs_embeds`, of which
+            no ids are known, weigh 1.
 
         Raises:
             ValueError: Inputs are missing, given twice, of a wrong shape or dtype, too long, or out of range.
@@ -290,7 +332,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
-            pooler_output=_mean_over_tokens(hidden_states, attention_mask),
+            pooler_output=_mean_over_tokens(
+                hidden_states, attention_mask, self._weigh(input_ids, self._check_pooling(None))
+            ),
             hidden_states=(hidden_states,) if output_hidden_states else None,
         )
 
@@ -299,13 +343,14 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         input_ids: torch.Tensor | Any,
         offsets: torch.Tensor | Any,
         overflow: Literal["truncate", "windows"] = "truncate",
+        pooling: Literal["mean", "weighted"] | None = None,
     ) -> torch.Tensor:
         """Embed documents of uneven length, given as one flat id array, each as the mean of its vectors.
 
         The mean of `wte[x_i] + wpe[i]` is the mean of the token rows, which `embedding_bag` takes without forming
         them (scaled and projected once a document), plus a mean of the first rows of `wpe`, which depends on the
         length alone. It equals `pooler_output` of the padded forward within float rounding; `embd_pdrop` is not
-        applied, in training neither.
+        applied, in training neither. Set `wte.sparse = True` for a gradient of the rows at hand alone.
 
         Args:
             input_ids: Ids of all documents one after the other, shape `(n_tokens,)`, any integer dtype; a tensor or
@@ -314,15 +359,19 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 `input_ids[offsets[i]:offsets[i + 1]]`.
             overflow: What to do with a document longer than `n_positions`: `"truncate"` cuts it, `"windows"` counts
                 every token and begins again at position 0 every `n_positions` tokens.
+            pooling: `"mean"`, or `"weighted"` by `token_weights`: the sum of weight times vector over the sum of
+                weights. None takes `config.pooling`.
 
         Returns:
             Means of shape `(n_documents, n_embd)` in the dtype of `wte`; an empty document is a zero vector.
 
         Raises:
-            ValueError: `overflow` is unknown, an id is outside the vocabulary, or ids or offsets are malformed.
+            ValueError: `overflow` or `pooling` is unknown, the model has no weights, an id is outside the vocabulary,
+                or ids or offsets are malformed.
         """
         if overflow not in ("truncate", "windows"):
             raise ValueError(f"`overflow` must be 'truncate' or 'windows', got {overflow!r}.")
+        weighted = self._check_pooling(pooling)
         weight = self.wte.weight
         input_ids, offsets = _as_bags(input_ids, offsets)
         self._check_range("input_ids", input_ids, self._vocab_rows())
@@ -332,11 +381,14 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if overflow == "truncate":
             input_ids, offsets = _cut_bags(input_ids, offsets, n_positions)
         lengths = offsets.diff()  # (n_documents,)
-        sums = self._sum_token_rows(input_ids, offsets)  # (n_documents, word_embed_proj_dim or n_embd)
+        weights = self._weigh(input_ids, weighted)  # (n_tokens,)
+        sums = self._sum_token_rows(input_ids, offsets, weights)  # (n_documents, word_embed_proj_dim or n_embd)
         if self.config.token_scale != 1:
             sums = sums * self.config.token_scale
         if self.project_in is not None:
             sums = self.project_in(sums)  # (n_documents, n_embd)
+        if weights is not None:
+            return self._add_weighted_positions(sums, weights, offsets)
         if self.wpe is not None and input_ids.numel():
             longest = min(int(lengths.max()), n_positions)
             first = self.config.position_offset
@@ -422,20 +474,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.config.n_positions = new_num_position_embeddings
         return new
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resize `wte` as [`PreTrainedModel.resize_token_embeddings`] does; positions keep their size.
-
-        Special ids of the configuration that a smaller vocabulary no longer holds become None.
-        """
-        embeddings = super().resize_token_embeddings(*args, **kwargs)
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(self.config, name)
-            if isinstance(value, list):
-                setattr(self.config, name, [i for i in value if i < self.config.vocab_size] or None)
-            elif value is not None and value >= self.config.vocab_size:
-                setattr(self.config, name, None)
-        return embeddings
-
     def _new_position_table(self, n_positions: int) -> PositionTable:
         config, rows = self.config, n_positions + self.config.position_offset
         if config.position_embedding_type == "learned":
@@ -494,13 +532,64 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """Whether what `wte` returns is new memory that nobody else can see: no adapter, no hook that keeps it."""
         return type(self.wte) is nn.Embedding and not self.wte._forward_hooks
 
-    def _sum_token_rows(self, input_ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """Sum the token vectors of each document, `(n_documents, n_embd)`."""
+    def set_token_weights(self, weights: torch.Tensor | Any) -> None:
+        """Store a weight for each token and pool by them from now on; they are saved with the model.
+
+        Args:
+            weights: Weights of shape `(vocab_size,)`, finite and not negative.
+
+        Raises:
+            ValueError: Shape or a value is wrong; nothing has changed.
+        """
+        weights = torch.as_tensor(weights, dtype=torch.float32)
+        if weights.shape != (self._vocab_rows(),):
+            raise ValueError(f"`weights` must have the shape ({self._vocab_rows()},), got {tuple(weights.shape)}.")
+        if not bool(((weights >= 0) & weights.isfinite()).all()):
+            raise ValueError("`weights` must be finite and not negative.")
+        self.token_weights = weights.to(self.wte.weight.device, self.wte.weight.dtype, copy=True)
+        self.config.pooling = "weighted"
+
+    def _check_pooling(self, pooling: str | None) -> bool:
+        """Return whether tokens are weighted."""
+        if pooling not in (None, "mean", "weighted"):
+            raise ValueError(f"`pooling` must be 'mean' or 'weighted', got {pooling!r}.")
+        weighted = (pooling or self.config.pooling) == "weighted"
+        if weighted and self.token_weights is None:
+            raise ValueError(
+                "The model has no token weights to pool by. Count a text with "
+                "`gpt_embeddings.weights.fit_token_weights`, or give your own to `set_token_weights`."
+            )
+        return weighted
+
+    def _weigh(self, input_ids: torch.Tensor | None, weighted: bool) -> torch.Tensor | None:
+        """Return the weight of each token, of the shape of the ids, or None where all count alike."""
+        if not weighted or input_ids is None or self.token_weights is None:
+            return None
+        return self.token_weights[input_ids]
+
+    def _add_weighted_positions(
+        self, sums: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
+    ) -> torch.Tensor:
+        """Add the positions to weighted sums, `(n_documents, n_embd)`, and divide by the sums of weights."""
+        if self.wpe is not None:
+            starts = torch.repeat_interleave(offsets[:-1], offsets.diff())
+            positions = (torch.arange(len(weights), device=weights.device) - starts) % self.config.n_positions
+            table = self.wpe.weight
+            rows = positions + self.config.position_offset
+            sums = sums + _sum_rows(table, rows, offsets, weights=weights.to(table.dtype)).to(sums.dtype)
+        weights = weights.to(torch.promote_types(weights.dtype, torch.float32)).unsqueeze(1)
+        totals = _sum_rows(weights, torch.arange(len(weights), device=weights.device), offsets)
+        return (sums / totals.where(totals != 0, 1)).to(self.wte.weight.dtype)
+
+    def _sum_token_rows(
+        self, input_ids: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Sum the token vectors of each document, times their weights, `(n_documents, n_embd)`."""
         if self._owns_token_rows():
-            return _sum_rows(self.wte.weight, input_ids, offsets)
+            return _sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse, weights)
         # An adapter or a hook changes what the table gives, so it has to be asked for every token.
         vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
-        return _sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets)
+        return _sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets, weights=weights)
 
     def _check_shapes(
         self,
@@ -607,6 +696,253 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             )
 
 
+class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
+    r"""The zero-layer GPT: the input stage and, right behind it, the unembedding `lm_head`.
+
+        logits[b, i] = lm_head.weight @ (wte[input_ids[b, i]] + wpe[position_ids[b, i]])
+
+    No token sees another, so without positions this is a table of bigrams, factored to rank `n_embd`: "A Mathematical
+    Framework for Transformer Circuits" (Elhage et al. 2021) starts from it. Its loss on a stream cannot fall below
+    the stream's conditional bigram entropy. `config.tie_word_embeddings` decides whether `lm_head` is `wte`.
+
+    A loss is computed a chunk of positions at a time, together with its gradient: beside the tables, their gradients
+    and the vectors it holds 64 MiB of logits, however many tokens a batch has.
+
+    Args:
+        config ([`GPTEmbeddingsConfig`]): Sizes and options.
+
+    Raises:
+        ValueError: The head is tied to a `wte` of another width (`word_embed_proj_dim`).
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from configuration_gpt_embeddings import GPTEmbeddingsConfig
+    >>> from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
+
+    >>> model = GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(vocab_size=13, n_positions=20, n_embd=10))
+    >>> input_ids = torch.tensor([[1, 2, 4, 6, 5, 8, 12, 10, 11]])
+    >>> model(input_ids).logits.shape, model(input_ids, labels=input_ids).loss.shape
+    (torch.Size([1, 9, 13]), torch.Size([]))
+
+    ```
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}  # noqa: RUF012 -- by transformers' contract
+
+    def __init__(self, config: GPTEmbeddingsConfig) -> None:
+        width = config.word_embed_proj_dim or config.n_embd
+        if config.tie_word_embeddings and width != config.n_embd:
+            raise ValueError(
+                f"A head of width `n_embd` = {config.n_embd} cannot be tied to a `wte` of width `word_embed_proj_dim` "
+                f"= {width}; set `tie_word_embeddings` to False."
+            )
+        super().__init__(config)
+        self.transformer = GPTEmbeddingsModel(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutput:
+        r"""Score every token of the vocabulary as the next one, or compute the loss of the ones that came.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
+                Token ids. Exactly one of `input_ids` and `inputs_embeds` is given.
+            attention_mask (`torch.Tensor` of shape `(batch, position)`, *optional*):
+                1 for real tokens, 0 for padding. A longer one, as in cached generation, covers tokens that went
+                before and are not given again. It counts positions; labels of padding have to be -100.
+            position_ids (`torch.LongTensor` of shape `(batch, position)` or `(1, position)`, *optional*):
+                Positions, used as they are.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, position, n_embd)`, *optional*):
+                Vectors to use in place of the rows of `wte`.
+            token_type_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
+                As in [`GPTEmbeddingsModel`].
+            labels (`torch.LongTensor` of shape `(batch, position)`, *optional*):
+                Token ids, most simply `input_ids`: they are shifted here, so that position i is scored on label
+                i + 1. -100 is left out.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*):
+                Positions to return logits of: an integer keeps that many last ones (0 keeps all), a tensor is an
+                index or a mask. `None` keeps all without labels, and none with labels.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return `hidden_states`, the one-element tuple of what goes into `lm_head`.
+            **kwargs:
+                Of the loss: `shift_labels`, of the shape of `labels` and used instead of them without a shift, and
+                `num_items_in_batch`, by which the summed loss is divided in place of the number of labels. The rest
+                goes to [`GPTEmbeddingsModel`].
+
+        Returns:
+            `CausalLMOutput` with `loss`, a scalar, if there are labels, and `logits` of shape `(batch, position,
+            vocab_size)` where kept.
+
+        Raises:
+            ValueError: Inputs or labels are of a wrong shape, dtype or range.
+        """
+        shift_labels, num_items = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
+        inputs = inputs_embeds if input_ids is None else input_ids
+        if inputs is not None and attention_mask is not None and min(inputs.ndim, attention_mask.ndim) > 1:
+            kwargs.setdefault("past_length", max(0, attention_mask.shape[1] - inputs.shape[1]))
+        outputs = self.transformer(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            output_hidden_states=output_hidden_states,
+            **{**kwargs, "return_dict": True},
+        )
+        hidden_states = outputs.last_hidden_state  # (batch, position, n_embd)
+
+        has_labels = labels is not None or shift_labels is not None
+        loss = self._loss(hidden_states, labels, shift_labels, num_items) if has_labels else None
+        logits = None
+        if logits_to_keep is not None or not has_labels:
+            kept = 0 if logits_to_keep is None else logits_to_keep
+            logits = self.lm_head(slice_logits_to_keep(hidden_states, kept))
+        return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
+        """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
+        return self.transformer.get_position_embeddings()
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
+        """Make `wpe` longer or shorter; see [`GPTEmbeddingsModel.resize_position_embeddings`]."""
+        return self.transformer.resize_position_embeddings(new_num_position_embeddings)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """Have `generate()` make no cache: the next token depends on the last one and its position alone."""
+        return False
+
+    def _loss(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor | None,
+        shift_labels: torch.Tensor | None,
+        num_items: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """Return the mean cross-entropy in nats, or its sum over `num_items`; a scalar in float32 or better."""
+        if self.loss_function is not ForCausalLMLoss:  # set by the caller
+            loss: torch.Tensor = self.loss_function(
+                self.lm_head(hidden_states),
+                labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items,
+                shift_labels=shift_labels,
+            )
+            return loss
+        name, targets = ("labels", labels) if shift_labels is None else ("shift_labels", shift_labels)
+        self._check_labels(name, targets, hidden_states.shape[:2])
+        if shift_labels is None:
+            targets = F.pad(targets[:, 1:], (0, 1), value=IGNORED_LABEL)  # type: ignore[index]
+        targets = targets.reshape(-1).to(hidden_states.device)  # type: ignore[union-attr]
+        vectors = hidden_states.reshape(-1, hidden_states.shape[-1])  # (batch * position, n_embd)
+        if _is_eager() and vectors.device.type == "cpu":
+            scored = (targets != IGNORED_LABEL).nonzero().squeeze(1)
+            if len(scored) < len(targets):
+                vectors, targets = vectors[scored], targets[scored]
+        total = self._summed_loss(vectors, targets)
+        if num_items is None:
+            return total / (targets != IGNORED_LABEL).sum()
+        return total / (num_items.to(total.device) if isinstance(num_items, torch.Tensor) else num_items)
+
+    def _summed_loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        rows = max(1, LOSS_CHUNK_ENTRIES // self.config.vocab_size)
+        head = self.lm_head
+        if type(head) is nn.Linear and head.bias is None and not (head._forward_hooks or head._forward_pre_hooks):
+            return _ChunkedCrossEntropy.apply(vectors, head.weight, targets, rows, torch.is_grad_enabled())
+        # An adapter or a hook changes what the head gives, so that its gradient is autograd's to find.
+        total = torch.zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32), device=vectors.device)
+        for i in range(0, len(vectors), rows):
+            total = total + checkpoint(
+                self._chunk_loss, vectors[i : i + rows], targets[i : i + rows], use_reentrant=False
+            )
+        return total
+
+    def _chunk_loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = self.lm_head(vectors)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
+
+    def _check_labels(self, name: str, labels: torch.Tensor | None, shape: torch.Size) -> None:
+        if labels is None or labels.shape != shape or labels.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"`{name}` must be int64 or int32 of the shape (batch, position) = {tuple(shape)} of the inputs, got "
+                f"{None if labels is None else (labels.dtype, tuple(labels.shape))}."
+            )
+        if _is_eager() and labels.device.type == "cpu" and labels.numel():
+            rows = self.config.vocab_size
+            bad = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= rows))]
+            if bad.numel():
+                raise ValueError(
+                    f"`{name}` must lie from 0 to {rows - 1} (`vocab_size` is {rows}) or be {IGNORED_LABEL}, which is "
+                    f"left out; got {int(bad[0])}. Does the tokenizer belong to this model?"
+                )
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of `vectors @ weight.T`, whose gradient is made on the way forward.
+
+    So the logits of a chunk are made once and never kept. Gradients are summed in float32 or better and rounded once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rows: int, with_grad: bool
+    ) -> torch.Tensor:
+        device = vectors.device.type
+        ctx.dtypes = vectors.dtype, weight.dtype
+        if torch.is_autocast_enabled(device):
+            vectors, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (vectors, weight))
+        precise = torch.promote_types(weight.dtype, torch.float32)
+        need_vectors, need_weight = (with_grad and needed for needed in ctx.needs_input_grad[:2])
+        grad_vectors = torch.empty_like(vectors, dtype=precise) if need_vectors else None
+        grad_weight = torch.zeros_like(weight, dtype=precise) if need_weight else None
+        total = torch.zeros((), dtype=torch.float64 if device == "cpu" else precise, device=vectors.device)
+        with torch.autocast(device, enabled=False):
+            for i in range(0, len(vectors), rows):
+                chunk, labels = vectors[i : i + rows], targets[i : i + rows].long().unsqueeze(1)
+                scored = labels != IGNORED_LABEL  # (rows, 1)
+                labels = labels.clamp(min=0)
+                logits = (chunk @ weight.T).to(precise)  # (rows, vocab_size)
+                log_sum = logits.logsumexp(1, keepdim=True)
+                total += torch.where(scored, log_sum - logits.gather(1, labels), 0).sum()
+                if not (need_vectors or need_weight):
+                    continue
+                # From here on `logits` are their own gradient: softmax, less one at the label.
+                logits.sub_(log_sum).exp_().mul_(scored)
+                logits.scatter_add_(1, labels, -scored.to(precise))
+                if grad_vectors is not None:
+                    grad_vectors[i : i + rows] = logits.to(weight.dtype) @ weight
+                if grad_weight is not None:
+                    if weight.dtype == precise:
+                        grad_weight.addmm_(logits.T, chunk)
+                    else:
+                        grad_weight += logits.to(weight.dtype).T @ chunk
+        ctx.save_for_backward(grad_vectors, grad_weight)
+        return total.to(precise)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients = [
+            None if made is None else (made * grad).to(dtype)
+            for made, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return *gradients, None, None, None
+
+
 def _import_conversion() -> Any:
     """Import the module behind `from_gpt` and `to_gpt`, which a copy of this file in a Hub repository does without."""
     try:
@@ -660,13 +996,38 @@ def _add_positions(
     return hidden_states
 
 
-def _sum_rows(table: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    return F.embedding_bag(ids, table, offsets.to(ids.dtype), mode="sum", include_last_offset=True)
+def _sum_rows(
+    table: torch.Tensor,
+    ids: torch.Tensor,
+    offsets: torch.Tensor,
+    sparse: bool = False,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    return F.embedding_bag(
+        ids,
+        table,
+        offsets.to(ids.dtype),
+        mode="sum",
+        sparse=sparse,
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
 
 
-def _mean_over_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+def _mean_over_tokens(
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Average `(batch, position, n_embd)` over the real tokens; float32 sums for half-precision vectors."""
     batch, length, n_embd = hidden_states.shape
+    if weights is not None:
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        weights = weights.to(hidden_states.device, dtype)
+        if attention_mask is not None:
+            real = (attention_mask != 0).to(hidden_states.device)
+            weights, hidden_states = weights * real, torch.where(real.unsqueeze(-1), hidden_states, 0)
+        sums = torch.einsum("bp,bpe->be", weights, hidden_states.to(dtype))
+        totals = weights.sum(1, keepdim=True)
+        return (sums / totals.where(totals != 0, 1)).to(hidden_states.dtype)
     if _is_eager() and hidden_states.device.type == "cpu" and hidden_states.is_contiguous():
         # One after the other over the real tokens alone: the result does not depend on padding or batch, bit by bit.
         real = (
@@ -726,8 +1087,15 @@ def _cut_bags(input_ids: torch.Tensor, offsets: torch.Tensor, limit: int) -> tup
 if __name__ == "modeling_gpt_embeddings":
     AutoConfig.register(GPTEmbeddingsConfig.model_type, GPTEmbeddingsConfig, exist_ok=True)
     AutoModel.register(GPTEmbeddingsConfig, GPTEmbeddingsModel, exist_ok=True)
+    AutoModelForCausalLM.register(GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, exist_ok=True)
     GPTEmbeddingsConfig.register_for_auto_class()
     GPTEmbeddingsModel.register_for_auto_class("AutoModel")
+    GPTEmbeddingsForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 
-__all__ = ["GPTEmbeddingsConfig", "GPTEmbeddingsModel", "GPTEmbeddingsPreTrainedModel"]
+__all__ = [
+    "GPTEmbeddingsConfig",
+    "GPTEmbeddingsForCausalLM",
+    "GPTEmbeddingsModel",
+    "GPTEmbeddingsPreTrainedModel",
+]

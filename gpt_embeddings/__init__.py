@@ -10,7 +10,7 @@ from gpt_embeddings.hub import push_dataset, push_folder, push_model, save_folde
 from gpt_embeddings.sources import load_source
 from gpt_embeddings.tokenization import encode_flat, load_tokenizer
 from gpt_embeddings.windows import TokenWindows, WindowCollator
-from modeling_gpt_embeddings import GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "CardFacts",
     "Embedder",
     "GPTEmbeddingsConfig",
+    "GPTEmbeddingsForCausalLM",
     "GPTEmbeddingsModel",
     "TokenWindows",
     "WindowCollator",

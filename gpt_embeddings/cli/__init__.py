@@ -8,6 +8,7 @@ import typer
 from gpt_embeddings.cli.embed import embed
 from gpt_embeddings.cli.extract import extract
 from gpt_embeddings.cli.push import push
+from gpt_embeddings.cli.train import app as train
 from gpt_embeddings.cli.windows import windows
 
 
@@ -28,6 +29,7 @@ app.command()(embed)
 app.command()(extract)
 app.command()(push)
 app.command()(windows)
+app.add_typer(train, name="train")
 
 
 __all__ = ["app"]
