@@ -35,7 +35,7 @@ from gpt_embeddings.tokenization import Texts, encode_flat, tokenizer_digest
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-Pooling: TypeAlias = Literal["mean", "last", "none"]
+Pooling: TypeAlias = Literal["mean", "weighted", "last", "none"]
 Overflow: TypeAlias = Literal["truncate", "windows"]
 Dtype: TypeAlias = Literal["float32", "float16"]
 
@@ -72,7 +72,8 @@ class Embedder:
         tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
         column: The column of texts.
         output_column: The column to add.
-        pooling: `"mean"` of all token vectors of a text, the `"last"` of them, or `"none"`: all of them, as a list.
+        pooling: `"mean"` of all token vectors of a text, their mean `"weighted"` by the model's `token_weights`, the
+            `"last"` of them, or `"none"`: all of them, as a list.
         normalize: Whether vectors are scaled to length 1, so that their inner product is the cosine. Zero vectors
             stay as they are.
         overflow: What happens to tokens past `n_positions`: `"truncate"` leaves them out, `"windows"` keeps all and
@@ -81,7 +82,8 @@ class Embedder:
 
     Raises:
         TypeError: The model is no `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
-        ValueError: An option is unknown, or the tokenizer can give ids that the model does not have.
+        ValueError: An option is unknown, the model has no token weights to pool by, or the tokenizer can give ids that
+            the model does not have.
     """
 
     def __init__(
@@ -113,6 +115,10 @@ class Embedder:
             raise ValueError(
                 f"The tokenizer has {len(tokenizer)} entries, more than the model's `vocab_size` "
                 f"{model.config.vocab_size}. Give the tokenizer that belongs to the model."
+            )
+        if pooling == "weighted" and model.token_weights is None:
+            raise ValueError(
+                "`pooling` is 'weighted', but the model has no token weights; `fit_token_weights` makes them."
             )
         if column == output_column:
             raise ValueError(f"`column` and `output_column` are both {column!r}; name another output column.")
@@ -228,7 +234,7 @@ class Embedder:
     def _vectors(
         self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
-        if self.pooling == "mean":
+        if self.pooling in ("mean", "weighted"):
             return self._means(input_ids, offsets, n_threads), None
         with torch.inference_mode(), torch_threads(1 if _forked else None):
             vectors, starts = self._token_vectors(input_ids, offsets)
@@ -246,9 +252,12 @@ class Embedder:
         cuts = np.searchsorted(offsets, np.linspace(0, len(input_ids), n_threads + 1)[1:-1]).tolist()
         bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
 
+        pooling: Literal["mean", "weighted"] = "weighted" if self.pooling == "weighted" else "mean"
+
         def run(bound: tuple[int, int]) -> npt.NDArray[Any]:
             with torch.inference_mode():  # for this thread
-                return self._finish(self.model.embed_bags(input_ids, offsets[bound[0] : bound[1] + 1], self.overflow))
+                own = offsets[bound[0] : bound[1] + 1]
+                return self._finish(self.model.embed_bags(input_ids, own, self.overflow, pooling))
 
         with torch_threads(1):
             if n_threads == 1:
@@ -276,9 +285,12 @@ class Embedder:
             ends = np.concatenate([[0], np.cumsum(kept)])
             positions = np.arange(ends[-1]) - np.repeat(ends[:-1], kept)
             index = positions + np.repeat(starts, kept)
-        vectors = self.model.wte(torch.from_numpy(input_ids[index]).to(device))
-        if self.model.wpe is not None:
-            vectors = vectors + self.model.wpe(torch.from_numpy(positions % n_positions).to(device))
+        # The steps of `forward` without its dropout, on flat ids.
+        model = self.model
+        vectors, _ = model._finish_tokens(model._look_up_tokens(torch.from_numpy(input_ids[index]).to(device)), False)
+        if model.wpe is not None:
+            rows = torch.from_numpy(positions % n_positions + model.config.position_offset).to(device)
+            vectors = vectors + model.wpe(rows).to(vectors.dtype)
         if self.pooling == "none":
             return vectors, ends
         result = vectors.new_zeros(len(lengths), vectors.shape[1])
@@ -294,8 +306,9 @@ class Embedder:
 
 
 def _hash_weights(model: GPTEmbeddingsModel, state: Mapping[str, torch.Tensor]) -> str:
-    config = model.config
-    sha256 = hashlib.sha256(json.dumps([config.position_embedding_type, config.n_positions]).encode())
+    # The fields of our own configuration: those inherited from transformers tell how a model was saved.
+    fields = {name: getattr(model.config, name) for name in type(model.config).__annotations__}
+    sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
     for name, tensor in sorted(state.items()):
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -119,6 +119,42 @@ def test_no_positions_and_sinusoids(tokenizer):
 # Kinds of datasets -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"token_scale": 3.0},
+        {"position_offset": 2},
+        {"word_embed_proj_dim": 8},
+        {"position_embedding_type": "sinusoidal", "sinusoid_type": "ctrl"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("pooling", ["mean", "weighted", "last", "none"])
+def test_fields_of_other_families(tokenizer, fields, pooling):
+    model = new_model(**fields)
+    model.set_token_weights(torch.rand(model.config.vocab_size))  # "mean" stays the plain mean
+    model.train()  # dropout has no part in it
+    embed = Embedder(model, tokenizer, pooling=pooling).embed
+    got = embed(["The tide clerk counts.", "Lamp oil"])
+    model.eval()
+    start = 0
+    for i, text in enumerate(["The tide clerk counts.", "Lamp oil"]):
+        ids = torch.tensor([tokenizer(text).input_ids])
+        with torch.no_grad():
+            output = model(ids)
+        vectors = output.last_hidden_state[0]
+        wanted = {"mean": vectors.mean(0), "weighted": output.pooler_output[0], "last": vectors[-1], "none": vectors}
+        mine = got[start : start + len(vectors)] if pooling == "none" else got[i]
+        torch.testing.assert_close(torch.from_numpy(mine), wanted[pooling], rtol=1e-5, atol=1e-6)
+        start += len(vectors)
+
+
+def test_every_field_that_decides_is_in_the_hash(tokenizer):
+    plain, scaled = new_model(), new_model(token_scale=2.0)
+    assert torch.equal(plain.wte.weight, scaled.wte.weight)
+    assert Embedder(plain, tokenizer).digest != Embedder(scaled, tokenizer).digest
+
+
 def check(dataset, model, tokenizer):
     vectors = np.array([row["embedding"] for row in dataset], dtype=np.float32)
     assert np.allclose(vectors, expected(model, tokenizer), atol=1e-6)
@@ -204,7 +240,7 @@ def test_no_rows(model, tokenizer, pooling):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, "`pooling` must be one of 'mean', 'last', 'none', got 'max'"),
+        ({"pooling": "max"}, "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
         ({"overflow": "cut"}, "`overflow` must be one of 'truncate', 'windows', got 'cut'"),
         ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', got 'bfloat16'"),
         ({"output_column": "text"}, "`column` and `output_column` are both 'text'"),

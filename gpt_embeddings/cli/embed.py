@@ -53,7 +53,7 @@ def embed(
         str, typer.Option(help="What makes a row of a text file: line, paragraph or document.")
     ] = "line",
     pooling: Annotated[
-        str, typer.Option(help="Vectors of a text: their mean, the last, or none (keep all).")
+        str, typer.Option(help="Vectors of a text: mean, weighted (by token_weights), last, or none (keep all).")
     ] = "mean",
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale to length 1: inner product is cosine.")
