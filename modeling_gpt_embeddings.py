@@ -44,9 +44,9 @@ from transformers.utils.generic import can_return_tuple
 
 
 try:  # beside this file in a Hub repository, or in a package
-    from .configuration_gpt_embeddings import GPTEmbeddingsConfig  # type: ignore[import-not-found]
+    from .configuration_gpt_embeddings import MAX_VOCAB_SIZE, GPTEmbeddingsConfig  # type: ignore[import-not-found]
 except ImportError:  # at the top level, as installed
-    from configuration_gpt_embeddings import GPTEmbeddingsConfig
+    from configuration_gpt_embeddings import MAX_VOCAB_SIZE, GPTEmbeddingsConfig
 
 
 # Positions that differ from row to row are added a slice at a time, so that no second tensor of full size is formed.
@@ -54,6 +54,7 @@ ADD_SLICE_ENTRIES = 2**18  # 1 MiB in float32, within a core's L2 cache
 
 # Logits that a loss holds at a time, and so the memory that it adds to the gradients: 64 MiB in float32.
 LOSS_CHUNK_ENTRIES = 2**24
+HALF_RUN = 64  # float16 rows that are summed before float32 takes over
 IGNORED_LABEL = -100  # `ignore_index` of transformers and torch
 
 PositionTable: TypeAlias = "nn.Embedding | SinusoidalPositions | None"
@@ -190,7 +191,13 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         """Resize `wte` as [`PreTrainedModel.resize_token_embeddings`] does; positions keep their size.
 
         Special ids of the configuration that a smaller vocabulary no longer holds become None.
+
+        Raises:
+            ValueError: The new size is out of range.
         """
+        rows = args[0] if args else kwargs.get("new_num_tokens")
+        if rows is not None and (type(rows) is not int or not 1 <= rows <= MAX_VOCAB_SIZE):
+            raise ValueError(f"`new_num_tokens` must be an integer from 1 to {MAX_VOCAB_SIZE}, got {rows!r}.")
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         weights = getattr(self.base_model, "token_weights", None)
         if weights is not None:  # a token that was never seen weighs 1
@@ -386,7 +393,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if self.config.token_scale != 1:
             sums = sums * self.config.token_scale
         if self.project_in is not None:
-            sums = self.project_in(sums)  # (n_documents, n_embd)
+            sums = self.project_in(sums.to(weight.dtype))  # (n_documents, n_embd)
         if weights is not None:
             return self._add_weighted_positions(sums, weights, offsets)
         if self.wpe is not None and input_ids.numel():
@@ -1003,6 +1010,26 @@ def _sum_rows(
     sparse: bool = False,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """Sum the rows of each document, `(n_documents, n_embd)`: in the dtype of the table, for float16 in float32."""
+    if table.dtype == torch.float16 and len(ids):
+        # A float16 sum ends at 65,504: short runs are summed in it, the runs of a document in float32.
+        lengths = offsets.diff()
+        runs = -(-lengths // HALF_RUN)
+        ends = F.pad(runs.cumsum(0), (1, 0))  # (n_documents + 1,)
+        within = torch.arange(int(ends[-1]), device=ids.device) - ends[:-1].repeat_interleave(runs)
+        starts = F.pad(offsets[:-1].repeat_interleave(runs) + within * HALF_RUN, (0, 1), value=len(ids))
+        sums = _bag(table, ids, starts, sparse, weights).float()  # (n_runs, n_embd)
+        return _bag(sums, torch.arange(len(sums), device=ids.device), ends)
+    return _bag(table, ids, offsets, sparse, weights)
+
+
+def _bag(
+    table: torch.Tensor,
+    ids: torch.Tensor,
+    offsets: torch.Tensor,
+    sparse: bool = False,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     return F.embedding_bag(
         ids,
         table,
@@ -1028,7 +1055,8 @@ def _mean_over_tokens(
         sums = torch.einsum("bp,bpe->be", weights, hidden_states.to(dtype))
         totals = weights.sum(1, keepdim=True)
         return (sums / totals.where(totals != 0, 1)).to(hidden_states.dtype)
-    if _is_eager() and hidden_states.device.type == "cpu" and hidden_states.is_contiguous():
+    overflows = hidden_states.dtype == torch.float16  # `embedding_bag` gives sums in the dtype of the table
+    if _is_eager() and hidden_states.device.type == "cpu" and hidden_states.is_contiguous() and not overflows:
         # One after the other over the real tokens alone: the result does not depend on padding or batch, bit by bit.
         real = (
             torch.arange(batch * length) if attention_mask is None else attention_mask.flatten().nonzero().squeeze(1)
@@ -1061,7 +1089,7 @@ def _as_bags(input_ids: Any, offsets: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if not offsets.numel():
         raise ValueError("`offsets` must have n_documents + 1 entries, at least one, got none.")
     first, last = int(offsets[0]), int(offsets[-1])
-    if first < 0 or last > input_ids.numel() or bool((offsets.diff() < 0).any()):
+    if first < 0 or last > input_ids.numel() or bool((offsets[1:] < offsets[:-1]).any()):
         raise ValueError(
             f"`offsets` must not decrease and must lie from 0 to the number of ids, {input_ids.numel()}; they begin "
             f"with {first} and end with {last}."

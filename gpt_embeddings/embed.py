@@ -33,6 +33,8 @@ from gpt_embeddings.shards import SHARD_BYTES, Format, Shards, open_output, shar
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
+SPLITS_JOB = "job.json"  # in a folder of splits, until all are there
+
 AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
 # A batch holds about this much of text and of vectors, so that memory stays flat whatever the length of the documents.
@@ -135,7 +137,7 @@ def embed_dataset(
     try:
         if target is None:
             return _embed_in_memory(dataset, embedder, bar)
-        job = {"digest": embedder.digest, "dataset": getattr(dataset, "_fingerprint", None), "format": format}
+        job = {"digest": embedder.digest, "dataset": _mark(dataset), "format": format}
         features = _output_features(dataset, embedder)
         with Shards(target, features, job, format=format, resume=resume) as shards:
             if isinstance(dataset, IterableDataset):
@@ -167,6 +169,10 @@ def _embed_splits(
         partial = target.parent / f".{target.name}.partial"
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
+        _claim(
+            partial,
+            {"digest": embedder.digest, "format": format, "splits": {n: _mark(d) for n, d in datasets.items()}},
+        )
         for name, split in datasets.items():
             done = partial / name
             if not done.exists():
@@ -182,6 +188,7 @@ def _embed_splits(
                 )
         if format == "arrow":
             (partial / "dataset_dict.json").write_text(json.dumps({"splits": list(datasets)}), encoding="utf-8")
+        (partial / SPLITS_JOB).unlink()
         os.replace(partial, target)
         opened = {name: open_output(target / name) for name in datasets}
     else:
@@ -193,6 +200,35 @@ def _embed_splits(
         }
     lazy = any(isinstance(split, IterableDataset) for split in opened.values())
     return (IterableDatasetDict if lazy else DatasetDict)(opened)
+
+
+def _mark(dataset: Dataset | IterableDataset) -> str:
+    """Return what tells one dataset from another: a fingerprint; for a stream its files and its first row."""
+    if isinstance(dataset, Dataset):
+        return str(dataset._fingerprint)
+    source: Any = getattr(dataset, "_ex_iterable", None)
+    while hasattr(source, "ex_iterable"):
+        source = source.ex_iterable
+    arguments = getattr(source, "kwargs", None) or {}
+    lists = [value for value in arguments.values() if isinstance(value, list)]
+    files = [name for names in lists for name in names if isinstance(name, str)]
+    first = next(iter(dataset.with_format(None)), None)
+    return hashlib.sha256(repr((dataset.num_shards, files, first)).encode(errors="replace")).hexdigest()
+
+
+def _claim(folder: Path, job: dict[str, Any]) -> None:
+    """Note in a folder of splits what they are made from, or refuse a folder that was begun for something else."""
+    mark, text = folder / SPLITS_JOB, json.dumps(job, sort_keys=True)
+    if mark.is_file() and mark.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{str(folder)!r} holds splits of another job (another dataset, model, tokenizer or option). Finish that "
+            "one first, or give `resume=False` (--no-resume) to throw them away."
+        )
+    if not mark.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        mark.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        os.replace(mark.with_suffix(".tmp"), mark)
 
 
 def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder) -> None:

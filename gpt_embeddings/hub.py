@@ -122,7 +122,8 @@ def save_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+    # Within the folder, which may be a mount point or a link to another file system: renaming does not leave one.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         complete = Path(name)
         saved_tokenizer = _write_files(complete, model, tokenizer, facts)
         card = write_model_card(model, saved_tokenizer, folder.resolve().name, facts, _read_card(folder / CARD))

@@ -163,6 +163,8 @@ class DocumentPacker:
         self._size += len(within) - skip
         begins = np.repeat(starts, counts) + within * self._cut.stride
         self._parts.append((Mark(place, skip, len(within)), tokens, begins, np.repeat(ends, counts)))
+        while len(self._parts) > 1 and self._parts[0][0].used == self._parts[0][0].size:
+            self._parts.popleft()  # no window is left in it, or none was
 
     def take(self, n: int, final: bool) -> Ids | None:
         """Return the next `n` windows, as [`StreamPacker.take`] does."""

@@ -22,6 +22,7 @@ from datasets.utils import tqdm
 
 from gpt_embeddings.lanes import Lane
 from gpt_embeddings.packing import IGNORED, Cut, Ids
+from gpt_embeddings.tokenization import vocabulary_rows
 
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _walk(
 
 
 def _features(windows: "TokenWindows") -> Features:
-    small = len(windows.tokenizer) <= 2**16
+    small = vocabulary_rows(windows.tokenizer) <= 2**16
     input_type = "uint16" if small else "int32"
     target_type = input_type if windows.cut.tail == "drop" else "int32"
     length = windows.cut.max_length

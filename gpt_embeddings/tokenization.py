@@ -9,7 +9,7 @@ import os
 from collections.abc import Hashable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -105,6 +105,8 @@ def encode_flat(texts: Texts, tokenizer: PreTrainedTokenizerBase, *, special_tok
         ValueError: A text holds a lone surrogate, which has no UTF-8 form; the message names its index.
     """
     documents = _as_list(texts)
+    if not all(issubclass(kind, str) for kind in set(map(type, documents))):  # a pair would be taken for two sequences
+        raise _bad_text(documents)
     with encode_lock:
         engine = _engine(tokenizer, special_tokens)
         try:
@@ -131,6 +133,11 @@ class _Reference:
         for i, encoding in enumerate(encodings):
             input_ids[offsets[i] : offsets[i + 1]] = encoding.ids
         return input_ids, offsets
+
+
+def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the largest id of a tokenizer plus one: how many rows a table for it has, holes included."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -179,6 +186,9 @@ class _BadText(Exception):
     def __init__(self, index: int, message: str) -> None:
         super().__init__(message)
         self.index = index
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it crosses from workers to the process that waits for them
+        return type(self), (self.index, str(self))
 
 
 class _BadTextType(_BadText, TypeError):

@@ -258,6 +258,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         """
         if not isinstance(state_dict, Mapping) or state_dict.get("version") != STATE_VERSION:
             raise ValueError(f"This is no state of version {STATE_VERSION} of token windows: {state_dict!r:.80}.")
+        _check_state(state_dict, self.num_lanes)
         saved = state_dict["settings"]
         differing = [
             f"`{name}` is {value!r}, the state was saved with {saved.get(name)!r}"
@@ -509,12 +510,26 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
+    """Refuse a state that is not of the form of `state_dict`, before anything is changed."""
+    lanes, numbers = state.get("lanes"), (state.get("epoch"), state.get("turn"))
+    whole = (
+        isinstance(state.get("settings"), Mapping)
+        and isinstance(lanes, Sequence)
+        and all(lane is None or isinstance(lane, Mapping) for lane in lanes)
+        and all(type(number) is int and number >= 0 for number in numbers)
+    )
+    if not whole or (state["settings"].get("num_lanes") == num_lanes and len(lanes or ()) != num_lanes):
+        raise ValueError(f"The state of token windows is damaged: {state!r:.200}. Use one as `state_dict` gave it.")
+
+
 def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -> str:
     """Say what can be seen of a dataset at once; the text itself is compared at the place where work goes on."""
     if isinstance(dataset, IterableDataset):
         return f"streaming, {dataset.num_shards} shards"
     if isinstance(dataset, Dataset):
-        ends = [dataset[i][column] for i in (0, -1)]
+        plain = dataset.with_format(None).select_columns([column])
+        ends = [plain[i][column] for i in (0, -1)]
     elif isinstance(dataset, Sequence):
         ends = [dataset[i] for i in (0, -1)]
     else:

@@ -7,6 +7,7 @@ than times. Run: python scripts/benchmark_forward.py [--rounds 30]
 import argparse
 import ast
 import itertools
+import random
 import statistics
 import sysconfig
 import time
@@ -23,13 +24,18 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 def median_times(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run every contender once a round and return median seconds by name."""
+    """Run every contender once a round and return median seconds by name.
+
+    The order changes from round to round: whoever runs first may find other memory free than whoever comes next.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    order, shuffle = list(contenders.items()), random.Random(0).shuffle
     for run in contenders.values():  # warm up, and compile
         run()
         run()
     for _ in range(rounds):
-        for name, run in contenders.items():
+        shuffle(order)
+        for name, run in order:
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_from_disk
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gpt_embeddings import encode_flat
@@ -97,6 +98,32 @@ def test_overwrite(config, tmp_path):
     assert "exists; choose another, delete it, or give --overwrite" in result.output
     assert run(*arguments, "--overwrite").exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"out", "small.json"}  # nothing is left behind
+
+
+def test_overwrite_spares_inputs_and_other_folders(config, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "in.txt").write_text("a tide\n")
+    result = run(folder / "in.txt", "--output", folder, "--config", config, "--overwrite")
+    assert (result.exit_code, "holds, the input" in result.stderr) == (1, True)
+    result = run(STORY, "--output", folder, "--config", config, "--overwrite")
+    assert (result.exit_code, "is no dataset" in result.stderr) == (1, True)
+    result = run(STORY, "--output", folder / "in.txt", "--config", config, "--overwrite")
+    assert (result.exit_code, "is a file, but a folder" in result.stderr) == (1, True)
+    assert [path.name for path in folder.iterdir()] == ["in.txt"]
+
+
+def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8)).save_pretrained(tmp_path / "model")
+    gpt2_tokenizer.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tables = load_file(path)
+    save_file({"wpe.weight": tables["wpe.weight"]}, path, metadata={"format": "pt"})
+    result = run(STORY, "--model", tmp_path / "model", "--output", tmp_path / "out")
+    assert (result.exit_code, "lacks wte.weight" in result.stderr) == (1, True)
+    path.write_bytes(path.read_bytes()[:100])
+    result = run(STORY, "--model", tmp_path / "model", "--output", tmp_path / "out")
+    assert (result.exit_code, "is broken" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,14 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
+from gpt_embeddings import (
+    Embedder,
+    GPTEmbeddingsConfig,
+    GPTEmbeddingsModel,
+    embed_dataset,
+    load_source,
+    load_tokenizer,
+)
 from gpt_embeddings import embed as embed_module
 from gpt_embeddings import shards as shards_module
 
@@ -278,3 +285,42 @@ def test_memory_stays_flat(tmp_path):
     before, peak, text_bytes = json.loads(output)
     assert text_bytes > 0.95e9
     assert peak - before < 100e6
+
+
+def test_another_stream_or_model_does_not_continue_a_run(tmp_path, monkeypatch):
+    """A run that stopped after its first shard is continued by the same job alone."""
+    tokenizer = load_tokenizer()
+    models = [GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8)).eval() for _ in range(2)]
+    streams = []
+    for name in "xy":
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(f'{{"text": "{name}{i}"}}\n' for i in range(6)))
+        streams.append(load_source([str(path)], streaming=True))
+    finish = shards_module.Shards.finish
+
+    def stop(self, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards_module.Shards, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        embed_dataset(streams[0], models[0], tokenizer, output=tmp_path / "out")
+    monkeypatch.setattr(shards_module.Shards, "finish", finish)
+    with pytest.raises(ValueError, match="holds shards of another job"):
+        embed_dataset(streams[1], models[0], tokenizer, output=tmp_path / "out")
+    assert embed_dataset(streams[0], models[0], tokenizer, output=tmp_path / "out")["text"][:][0] == "x0"
+
+    splits = DatasetDict({name: Dataset.from_dict({"text": [name]}) for name in ("train", "test")})
+    calls = []
+
+    def stop_at_the_second(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return finish(self, *arguments)
+
+    monkeypatch.setattr(shards_module.Shards, "finish", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        embed_dataset(splits, models[0], tokenizer, output=tmp_path / "splits")
+    with pytest.raises(ValueError, match="holds splits of another job"):
+        embed_dataset(splits, models[1], tokenizer, output=tmp_path / "splits")
+    assert set(embed_dataset(splits, models[0], tokenizer, output=tmp_path / "splits")) == {"train", "test"}

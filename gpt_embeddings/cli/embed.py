@@ -94,6 +94,7 @@ def embed(
     """
     with errors_as_messages():
         check_output(output, overwrite)
+        _check_replaceable(output, inputs)
         if sample_by not in ("line", "paragraph", "document"):
             raise ValueError(f"`--sample-by` must be line, paragraph or document, got {sample_by!r}.")
         options: dict[str, Any] = {
@@ -133,6 +134,23 @@ def embed(
             f"{progress.tokens / seconds:,.0f} tokens/s, {progress.text_bytes / seconds / 1e6:.1f} MB/s."
         )
         typer.echo(f"Result: {output.resolve()}")
+
+
+def _check_replaceable(output: Path, inputs: list[str]) -> None:
+    """Refuse to replace what no command of ours has written, or what holds an input."""
+    if not output.exists():
+        return
+    place = output.resolve()
+    for name in inputs:
+        if Path(name).exists() and place in (Path(name).resolve(), *Path(name).resolve().parents):
+            raise ValueError(f"The output {str(output)!r} is, or holds, the input {name!r}; choose another output.")
+    written = ("state.json", "dataset_dict.json", "*.parquet")
+    if output.is_dir() and any(output.iterdir()) and not any(True for name in written for _ in output.glob(name)):
+        raise ValueError(
+            f"The folder {str(output)!r} is no dataset; --overwrite replaces nothing else. Choose another."
+        )
+    if output.is_file() and output.suffix != ".parquet":
+        raise ValueError(f"The output {str(output)!r} is a file, but a folder would be written; choose another.")
 
 
 def _new_output(output: Path) -> Path:
