@@ -374,6 +374,22 @@ with torch.no_grad():
     assert client.run(code % TEXTS, token=None, package=False) == digest(token_vectors(make_model(6)))
 
 
+def test_the_input_stage_of_a_gpt_on_the_hub(client):
+    code = f"""
+from transformers import GPT2Config, GPT2Model
+torch.manual_seed(7)
+gpt = GPT2Model(GPT2Config(n_positions={N_POSITIONS}, n_embd={N_EMBD}, n_layer=1, n_head=1)).eval()
+gpt.push_to_hub("alice/gpt2", private=True)
+model = GPTEmbeddingsModel.from_gpt("alice/gpt2")
+batch = tokenizer({TEXTS!r}, padding=True, return_tensors="pt")
+with torch.no_grad():
+    expected = gpt(**batch, output_hidden_states=True).hidden_states[0]
+    answer(bool(torch.equal(model(**batch).last_hidden_state, expected)))
+"""
+    assert client.run(MAKE + code) is True
+    assert any(asked.range for asked in client.hub.asked)  # the tables alone were asked for
+
+
 @pytest.fixture(scope="module")
 def revision(client, pushed):
     code = f"""
