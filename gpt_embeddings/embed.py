@@ -37,9 +37,13 @@ SPLITS_JOB = "job.json"  # in a folder of splits, until all are there
 
 AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
-# A batch holds about this much of text and of vectors, so that memory stays flat whatever the length of the documents.
-BATCH_BYTES = 2**20
+# A batch holds at most about this much of text and of vectors, so that memory stays flat whatever the length of the
+# documents. Tokenizer and table push each other out of the processor's cache, so that on short texts batches of an
+# eighth of this take twice the time.
+TEXT_BYTES = 2**22
+VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
+TEXT_BYTES_PER_TOKEN = 4  # of English with GPT-2's vocabulary
 
 
 class Progress:
@@ -295,7 +299,7 @@ def _write_stream(dataset: IterableDataset, embedder: Embedder, shards: Shards, 
     progress.skip(done)
     source = dataset.skip(done) if done else dataset
     batches = source.with_format("arrow").iter(batch_size=_batch_rows(embedder))
-    tables = _embed_tables(embedder, _split_large(batches, embedder.column), progress)
+    tables = _embed_tables(embedder, _split_large(batches, embedder), progress)
 
     def next_shard(first: pa.Table) -> Iterator[pa.Table]:
         size, table = 0, first
@@ -404,19 +408,21 @@ def _embed_tables(embedder: Embedder, tables: Iterator[pa.Table], progress: Prog
 
 
 def _slices(dataset: Dataset, embedder: Embedder, start: int, stop: int) -> Iterator[pa.Table]:
-    rows = min(_batch_rows(embedder), max(1, int(BATCH_BYTES / max(1.0, _text_bytes_per_row(dataset, embedder)))))
+    text_rows = int(_batch_text_bytes(embedder) / max(1.0, _text_bytes_per_row(dataset, embedder)))
+    rows = min(_batch_rows(embedder), max(1, text_rows))
     arrow = dataset.with_format("arrow")
-    return _split_large((arrow[i : min(i + rows, stop)] for i in range(start, stop, rows)), embedder.column)
+    return _split_large((arrow[i : min(i + rows, stop)] for i in range(start, stop, rows)), embedder)
 
 
-def _split_large(tables: Iterable[pa.Table], column: str) -> Iterator[pa.Table]:
-    """Halve tables until their texts are of about `BATCH_BYTES`, or one row is left."""
+def _split_large(tables: Iterable[pa.Table], embedder: Embedder) -> Iterator[pa.Table]:
+    """Halve tables until their texts are about as large as a batch may be, or one row is left."""
+    column, limit = embedder.column, 2 * _batch_text_bytes(embedder)
     stack: list[pa.Table] = []
     for whole in tables:
         stack.append(whole)
         while stack:
             table = stack.pop()
-            if table.num_rows <= 1 or column not in table.column_names or table[column].nbytes <= 4 * BATCH_BYTES:
+            if table.num_rows <= 1 or column not in table.column_names or table[column].nbytes <= limit:
                 yield table
             else:
                 half = table.num_rows // 2
@@ -424,7 +430,13 @@ def _split_large(tables: Iterable[pa.Table], column: str) -> Iterator[pa.Table]:
 
 
 def _batch_rows(embedder: Embedder) -> int:
-    return max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // _vector_bytes(embedder)))
+    return max(1, min(MAX_BATCH_ROWS, VECTOR_BYTES // _vector_bytes(embedder)))
+
+
+def _batch_text_bytes(embedder: Embedder) -> int:
+    if embedder.pooling != "none":
+        return TEXT_BYTES
+    return min(TEXT_BYTES, max(1, VECTOR_BYTES // _vector_bytes(embedder) * TEXT_BYTES_PER_TOKEN))
 
 
 def _vector_bytes(embedder: Embedder) -> int:
@@ -436,8 +448,8 @@ def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:
     if not len(dataset.data):
         return 1.0
     vectors = 1.0
-    if embedder.pooling == "none":  # about four bytes of text make a token
-        vectors = max(1.0, _text_bytes_per_row(dataset, embedder) / 4)
+    if embedder.pooling == "none":
+        vectors = max(1.0, _text_bytes_per_row(dataset, embedder) / TEXT_BYTES_PER_TOKEN)
     return float(dataset.data.nbytes / len(dataset.data) + _vector_bytes(embedder) * vectors)
 
 

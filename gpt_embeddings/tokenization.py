@@ -18,10 +18,11 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
 
 from gpt_embeddings.accelerator import Accelerator, FlatIds, encode_lock, find_accelerator
+from gpt_embeddings.word_cache import WordCache, find_word_cache
 
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
-_Engine: TypeAlias = "_Reference | Accelerator"
+_Engine: TypeAlias = "Accelerator | WordCache | _Reference"
 
 GPT2_NAMES = frozenset({"openai-community/gpt2", "gpt2"})
 
@@ -87,8 +88,8 @@ def encode_flat(texts: Texts, tokenizer: PreTrainedTokenizerBase, *, special_tok
     """Encode texts to one flat id array; nothing is added, cut or padded.
 
     With the extra `fast` installed the work is done by splintr, after a proof that it gives the ids of `tokenizers`
-    for this very tokenizer (see `gpt_embeddings.accelerator`); otherwise by `tokenizers`. Safe to call from threads
-    and from forked processes.
+    for this very tokenizer (see `gpt_embeddings.accelerator`); otherwise by `tokenizers`, which is asked for each word
+    of GPT-2's pattern once (see `gpt_embeddings.word_cache`). Safe to call from threads and from forked processes.
 
     Args:
         texts: Documents: a sequence of strings, or an Arrow array of strings.
@@ -164,7 +165,12 @@ def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> "_Engin
         backend.no_padding()
         backend.encode_special_tokens = not special_tokens
         reference = _Reference(backend)
-        engines[special_tokens] = (state, find_accelerator(backend, special_tokens, reference.encode) or reference)
+        engine = (
+            find_accelerator(backend, special_tokens, reference.encode)
+            or find_word_cache(backend, special_tokens, reference.encode)
+            or reference
+        )
+        engines[special_tokens] = (state, engine)
     return engines[special_tokens][1]
 
 

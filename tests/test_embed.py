@@ -49,7 +49,8 @@ def small(monkeypatch):
     """Shards of about 60 rows and batches of few, so that little data is many of them."""
     monkeypatch.setattr(shards_module, "SHARD_BYTES", 2**13)
     monkeypatch.setattr(embed_module, "SHARD_BYTES", 2**13)
-    monkeypatch.setattr(embed_module, "BATCH_BYTES", 2**10)
+    monkeypatch.setattr(embed_module, "TEXT_BYTES", 2**10)
+    monkeypatch.setattr(embed_module, "VECTOR_BYTES", 2**10)
 
 
 def source():
