@@ -270,7 +270,7 @@ def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress) -
     only = dataset.select_columns([embedder.column])
     columns = [
         table[embedder.output_column].combine_chunks()
-        for table in _embed_tables(embedder, _slices(only, embedder, 0, len(only)), progress)
+        for table in _embed_tables(embedder, _slices(only, embedder, 0, len(only)), progress, 0)
     ]
     arrow_type = Features({"x": embedder.feature}).arrow_schema.field("x").type
     column = pa.chunked_array(columns, type=arrow_type)
@@ -289,7 +289,7 @@ def _write_dataset(dataset: Dataset, embedder: Embedder, shards: Shards, num_pro
         _write_in_processes(dataset, embedder, shards, todo, num_proc, progress)
         return
     for i, start, stop in todo:
-        shards.write(i, _embed_tables(embedder, _slices(dataset, embedder, start, stop), progress))
+        shards.write(i, _embed_tables(embedder, _slices(dataset, embedder, start, stop), progress, start))
 
 
 def _write_stream(dataset: IterableDataset, embedder: Embedder, shards: Shards, progress: Progress) -> None:
@@ -299,7 +299,7 @@ def _write_stream(dataset: IterableDataset, embedder: Embedder, shards: Shards, 
     progress.skip(done)
     source = dataset.skip(done) if done else dataset
     batches = source.with_format("arrow").iter(batch_size=_batch_rows(embedder))
-    tables = _embed_tables(embedder, _split_large(batches, embedder), progress)
+    tables = _embed_tables(embedder, _split_large(batches, embedder), progress, done)
 
     def next_shard(first: pa.Table) -> Iterator[pa.Table]:
         size, table = 0, first
@@ -362,8 +362,7 @@ def _work(task: bytes, end: Any, parent: int) -> None:
         progress = _Reports(end, parent)
         with torch_threads(1):
             for i, start, stop in todo:
-                slices = _slices(dataset, embedder, start, stop)
-                shards.write(i, (progress.count(embedder, table) for table in slices))
+                shards.write(i, progress.embed(embedder, _slices(dataset, embedder, start, stop), start))
     except Exception as error:
         end.send(error)
     finally:
@@ -376,16 +375,20 @@ class _Reports:
     def __init__(self, end: Any, parent: int) -> None:
         self._end, self._parent = end, parent
 
-    def count(self, embedder: Embedder, table: pa.Table) -> pa.Table:
-        if os.getppid() != self._parent:
-            raise SystemExit(1)
-        extended, n_tokens = embedder.extend(table)
-        self._end.send((table.num_rows, n_tokens, _text_bytes(table[embedder.column])))
-        return extended
+    def embed(self, embedder: Embedder, tables: Iterator[pa.Table], first_row: int) -> Iterator[pa.Table]:
+        for table in tables:
+            if os.getppid() != self._parent:
+                raise SystemExit(1)
+            extended, n_tokens = embedder.extend(table, first_row=first_row)
+            self._end.send((table.num_rows, n_tokens, _text_bytes(table[embedder.column])))
+            first_row += table.num_rows
+            yield extended
 
 
-def _embed_tables(embedder: Embedder, tables: Iterator[pa.Table], progress: Progress) -> Iterator[pa.Table]:
-    """Embed tables on threads, in order.
+def _embed_tables(
+    embedder: Embedder, tables: Iterator[pa.Table], progress: Progress, first_row: int
+) -> Iterator[pa.Table]:
+    """Embed tables on threads, in order; errors count rows from `first_row` on.
 
     While one thread holds the tokenizer, which uses all cores by itself, others sum vectors (one core each) and the
     caller writes. A bounded number of tables is on the way.
@@ -396,7 +399,8 @@ def _embed_tables(embedder: Embedder, tables: Iterator[pa.Table], progress: Prog
         try:
             while True:
                 while len(pending) <= n_threads and (table := next(tables, None)) is not None:
-                    pending.append((table, pool.submit(embedder.extend, table)))
+                    pending.append((table, pool.submit(embedder.extend, table, first_row=first_row)))
+                    first_row += table.num_rows
                 if not pending:
                     return
                 table, future = pending.popleft()

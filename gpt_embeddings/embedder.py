@@ -198,14 +198,20 @@ class Embedder:
         if self.column not in names:
             raise ValueError(f"There is no column {self.column!r}; the columns are {', '.join(names)}.")
 
-    def extend(self, table: pa.Table, n_threads: int = 1) -> tuple[pa.Table, int]:
-        """Return a table with the vectors as one more column, and the number of tokens."""
-        column, n_tokens = self._embed_column(table, n_threads)
+    def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
+        """Return a table with the vectors as one more column, and the number of tokens.
+
+        Args:
+            table: A batch.
+            n_threads: Number of threads that share in it.
+            first_row: Which row of the dataset the batch begins with, for errors.
+        """
+        column, n_tokens = self._embed_column(table, n_threads, first_row)
         if self.output_column in table.column_names:
             table = table.drop_columns(self.output_column)
         return table.append_column(self.output_column, column), n_tokens
 
-    def _embed_column(self, table: pa.Table, n_threads: int) -> tuple[pa.Array, int]:
+    def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, int]:
         self._check_column(table.column_names)
         texts = table[self.column]
         if not any(check(texts.type) for check in _STRINGS):
@@ -214,19 +220,23 @@ class Embedder:
             if not pa.types.is_large_string(texts.type):
                 texts = texts.cast(pa.string())  # from null and string_view, which have no `fill_null`
             texts = texts.fill_null("")
-        vectors, starts, n_tokens = self._embed_texts(texts, n_threads)
+        vectors, starts, n_tokens = self._embed_texts(texts, n_threads, first_row)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.model.config.n_embd)
         if starts is not None:
             values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
         return values, n_tokens
 
-    def _embed_texts(self, texts: Texts, n_threads: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
+    def _embed_texts(
+        self, texts: Texts, n_threads: int, first_row: int | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
         """Return vectors, with `pooling="none"` also where each text begins among them, and the number of tokens."""
         try:
             input_ids, offsets = encode_flat(texts, self.tokenizer)
         except (TypeError, ValueError) as error:
             row = getattr(error, "index", None)
-            where = f"Column {self.column!r}" + ("" if row is None else f", row {row} of the batch")
+            where = f"Column {self.column!r}"
+            if row is not None:
+                where += f", row {row} of the batch" if first_row is None else f", row {first_row + row}"
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{where}: {error}") from error
         return *self._vectors(input_ids, offsets, n_threads), len(input_ids)

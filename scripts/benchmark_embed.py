@@ -12,6 +12,7 @@ can be told from a slow contender. Texts are the prose in docstrings of the inst
 import argparse
 import ast
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,50 @@ def measure(name: str, kind: str, n_embd: int, repeats: int) -> None:
     print(json.dumps({"size": size, "passes": passes, "peak_mib": peak}))
 
 
+def measure_memory(megabytes: int) -> None:
+    """Embed a corpus of that size from disk to disk, and print how far anonymous memory rose meanwhile."""
+    import threading
+
+    import datasets
+    import psutil
+    import pyarrow as pa
+
+    from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
+    from gpt_embeddings.embed import Progress
+
+    documents = pa.array(texts("documents"))
+    process, done, peak = psutil.Process(), threading.Event(), 0
+
+    def anonymous() -> int:
+        memory = process.memory_info()
+        return int(memory.rss - memory.shared)
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, anonymous())
+
+    with tempfile.TemporaryDirectory(prefix="gpt-embeddings-") as folder:
+        path, written = Path(folder) / "corpus.arrow", 0
+        schema = pa.schema({"text": pa.string()})
+        with pa.OSFile(str(path), "wb") as file, pa.RecordBatchStreamWriter(file, schema) as writer:
+            while written < megabytes * 1_000_000:
+                some = documents[: max(1, min(len(documents), megabytes * 1000))]
+                writer.write_batch(pa.record_batch([some], schema=schema))
+                written += some.nbytes
+        dataset = datasets.Dataset.from_file(str(path))
+        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=256)).eval()
+        tokenizer = load_tokenizer()
+        embed_dataset(dataset.select(range(10)), model, tokenizer)  # builds what is built once
+        before = anonymous()
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        embed_dataset(dataset, model, tokenizer, output=Path(folder) / "out", progress=Progress(hidden=True))
+        done.set()
+        watcher.join()
+    print(f"{written / 1e6:8.0f} MB of text: {(peak - before) / 1e6:6.0f} MB above {before / 1e6:.0f} MB", flush=True)
+
+
 def main() -> None:
     """Run all contenders and print a table for each kind of text and each width."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -231,6 +277,7 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", default=["documents", "sentences"], choices=["documents", "sentences"])
     parser.add_argument("--repeats", type=int, default=5, help="Warm passes.")
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--memory", type=int, nargs="+", metavar="MB", help="Measure memory on so much text instead.")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -238,6 +285,11 @@ def main() -> None:
         measure(name, kind, int(n_embd), options.repeats)
         return
     paragraphs()
+    if options.memory:
+        for megabytes in options.memory:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                pool.submit(measure_memory, megabytes).result()
+        return
     for kind in options.texts:
         for n_embd in options.dims:
             report(kind, n_embd, options.only, options.repeats)

@@ -10,6 +10,7 @@ import time
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -132,6 +133,15 @@ def test_other_columns_and_the_input_stay_as_they_are(model, tokenizer, tmp_path
     for output in (None, tmp_path / "out"):
         assert embed_dataset(dataset, model, tokenizer, output=output).features["label"] == features["label"]
     assert dataset.column_names == ["text", "label"]
+
+
+@pytest.mark.parametrize("num_proc", [None, 1])
+def test_a_bad_text_is_named_by_its_row_of_the_dataset(model, tokenizer, small, tmp_path, num_proc):
+    texts = [text.encode() for text in TEXTS]
+    texts[-3] = b"caf\xe9"
+    dataset = Dataset(pa.table({"text": pa.array(texts).view(pa.string())}))
+    with pytest.raises(ValueError, match=rf"Column 'text', row {len(TEXTS) - 3}: .* not valid UTF-8"):
+        embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", num_proc=num_proc)
 
 
 def test_errors(model, tokenizer, tmp_path):

@@ -427,6 +427,25 @@ answer([[row["text"] for row in rows], digest([row["embedding"] for row in rows]
         assert client.hub.repositories["dataset", "alice/vectors"].private
 
 
+def test_embedding_from_the_command_line_ends_on_the_hub(client, pushed, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    done = client.command(
+        *("embed", str(tmp_path / "texts.txt"), "--model", pushed, "--tokenizer", pushed),
+        *("--output", str(tmp_path / "vectors"), "--push-to-hub", "alice/embedded"),
+    )
+    assert done.returncode == 0, done.stderr
+    code = f"""
+from datasets import load_dataset
+from transformers import AutoModel
+model, tokens = AutoModel.from_pretrained({pushed!r}).eval(), load_tokenizer({pushed!r})
+rows = load_dataset("alice/embedded", split="train", streaming=True)
+answer([digest([row["embedding"] for row in rows]), digest(Embedder(model, tokens).embed({TEXTS!r}))])
+"""
+    there, here = client.run(MAKE + code)
+    assert there == here
+    assert f"[{pushed}](https://huggingface.co/{pushed})" in client.text("alice/embedded", "README.md", kind="dataset")
+
+
 # What goes wrong: (the push, what the server does, the client's class, what the message says). The push is tried
 # again afterwards with alice's token, except where there is nothing to try.
 FAULTS = {

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import DatasetDict, IterableDataset, load_dataset, load_from_disk
 
 from gpt_embeddings.cli.common import check_output, errors_as_messages, open_model, open_tokenizer
 from gpt_embeddings.embed import Progress, embed_dataset
+from gpt_embeddings.hub import push_dataset
 from gpt_embeddings.sources import load_source
 
 
@@ -123,7 +124,7 @@ def embed(
             sys.exit(130)
         _show(embedded, column, output_column)
         if push_to_hub is not None:
-            _push(target, push_to_hub)
+            _push(target, push_to_hub, model, output_column)
         _replace(target, output)
         rows = progress.documents + progress.resumed
         again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
@@ -189,12 +190,15 @@ def _embed_on_ray(
     typer.echo(f"{rows} rows, from {model}.\nResult: {output}")
 
 
-def _push(output: Path, name: str) -> None:
+def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
     if output.suffix == ".parquet":
         dataset = load_dataset("parquet", data_files=str(output), split="train")
     else:
-        dataset = Dataset.load_from_disk(str(output))
-    dataset.push_to_hub(name)
+        dataset = load_from_disk(str(output))
+    if model is None or Path(model).exists() or isinstance(dataset, DatasetDict):
+        dataset.push_to_hub(name)
+    else:
+        push_dataset(dataset, name, model_id=model, column=output_column)
 
 
 def _show(dataset: Any, column: str, output_column: str, rows: int = 3) -> None:
