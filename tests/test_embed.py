@@ -9,8 +9,8 @@ import time
 
 import datasets
 import numpy as np
-import pyarrow.parquet as pq
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
