@@ -1,9 +1,9 @@
-"""The same embedding on a cluster: Ray Data reads Parquet, actors embed it, and Parquet is written.
+"""The same embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed it, Parquet is written.
 
 Each actor loads the model once, by its name, and embeds a block at a time with `Embedder`, so that a row gets the same
 vector as on one machine. What an actor had not finished when it or its node was lost, Ray gives to another.
 
-Left out: starting a cluster (`ray start`), and formats other than Parquet.
+Left out: starting a cluster (`ray start`), and outputs other than Parquet.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from gpt_embeddings.embedder import Embedder
 from gpt_embeddings.tokenization import load_tokenizer
@@ -42,7 +43,7 @@ class EmbedderActor:
 
 
 def embed_on_cluster(
-    inputs: Sequence[str | os.PathLike[str]],
+    inputs: Sequence[str | os.PathLike[str]] | Dataset,
     output: str | os.PathLike[str],
     model: str,
     tokenizer: str,
@@ -51,10 +52,11 @@ def embed_on_cluster(
     n_actors: int | None = None,
     **options: Any,
 ) -> int:
-    """Embed Parquet files on a Ray cluster.
+    """Embed Parquet files or a dataset on a Ray cluster.
 
     Args:
-        inputs: Parquet files or folders of them, on storage that every node can read.
+        inputs: Parquet files or folders of them, on storage that every node can read; or a dataset of this process,
+            which is sent to the nodes.
         output: A folder to make, on storage that every node can write; it receives Parquet files. Rows are in no
             particular order.
         model: Folder or Hub name of a saved model.
@@ -78,8 +80,8 @@ def embed_on_cluster(
         import ray.data
     except ImportError as error:
         raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.") from error
-    if not inputs:
-        raise ValueError("No input was given: name at least one Parquet file.")
+    if not len(inputs):
+        raise ValueError("No input was given: name at least one Parquet file, or give a dataset with rows.")
     target = Path(output).resolve()
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"The output {str(target)!r} exists; choose another or delete it.")
@@ -92,7 +94,11 @@ def embed_on_cluster(
     context = ray.data.DataContext.get_current()
     context.use_datasource_v2 = False  # the new reader feeds one actor only
     context.execution_options.preserve_order = False
-    rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=4 * actors)
+    n_blocks = 4 * actors
+    if isinstance(inputs, Dataset):
+        rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
+    else:
+        rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=n_blocks)
     embedded = rows.map_batches(
         EmbedderActor,
         fn_constructor_args=(model, tokenizer, options),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.cluster import embed_on_cluster
@@ -81,6 +82,17 @@ def test_every_row_once_although_an_actor_is_killed(cluster, saved, tmp_path):
     found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
     embedder = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
     assert np.array_equal(found, embedder.embed(texts))
+
+
+def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
+    texts = [f"wave {i}" for i in range(300)]
+    dataset = Dataset.from_dict({"id": range(300), "text": texts}).shuffle(seed=0).select(range(250))
+    assert embed_on_cluster(dataset, tmp_path / "out", saved, saved) == 250
+    table = pq.read_table(tmp_path / "out").sort_by("id")
+    assert table["id"].to_pylist() == sorted(dataset["id"])
+    expected = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
+    found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
+    assert np.array_equal(found, expected.embed(table["text"].to_pylist()))
 
 
 def test_errors(cluster, saved, tmp_path):

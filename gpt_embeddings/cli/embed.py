@@ -76,7 +76,7 @@ def embed(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Embed Parquet files on the Ray cluster there (auto: the one of this machine), by --model.",
+            help="Embed on the Ray cluster there (auto: the one of this machine), by --model; best from Parquet.",
             show_default=False,
         ),
     ] = None,
@@ -108,7 +108,9 @@ def embed(
         }
         target = _new_output(output)
         if ray is not None:
-            _embed_on_ray(inputs, target, model, tokenizer, ray, options)
+            parquet = all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs)
+            source = inputs if parquet else load_source(inputs, column=column, split=split, sample_by=sample_by)
+            _embed_on_ray(source, target, model, tokenizer, ray, options)
             _replace(target, output)
             return
         network, name = open_model(model, config, seed)
@@ -176,14 +178,14 @@ def _replace(new: Path, output: Path) -> None:
 
 
 def _embed_on_ray(
-    inputs: list[str], output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
+    inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
 ) -> None:
     from gpt_embeddings.cluster import embed_on_cluster
 
     if model is None:
         raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
-    if not all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs):
-        raise ValueError("`--ray` reads Parquet files or folders of them; convert the input first.")
+    if isinstance(inputs, DatasetDict):
+        raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
     if tokenizer is None:
         tokenizer = model if (Path(model) / "tokenizer.json").is_file() else "openai-community/gpt2"
     rows = embed_on_cluster(inputs, output, model, tokenizer, address=address, **options)
