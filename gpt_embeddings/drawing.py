@@ -11,6 +11,7 @@ from gpt_embeddings.projections import Projection
 COLOURS = ("#3b82c4", "#d9702b", "#2f9e6e", "#a06cd5")
 INK = "#7b8190"
 GRID = "rgba(123, 129, 144, 0.25)"
+RULE = "#a9aeb8"  # in 3-D, where colours have no alpha
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
@@ -32,19 +33,32 @@ def scene(projection: Projection) -> dict[str, Any]:
             "showticklabels": False,
             "showbackground": False,
             "showspikes": False,
-            "gridcolor": GRID,
-            "zerolinecolor": GRID,
+            "gridcolor": RULE,
+            "zerolinecolor": RULE,
             "color": INK,
         }
-    return {**axes, "aspectmode": "cube", "camera": {"eye": {"x": 1.4, "y": 1.4, "z": 0.9}}}
+    return {
+        **axes,
+        "aspectmode": "cube",
+        "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.12}},
+    }
 
 
-def finish(figure: go.Figure, height: int, top: int = 24) -> go.Figure:
+def finish(figure: go.Figure, height: int, top: int = 24, title: str = "") -> go.Figure:
     """Give a figure its height in pixels and the look of all."""
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 50, "r": 10, "t": top, "b": 40},
+        margin={"l": 10, "r": 10, "t": 44 if title else top, "b": 10},
+        title={
+            "text": title,
+            "x": 0,
+            "xanchor": "left",
+            "y": 0.98,
+            "yanchor": "top",
+            "pad": {"l": 10},
+            "font": {"size": 14},
+        },
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         font={"family": FONT, "size": 13, "color": INK},
@@ -52,8 +66,8 @@ def finish(figure: go.Figure, height: int, top: int = 24) -> go.Figure:
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": INK},
     )
-    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
-    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID)
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
     return figure
 
 

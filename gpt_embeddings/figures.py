@@ -30,7 +30,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
 TOKENS_SHOWN = 256  # more are not legible
 TICKS_SHOWN = 80
 POSITIONS_SHOWN = 128  # rows of a square heat map
-CURVE_POINTS = 512
+CURVE_POINTS = 256
 
 
 def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> go.Figure:
@@ -65,7 +65,8 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
                 colorbar={"len": 0.45, "y": 0.78 - 0.54 * (row - 1), "thickness": 10, "outlinewidth": 0},
                 xgap=1,
                 ygap=1,
-                **scale,
+                zmax=scale.get("zmax", float(max(values.max(), 1e-9))),
+                **{name: value for name, value in scale.items() if name != "zmax"},
             ),
             row=row,
             col=1,
@@ -75,7 +76,6 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
         figure.update_xaxes(tickvals=np.arange(len(pieces)), ticktext=labels, tickangle=-60, row=2, col=1)
     else:
         figure.update_xaxes(title_text="position", row=2, col=1)
-    figure.update_yaxes(automargin=True)
     return finish(figure, height=420)
 
 
@@ -108,7 +108,7 @@ def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figur
     figure.add_annotation(
         x=index.chance, y=1, yref="paper", yanchor="bottom", text="best by chance", showarrow=False, xanchor="left"
     )
-    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title_text="cosine", rangemode="tozero")
     return finish(figure, height=90 + 28 * max(len(found), 3))
 
@@ -139,7 +139,7 @@ def position_similarity_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = 
     )
     figure.update_yaxes(autorange="reversed", title_text="position", scaleanchor="x", constrain="domain")
     figure.update_xaxes(title_text="position", constrain="domain")
-    return finish(figure, height=400)
+    return finish(figure, height=400, title=f"Cosines of positions, {_kind(model, sinusoidal)}")
 
 
 def position_curve_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False) -> go.Figure:
@@ -173,7 +173,7 @@ def position_curve_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False
         )
     )
     figure.update_layout(scene=scene(projection))
-    return finish(figure, height=400)
+    return finish(figure, height=400, title=f"Principal components, {_kind(model, sinusoidal)}")
 
 
 def position_norms_figure(model: GPTEmbeddingsModel) -> go.Figure:
@@ -183,13 +183,13 @@ def position_norms_figure(model: GPTEmbeddingsModel) -> go.Figure:
         ValueError: The model has no positions.
     """
     figure = go.Figure()
-    for i, (name, sinusoidal) in enumerate(((_kind(model), False), ("sinusoidal, for comparison", True))):
+    for i, sinusoidal in enumerate((False, True)):
         rows, table = _sample_positions(model, sinusoidal, CURVE_POINTS)
         figure.add_trace(
             go.Scatter(
                 x=rows,
                 y=table.norm(dim=1).numpy(),
-                name=name,
+                name=_kind(model, sinusoidal),
                 mode="lines",
                 line={"color": COLOURS[i], "dash": ("solid", "dot")[i]},
                 hovertemplate="position %{x}<br>norm %{y:.3f}<extra></extra>",
@@ -197,11 +197,11 @@ def position_norms_figure(model: GPTEmbeddingsModel) -> go.Figure:
         )
     figure.update_xaxes(title_text="position")
     figure.update_yaxes(title_text="norm", rangemode="tozero")
-    return finish(figure, height=320)
+    return finish(figure, height=340, title="Norms of positions")
 
 
-def _kind(model: GPTEmbeddingsModel) -> str:
-    return f"{model.config.position_embedding_type}, of the model"
+def _kind(model: GPTEmbeddingsModel, sinusoidal: bool) -> str:
+    return "sinusoidal for comparison" if sinusoidal else f"{model.config.position_embedding_type} in the model"
 
 
 def _sample_positions(

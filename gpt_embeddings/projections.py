@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from gpt_embeddings.embedder import torch_threads
+
 
 Method: TypeAlias = Literal["pca", "umap"]
 
@@ -44,14 +46,19 @@ def project(vectors: torch.Tensor, n_components: int = 3, method: Method = "pca"
     if method == "umap":
         return _project_umap(vectors, n_components)
     centred = vectors.double() - vectors.double().mean(0)
-    left, sizes, right = torch.linalg.svd(centred, full_matrices=False)
-    kept = min(n_components, len(sizes))
-    largest = right[:kept].gather(1, right[:kept].abs().argmax(1, keepdim=True)).squeeze(1)
+    # The axes from the smaller of the two products; in float64 the squares cost no digit that could be seen.
+    tall = len(centred) > centred.shape[1]
+    with torch_threads(1):  # more wait for each other on a matrix of this size
+        squares, found = torch.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)  # ascending
+    squares, found = squares.flip(0).clamp(min=0)[:n_components], found.flip(1)[:, :n_components]
+    axes = found if tall else centred.T @ found  # (n_embd, at most n_components), of any length
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     points = torch.zeros(len(vectors), n_components)
-    points[:, :kept] = (left[:, :kept] * sizes[:kept] * largest.sign()).float()
-    total = float(sizes.square().sum())
-    shares = [float(size**2) / total if total > 0 else 0.0 for size in sizes[:kept]]
-    return Projection(points, (*shares, *[0.0] * (n_components - kept)))
+    kept = centred @ found if tall else found * squares.sqrt()
+    points[:, : kept.shape[1]] = (kept * largest.sign()).float()
+    total = float(centred.square().sum())
+    shares = [float(square) / total if total > 0 else 0.0 for square in squares]
+    return Projection(points, (*shares, *[0.0] * (n_components - len(shares))))
 
 
 def has_umap() -> bool:

@@ -3,7 +3,7 @@
 Left out: datasets, which are Arrow's business.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
@@ -19,6 +19,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 TOKENS_SHOWN = 256  # rows of a text
+RIGHT = ' style="text-align: right"'
 
 Cell: TypeAlias = str | int | float
 
@@ -31,22 +32,31 @@ class Table:
     rows: Sequence[tuple[Cell, ...]]
     caption: str = ""
 
-    def to_html(self) -> str:
-        """Return the table as HTML in which every text is escaped, so that markup is shown and not run."""
-        head = "".join(f'<th scope="col">{escape(column)}</th>' for column in self.columns)
-        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in self.rows)
-        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+    def to_html(self, to_html: Callable[[str], str] = escape) -> str:
+        """Return the table as HTML in which markup is shown and not run.
+
+        Args:
+            to_html: Escapes a text; pages that fill templates have more to escape.
+        """
+        numeric = [not isinstance(value, str) for value in self.rows[0]] if self.rows else [False] * len(self.columns)
+        head = "".join(
+            f'<th scope="col"{RIGHT if right else ""}>{to_html(column)}</th>'
+            for column, right in zip(self.columns, numeric, strict=True)
+        )
+        cells = (("".join(_cell(value, to_html) for value in row)) for row in self.rows)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        caption = f"<caption>{to_html(self.caption)}</caption>" if self.caption else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
 
-def _cell(value: Cell) -> str:
+def _cell(value: Cell, to_html: Callable[[str], str]) -> str:
     if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
+        return f"<td>{to_html(value)}</td>"
     text = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-    return f'<td style="text-align:right">{text}</td>'
+    return f"<td{RIGHT}>{text}</td>"
 
 
 def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Table:

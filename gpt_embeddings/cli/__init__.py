@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpt_embeddings.cli.embed import embed
+from gpt_embeddings.cli.explore import explore
 from gpt_embeddings.cli.extract import extract
 from gpt_embeddings.cli.push import push
 from gpt_embeddings.cli.train import app as train
@@ -26,6 +27,7 @@ def main(
 
 
 app.command()(embed)
+app.command()(explore)
 app.command()(extract)
 app.command()(push)
 app.command()(windows)

@@ -1,0 +1,90 @@
+"""`gpt-embeddings explore`: a model in, a page to look at it out, served here, as one file, or as a Space."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpt_embeddings.cli.common import check_output, errors_as_messages
+
+
+def explore(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Folder or Hub name of a saved model or of any GPT checkpoint; without it the tables are fresh.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A second model, shown beside the first: before and after.", show_default=False
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than the loopback can be reached from outside.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port; by default the first free one from 7860.", min=1, max=65535, show_default=False),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write a Space that shows this page, and end.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write every view into one file, and end.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:
+    """Look at an input stage in the browser: a text's vectors, words in 3-D, neighbours, positions, costs.
+
+    The page is served on this machine alone, works without a network, and ends with Ctrl-C.
+
+    Example: gpt-embeddings explore openai-community/gpt2
+    """
+    with errors_as_messages():
+        from gpt_embeddings.subjects import find_subject
+
+        for output in (export, report):
+            if output is not None:
+                check_output(output, overwrite)
+        names = [model] if compare is None else [model, compare]
+        subjects = [find_subject(name, tokenizer) for name in names]
+        if export is not None:
+            from gpt_embeddings.cli.extract import whole_folder
+            from gpt_embeddings.spaces import write_space
+
+            with whole_folder(export) as folder:
+                write_space(folder, subjects, names)
+            typer.echo(f"Space: {export.resolve()}")
+        if report is not None:
+            from gpt_embeddings.report import write_report
+
+            write_report(report, subjects)
+            typer.echo(f"Report: {report.resolve()}")
+        if export is None and report is None:
+            _serve(subjects, host, port, browser)
+
+
+def _serve(subjects: list, host: str, port: int | None, browser: bool) -> None:  # type: ignore[type-arg]
+    from gpt_embeddings.explore import is_loopback, launch_page
+
+    page = launch_page(subjects, host=host, port=port, open_browser=browser, block=False)
+    typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
+    if not is_loopback(host):
+        typer.echo("Whoever can reach this machine can see the page: --host is no loopback address.", err=True)
+    page.block_thread()
+
+
+__all__ = ["explore"]
