@@ -40,7 +40,7 @@ def scene(projection: Projection) -> dict[str, Any]:
     return {
         **axes,
         "aspectmode": "cube",
-        "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.12}},
+        "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.12}},
     }
 
 

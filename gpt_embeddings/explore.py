@@ -204,7 +204,7 @@ def _make_html(gr: Any, **options: Any) -> Any:
 
 def _make_widget(gr: Any, field: Field) -> Any:
     if field.choices:
-        return gr.Radio(list(field.choices), value=field.value, label=field.label)
+        return gr.Radio(list(field.choices), value=field.value, label=field.label, min_width=280)
     if isinstance(field.value, bool):
         return gr.Checkbox(field.value, label=field.label, min_width=180)
     if isinstance(field.value, int):

@@ -27,8 +27,10 @@ from gpt_embeddings.projections import project
 from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
 
 
+COSINES = ("cos(sum, token)", "cos(sum, position)", "cos(token, position)")
+NORMS = ("‖token‖", "‖position‖", "‖sum‖")
+
 TOKENS_SHOWN = 256  # more are not legible
-TICKS_SHOWN = 80
 POSITIONS_SHOWN = 128  # rows of a square heat map
 CURVE_POINTS = 256
 
@@ -53,37 +55,32 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
         f"position {i}<br>token {escape_label(piece)}<br>id {token_id}"
         for i, (piece, token_id) in enumerate(zip(pieces, parts.input_ids.tolist(), strict=False))
     ]
-    for row, (names, scale) in enumerate((COSINES, NORMS), start=1):
+    longest = float(max(measures[name][shown].max() for name in NORMS))
+    scales = (
+        (COSINES, {"colorscale": "RdBu_r", "zmin": -1, "zmax": 1}),
+        (NORMS, {"colorscale": "Viridis", "zmin": 0, "zmax": longest or 1}),
+    )
+    for row, (names, scale) in enumerate(scales, start=1):
         values = np.stack([measures[name][shown] for name in names])
         figure.add_trace(
             go.Heatmap(
                 z=values[::-1],
                 y=names[::-1],
-                x=np.arange(len(pieces)),
+                x=[str(i) for i in range(len(pieces))],
                 customdata=np.tile(np.array(hover, dtype=object), (len(names), 1)),
                 hovertemplate="%{customdata}<br>%{y}: %{z:.3f}<extra></extra>",
                 colorbar={"len": 0.45, "y": 0.78 - 0.54 * (row - 1), "thickness": 10, "outlinewidth": 0},
                 xgap=1,
                 ygap=1,
-                zmax=scale.get("zmax", float(max(values.max(), 1e-9))),
-                **{name: value for name, value in scale.items() if name != "zmax"},
+                **scale,
             ),
             row=row,
             col=1,
         )
-    if len(pieces) <= TICKS_SHOWN:
-        labels = [escape_label(piece) for piece in pieces]
-        figure.update_xaxes(tickvals=np.arange(len(pieces)), ticktext=labels, tickangle=-60, row=2, col=1)
-    else:
-        figure.update_xaxes(title_text="position", row=2, col=1)
+    # Categories that are shown under another name: a narrow page leaves some out, and equal tokens stay apart.
+    labels = {str(i): escape_label(piece) for i, piece in enumerate(pieces)}
+    figure.update_xaxes(type="category", labelalias=labels, tickangle=-60)
     return finish(figure, height=420)
-
-
-COSINES = (
-    ("cos(sum, token)", "cos(sum, position)", "cos(token, position)"),
-    {"colorscale": "RdBu_r", "zmin": -1, "zmax": 1},
-)
-NORMS = (("‖token‖", "‖position‖", "‖sum‖"), {"colorscale": "Viridis", "zmin": 0})
 
 
 def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figure:
@@ -274,7 +271,7 @@ def costs_figure(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> go.
                 x=[cost.n_embd for cost in costs.values()],
                 y=[cost.parameters for cost in costs.values()],
                 mode="markers+text" if i == 0 else "markers",
-                marker={"size": (9, 13)[i], "color": COLOURS[i], "symbol": ("circle", "star")[i]},
+                marker={"size": (9, 16)[i], "color": COLOURS[i], "symbol": ("circle", "star-open")[i]},
                 text=[escape_label(name) for name in costs],
                 textposition=["bottom right" if j % 2 else "top left" for j in range(len(costs))],
                 name=group,
@@ -290,6 +287,8 @@ def costs_figure(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> go.
 
 
 __all__ = [
+    "CURVE_POINTS",
+    "POSITIONS_SHOWN",
     "costs_figure",
     "encodings_figure",
     "neighbours_figure",

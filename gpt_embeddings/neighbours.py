@@ -18,6 +18,8 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 SAMPLED_ROWS = 512  # for the test whether rows are random; their 130,816 pairs tell it to a per cent
 ANGLES = 100_001
+SPREAD = 0.05  # of 1 / sqrt(2 n_embd): how far the relative deviation of their lengths may be off
+CLEARLY = 1.1  # times the best by chance
 ANISOTROPY = 0.08  # of 1 / sqrt(n_embd): how far mean and deviation of random rows' cosines may be off
 
 
@@ -138,27 +140,30 @@ class Neighbours:
         return words, self.nearest(first - second + third, count, inputs)
 
     def _looks_random(self) -> bool:
-        """Return whether the rows point everywhere alike, as before training."""
+        """Return whether rows point everywhere alike and are as long as each other, as normal numbers make them."""
         rows, n_embd = self.table.shape
-        if rows < 3:
+        if rows < 3 or n_embd < 2:
+            return False
+        lengths = self.table.norm(dim=1)
+        spread = float(lengths.std() / lengths.mean()) * math.sqrt(2 * n_embd)  # near 1 for normal numbers
+        if not abs(spread - 1) < SPREAD + 3 / math.sqrt(rows):  # also where all are zero
             return False
         chosen = torch.linspace(0, rows - 1, min(rows, SAMPLED_ROWS)).long().unique()
         units = self.table[chosen] * self.scale[chosen].unsqueeze(1)
-        cosines = units @ units.T
-        pairs = cosines[tuple(torch.triu_indices(len(chosen), len(chosen), 1))]
+        cosines = (units @ units.T)[tuple(torch.triu_indices(len(chosen), len(chosen), 1))]
         expected = 1 / math.sqrt(n_embd)
-        tolerance = expected * (ANISOTROPY + 3 / math.sqrt(len(pairs)))
-        return bool(abs(pairs.mean()) < tolerance and abs(pairs.std() - expected) < tolerance)
+        tolerance = expected * (ANISOTROPY + 3 / math.sqrt(len(cosines)))
+        return bool(abs(cosines.mean()) < tolerance and abs(cosines.std() - expected) < tolerance)
 
 
 def describe_chance(neighbours: Neighbours, best: float | None) -> str:
     """Say in a sentence or two what scores from this table are worth."""
     rows, n_embd = neighbours.table.shape
     said = f"A table of {rows:,} x {n_embd} random numbers would give a best score of about {neighbours.chance:.2f}"
+    if neighbours.looks_random and (best is None or best <= CLEARLY * neighbours.chance):
+        return f"This table looks untrained: what is near in it is near by chance. {said}."
     if neighbours.looks_random:
-        return (
-            f"This table looks untrained: its rows point everywhere alike, so what is near is near by chance. {said}."
-        )
+        return f"{said}. Most rows of this one look untrained too, but the best found here is nearer than that."
     if best is not None and best <= neighbours.chance:
         return f"{said}; nothing here is nearer than chance."
     return f"{said}."

@@ -55,7 +55,6 @@ class Field:
     value: str | int | bool
     lines: int = 1
     choices: tuple[str, ...] = ()
-    info: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def describe(opened: Opened) -> str:
     if config.position_embedding_type == "none":
         positions = "no positions"
     said = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
-    return f"{said}; its token table looks untrained" if opened.neighbours.looks_random else said
+    return f"{said}; most of its token rows look untrained" if opened.neighbours.looks_random else said
 
 
 def _show_text(opened: Opened, text: str) -> Seen:
@@ -149,7 +148,10 @@ def _show_positions(opened: Opened) -> Seen:
         figures.position_curve_figure(model, sinusoidal=True),
         figures.position_norms_figure(model),
     )
-    return Seen(drawn)
+    n = model.config.n_positions
+    shown = [min(n, limit) for limit in (figures.POSITIONS_SHOWN, figures.CURVE_POINTS)]
+    note = f"{n:,} positions, of which heat maps show {shown[0]} and curves {shown[1]}."
+    return Seen(drawn, notes=(note,))
 
 
 def _show_encodings(opened: Opened, sentences: str) -> Seen:
@@ -206,7 +208,7 @@ VIEWS = (
             "a": Field("Word (a)", "king"),
             "b": Field("minus (b)", ""),
             "c": Field("plus (c)", ""),
-            "exclude_inputs": Field("Leave the words themselves out", True),
+            "exclude_inputs": Field("Exclude the inputs", True),
         },
         _show_neighbours,
         1,

@@ -70,7 +70,7 @@ def test_the_heat_map_of_a_text_holds_cosines_and_norms(model, gpt2_tokenizer):
     assert list(norms.y) == ["‖sum‖", "‖position‖", "‖token‖"]
     np.testing.assert_allclose(norms.z[1], np.linalg.norm(position, axis=1), rtol=1e-4)
     assert cosines.customdata[0][1] == f"position 1<br>token ␣g<br>id {ids[1]}"
-    assert list(figure.layout.xaxis2.ticktext) == ["O", "␣g", "ato", "␣sent", "ou"]
+    assert list(figure.layout.xaxis2.labelalias.values()) == ["O", "␣g", "ato", "␣sent", "ou"]
 
 
 def test_the_table_of_a_text_says_what_was_cut(model, gpt2_tokenizer):
