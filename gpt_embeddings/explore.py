@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpt_embeddings.markup import facts_to_html, notes_to_html, style_sheet, table_to_html
+from gpt_embeddings.markup import facts_to_html, notes_to_html, style_sheet, table_to_html, text_to_html
 from gpt_embeddings.subjects import Subject, find_subject
 from gpt_embeddings.views import VIEWS, Field, View
 
@@ -149,11 +149,13 @@ def _add_view(gr: Any, view: View, subjects: Sequence[Subject]) -> Callable[[Any
     with gr.Tab(view.name) as tab:
         gr.Markdown(view.about)
         widgets = {}
-        with gr.Row():
-            for name, field in view.fields.items():
-                widgets[name] = _make_widget(gr, field)
-        with gr.Row():
-            button = gr.Button("Show", variant="primary", scale=0, min_width=140) if widgets else None
+        button = None
+        if view.fields:
+            with gr.Row():
+                for name, field in view.fields.items():
+                    widgets[name] = _make_widget(gr, field)
+            with gr.Row():
+                button = gr.Button("Show", variant="primary", scale=0, min_width=140)
         outputs: list[Any] = []
         with gr.Row():
             for subject in shown:
@@ -188,7 +190,7 @@ def _add_view(gr: Any, view: View, subjects: Sequence[Subject]) -> Callable[[Any
 def _add_panel(gr: Any, view: View, subject: Subject | None, with_name: bool) -> list[Any]:
     """Add what a view shows of one model: notes, figures in pairs, a table."""
     if with_name and subject is not None:
-        gr.Markdown("**" + "".join(f"\\{char}" if char in "\\`*_<>[]{}#|!$" else char for char in subject.name) + "**")
+        _make_html(gr, f"<h2>{text_to_html(subject.name)}</h2>")
     outputs = [_make_html(gr)]
     for i in range(0, view.n_figures, 2):
         with gr.Row():
@@ -197,9 +199,9 @@ def _add_panel(gr: Any, view: View, subject: Subject | None, with_name: bool) ->
     return [*outputs, _make_html(gr)]
 
 
-def _make_html(gr: Any, **options: Any) -> Any:
+def _make_html(gr: Any, value: str = "", **options: Any) -> Any:
     """Make a place for HTML of ours, without the styles and scripts that Gradio adds to it."""
-    return gr.HTML("", apply_default_css=False, js_on_load=None, **options)
+    return gr.HTML(value, apply_default_css=False, js_on_load=None, **options)
 
 
 def _make_widget(gr: Any, field: Field) -> Any:

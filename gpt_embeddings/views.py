@@ -160,8 +160,8 @@ def _show_encodings(opened: Opened, sentences: str) -> Seen:
         raise ValueError(f"There are {len(lines)} sentences; at most {MAX_SENTENCES} are compared.")
     encodings = compare_encodings(opened.model, opened.tokenizer, lines)
     note = (
-        "A mean has no order: what changes places in a sentence changes nothing in bags, nor in pooled embeddings. "
-        "The rows of single tokens do see it, since each has its position added."
+        "A sum has no order: tokens that change places change neither a bag nor the mean of embeddings. What keeps a "
+        "row a token sees it; embeddings carry the place within each vector, too."
     )
     return Seen((figures.encodings_figure(encodings),), tables.encodings_table(encodings), (note,))
 
