@@ -178,9 +178,10 @@ def _add_view(gr: Any, view: View, subjects: Sequence[Subject]) -> Callable[[Any
         listen(tab.select)
     if button is not None:
         listen(button.click)
-    for widget in widgets.values():
-        listen(widget.submit if isinstance(widget, (gr.Textbox, gr.Number)) else widget.input)
-    if view.examples:
+    for name, widget in widgets.items():
+        if not (view.examples and name == "what"):
+            listen(widget.submit if isinstance(widget, (gr.Textbox, gr.Number)) else widget.input)
+    if view.examples:  # a text that fits what is asked for comes first
         widgets["what"].input(
             view.examples.get, widgets["what"], widgets["text"], show_progress="hidden", api_visibility="private"
         ).then(draw, list(widgets.values()), outputs, show_progress="minimal", api_visibility="private")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from huggingface_hub.errors import StrictDataclassError
 
@@ -19,6 +20,7 @@ from gpt_embeddings.neighbours import describe_chance, parse_words
 from gpt_embeddings.projections import has_umap
 from gpt_embeddings.subjects import Opened, Subject
 from gpt_embeddings.tables import Table
+from gpt_embeddings.tokenization import encode_flat
 
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ def _show_map(opened: Opened, what: str, text: str, method: str = "PCA") -> Seen
     if what == TOKENS:
         figure = maps.text_map(opened.model, opened.tokenizer, text or "", chosen)
         note = "Filled dots are token + position, joined in the order of the text; diamonds are the tokens alone."
+        note += " " + tables.text_table(opened.model, opened.tokenizer, text).caption  # with what was cut
     elif what == AROUND:
         figure = maps.neighbourhood_map(opened.neighbours, text or "", method=chosen)
         note = describe_chance(opened.neighbours, None)
@@ -159,11 +162,16 @@ def _show_encodings(opened: Opened, sentences: str) -> Seen:
     if len(lines) > MAX_SENTENCES:
         raise ValueError(f"There are {len(lines)} sentences; at most {MAX_SENTENCES} are compared.")
     encodings = compare_encodings(opened.model, opened.tokenizer, lines)
-    note = (
+    notes = [
         "A sum has no order: tokens that change places change neither a bag nor the mean of embeddings. What keeps a "
         "row a token sees it; embeddings carry the place within each vector, too."
-    )
-    return Seen((figures.encodings_figure(encodings),), tables.encodings_table(encodings), (note,))
+    ]
+    limit = opened.model.config.n_positions
+    _, offsets = encode_flat(lines, opened.tokenizer)
+    cut = [str(i) for i, length in enumerate(np.diff(offsets), start=1) if length > limit]
+    if cut:
+        notes.append(f"Cut to the model's {limit:,} positions (`n_positions`): sentence {', '.join(cut)}.")
+    return Seen((figures.encodings_figure(encodings),), tables.encodings_table(encodings), tuple(notes))
 
 
 def _show_costs(vocab_size: float, n_positions: float, n_embd: float) -> Seen:

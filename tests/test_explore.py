@@ -122,6 +122,13 @@ def test_a_long_text_is_cut_and_said_so(subject):
     assert "cut to the first 64: the model has no more positions" in seen.notes[0]
 
 
+def test_what_else_is_cut_is_said_too(subject):
+    method = ["PCA"] if "method" in MAP.fields else []
+    assert "cut to the first 64" in MAP.look(subject, TOKENS, "tide " * 99, *method).notes[0]
+    notes = DENSE.look(subject, "a tide\n" + "tide " * 99).notes
+    assert notes[1] == "Cut to the model's 64 positions (`n_positions`): sentence 2."
+
+
 def test_an_untrained_table_is_called_so(saved, subject):
     assert "looks untrained" in NEIGHBOURS.look(subject, "king", "", "", True).notes[1]
     trained = find_subject(str(saved / "after"))
@@ -220,7 +227,8 @@ def test_a_space_is_complete(saved, tmp_path):
     assert 'main("model-1", "model-2")' in (space / "app.py").read_text().replace("'", '"')
     card = (space / "README.md").read_text()
     assert card.startswith("---\ntitle: ") and "\nsdk: gradio\n" in card and "\napp_file: app.py\n" in card
-    assert str(tmp_path) not in card and str(saved) not in card
+    for path in space.rglob("*.*"):  # where the models were is nobody's business
+        assert str(saved).encode() not in path.read_bytes(), path
     yaml = pytest.importorskip("yaml")
     assert yaml.safe_load(card.split("---")[1])["sdk_version"]
     assert (space / "requirements.txt").read_text().startswith("gpt-embeddings[explore,offline]==")

@@ -1,11 +1,16 @@
 """`gpt-embeddings explore`: a model in, a page to look at it out, served here, as one file, or as a Space."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpt_embeddings.cli.common import check_output, errors_as_messages
+
+
+if TYPE_CHECKING:
+    from gpt_embeddings.subjects import Subject
 
 
 def explore(
@@ -77,7 +82,7 @@ def explore(
             _serve(subjects, host, port, browser)
 
 
-def _serve(subjects: list, host: str, port: int | None, browser: bool) -> None:  # type: ignore[type-arg]
+def _serve(subjects: "Sequence[Subject]", host: str, port: int | None, browser: bool) -> None:
     from gpt_embeddings.explore import is_loopback, launch_page
 
     page = launch_page(subjects, host=host, port=port, open_browser=browser, block=False)
