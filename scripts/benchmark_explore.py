@@ -33,6 +33,7 @@ IMPORTS = {
     "import gpt_embeddings.cli": "import gpt_embeddings.cli",
     "import gradio": "import gradio",
 }
+# It ends at once: a thread is still loading the model.
 LATENCY = """from gpt_embeddings.explore import launch_page
 import time
 from gpt_embeddings.subjects import find_subject
@@ -41,7 +42,9 @@ start = time.perf_counter()
 page = launch_page([find_subject(None)], block=False)
 import urllib.request
 urllib.request.urlopen(page.local_url).read()
-print(time.perf_counter() - start)
+print(time.perf_counter() - start, flush=True)
+import os
+os._exit(0)
 """
 
 

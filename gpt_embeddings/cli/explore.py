@@ -1,5 +1,7 @@
 """`gpt-embeddings explore`: a model in, a page to look at it out, served here, as one file, or as a Space."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,6 +92,8 @@ def _serve(subjects: "Sequence[Subject]", host: str, port: int | None, browser: 
     if not is_loopback(host):
         typer.echo("Whoever can reach this machine can see the page: --host is no loopback address.", err=True)
     page.block_thread()
+    sys.stdout.flush()
+    os._exit(0)  # a thread may be loading tables, which torch does not let go of in good order
 
 
 __all__ = ["explore"]
