@@ -5,15 +5,24 @@ that does not load. It prints their addresses as JSON and ends with its standard
 """
 
 import json
+import socket
 import sys
 
 from gpt_embeddings.explore import launch_page
 from gpt_embeddings.subjects import find_subject
 
 
+def free_port() -> int:
+    """Return a port of the system's choice: workers of one run must not look for the first free one together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 model, other, broken = sys.argv[1:]
 pages = [
-    launch_page([find_subject(name) for name in names], block=False) for names in ((model, other), (model,), (broken,))
+    launch_page([find_subject(name) for name in names], port=free_port(), block=False)
+    for names in ((model, other), (model,), (broken,))
 ]
 sys.stdout.write(json.dumps([page.local_url for page in pages]) + "\n")
 sys.stdout.flush()
