@@ -256,6 +256,13 @@ def test_a_model_that_is_not_there_leaves_no_output(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_extra_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    result = run()
+    assert result.exit_code == 1
+    assert "plotly is missing): `pip install 'gpt-embeddings[explore]'`" in result.output
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [

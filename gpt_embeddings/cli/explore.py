@@ -1,5 +1,6 @@
 """`gpt-embeddings explore`: a model in, a page to look at it out, served here, as one file, or as a Space."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,13 @@ def explore(
     Example: gpt-embeddings explore openai-community/gpt2
     """
     with errors_as_messages():
+        missing = [name for name in ("gradio", "plotly", "sklearn") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(
+                f"The page needs the extra `explore` ({', '.join(missing)} is missing): "
+                "`pip install 'gpt-embeddings[explore]'`."
+            )
+        # Imported here: they take seconds, which other commands need not wait for.
         from gpt_embeddings.subjects import find_subject
 
         for output in (export, report):
