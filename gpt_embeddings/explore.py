@@ -82,22 +82,27 @@ def launch_page(
     """
     gr = import_gradio()
     page = build_page(subjects)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        inbrowser=open_browser,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        ssr_mode=False,
-        pwa=False,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        max_file_size=1,  # nothing is uploaded
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=style_sheet() + COLOURS_OF_THEME,
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            pwa=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size=1,  # nothing is uploaded
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=style_sheet() + COLOURS_OF_THEME,
+        )
+    except OSError as error:
+        if port is None or "empty port" not in str(error):
+            raise
+        raise OSError(f"Port {port} is taken; give another, or none for the first free one from 7860.") from error
     for subject in subjects:
         threading.Thread(target=_warm, args=(subject,), daemon=True).start()
     if block:

@@ -303,3 +303,16 @@ def test_the_command_serves_the_loopback_until_interrupted(saved):
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-c", "from gpt_embeddings.cli import app; app()"]
+        options = ["explore", "--no-browser", "--port", str(port)]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment(), check=False)
+    message = f"Error: Port {port} is taken; give another, or none for the first free one from 7860.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
