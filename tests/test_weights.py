@@ -9,8 +9,10 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
+from gpt_embeddings import Embedder, save_folder
 from gpt_embeddings.weights import fit_token_weights
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
@@ -129,31 +131,49 @@ def test_fitted_by_hand(gpt2_tokenizer):
         torch.testing.assert_close(model.token_weights, expected)
 
 
-# sentence-transformers warns of its own coming changes.
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_sentence_transformers_takes_the_pooled_vector(gpt2_tokenizer, tmp_path):
-    from sentence_transformers import SentenceTransformer
-
+@pytest.fixture(scope="module")
+def weighted(gpt2_tokenizer, tmp_path_factory):
+    """A folder as it is published, and its model."""
     torch.manual_seed(0)
     model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=8, n_positions=16)).eval()
-    texts = ["The cat sat on the mat", "The tide clerk"]
-    fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": texts}))
-    model.save_pretrained(tmp_path)
-    gpt2_tokenizer.save_pretrained(tmp_path)
-    module = "sentence_transformers.base.modules.transformer.Transformer"
-    modules = [{"idx": 0, "name": "0", "path": "", "type": module}]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    output = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
-    settings_of_module = {
-        "transformer_task": "feature-extraction",
-        "modality_config": output,
-        "module_output_name": "sentence_embedding",
-    }
-    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(settings_of_module))
-    vectors = SentenceTransformer(str(tmp_path), device="cpu").encode(texts, convert_to_tensor=True)
-    ids = [gpt2_tokenizer(text).input_ids for text in texts]
-    expected = model.embed_bags(np.concatenate(ids), np.cumsum([0, *map(len, ids)]))
-    torch.testing.assert_close(vectors, expected)
+    fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": TEXTS}))
+    folder = tmp_path_factory.mktemp("weighted")
+    model.config.pooling = "mean"
+    save_folder(folder, model, gpt2_tokenizer)  # whose files of mean pooling must not stay
+    assert (folder / "1_Pooling" / "config.json").is_file()
+    model.config.pooling = "weighted"
+    save_folder(folder, model, gpt2_tokenizer)
+    return folder, model
+
+
+TEXTS = ["The cat sat on the mat", "The tide clerk", "", "the the the", "A longer text, cut at sixteen tokens. " * 3]
+
+
+def test_sentence_transformers_takes_the_pooled_vector(weighted, gpt2_tokenizer):
+    folder, model = weighted
+    vectors = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    ids = [gpt2_tokenizer(text).input_ids for text in TEXTS]
+    expected = model.embed_bags(np.concatenate(ids).astype(np.int64), np.cumsum([0, *map(len, ids)]))
+    torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-7)
+    embedded = Embedder(model, gpt2_tokenizer, pooling="weighted").embed(TEXTS)
+    np.testing.assert_allclose(vectors, embedded, rtol=0, atol=1e-7)
+    # Each alone, without padding, it is the component's own output to the last bit.
+    for text, row in zip(TEXTS, ids, strict=True):
+        if row:
+            alone = SentenceTransformer(str(folder), device="cpu").encode(text, convert_to_tensor=True)
+            with torch.no_grad():
+                assert torch.equal(alone, model(torch.tensor([row[:16]])).pooler_output[0])
+
+
+def test_the_published_files_say_how_tokens_are_pooled(weighted):
+    folder, _ = weighted
+    assert [module["type"] for module in json.loads((folder / "modules.json").read_text())] == [
+        "sentence_transformers.base.modules.transformer.Transformer"
+    ]
+    assert not (folder / "1_Pooling" / "config.json").exists()
+    card = (folder / "README.md").read_text()
+    assert "| Pooling (`pooling`) | weighted, by `token_weights` |\n| Parameters |" in card
+    assert "# weighted pooling: (2, 8)" in card
 
 
 class TestBadInput:
