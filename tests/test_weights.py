@@ -10,9 +10,11 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, save_folder
+from gpt_embeddings.cli import app
 from gpt_embeddings.weights import fit_token_weights
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
@@ -174,6 +176,21 @@ def test_the_published_files_say_how_tokens_are_pooled(weighted):
     card = (folder / "README.md").read_text()
     assert "| Pooling (`pooling`) | weighted, by `token_weights` |\n| Parameters |" in card
     assert "# weighted pooling: (2, 8)" in card
+
+
+def test_command(gpt2_tokenizer, tmp_path):
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).save_pretrained(
+        tmp_path / "model"
+    )
+    (tmp_path / "text.txt").write_text("The cat sat\n\nThe cat")
+    arguments = ["train", "weights", str(tmp_path / "model"), str(tmp_path / "text.txt"), "--a", "0.1"]
+    done = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stderr
+    assert "Data: text.txt; 5 tokens, 3 different ones" in done.stdout
+    before, after = (GPTEmbeddingsModel.from_pretrained(tmp_path / name) for name in ("model", "out"))
+    assert torch.equal(before.wte.weight, after.wte.weight)
+    torch.testing.assert_close(after.token_weights[[464, 3332, 0]], torch.tensor([0.1 / 0.5, 0.1 / 0.3, 1.0]))
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 50257
 
 
 class TestBadInput:
