@@ -10,6 +10,7 @@ same kind as the text, and sentences of any other files that are given.
 """
 
 import argparse
+import importlib.util
 import json
 import tempfile
 import time
@@ -32,7 +33,7 @@ from gpt_embeddings.meaning import nearest_words, similar_pairs, spearman, whole
 
 
 WORDS = ("king", "harbour", "music", "quickly", "Paris", "integer")
-JUDGED = 2000  # texts of each kind
+JUDGED = 1000  # texts of each kind
 Judges = dict[str, tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
 
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 64])
     parser.add_argument("--megabytes", type=float, default=20, help="of text")
+    parser.add_argument("--phrases", type=int, default=ours.DistilOptions().phrases, help="of random words")
     parser.add_argument("--judge", type=Path, nargs="*", default=[], help="text files, a sentence a line")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, help="folder in which the teacher's vectors stay for another time")
@@ -67,7 +69,9 @@ def main() -> None:
             data = Dataset.from_dict({"text": training})
             distil = Timed(ours.distil)
             before = timed.wall, timed.cpu
-            facts = distil(teacher, tokenizer, data, output, ours.DistilOptions(n_embd=n_embd))
+            facts = distil(
+                teacher, tokenizer, data, output, ours.DistilOptions(n_embd=n_embd, phrases=options.phrases)
+            )
             model = GPTEmbeddingsModel.from_pretrained(output).eval()
             if timed.wall == before[0]:  # the teacher's vectors are those of the width before
                 distil.wall, distil.cpu = distil.wall + timed.wall, distil.cpu + timed.cpu
@@ -138,15 +142,22 @@ def fresh(n_embd: int, rows: int) -> GPTEmbeddingsModel:
 def by_model2vec(teacher: str, tokenizer: Any, n_embd: int) -> GPTEmbeddingsModel:
     """Return the table that model2vec's own steps make for the tokens of GPT-2: encode, PCA, Zipf weights.
 
-    `model2vec.distill` itself can only add words to the teacher's own vocabulary.
+    `model2vec.distill` itself can only add words to the teacher's own vocabulary, and importing it needs a package
+    that goes with older tokenizers only; so the file with these steps is loaded alone.
     """
-    from model2vec.distill.inference import apply_pca, compute_weights, create_embeddings
+    place = importlib.util.find_spec("model2vec")
+    assert place is not None and place.submodule_search_locations
+    file = Path(place.submodule_search_locations[0]) / "distill" / "inference.py"
+    spec = importlib.util.spec_from_file_location("model2vec_inference", file)
+    assert spec is not None and spec.loader is not None
+    steps = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(steps)
 
     network, words = AutoModel.from_pretrained(teacher), AutoTokenizer.from_pretrained(teacher)
     texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])]
     ids = words(texts).input_ids
-    vectors = create_embeddings(network, ids, "cpu", words.pad_token_id)
-    vectors = apply_pca(vectors, n_embd) * compute_weights(len(texts), sif_coefficient=1e-4)[:, None]
+    vectors = steps.create_embeddings(network, ids, "cpu", words.pad_token_id)
+    vectors = steps.apply_pca(vectors, n_embd) * steps.compute_weights(len(texts), sif_coefficient=1e-4)[:, None]
     model = fresh(n_embd, len(texts))
     with torch.no_grad():
         model.wte.weight.copy_(torch.from_numpy(np.asarray(vectors, np.float32)))

