@@ -56,7 +56,7 @@ class DistilOptions(PooledOptions):
     """How a teacher is distilled."""
 
     batch_size: int = 1024
-    epochs: int = 3
+    epochs: int = 4
     learning_rate: float = 1e-3
 
     n_embd: int = 256

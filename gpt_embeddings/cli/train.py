@@ -135,7 +135,7 @@ def distil(
     ] = 250_000,
     phrases: Annotated[int, typer.Option(help="Phrases of random words, for words that DATA lacks.", min=0)] = 150_000,
     batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1)] = 1024,
-    epochs: Epochs = 3,
+    epochs: Epochs = 4,
     learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to 0.")] = 0.001,
     save_steps: SaveSteps = 1000,
     seed: Annotated[int, typer.Option(help="Seed of what is chosen, and of its order.", min=0)] = 0,
