@@ -136,7 +136,7 @@ class _Pairs:
     def loss(self, model: GPTEmbeddingsModel, rows: Rows) -> torch.Tensor:
         first, second = (F.normalize(model.embed_bags(*side.take(rows)), dim=1) for side in self.sides)
         scores = first @ second.T / TEMPERATURE  # (batch, batch); each pair is on the diagonal
-        right = torch.arange(len(rows))
+        right = torch.arange(len(rows), device=scores.device)
         return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
 
     @torch.no_grad()
@@ -144,7 +144,8 @@ class _Pairs:
         """Return the share of held-out first texts whose nearest second text is their own."""
         rows = list(range(self.n_learned, len(self)))
         first, second = (F.normalize(model.embed_bags(*side.take(rows)), dim=1) for side in self.sides)
-        return float(((first @ second.T).argmax(1) == torch.arange(len(rows))).float().mean())
+        nearest = (first @ second.T).argmax(1).cpu()
+        return float((nearest == torch.arange(len(rows))).float().mean())
 
 
 def _pairs(

@@ -112,6 +112,21 @@ def fit_pooled(
         ValueError: The loss is no number.
     """
     sparse, model.wte.sparse = model.wte.sparse, True
+    try:
+        _fit(model, n_examples, loss, options, run, title)
+    finally:
+        model.wte.sparse = sparse
+        model.zero_grad()
+
+
+def _fit(
+    model: GPTEmbeddingsModel,
+    n_examples: int,
+    loss: Callable[[Rows], torch.Tensor],
+    options: PooledOptions,
+    run: RunFolder,
+    title: str,
+) -> None:
     optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
     step, per_epoch = 0, max(1, n_examples // options.batch_size)
     n_steps = per_epoch * options.epochs
@@ -140,8 +155,6 @@ def fit_pooled(
             bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
             if step % options.save_steps == 0 or step == n_steps:
                 run.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    model.wte.sparse = sparse
-    model.zero_grad()
 
 
 __all__ = ["Bags", "PooledOptions", "fit_pooled"]
