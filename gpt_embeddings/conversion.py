@@ -279,6 +279,9 @@ def _build(model_class: type[GPTEmbeddingsModel], config: Any, tables: dict[str,
     """Make a model around the tables, without making others first."""
     with torch.device("meta"):
         model = model_class(config)
+    if model.token_weights is not None:  # no GPT has any: 1 each, until `fit_token_weights` counts a text
+        table = tables["wte.weight"]
+        tables["token_weights"] = torch.ones(len(table), dtype=table.dtype)
     model.load_state_dict(tables, assign=True)
     if config.position_embedding_type == "sinusoidal":
         sinusoids: Any = model.wpe

@@ -56,31 +56,15 @@ COMPONENT = {
     "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
 }
 # Files of ours that a push removes where it does not bring them: a stale shard or index would be loaded.
-OWN_FILES = ("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json", TRAINING_FACTS)
-
-# What sentence-transformers 6 itself writes for this model; its own module classes, no code of ours.
-SENTENCE_TRANSFORMERS = {
-    "modules.json": [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
-        {
-            "idx": 1,
-            "name": "1",
-            "path": "1_Pooling",
-            "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-        },
-    ],
-    "config_sentence_transformers.json": {
-        "model_type": "SentenceTransformer",
-        "prompts": {"query": "", "document": ""},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    },
-    "sentence_bert_config.json": {
-        "transformer_task": "feature-extraction",
-        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-        "module_output_name": "token_embeddings",
-    },
-}
+# The second module of sentence-transformers is there with mean pooling alone.
+POOLING_FILE = "1_Pooling/config.json"
+OWN_FILES = (
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json",
+    TRAINING_FACTS,
+    POOLING_FILE,
+)
 
 STATE_LICENCE = "Without one nobody may use it: push again with `--license`, or `CardFacts(license=...)`."
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token with write access from the Hub's settings."
@@ -107,9 +91,9 @@ def save_folder(
     """Write a complete model repository: what `push_model` would publish.
 
     That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, the files of
-    sentence-transformers (mean pooling), the facts of the training run where there are some, and the card. Other
-    files in the folder stay, and of an existing README.md all but our section. The tokenizer is saved with the
-    model's `n_positions` as its `model_max_length`; the object itself is not changed.
+    sentence-transformers (for the model's own pooling), the facts of the training run where there are some, and the
+    card. Other files in the folder stay, and of an existing README.md all but our section. The tokenizer is saved with
+    the model's `n_positions` as its `model_max_length`; the object itself is not changed.
 
     Args:
         folder: Where to; made if need be.
@@ -373,14 +357,47 @@ def _write_files(
     _write_json(folder / "config.json", {**config, "auto_map": {**COMPONENT, **heads}})
     tokenizer = _detached_tokenizer(tokenizer, model.config.n_positions)
     tokenizer.save_pretrained(folder)
-    for path, content in SENTENCE_TRANSFORMERS.items():
+    for path, content in _sentence_transformers_files(model.config).items():
+        (folder / path).parent.mkdir(exist_ok=True)
         _write_json(folder / path, content)
-    pooling = {"embedding_dimension": model.config.n_embd, "pooling_mode": "mean", "include_prompt": True}
-    (folder / "1_Pooling").mkdir()
-    _write_json(folder / "1_Pooling" / "config.json", pooling)
     if facts.training:
         _write_json(folder / TRAINING_FACTS, dict(facts.training))
     return tokenizer
+
+
+def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
+    """Return what sentence-transformers 6 loads this model from: its own module classes, no code of ours.
+
+    Mean pooling is a module of theirs. Theirs for weights keeps a second copy of them as a Python list, so a model
+    that pools by weights gives its `pooler_output` as the vector of the text.
+    """
+    modules = "sentence_transformers"
+    transformer = {"idx": 0, "name": "0", "path": "", "type": f"{modules}.base.modules.transformer.Transformer"}
+    files: dict[str, Any] = {
+        "modules.json": [transformer],
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+    output, name = "pooler_output", "sentence_embedding"
+    if config.pooling == "mean":
+        output, name = "last_hidden_state", "token_embeddings"
+        pooling = {"idx": 1, "name": "1", "path": "1_Pooling"}
+        files["modules.json"].append({**pooling, "type": f"{modules}.sentence_transformer.modules.pooling.Pooling"})
+        files[POOLING_FILE] = {
+            "embedding_dimension": config.n_embd,
+            "pooling_mode": "mean",
+            "include_prompt": True,
+        }
+    files["sentence_bert_config.json"] = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
+        "module_output_name": name,
+    }
+    return files
 
 
 def _detached_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int) -> PreTrainedTokenizerBase:

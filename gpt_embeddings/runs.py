@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 FACTS_FILE = "training_facts.json"  # `gpt-embeddings push` puts these into the model card
 MARK = "complete"  # in a checkpoint's folder
+STATE = "state.pt"  # of a loop of our own, beside it
 KEPT_CHECKPOINTS = 2  # the one being written, and the last good one
 
 
@@ -64,6 +65,34 @@ class RunFolder:
                 shutil.rmtree(folder)
         return max(complete, key=_step, default=None)
 
+    def save_state(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of a loop that is not `transformers.Trainer`'s, and delete those before the last two.
+
+        Args:
+            step: Steps taken.
+            state: Tensors, numbers and containers of them.
+
+        Raises:
+            OSError: It could not be written; the checkpoint before is good.
+        """
+        folder = self.checkpoints / f"checkpoint-{step}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(state), folder / STATE)
+            (folder / MARK).touch()
+        except (OSError, RuntimeError) as error:  # torch's writer has the latter for a full disk
+            raise _not_written(step, folder, error) from error
+        complete = sorted((mark.parent for mark in self.checkpoints.glob(f"checkpoint-*/{MARK}")), key=_step)
+        for old in complete[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def load_state(self) -> tuple[int, dict[str, Any]] | None:
+        """Return the steps and the state of the newest complete checkpoint that [`save_state`] wrote, if any."""
+        folder = self.last_checkpoint()
+        if folder is None:
+            return None
+        return _step(folder), torch.load(folder / STATE, weights_only=True)
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Give the result, saved in `result`, the name of the output, and delete the rest."""
         write_json(facts, self.result / FACTS_FILE)
@@ -90,30 +119,19 @@ class SafeCheckpoints:
         """Take a step, and end the run if the loss is no number."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if not math.isfinite(loss.item()):
-            raise ValueError(self._not_finite(f"the loss is {loss.item()}"))
+            raise not_finite(self.state.global_step, f"the loss is {loss.item()}")
         return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         for name, parameter in model.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
-                raise ValueError(self._not_finite(f"{name} holds values that are no numbers"))
+                raise not_finite(self.state.global_step, f"{name} holds values that are no numbers")
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             (folder / MARK).touch()
         except Exception as error:  # each of the writers behind it has errors of its own
-            shutil.rmtree(folder, ignore_errors=True)
-            reason = str(error).split("\n", 1)[0]
-            raise OSError(
-                f"The checkpoint of step {self.state.global_step} could not be written to {str(folder)!r}: {reason}. "
-                "Make room on the disk and give the same command again: it goes on from the checkpoint before."
-            ) from error
-
-    def _not_finite(self, what: str) -> str:
-        return (
-            f"After step {self.state.global_step} {what}. Nothing of it was saved, and the checkpoint before is good: "
-            "try again with a lower learning rate (and another output, as this run's settings are kept)."
-        )
+            raise _not_written(self.state.global_step, folder, error) from error
 
 
 class ProgressBar(TrainerCallback):
@@ -164,6 +182,40 @@ class ProgressBar(TrainerCallback):
         self._bar.close()
 
 
+def not_finite(step: int, what: str) -> ValueError:
+    """Return the error that ends a run whose numbers are no numbers any more."""
+    return ValueError(
+        f"After step {step} {what}. Nothing of it was saved, and the checkpoint before is good: try again with a "
+        "lower learning rate (and another output, as this run's settings are kept)."
+    )
+
+
+def check_options(options: Any, *, whole: Iterable[str], above_0: Iterable[str] = ()) -> None:
+    """Check the fields of a run's options: those that are at least 1, those above 0, and the seed.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+    for name in whole:
+        if getattr(options, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
+    for name in above_0:
+        if not 0 < getattr(options, name) < float("inf"):
+            raise ValueError(f"`{name}` must be above 0, got {getattr(options, name)}.")
+    if options.seed < 0:
+        raise ValueError(f"`seed` must be at least 0, got {options.seed}.")
+
+
+def _not_written(step: int, folder: Path, error: Exception) -> OSError:
+    """Delete what was written of a checkpoint; return the error to raise."""
+    shutil.rmtree(folder, ignore_errors=True)
+    reason = str(error).split("\n", 1)[0]
+    return OSError(
+        f"The checkpoint of step {step} could not be written to {str(folder)!r}: {reason}. "
+        "Make room on the disk and give the same command again: it goes on from the checkpoint before."
+    )
+
+
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write a file as a whole or not at all."""
     temporary = path.with_suffix(".tmp")
@@ -171,9 +223,9 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
-def versions() -> str:
+def versions(*more: str) -> str:
     """Return the versions of what a run depends on, for its facts."""
-    names = ("gpt-embeddings", "torch", "transformers", "tokenizers", "datasets")
+    names = ("gpt-embeddings", "torch", "transformers", "tokenizers", "datasets", *more)
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
@@ -195,4 +247,14 @@ def _check_same(settings: dict[str, Any], saved: dict[str, Any], folder: Path) -
         )
 
 
-__all__ = ["FACTS_FILE", "KEPT_CHECKPOINTS", "ProgressBar", "RunFolder", "SafeCheckpoints", "versions", "write_json"]
+__all__ = [
+    "FACTS_FILE",
+    "KEPT_CHECKPOINTS",
+    "ProgressBar",
+    "RunFolder",
+    "SafeCheckpoints",
+    "check_options",
+    "not_finite",
+    "versions",
+    "write_json",
+]

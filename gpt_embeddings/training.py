@@ -18,7 +18,7 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from gpt_embeddings.bigrams import BigramCounts
-from gpt_embeddings.runs import KEPT_CHECKPOINTS, ProgressBar, RunFolder, SafeCheckpoints, versions
+from gpt_embeddings.runs import KEPT_CHECKPOINTS, ProgressBar, RunFolder, SafeCheckpoints, check_options, versions
 from gpt_embeddings.windows import TokenWindows, WindowCollator
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
@@ -32,6 +32,7 @@ MODEL_SETTINGS = (
     "position_embedding_type",
     "tie_word_embeddings",
 )
+JUDGED_WINDOWS = 4096  # of the training text at the end: all of them would cost a third of an epoch
 HELD_OUT_SHARE = 100  # one window of so many, from the end, where no held-out text is given
 
 
@@ -58,14 +59,7 @@ class ClmOptions:
     """Of the order of windows and of dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "batch_size", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
-        if self.seed < 0:
-            raise ValueError(f"`seed` must be at least 0, got {self.seed}.")
+        check_options(self, whole=("max_length", "batch_size", "save_steps"), above_0=("epochs", "learning_rate"))
 
 
 def train_clm(
@@ -141,8 +135,10 @@ def train_clm(
         "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
         "Steps": f"{trainer.state.global_step:,} of {options.batch_size} windows, {options.epochs:g} epochs",
         "Learning rate": f"{options.learning_rate:g}, AdamW, falling to 0; seed {options.seed}",
-        "Loss on the training text": _with_bound(_evaluate(trainer, train), bound),
+        "Loss on the training text": _with_bound(_evaluate(trainer, _some(train)), bound),
     }
+    if len(train) > JUDGED_WINDOWS:
+        facts["Loss on the training text"] += f" (loss of {JUDGED_WINDOWS:,} windows, bound of all)"
     if evaluation is not None:
         facts["Loss on held-out text"] = _with_bound(_evaluate(trainer, evaluation), _count(evaluation, model)[1])
     facts["Versions"] = versions()
@@ -198,6 +194,13 @@ def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCou
     for batch in tqdm(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
         counts.add(np.asarray(batch["input_ids"]), np.asarray(batch["target_ids"]))
     return counts, counts.bound()
+
+
+def _some(windows: Dataset) -> Dataset:
+    """Return windows that are spread evenly over the text, at most `JUDGED_WINDOWS`."""
+    if len(windows) <= JUDGED_WINDOWS:
+        return windows
+    return windows.select(np.linspace(0, len(windows) - 1, JUDGED_WINDOWS).astype(np.int64))
 
 
 def _evaluate(trainer: Trainer, windows: Dataset) -> float:

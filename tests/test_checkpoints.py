@@ -75,6 +75,13 @@ def test_bin(gpt, legacy, wrap, tmp_path):
     check(GPTEmbeddingsModel.from_gpt(folder, dtype="bfloat16"), gpt)
 
 
+def test_weighted_pooling_begins_with_equal_weights(gpt):
+    model = GPTEmbeddingsModel.from_gpt(gpt, pooling="weighted")
+    assert torch.equal(model.token_weights, torch.ones(gpt.config.vocab_size))
+    ids, offsets = [1, 2, 3], [0, 3]
+    torch.testing.assert_close(model.embed_bags(ids, offsets), model.embed_bags(ids, offsets, pooling="mean"))
+
+
 def test_sharded_bin(gpt, tmp_path):
     gpt.config.save_pretrained(tmp_path)
     state = gpt.state_dict()

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+import gpt_embeddings.training
 from gpt_embeddings import TokenWindows
 from gpt_embeddings.bigrams import BigramCounts
 from gpt_embeddings.cli import app
@@ -73,6 +74,22 @@ def test_a_run(gpt2_tokenizer, tmp_path):
     with torch.no_grad():
         before = make_model(n_embd=16)(train["input_ids"].long(), shift_labels=train["target_ids"].long()).loss
     assert float(facts["Loss on the training text"].split(";")[0]) < before - 1
+
+
+def test_a_long_text_is_judged_by_some_of_its_windows(gpt2_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpt_embeddings.training, "JUDGED_WINDOWS", 9)
+    seen = []
+    evaluate = gpt_embeddings.training._evaluate
+    monkeypatch.setattr(
+        gpt_embeddings.training, "_evaluate", lambda trainer, rows: seen.append(rows[:]) or evaluate(trainer, rows)
+    )
+    dataset, options = Dataset.from_dict({"text": [STORY.read_text()]}), ClmOptions(max_length=16, batch_size=64)
+    facts = train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
+    assert facts["Loss on the training text"].endswith(" (loss of 9 windows, bound of all)")
+    windows = TokenWindows([STORY.read_text()], gpt2_tokenizer, 16).to_dataset().with_format("numpy")[:]["input_ids"]
+    kept = len(windows) - len(windows) // 100
+    assert len(seen[0]["input_ids"]) == 9
+    assert (seen[0]["input_ids"][[0, -1]] == windows[[0, kept - 1]]).all(), "from the first to the last"
 
 
 @pytest.mark.slow

@@ -9,8 +9,12 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
 
+from gpt_embeddings import Embedder, save_folder
+from gpt_embeddings.cli import app
 from gpt_embeddings.weights import fit_token_weights
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
@@ -129,31 +133,64 @@ def test_fitted_by_hand(gpt2_tokenizer):
         torch.testing.assert_close(model.token_weights, expected)
 
 
-# sentence-transformers warns of its own coming changes.
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_sentence_transformers_takes_the_pooled_vector(gpt2_tokenizer, tmp_path):
-    from sentence_transformers import SentenceTransformer
-
+@pytest.fixture(scope="module")
+def weighted(gpt2_tokenizer, tmp_path_factory):
+    """A folder as it is published, and its model."""
     torch.manual_seed(0)
     model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=8, n_positions=16)).eval()
-    texts = ["The cat sat on the mat", "The tide clerk"]
-    fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": texts}))
-    model.save_pretrained(tmp_path)
-    gpt2_tokenizer.save_pretrained(tmp_path)
-    module = "sentence_transformers.base.modules.transformer.Transformer"
-    modules = [{"idx": 0, "name": "0", "path": "", "type": module}]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    output = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
-    settings_of_module = {
-        "transformer_task": "feature-extraction",
-        "modality_config": output,
-        "module_output_name": "sentence_embedding",
-    }
-    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(settings_of_module))
-    vectors = SentenceTransformer(str(tmp_path), device="cpu").encode(texts, convert_to_tensor=True)
-    ids = [gpt2_tokenizer(text).input_ids for text in texts]
-    expected = model.embed_bags(np.concatenate(ids), np.cumsum([0, *map(len, ids)]))
-    torch.testing.assert_close(vectors, expected)
+    fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": TEXTS}))
+    folder = tmp_path_factory.mktemp("weighted")
+    model.config.pooling = "mean"
+    save_folder(folder, model, gpt2_tokenizer)  # whose files of mean pooling must not stay
+    assert (folder / "1_Pooling" / "config.json").is_file()
+    model.config.pooling = "weighted"
+    save_folder(folder, model, gpt2_tokenizer)
+    return folder, model
+
+
+TEXTS = ["The cat sat on the mat", "The tide clerk", "", "the the the", "A longer text, cut at sixteen tokens. " * 3]
+
+
+def test_sentence_transformers_takes_the_pooled_vector(weighted, gpt2_tokenizer):
+    folder, model = weighted
+    vectors = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    ids = [gpt2_tokenizer(text).input_ids for text in TEXTS]
+    expected = model.embed_bags(np.concatenate(ids).astype(np.int64), np.cumsum([0, *map(len, ids)]))
+    torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-7)
+    embedded = Embedder(model, gpt2_tokenizer, pooling="weighted").embed(TEXTS)
+    np.testing.assert_allclose(vectors, embedded, rtol=0, atol=1e-7)
+    # Each alone, without padding, it is the component's own output to the last bit.
+    for text, row in zip(TEXTS, ids, strict=True):
+        if row:
+            alone = SentenceTransformer(str(folder), device="cpu").encode(text, convert_to_tensor=True)
+            with torch.no_grad():
+                assert torch.equal(alone, model(torch.tensor([row[:16]])).pooler_output[0])
+
+
+def test_the_published_files_say_how_tokens_are_pooled(weighted):
+    folder, _ = weighted
+    assert [module["type"] for module in json.loads((folder / "modules.json").read_text())] == [
+        "sentence_transformers.base.modules.transformer.Transformer"
+    ]
+    assert not (folder / "1_Pooling" / "config.json").exists()
+    card = (folder / "README.md").read_text()
+    assert "| Pooling (`pooling`) | weighted, by `token_weights` |\n| Parameters |" in card
+    assert "# weighted pooling: (2, 8)" in card
+
+
+def test_command(gpt2_tokenizer, tmp_path):
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).save_pretrained(
+        tmp_path / "model"
+    )
+    (tmp_path / "text.txt").write_text("The cat sat\n\nThe cat")
+    arguments = ["train", "weights", str(tmp_path / "model"), str(tmp_path / "text.txt"), "--a", "0.1"]
+    done = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stderr
+    assert "Data: text.txt; 5 tokens, 3 different ones" in done.stdout
+    before, after = (GPTEmbeddingsModel.from_pretrained(tmp_path / name) for name in ("model", "out"))
+    assert torch.equal(before.wte.weight, after.wte.weight)
+    torch.testing.assert_close(after.token_weights[[464, 3332, 0]], torch.tensor([0.1 / 0.5, 0.1 / 0.3, 1.0]))
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 50257
 
 
 class TestBadInput:
