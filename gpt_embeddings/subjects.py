@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.conversion import from_gpt
+from gpt_embeddings.models import load_model
 from gpt_embeddings.neighbours import Neighbours
 from gpt_embeddings.ranges import open_folder, read_json
 from gpt_embeddings.tokenization import load_tokenizer
@@ -89,16 +90,10 @@ def load_pair(name: str | None, tokenizer: str | None) -> tuple[GPTEmbeddingsMod
     if not folder.has("config.json"):
         raise OSError(f"No model at {name!r}: there is no config.json.")
     ours = read_json(folder, "config.json").get("model_type") == GPTEmbeddingsConfig.model_type
-    model = _load_ours(name) if ours else from_gpt(name)
+    model = load_model(name) if ours else from_gpt(name)
     if tokenizer is None and any(folder.has(file) for file in VOCABULARIES):
         tokenizer = name
     return model, load_tokenizer(tokenizer or "openai-community/gpt2")
-
-
-def _load_ours(name: str) -> GPTEmbeddingsModel:
-    from gpt_embeddings.cli.common import open_model
-
-    return open_model(name, None, 0)[0]
 
 
 def is_local(name: str) -> bool:

@@ -7,16 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import typer
-from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.models import load_model
 from gpt_embeddings.tokenization import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -26,17 +24,7 @@ def open_model(name: str | None, config: Path | None, seed: int) -> tuple[GPTEmb
     if name is not None and config is not None:
         raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
     if name is not None:
-        try:
-            loaded: Any = GPTEmbeddingsModel.from_pretrained(name, output_loading_info=True)
-        except OSError as error:
-            raise OSError(f"No model at {name!r}: {error}") from error
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"The model at {name!r} is broken, or not one of ours: {error}") from error
-        model, report = loaded
-        if report["missing_keys"]:
-            missing = ", ".join(sorted(report["missing_keys"]))
-            raise ValueError(f"The model at {name!r} lacks {missing}; random numbers would stand in. Save it again.")
-        return model.eval(), name
+        return load_model(name), name
     sizes = GPTEmbeddingsConfig() if config is None else GPTEmbeddingsConfig.from_json_file(config)
     torch.manual_seed(seed)
     return GPTEmbeddingsModel(sizes).eval(), f"fresh, untrained tables (seed {seed})"
@@ -55,18 +43,17 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise ValueError(f"The output {str(output)!r} exists; choose another, delete it, or give --overwrite.")
 
 
-def write_dataset(dataset: Dataset, output: Path) -> None:
-    """Write beside the output, then rename: a run that is killed leaves no half result under its name."""
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """Give a folder beside the output that takes its name in the end, or is gone where something fails."""
     output = output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True
     ) as folder:
         partial = Path(folder) / output.name
-        if output.suffix == ".parquet":
-            dataset.to_parquet(str(partial))
-        else:
-            dataset.save_to_disk(str(partial))
+        partial.mkdir()
+        yield partial
         if output.is_dir():
             shutil.rmtree(output)
         os.replace(partial, output)
@@ -82,4 +69,4 @@ def errors_as_messages() -> Iterator[None]:
         sys.exit(1)
 
 
-__all__ = ["check_output", "errors_as_messages", "open_model", "open_tokenizer", "write_dataset"]
+__all__ = ["check_output", "errors_as_messages", "open_model", "open_tokenizer", "whole_folder"]

@@ -11,20 +11,14 @@ import typer
 from datasets import DatasetDict, IterableDataset, load_dataset, load_from_disk
 
 from gpt_embeddings.cli.common import check_output, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings.cli.options import Column, Inputs, Overwrite, SampleBy, Split, Tokenizer, check_sample_by
 from gpt_embeddings.embed import Progress, embed_dataset
 from gpt_embeddings.hub import push_dataset
 from gpt_embeddings.sources import load_source
 
 
 def embed(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Files of one format (.txt .md .jsonl .json .csv .tsv .parquet), or one Hub dataset name.",
-            show_default=False,
-        ),
-    ],
+    inputs: Inputs,
     output: Annotated[
         Path,
         typer.Option(
@@ -41,18 +35,11 @@ def embed(
         typer.Option(help="config.json of a fresh model; without it the sizes of GPT-2 small.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of a fresh model's tables.", min=0)] = 0,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.", show_default=False
-        ),
-    ] = None,
-    column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
+    tokenizer: Tokenizer = None,
+    column: Column = "text",
     output_column: Annotated[str, typer.Option(help="The column to add.")] = "embedding",
-    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
-    sample_by: Annotated[
-        str, typer.Option(help="What makes a row of a text file: line, paragraph or document.")
-    ] = "line",
+    split: Split = "train",
+    sample_by: SampleBy = "line",
     pooling: Annotated[
         str, typer.Option(help="Vectors of a text: mean, weighted (by token_weights), last, or none (keep all).")
     ] = "mean",
@@ -84,7 +71,7 @@ def embed(
         str | None,
         typer.Option(metavar="NAME", help="Upload the result as a dataset of that name, too.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Embed every text of INPUT as the mean of its token + position embeddings.
 
@@ -96,8 +83,7 @@ def embed(
     with errors_as_messages():
         check_output(output, overwrite)
         _check_replaceable(output, inputs)
-        if sample_by not in ("line", "paragraph", "document"):
-            raise ValueError(f"`--sample-by` must be line, paragraph or document, got {sample_by!r}.")
+        check_sample_by(sample_by)
         options: dict[str, Any] = {
             "column": column,
             "output_column": output_column,

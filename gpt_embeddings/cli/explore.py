@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt_embeddings.cli.common import check_output, errors_as_messages
+from gpt_embeddings.cli.common import check_output, errors_as_messages, whole_folder
 
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ def explore(
         names = [model] if compare is None else [model, compare]
         subjects = [find_subject(name, tokenizer) for name in names]
         if export is not None:
-            from gpt_embeddings.cli.extract import whole_folder
             from gpt_embeddings.spaces import write_space
 
             with whole_folder(export) as folder:

@@ -1,17 +1,13 @@
 """`gpt-embeddings extract`: a GPT checkpoint in, a folder with its input stage and its tokenizer out."""
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from transformers import AutoTokenizer
 
-from gpt_embeddings.cli.common import check_output, errors_as_messages
+from gpt_embeddings.cli.common import check_output, errors_as_messages, whole_folder
 from gpt_embeddings.conversion import from_gpt
 from gpt_embeddings.ranges import Folder, open_folder
 
@@ -89,22 +85,6 @@ def extract(
         typer.echo(f"Result: {output.resolve()}")
 
 
-@contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """Give a folder beside the output that takes its name in the end, or is gone where something fails."""
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True
-    ) as folder:
-        partial = Path(folder) / output.name
-        partial.mkdir()
-        yield partial
-        if output.is_dir():
-            shutil.rmtree(output)
-        os.replace(partial, output)
-
-
 def save_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
     """Save the source's tokenizer beside the tables and say how that went.
 
@@ -135,4 +115,4 @@ def save_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
     return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
 
 
-__all__ = ["extract", "save_tokenizer", "whole_folder"]
+__all__ = ["extract", "save_tokenizer"]

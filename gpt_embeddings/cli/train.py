@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.cli.common import check_output, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings.cli.options import Column, Data, SampleBy, Split, Tokenizer, TrainingOutput, check_sample_by
 from gpt_embeddings.contrastive import ContrastiveOptions, train_contrastive
 from gpt_embeddings.distillation import DistilOptions
 from gpt_embeddings.distillation import distil as train_distil
@@ -27,28 +28,8 @@ app = typer.Typer(no_args_is_help=True)
 GPT2 = "openai-community/gpt2"
 FRESH_N_EMBD = 256  # of a model for which neither --model nor --config is given
 
-Inputs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="DATA...",
-        help="Files of one format (.txt .md .jsonl .json .csv .tsv .parquet), or one Hub dataset name.",
-        show_default=False,
-    ),
-]
-Output = Annotated[Path, typer.Option(help="Folder to make; it appears when the run is complete.", show_default=False)]
-Tokenizer = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.", show_default=False
-    ),
-]
 Epochs = Annotated[int, typer.Option(help="How often the texts are gone through.", min=1)]
 SaveSteps = Annotated[int, typer.Option(help="Steps from checkpoint to checkpoint.", min=1)]
-SampleBy = Annotated[
-    str, typer.Option(help="What makes a row of a text file: line, paragraph or document (the file).")
-]
-Column = Annotated[str, typer.Option(help="The column of texts.")]
-Split = Annotated[str, typer.Option(help="Split of a Hub dataset.")]
 
 
 @app.callback()
@@ -58,8 +39,8 @@ def main() -> None:
 
 @app.command()
 def clm(
-    data: Inputs,
-    output: Output,
+    data: Data,
+    output: TrainingOutput,
     model: Annotated[
         str | None,
         typer.Option(help="Folder or Hub name of a saved model to start from.", show_default=False),
@@ -123,11 +104,11 @@ def clm(
 
 @app.command()
 def distil(
-    data: Inputs,
+    data: Data,
     teacher: Annotated[
         str, typer.Option(help="Folder or Hub name of a sentence-transformers model.", show_default=False)
     ],
-    output: Output,
+    output: TrainingOutput,
     tokenizer: Annotated[str, typer.Option(help="Folder or Hub name; its ids are the rows.")] = GPT2,
     n_embd: Annotated[int, typer.Option(help="Dimensions, at most the teacher's.", min=1)] = 256,
     sentences: Annotated[
@@ -174,8 +155,8 @@ def distil(
 
 @app.command()
 def contrastive(
-    data: Inputs,
-    output: Output,
+    data: Data,
+    output: TrainingOutput,
     model: Annotated[
         str | None, typer.Option(help="Folder or Hub name of a saved model to start from.", show_default=False)
     ] = None,
@@ -248,8 +229,8 @@ def contrastive(
 @app.command()
 def weights(
     model: Annotated[str, typer.Argument(help="Folder or Hub name of a saved model.", show_default=False)],
-    data: Inputs,
-    output: Output,
+    data: Data,
+    output: TrainingOutput,
     tokenizer: Tokenizer = None,
     a: Annotated[float, typer.Option(help="Share of all tokens at which a token weighs half.")] = 1e-3,
     column: Column = "text",
@@ -286,8 +267,7 @@ def weights(
 def _prepare(output: Path, sample_by: str) -> None:
     check_output(output, overwrite=False)
     disable_progress_bar()  # transformers' own, for each file that it saves
-    if sample_by not in ("line", "paragraph", "document"):
-        raise ValueError(f"`--sample-by` must be line, paragraph or document, got {sample_by!r}.")
+    check_sample_by(sample_by)
 
 
 def _names(data: list[str]) -> str:

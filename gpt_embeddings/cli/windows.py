@@ -6,20 +6,14 @@ from typing import Annotated, Literal, cast
 import typer
 
 from gpt_embeddings.cli.common import errors_as_messages
+from gpt_embeddings.cli.options import Column, Inputs, SampleBy, Split
 from gpt_embeddings.sources import load_source
 from gpt_embeddings.tokenization import load_tokenizer
 from gpt_embeddings.windows import TokenWindows
 
 
 def windows(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Files of one format (.txt .md .jsonl .json .csv .tsv .parquet), or one Hub dataset name.",
-            show_default=False,
-        ),
-    ],
+    inputs: Inputs,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for the result, for datasets.load_from_disk.", show_default=False),
@@ -44,11 +38,9 @@ def windows(
             show_default=False,
         ),
     ] = None,
-    column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
-    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
-    sample_by: Annotated[
-        str, typer.Option(help="What is a document in a text file: line, paragraph or document (the file).")
-    ] = "document",
+    column: Column = "text",
+    split: Split = "train",
+    sample_by: SampleBy = "document",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count documents, tokens, windows; write nothing.")
     ] = False,
