@@ -4,9 +4,10 @@ import os
 import tempfile
 
 
-# Both are read when the libraries are first imported.
+# These are read when the libraries are first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")
+os.environ["OMP_WAIT_POLICY"] = "passive"  # workers share the cores: threads must not wait for each other busily
 
 import pytest
 from transformers import PreTrainedTokenizerBase

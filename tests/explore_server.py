@@ -19,11 +19,17 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-model, other, broken = sys.argv[1:]
-pages = [
-    launch_page([find_subject(name) for name in names], port=free_port(), block=False)
-    for names in ((model, other), (model,), (broken,))
-]
-sys.stdout.write(json.dumps([page.local_url for page in pages]) + "\n")
-sys.stdout.flush()
-sys.stdin.read()
+def main() -> None:
+    """Serve until the standard input ends."""
+    model, other, broken = sys.argv[1:]
+    pages = [
+        launch_page([find_subject(name) for name in names], port=free_port(), block=False)
+        for names in ((model, other), (model,), (broken,))
+    ]
+    sys.stdout.write(json.dumps([page.local_url for page in pages]) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

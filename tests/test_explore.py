@@ -288,7 +288,9 @@ def test_the_command_serves_the_loopback_until_interrupted(saved):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from gpt_embeddings.cli import app; app()"]
+    # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}; from gpt_embeddings.cli import app; app()"]
     options = ["explore", str(saved / "before"), "--no-browser", "--port", str(port)]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environment())
     try:
