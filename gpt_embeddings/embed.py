@@ -40,7 +40,7 @@ AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatas
 # A batch holds at most about this much of text and of vectors, so that memory stays flat whatever the length of the
 # documents. Tokenizer and table push each other out of the processor's cache, so that on short texts batches of an
 # eighth of this take twice the time.
-TEXT_BYTES = 2**22
+TEXT_BYTES = 2**21
 VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
 TEXT_BYTES_PER_TOKEN = 4  # of English with GPT-2's vocabulary

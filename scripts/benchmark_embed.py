@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 
-MIN_BYTES = 20_000_000
 SLOW = {"transformers forward + mean in map": 0.1}  # the part of the texts that is enough to measure it
 LIMITS = ("flat tokenizer alone", "tokenizer + embedding_bag", "raw column to Arrow")
 Run = Callable[[], Any]
@@ -60,8 +59,8 @@ def _is_prose(text: str) -> bool:
     return letters >= 0.85 * len(text) and ">>>" not in text and "::" not in text
 
 
-def texts(kind: str) -> list[str]:
-    """Return documents of about 1 kB or sentences of about 100 bytes, at least 20 MB of them."""
+def texts(kind: str, megabytes: int = 20) -> list[str]:
+    """Return documents of about 1 kB or sentences of about 100 bytes, at least so many MB of them."""
     size = 1000 if kind == "documents" else 100
     pieces: list[str] = []
     for text in paragraphs():
@@ -74,7 +73,7 @@ def texts(kind: str) -> list[str]:
             result.append("\n".join(current))
             current, length = [], 0
     total = sum(map(len, result))
-    return result * -(-MIN_BYTES // total)
+    return result * -(-megabytes * 1_000_000 // total)
 
 
 def contender(name: str, documents: list[str], n_embd: int, folder: Path) -> Run:
@@ -208,11 +207,11 @@ def cpu_seconds() -> float:
     return total
 
 
-def measure(name: str, kind: str, n_embd: int, repeats: int) -> None:
+def measure(name: str, kind: str, n_embd: int, repeats: int, megabytes: int) -> None:
     """Run one contender in this process and print its times as JSON."""
     import resource
 
-    documents = texts(kind)
+    documents = texts(kind, megabytes)
     documents = documents[: int(len(documents) * SLOW.get(name, 1.0))]
     size = sum(len(text.encode()) for text in documents)
     with tempfile.TemporaryDirectory(prefix="gpt-embeddings-") as folder:
@@ -276,13 +275,14 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 256, 768])
     parser.add_argument("--texts", nargs="+", default=["documents", "sentences"], choices=["documents", "sentences"])
     parser.add_argument("--repeats", type=int, default=5, help="Warm passes.")
+    parser.add_argument("--megabytes", type=int, default=20, help="Size of the texts, which are repeated to reach it.")
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--memory", type=int, nargs="+", metavar="MB", help="Measure memory on so much text instead.")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         name, kind, n_embd = options.measure
-        measure(name, kind, int(n_embd), options.repeats)
+        measure(name, kind, int(n_embd), options.repeats, options.megabytes)
         return
     paragraphs()
     if options.memory:
@@ -292,20 +292,21 @@ def main() -> None:
         return
     for kind in options.texts:
         for n_embd in options.dims:
-            report(kind, n_embd, options.only, options.repeats)
+            report(kind, n_embd, options.only, options.repeats, options.megabytes)
 
 
-def report(kind: str, n_embd: int, names: list[str], repeats: int) -> None:
+def report(kind: str, n_embd: int, names: list[str], repeats: int, megabytes: int) -> None:
     """Run contenders one after the other and print a table; ratios are of medians, by CPU time and by wall time."""
     results = {}
     for name in names:
-        command = [sys.executable, __file__, "--measure", name, kind, str(n_embd), "--repeats", str(repeats)]
+        command = [sys.executable, __file__, "--measure", name, kind, str(n_embd)]
+        command += ["--repeats", str(repeats), "--megabytes", str(megabytes)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stderr}")
         results[name] = json.loads(done.stdout.splitlines()[-1])
     base = results.get("model2vec encode")
-    print(f"\n{kind}, {n_embd} dimensions, {repeats} warm passes, load {os.getloadavg()[0]:.1f}")
+    print(f"\n{kind}, {megabytes} MB, {n_embd} dimensions, {repeats} warm passes, load {os.getloadavg()[0]:.1f}")
     print(f"{'':36}{'cold MB/s':>10}{'warm MB/s':>10}{'MB/CPU-s':>10}{'x wall':>8}{'x CPU':>8}{'peak MiB':>10}")
 
     def rates(result: dict[str, Any]) -> tuple[float, float, float]:
