@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
@@ -24,7 +23,8 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.distillation import split_sentences
 from gpt_embeddings.pooled import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.runs import RunFolder, versions
-from gpt_embeddings.tokenization import tokenizer_digest, vocabulary_rows
+from gpt_embeddings.sources import take_column
+from gpt_embeddings.tokenization import check_vocabulary, tokenizer_digest
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -85,11 +85,7 @@ def train_contrastive(
         ValueError: There are too few pairs, the settings are not those of the unfinished run at this place, or the
             loss is no number.
     """
-    if vocabulary_rows(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {vocabulary_rows(tokenizer)} entries, more than the model's `vocab_size` "
-            f"{model.config.vocab_size}. Give the tokenizer that belongs to the model."
-        )
+    check_vocabulary(tokenizer, model.config.vocab_size)
     pairs = _Pairs(list(_pairs(dataset, columns, column)), tokenizer, model.config.n_positions)
     settings = {
         **asdict(options),
@@ -153,19 +149,13 @@ def _pairs(
 ) -> Iterator[tuple[str, str]]:
     batches = dataset.with_format("arrow").iter(batch_size=READ_ROWS)
     for batch in tqdm(batches, desc="Reading", unit="batch", leave=False):
-        texts = [_texts(batch, name) for name in columns or [column]]
+        texts = [take_column(batch, name).to_pylist() for name in columns or [column]]
         if columns is not None:
             yield from (pair for pair in zip(*texts, strict=True) if all(pair))
             continue
         for text in texts[0]:
             sentences = [sentence for sentence in split_sentences(text or "") if len(sentence) >= SHORTEST]
             yield from ((a, b) for a, b in pairwise(sentences) if a != b)
-
-
-def _texts(batch: pa.Table, column: str) -> list[str | None]:
-    if column not in batch.column_names:
-        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(batch.column_names)}.")
-    return batch[column].to_pylist()
 
 
 __all__ = ["ContrastiveOptions", "train_contrastive"]

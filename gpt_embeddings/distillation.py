@@ -34,6 +34,7 @@ from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
 from gpt_embeddings.meaning import nearest_words, similar_pairs, spearman, whole_words
 from gpt_embeddings.pooled import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.runs import RunFolder, versions
+from gpt_embeddings.sources import take_column
 from gpt_embeddings.teacher import encode_texts, load_teacher
 from gpt_embeddings.tokenization import tokenizer_digest, vocabulary_rows
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -322,9 +323,7 @@ def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
     batches = dataset.with_format("arrow").iter(batch_size=READ_TEXTS)
     for batch in tqdm(batches, desc="Reading", unit="batch", leave=False):
-        if column not in batch.column_names:
-            raise ValueError(f"There is no column {column!r}; the columns are {', '.join(batch.column_names)}.")
-        yield from (text for text in batch[column].to_pylist() if text)
+        yield from (text for text in take_column(batch, column).to_pylist() if text)
 
 
 __all__ = ["DistilOptions", "distil", "make_phrases", "pick_sentences", "split_sentences"]

@@ -31,7 +31,7 @@ from datasets.formatting.formatting import LazyBatch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.tokenization import Texts, encode_flat, tokenizer_digest, vocabulary_rows
+from gpt_embeddings.tokenization import Texts, check_vocabulary, encode_flat, tokenizer_digest
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -111,11 +111,7 @@ class Embedder:
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.")
-        if (rows := vocabulary_rows(tokenizer)) > model.config.vocab_size:
-            raise ValueError(
-                f"The tokenizer has {rows} entries, more than the model's `vocab_size` "
-                f"{model.config.vocab_size}. Give the tokenizer that belongs to the model."
-            )
+        check_vocabulary(tokenizer, model.config.vocab_size)
         if pooling == "weighted" and model.token_weights is None:
             raise ValueError(
                 "`pooling` is 'weighted', but the model has no token weights; `fit_token_weights` makes them."

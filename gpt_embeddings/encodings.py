@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.parts import check_pair, position_vectors, token_vectors
-from gpt_embeddings.tokenization import encode_flat
+from gpt_embeddings.parts import position_vectors, token_vectors
+from gpt_embeddings.tokenization import check_vocabulary, encode_flat
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -58,7 +58,7 @@ def compare_encodings(
         ValueError: There are fewer than two sentences, or one has no tokens.
         ImportError: scikit-learn is not installed.
     """
-    check_pair(model, tokenizer)
+    check_vocabulary(tokenizer, model.config.vocab_size)
     if len(sentences) < 2:
         raise ValueError(f"At least two sentences can be compared, got {len(sentences)}. Type one on each line.")
     flat, offsets = encode_flat(sentences, tokenizer)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.parts import check_pair, token_vectors
+from gpt_embeddings.parts import token_vectors
 from gpt_embeddings.pieces import readable_pieces, word_ids
+from gpt_embeddings.tokenization import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -61,14 +62,14 @@ class Neighbours:
     """
 
     def __init__(self, model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        check_pair(model, tokenizer)
+        check_vocabulary(tokenizer, model.config.vocab_size)
         self.model, self.tokenizer = model, tokenizer
         self.table = token_vectors(model)  # (vocab_size, n_embd)
         lengths = self.table.norm(dim=1)
         if not bool(lengths.isfinite().all()):
             raise ValueError("The token table holds numbers that are not finite; the checkpoint is broken.")
         self.scale = torch.where(lengths > 0, 1 / lengths, 0)  # (vocab_size,)
-        self.looks_random = self._looks_random()
+        self.looks_random = self._looks_random(lengths)
 
     @property
     def chance(self) -> float:
@@ -139,12 +140,11 @@ class Neighbours:
         inputs = {token_id for word in words for token_id in word.input_ids} if exclude_inputs else set()
         return words, self.nearest(first - second + third, count, inputs)
 
-    def _looks_random(self) -> bool:
+    def _looks_random(self, lengths: torch.Tensor) -> bool:
         """Return whether rows point everywhere alike and are as long as each other, as normal numbers make them."""
         rows, n_embd = self.table.shape
         if rows < 3 or n_embd < 2:
             return False
-        lengths = self.table.norm(dim=1)
         spread = float(lengths.std() / lengths.mean()) * math.sqrt(2 * n_embd)  # near 1 for normal numbers
         if not abs(spread - 1) < SPREAD + 3 / math.sqrt(rows):  # also where all are zero
             return False

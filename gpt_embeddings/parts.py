@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.tokenization import encode_flat, vocabulary_rows
+from gpt_embeddings.tokenization import check_vocabulary, encode_flat
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -42,7 +42,7 @@ def split_parts(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
     Raises:
         ValueError: The text has no tokens or is not valid Unicode, or the tokenizer does not fit the model.
     """
-    check_pair(model, tokenizer)
+    check_vocabulary(tokenizer, model.config.vocab_size)
     flat, _ = encode_flat([text], tokenizer)
     if not len(flat):
         raise ValueError("The text is empty; type a few words.")
@@ -104,18 +104,4 @@ def position_vectors(model: GPTEmbeddingsModel) -> torch.Tensor:
     return model.wpe.weight.detach()[model.config.position_offset :].float().cpu()
 
 
-def check_pair(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer with ids that the model does not have.
-
-    Raises:
-        ValueError: It has more entries than the model's `vocab_size`.
-    """
-    rows, vocab_size = vocabulary_rows(tokenizer), model.config.vocab_size
-    if rows > vocab_size:
-        raise ValueError(
-            f"The tokenizer has {rows} entries, more than the model's `vocab_size` {vocab_size}. Give the tokenizer "
-            "that belongs to the model."
-        )
-
-
-__all__ = ["Parts", "check_pair", "measure", "position_vectors", "split_parts", "token_vectors"]
+__all__ = ["Parts", "measure", "position_vectors", "split_parts", "token_vectors"]

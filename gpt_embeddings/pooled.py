@@ -7,7 +7,8 @@ Left out: the objectives themselves, and training on next tokens (`gpt_embedding
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,22 +112,6 @@ def fit_pooled(
         OSError: A checkpoint could not be written; the one before is good.
         ValueError: The loss is no number.
     """
-    sparse, model.wte.sparse = model.wte.sparse, True
-    try:
-        _fit(model, n_examples, loss, options, run, title)
-    finally:
-        model.wte.sparse = sparse
-        model.zero_grad()
-
-
-def _fit(
-    model: GPTEmbeddingsModel,
-    n_examples: int,
-    loss: Callable[[Rows], torch.Tensor],
-    options: PooledOptions,
-    run: RunFolder,
-    title: str,
-) -> None:
     optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
     step, per_epoch = 0, max(1, n_examples // options.batch_size)
     n_steps = per_epoch * options.epochs
@@ -136,7 +121,7 @@ def _fit(
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
     shown, order = float("nan"), None
-    with tqdm(total=n_steps, initial=step, desc=title, unit="step") as bar:
+    with _sparse_gradients(model), tqdm(total=n_steps, initial=step, desc=title, unit="step") as bar:
         while step < n_steps:
             epoch, place = divmod(step, per_epoch)
             if order is None or place == 0:
@@ -155,6 +140,17 @@ def _fit(
             bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
             if step % options.save_steps == 0 or step == n_steps:
                 run.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+@contextmanager
+def _sparse_gradients(model: GPTEmbeddingsModel) -> Iterator[None]:
+    """Have the token table give gradients of a batch's rows alone, and leave no gradient behind."""
+    sparse, model.wte.sparse = model.wte.sparse, True
+    try:
+        yield
+    finally:
+        model.wte.sparse = sparse
+        model.zero_grad()
 
 
 __all__ = ["Bags", "PooledOptions", "fit_pooled"]

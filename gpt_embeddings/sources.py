@@ -154,4 +154,15 @@ def _check_column(dataset: Dataset | IterableDataset, column: str) -> None:
         raise ValueError(f"Column {column!r} must hold strings, it holds {dataset.features[column]}.")
 
 
-__all__ = ["file_being_read", "load_source"]
+def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
+    """Return a column of a batch.
+
+    Raises:
+        ValueError: There is no such column.
+    """
+    if column not in batch.column_names:
+        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(batch.column_names)}.")
+    return batch[column]
+
+
+__all__ = ["file_being_read", "load_source", "take_column"]

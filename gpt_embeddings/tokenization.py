@@ -141,6 +141,19 @@ def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """Refuse a tokenizer with ids that a model does not have.
+
+    Raises:
+        ValueError: Its largest id is not below the model's `vocab_size`.
+    """
+    if (rows := vocabulary_rows(tokenizer)) > vocab_size:
+        raise ValueError(
+            f"The tokenizer has {rows} entries, more than the model's `vocab_size` {vocab_size}. Give the tokenizer "
+            "that belongs to the model."
+        )
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of a fast tokenizer as it is now, computed again only when it has been changed."""
     state = _backend_state(tokenizer.backend_tokenizer)

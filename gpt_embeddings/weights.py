@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.sources import take_column
 from gpt_embeddings.tokenization import encode_flat
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -62,9 +63,7 @@ def fit_token_weights(
 
 
 def _texts(batch: Any, column: str) -> pa.ChunkedArray:
-    if column not in batch.column_names:
-        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(batch.column_names)}.")
-    texts = batch[column]
+    texts = take_column(batch, column)
     return texts.cast(pa.large_string()).fill_null("") if texts.null_count else texts
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt_embeddings.cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings.cli.options import Overwrite, Tokenizer
 
 
 if TYPE_CHECKING:
@@ -31,12 +32,7 @@ def explore(
             metavar="MODEL", help="A second model, shown beside the first: before and after.", show_default=False
         ),
     ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.", show_default=False
-        ),
-    ] = None,
+    tokenizer: Tokenizer = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; others than the loopback can be reached from outside.")
     ] = "127.0.0.1",
@@ -53,7 +49,7 @@ def explore(
         Path | None,
         typer.Option(metavar="FILE.html", help="Write every view into one file, and end.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Look at an input stage in the browser: a text's vectors, words in 3-D, neighbours, positions, costs.
 

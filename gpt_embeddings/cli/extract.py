@@ -8,6 +8,7 @@ import typer
 from transformers import AutoTokenizer
 
 from gpt_embeddings.cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings.cli.options import Overwrite
 from gpt_embeddings.conversion import from_gpt
 from gpt_embeddings.ranges import Folder, open_folder
 
@@ -54,7 +55,7 @@ def extract(
         typer.Option(help="Name of the token table, for an architecture that is not known.", show_default=False),
     ] = None,
     wpe_key: Annotated[str | None, typer.Option(help="Name of its position table.", show_default=False)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.
 
