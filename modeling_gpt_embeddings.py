@@ -415,7 +415,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     def from_gpt(cls, source: Any, **options: Any) -> "GPTEmbeddingsModel":
         """Take the tables out of a GPT checkpoint, without reading the rest of it.
 
-        This needs the package: `pip install gpt-embeddings`. `gpt_embeddings.conversion.from_gpt` lists the options.
+        This needs the package: `pip install gpt-embeddings`. `gpt_embeddings.checkpoints.conversion`
+        lists the options.
 
         Args:
             source: Folder, Hub name, or a GPT in memory.
@@ -564,7 +565,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if weighted and self.token_weights is None:
             raise ValueError(
                 "The model has no token weights to pool by. Count a text with "
-                "`gpt_embeddings.weights.fit_token_weights`, or give your own to `set_token_weights`."
+                "`gpt_embeddings.training.token_weights.fit_token_weights`, or give your own to `set_token_weights`."
             )
         return weighted
 
@@ -953,9 +954,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _import_conversion() -> Any:
     """Import the module behind `from_gpt` and `to_gpt`, which a copy of this file in a Hub repository does without."""
     try:
-        return importlib.import_module("gpt_embeddings.conversion")
+        return importlib.import_module("gpt_embeddings.checkpoints.conversion")
     except ModuleNotFoundError as error:
-        if error.name not in ("gpt_embeddings", "gpt_embeddings.conversion"):
+        if error.name not in ("gpt_embeddings", "gpt_embeddings.checkpoints.conversion"):
             raise
         raise ImportError(
             "`from_gpt` and `to_gpt` are in the package gpt-embeddings, which is not installed: "

@@ -23,20 +23,20 @@ import torch
 from browser import find_chromium, open_browser
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.neighbours import Neighbours
+from gpt_embeddings.analysis.neighbours import Neighbours
 
 
 ROOT = Path(__file__).parent.parent
-COMMAND = (sys.executable, "-c", "from gpt_embeddings.cli import app; app()")
+COMMAND = (sys.executable, "-c", "from gpt_embeddings_cli import app; app()")
 IMPORTS = {
     "import torch, transformers": "import torch, transformers.modeling_utils",
-    "import gpt_embeddings.cli": "import gpt_embeddings.cli",
+    "import gpt_embeddings_cli": "import gpt_embeddings_cli",
     "import gradio": "import gradio",
 }
 # It ends at once: a thread is still loading the model.
-LATENCY = """from gpt_embeddings.explore import launch_page
+LATENCY = """from gpt_embeddings.explore.page import launch_page
 import time
-from gpt_embeddings.subjects import find_subject
+from gpt_embeddings.explore.shown_models import find_subject
 import gradio
 start = time.perf_counter()
 page = launch_page([find_subject(None)], block=False)

@@ -33,7 +33,7 @@ import gc, json, os, sys, threading, time, warnings
 import torch
 from transformers import GPT2Model
 from gpt_embeddings import GPTEmbeddingsModel
-import gpt_embeddings.conversion
+import gpt_embeddings.checkpoints.conversion
 from safetensors import safe_open
 torch.set_num_threads(2)
 source, cold = sys.argv[1], sys.argv[2] == "cold"

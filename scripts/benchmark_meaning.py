@@ -28,8 +28,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings import distillation as ours
-from gpt_embeddings.meaning import nearest_words, similar_pairs, spearman, whole_words
+from gpt_embeddings.analysis.meaning import nearest_words, similar_pairs, spearman, whole_words
+from gpt_embeddings.training import distillation as ours
 
 
 WORDS = ("king", "harbour", "music", "quickly", "Paris", "integer")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import torch
 
-from gpt_embeddings.optimizers import RowAdam
+from gpt_embeddings.training.row_adam import RowAdam
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 

@@ -342,7 +342,7 @@ def stored_memmap(folder: Path, length: int, stride: int) -> int:
 
 def read_stored(dataset: Any) -> Iterator[Any]:
     """Give batches of a stored dataset."""
-    from gpt_embeddings.stored_windows import read_windows
+    from gpt_embeddings.windows.stored_windows import read_windows
 
     return read_windows(dataset, BATCH)
 

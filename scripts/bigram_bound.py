@@ -11,7 +11,7 @@ import math
 import time
 
 from gpt_embeddings import TokenWindows, load_source, load_tokenizer
-from gpt_embeddings.bigrams import BigramCounts
+from gpt_embeddings.training.bigrams import BigramCounts
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Make the round trip of `tests/test_hub.py` on the real Hub, for whoever has a token.
+"""Make the round trip of `tests/hub/test_push.py` on the real Hub, for whoever has a token.
 
     HF_TOKEN=... python scripts/check_hub.py [--namespace NAME]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, TokenWindows, load_tokenizer
-from gpt_embeddings.bigrams import BigramCounts
+from gpt_embeddings.training.bigrams import BigramCounts
 
 
 STORY = Path(__file__).parent.parent / "data" / "the_tide_clerk.txt"

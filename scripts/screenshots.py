@@ -22,8 +22,8 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, encode_flat, load_tokenizer
-from gpt_embeddings.explore import launch_page
-from gpt_embeddings.subjects import Subject
+from gpt_embeddings.explore.page import launch_page
+from gpt_embeddings.explore.shown_models import Subject
 
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

@@ -1,0 +1,107 @@
+"""What a text's vectors are made of: the part of the token, the part of the position, and their sum.
+
+Left out: batches and padding; one text at a time is looked at here.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import cosine_similarity
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.text.encoding import check_vocabulary, encode_flat
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The vectors of one text, each as what is added up: `total = token + position`."""
+
+    input_ids: torch.Tensor
+    """Ids of shape `(position,)`, int64, cut to `n_positions`."""
+    token: torch.Tensor
+    """Token vectors as they are added, scaled and projected, of shape `(position, n_embd)`, float32."""
+    position: torch.Tensor
+    """Position vectors of the same shape; zeros where the model has none."""
+    total: torch.Tensor
+    """The model's `last_hidden_state` without dropout."""
+    n_tokens: int
+    """Tokens of the whole text, before it was cut."""
+
+
+def split_parts(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Parts:
+    """Send a text through the stage and keep its parts.
+
+    Args:
+        model: The model; dropout is not applied.
+        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        text: A text. What lies past `n_positions` tokens is left out.
+
+    Raises:
+        ValueError: The text has no tokens or is not valid Unicode, or the tokenizer does not fit the model.
+    """
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    flat, _ = encode_flat([text], tokenizer)
+    if not len(flat):
+        raise ValueError("The text is empty; type a few words.")
+    input_ids = torch.from_numpy(flat[: model.config.n_positions]).long()
+    token = token_vectors(model, input_ids)
+    position = position_vectors(model)[: len(input_ids)]
+    if not len(position):
+        position = torch.zeros_like(token)
+    return Parts(input_ids, token, position, token + position, len(flat))
+
+
+def measure(parts: Parts) -> dict[str, npt.NDArray[np.float32]]:
+    """Return norms, cosines and shares by name, each of shape `(position,)`.
+
+    The share of the token is `token · sum / sum · sum`, that of the position likewise; the two add up to 1.
+    """
+    token, position, total = parts.token, parts.position, parts.total
+    squares = (total * total).sum(1)
+    squares = squares.where(squares > 0, torch.inf)
+    measures = {
+        "‖token‖": token.norm(dim=1),
+        "‖position‖": position.norm(dim=1),
+        "‖sum‖": total.norm(dim=1),
+        "cos(sum, token)": cosine_similarity(total, token),
+        "cos(sum, position)": cosine_similarity(total, position),
+        "cos(token, position)": cosine_similarity(token, position),
+        "share of token": (token * total).sum(1) / squares,
+        "share of position": (position * total).sum(1) / squares,
+    }
+    return {name: values.numpy() for name, values in measures.items()}
+
+
+@torch.no_grad()
+def token_vectors(model: GPTEmbeddingsModel, input_ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Return token vectors as they are added to positions: scaled and projected.
+
+    Args:
+        model: The model.
+        input_ids: Ids of shape `(n,)`; None gives the whole vocabulary.
+
+    Returns:
+        Vectors of shape `(n, n_embd)`, float32 on the CPU. The whole table of a model that neither scales nor
+        projects is the model's own memory, not a copy.
+    """
+    table = model.wte.weight.detach()
+    plain = model.config.token_scale == 1 and model.project_in is None
+    if input_ids is None and plain:
+        return table.float().cpu()
+    rows = torch.arange(len(table)) if input_ids is None else input_ids
+    vectors, _ = model._finish_tokens(model._look_up_tokens(rows.to(table.device)), False)
+    return vectors.float().cpu()
+
+
+@torch.no_grad()
+def position_vectors(model: GPTEmbeddingsModel) -> torch.Tensor:
+    """Return the rows of positions 0 to `n_positions - 1`, `(n_positions, n_embd)`; none without positions."""
+    if model.wpe is None:
+        return torch.zeros(0, model.config.n_embd)
+    return model.wpe.weight.detach()[model.config.position_offset :].float().cpu()
+
+
+__all__ = ["Parts", "measure", "position_vectors", "split_parts", "token_vectors"]

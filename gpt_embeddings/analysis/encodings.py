@@ -1,0 +1,135 @@
+"""Sentences as numbers, the sparse ways beside the dense ones: one-hot, bag of words, TF-IDF, embeddings.
+
+All of them start from the model's own tokens, so that nothing differs but the encoding. scikit-learn (extra
+`explore`) counts and weighs.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.analysis.decomposition import position_vectors, token_vectors
+from gpt_embeddings.text.encoding import check_vocabulary, encode_flat
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+# Cosines of float32 sums taken in another order are as near to 1 as this.
+SAME = 1e-6
+
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One way to encode sentences, and what it gives for some."""
+
+    name: str
+    size: int
+    """Numbers that the longest sentence takes."""
+    zeros: float
+    """Share of those numbers, over all sentences, that are zero."""
+    similarity: npt.NDArray[np.float64]
+    """Cosines of shape `(n_sentences, n_sentences)`."""
+    sees_order: bool
+    """Whether the first sentence's tokens in reverse order have another encoding."""
+
+
+def compare_encodings(
+    model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]
+) -> list[Encoding]:
+    """Encode sentences in five ways.
+
+    Sentences of different lengths are compared as if the shorter were followed by zeros, where an encoding has a row
+    a token. Tokens past `n_positions` are left out.
+
+    Args:
+        model: The model.
+        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        sentences: At least two.
+
+    Raises:
+        ValueError: There are fewer than two sentences, or one has no tokens.
+        ImportError: scikit-learn is not installed.
+    """
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    if len(sentences) < 2:
+        raise ValueError(f"At least two sentences can be compared, got {len(sentences)}. Type one on each line.")
+    flat, offsets = encode_flat(sentences, tokenizer)
+    limit = model.config.n_positions
+    documents = [flat[start:end][:limit] for start, end in pairwise(offsets)]
+    for sentence, ids in zip(sentences, documents, strict=True):
+        if not len(ids):
+            raise ValueError(f"The sentence {sentence!r} has no tokens.")
+    positions = position_vectors(model)
+
+    def rows(ids: Ids) -> npt.NDArray[np.float32]:
+        vectors = token_vectors(model, torch.from_numpy(ids).long())
+        return (vectors + positions[: len(ids)] if len(positions) else vectors).numpy()
+
+    one_hot = _encode_one_hot(documents, model.config.vocab_size)
+    return [
+        one_hot,
+        *_encode_counts(documents, model.config.vocab_size),
+        _encode_dense("pooled embeddings (mean)", documents, lambda ids: rows(ids).mean(0)),
+        _encode_dense("embeddings, a row a token", documents, rows),
+    ]
+
+
+def _encode_one_hot(documents: list[Ids], vocab_size: int) -> Encoding:
+    """A row a token with a single 1; the inner product of two sentences counts places with the same token."""
+    same = np.array([[np.sum(a[: len(b)] == b[: len(a)]) for b in documents] for a in documents], dtype=float)
+    lengths = np.sqrt(np.diag(same))
+    order = documents[0]
+    return Encoding(
+        "one-hot, a row a token",
+        vocab_size * max(map(len, documents)),
+        1 - 1 / vocab_size,
+        same / np.outer(lengths, lengths),
+        bool((order != order[::-1]).any()),
+    )
+
+
+def _encode_counts(documents: list[Ids], vocab_size: int) -> list[Encoding]:
+    text, metrics = _import("sklearn.feature_extraction.text"), _import("sklearn.metrics.pairwise")
+    turned = [*documents, documents[0][::-1]]
+    vectorizer = text.CountVectorizer(analyzer=lambda ids: ids.tolist(), vocabulary=range(vocab_size))
+    counts = vectorizer.transform(turned)
+    weights = text.TfidfTransformer().fit(counts[:-1]).transform(counts)
+    encodings = []
+    for name, matrix in (("bag of words (tokens)", counts), ("TF-IDF", weights)):
+        cosines = metrics.cosine_similarity(matrix)
+        zeros = 1 - matrix[:-1].nnz / (len(documents) * vocab_size)
+        encodings.append(Encoding(name, vocab_size, zeros, cosines[:-1, :-1], bool(cosines[0, -1] < 1 - SAME)))
+    return encodings
+
+
+def _encode_dense(name: str, documents: list[Ids], encode: Callable[[Ids], npt.NDArray[np.float32]]) -> Encoding:
+    vectors = [encode(ids).ravel().astype(np.float64) for ids in [*documents, documents[0][::-1].copy()]]
+    size = max(map(len, vectors))
+    matrix = np.stack([np.pad(vector, (0, size - len(vector))) for vector in vectors])
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    units = matrix / np.where(lengths > 0, lengths, 1)
+    cosines = units @ units.T
+    numbers = np.concatenate(vectors[:-1])
+    return Encoding(
+        name, size, float(np.mean(numbers == 0)), cosines[:-1, :-1], bool(cosines[0, -1] < cosines[0, 0] - SAME)
+    )
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            "scikit-learn is not installed: `pip install 'gpt-embeddings[explore]'` brings it."
+        ) from error
+
+
+__all__ = ["Encoding", "compare_encodings"]

@@ -1,0 +1,293 @@
+"""From a GPT checkpoint to a `GPTEmbeddingsModel` and back into the GPT.
+
+`families` says what to look for and `checkpoints` reads it; here the two become a model. Left out: blocks and heads.
+"""
+
+import math
+import os
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpt_embeddings.checkpoints.families import (
+    FAMILIES,
+    Family,
+    ReadField,
+    component_fields,
+    field_reader,
+    find_family,
+    find_keys,
+    is_tied,
+    read_size,
+)
+from gpt_embeddings.checkpoints.files import open_folder, read_json
+from gpt_embeddings.checkpoints.tensors import Checkpoint, StoredTensor, TensorDict, open_checkpoint
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+# A sinusoidal table is in no file that could vouch for its size; this is 1 GiB, 128 times that of XGLM-7.5B.
+MAX_SINUSOID_ENTRIES = 2**28
+
+# Fields in which a model and the GPT that takes its tables back have to agree, or the GPT would read them otherwise.
+SHARED_FIELDS = (
+    "position_offset",
+    "token_scale",
+    "scale_inputs_embeds",
+    "sinusoid_type",
+    "sinusoid_zero_row",
+    "word_embed_proj_dim",
+)
+
+
+def from_gpt(
+    source: str | os.PathLike[str] | nn.Module,
+    *,
+    model_class: type[GPTEmbeddingsModel] = GPTEmbeddingsModel,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    dtype: torch.dtype | str = "auto",
+    position_embedding_type: str | None = None,
+    wte_key: str | None = None,
+    wpe_key: str | None = None,
+    **fields: Any,
+) -> GPTEmbeddingsModel:
+    """Take the input stage out of a GPT; nothing else of the checkpoint is read.
+
+    Large tables of a local safetensors file are mapped, as `from_pretrained` does: pages come from disk when they are
+    first looked up, and are copied when they are written to.
+
+    Args:
+        source: A folder, a Hub name, or a GPT in memory (whose tables are copied).
+        model_class: The class to make.
+        revision: Branch, tag or commit of a Hub name.
+        token: Token for a gated or private repository; None takes the one of `hf auth login`.
+        dtype: Dtype of the tables; `"auto"` is what `from_pretrained` gives: that of the source's configuration, else
+            of its token table.
+        position_embedding_type: `"none"` gives the token table alone; the only way for families without absolute
+            positions at the input.
+        wte_key: Name of the token table in the checkpoint, for an architecture that is not known.
+        wpe_key: Name of its position table.
+        fields: Fields of the configuration to set otherwise than the source has them, such as `embd_pdrop`, or, with
+            names given by hand, `position_offset` and `token_scale`.
+
+    Returns:
+        A model in evaluation mode.
+
+    Raises:
+        OSError: There is no such checkpoint, or it cannot be had.
+        ValueError: The family is unknown or has no absolute positions at its input; the checkpoint is broken or
+            disagrees with its configuration.
+    """
+    target = _parse_dtype(dtype)
+    if isinstance(source, nn.Module):
+        model_type, read, checkpoint = _open_memory(source)
+        name = type(source).__name__
+    else:
+        folder = open_folder(source, revision=revision, token=token)
+        checkpoint = open_checkpoint(folder)
+        try:
+            model_type, read = field_reader(read_json(folder, "config.json"))
+        except FileNotFoundError:
+            if wte_key is None:
+                raise
+            model_type, read = field_reader({})
+        name = folder.name
+
+    family = find_family(
+        model_type, read, position_embedding_type=position_embedding_type, wte_key=wte_key, wpe_key=wpe_key
+    )
+    kind = position_embedding_type or family.position_embedding_type
+    if wpe_key is not None and kind != "learned":
+        raise ValueError(f"`wpe_key` is given, but the positions are of the type {kind!r} and have no table.")
+    keys = _find_names(checkpoint.names, family, read, kind, wte_key, wpe_key)
+    stored = _find_tables(checkpoint, keys)
+    if model_type not in FAMILIES or isinstance(source, nn.Module):
+        sure = isinstance(source, nn.Module) or wte_key is not None  # else what `config.json` says goes first
+        read = _read_sizes_of(stored, read, fields.get("position_offset", family.position_offset), sure)
+    config = _make_config(model_class, family, read, kind, fields)
+    _check_sizes(name, config, stored)
+    if target is None:
+        said = None if isinstance(source, nn.Module) else read("dtype") or read("torch_dtype")
+        target = _parse_dtype(said or stored["wte.weight"].dtype)
+    config.dtype = target
+    tables = {key: tensor.read().to(target) for key, tensor in stored.items()}
+    return _build(model_class, config, tables)
+
+
+def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
+    """Put the tables of a model back into a full GPT, in place; a tied head stays tied.
+
+    Args:
+        model: A model that `from_gpt` took from a GPT of the same family and sizes. With
+            `position_embedding_type="none"` the token table alone goes back.
+        gpt: The GPT, with or without a head.
+
+    Returns:
+        `gpt`.
+
+    Raises:
+        ValueError: Family or shapes do not fit; nothing has changed.
+    """
+    model_type, read, _ = _open_memory(gpt)
+    kind = model.config.position_embedding_type
+    family = find_family(model_type, read, position_embedding_type=kind)
+    parameters = dict(gpt.named_parameters(remove_duplicate=False))
+    keys = _find_names(parameters, family, read, kind)
+    stored = _find_tables(TensorDict(parameters, type(gpt).__name__, copy=False), keys)
+    expected = component_fields(family, read, position_embedding_type=kind)
+    for field in SHARED_FIELDS:
+        ours, theirs = getattr(model.config, field), expected.get(field, getattr(model.config, field))
+        if field == "word_embed_proj_dim":  # None and n_embd say the same
+            ours, theirs = ours or model.config.n_embd, theirs or expected["n_embd"]
+        if ours != theirs and not (isinstance(ours, float) and math.isclose(ours, theirs)):
+            raise ValueError(f"`{field}` of the model is {ours!r}, the {model_type} has {theirs!r}: they do not fit.")
+    tables = model.state_dict()
+    for name, tensor in stored.items():
+        if name not in tables or tuple(tables[name].shape) != tensor.shape:
+            shape = tuple(tables[name].shape) if name in tables else None
+            raise ValueError(
+                f"`{name}` of the model has the shape {shape}, {keys[name]!r} of the {type(gpt).__name__} has "
+                f"{tensor.shape}. Resize one of the two first."
+            )
+    with torch.no_grad():
+        for name, key in keys.items():
+            parameters[key].copy_(tables[name])
+    return gpt
+
+
+def _open_memory(source: nn.Module) -> tuple[str | None, ReadField, Checkpoint]:
+    """Return the model type of a model in memory, a reader of its configuration, and its tensors."""
+    config = getattr(source, "config", None)
+    if config is None:
+        config = getattr(getattr(source, "module", None), "config", None)  # DataParallel
+    if config is None:
+        raise ValueError(f"The source, a {type(source).__name__}, has no `config`: it is no model of transformers.")
+
+    def read(name: str) -> Any:
+        return getattr(config, name, None)
+
+    return getattr(config, "model_type", None), read, TensorDict(source.state_dict(), type(source).__name__, copy=True)
+
+
+def _find_names(
+    names: Collection[str],
+    family: Family,
+    read: ReadField,
+    kind: str,
+    wte_key: str | None = None,
+    wpe_key: str | None = None,
+) -> dict[str, str]:
+    width = read("word_embed_proj_dim")
+    return find_keys(
+        names,
+        family,
+        with_positions=kind == "learned",
+        with_projection=width is not None and width != read("hidden_size"),
+        tied=is_tied(read),
+        wte_key=wte_key,
+        wpe_key=wpe_key,
+    )
+
+
+def _find_tables(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, StoredTensor]:
+    """Return what is stored, by the component's own names."""
+    stored = {name: checkpoint.find(key) for name, key in keys.items()}
+    for name, tensor in stored.items():
+        if len(tensor.shape) != 2:
+            raise ValueError(f"The tensor {keys[name]!r} has the shape {tensor.shape}; a table has two axes.")
+    return stored
+
+
+def _read_sizes_of(stored: dict[str, StoredTensor], read: ReadField, position_offset: Any, sure: bool) -> ReadField:
+    """Return a reader of sizes from the tables, always where they are `sure`, else where the source names none."""
+    sizes: dict[str, int] = {"vocab_size": stored["wte.weight"].shape[0]}
+    if "wpe.weight" in stored:
+        rows, sizes["hidden_size"] = stored["wpe.weight"].shape
+        sizes["max_position_embeddings"] = rows - (position_offset if type(position_offset) is int else 0)
+    elif "project_in.weight" in stored:
+        sizes["hidden_size"] = stored["project_in.weight"].shape[0]
+    else:
+        sizes["hidden_size"] = stored["wte.weight"].shape[1]
+    return lambda name: sizes[name] if name in sizes and (sure or read(name) is None) else read(name)
+
+
+def _make_config(
+    model_class: type[GPTEmbeddingsModel],
+    family: Family,
+    read: ReadField,
+    kind: str,
+    fields: dict[str, Any],
+) -> Any:
+    config_class = model_class.config_class
+    known = component_fields(family, read, position_embedding_type=kind)
+    sizes = ("dtype", "n_embd", "n_positions", "position_embedding_type", "vocab_size", "word_embed_proj_dim")
+    for field in fields:
+        if field in sizes or field not in config_class.__dataclass_fields__:
+            raise ValueError(
+                f"`{field}` cannot be set here: "
+                + ("the source says what it is." if field in sizes else "the configuration has no such field.")
+            )
+    known["vocab_size"] = read_size(read, "vocab_size")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        known[name] = _keep_ids(read(name), known["vocab_size"])
+    if kind == "sinusoidal" and (known["n_positions"] + known["position_offset"]) * known["n_embd"] > (
+        MAX_SINUSOID_ENTRIES
+    ):
+        raise ValueError(
+            f"The source's configuration asks for sinusoids of {known['n_positions']} x {known['n_embd']} entries; at "
+            f"most {MAX_SINUSOID_ENTRIES} are made, as no table in the file says that the size is meant."
+        )
+    return config_class(**{**known, **fields})
+
+
+def _keep_ids(value: Any, vocab_size: int) -> Any:
+    """Leave out special ids that no row of the table belongs to; sources have them, and never look them up."""
+    if isinstance(value, list):
+        return [item for item in value if type(item) is int and 0 <= item < vocab_size] or None
+    return value if type(value) is int and 0 <= value < vocab_size else None
+
+
+def _check_sizes(name: str, config: Any, stored: dict[str, StoredTensor]) -> None:
+    """Compare the tables with the configuration, before they are read."""
+    width = config.word_embed_proj_dim or config.n_embd
+    expected = {
+        "wte.weight": (config.vocab_size, width),
+        "wpe.weight": (config.n_positions + config.position_offset, config.n_embd),
+        "project_in.weight": (config.n_embd, width),
+    }
+    for key, tensor in stored.items():
+        if tensor.shape != expected[key]:
+            raise ValueError(
+                f"{name}: the table for `{key}` has the shape {tensor.shape}, the configuration says {expected[key]}. "
+                "Correct `config.json`, or load the checkpoint that belongs to it."
+            )
+
+
+def _parse_dtype(dtype: Any) -> torch.dtype | None:
+    """Return the torch dtype, or None for "auto"."""
+    if dtype == "auto":
+        return None
+    parsed = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point or parsed.itemsize < 2:
+        raise ValueError(f"`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got {dtype!r}.")
+    return parsed
+
+
+def _build(model_class: type[GPTEmbeddingsModel], config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsModel:
+    """Make a model around the tables, without making others first."""
+    with torch.device("meta"):
+        model = model_class(config)
+    if model.token_weights is not None:  # no GPT has any: 1 each, until `fit_token_weights` counts a text
+        table = tables["wte.weight"]
+        tables["token_weights"] = torch.ones(len(table), dtype=table.dtype)
+    model.load_state_dict(tables, assign=True)
+    if config.position_embedding_type == "sinusoidal":
+        sinusoids: Any = model.wpe
+        sinusoids.to_empty(device=tables["wte.weight"].device)
+        sinusoids.reset()
+    return model.eval()
+
+
+__all__ = ["from_gpt", "to_gpt"]

@@ -1,0 +1,121 @@
+"""The same embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed it, Parquet is written.
+
+Each actor loads the model once, by its name, and embeds a block at a time with `Embedder`, so that a row gets the same
+vector as on one machine. What an actor had not finished when it or its node was lost, Ray gives to another.
+
+Left out: starting a cluster (`ray start`), and outputs other than Parquet.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from gpt_embeddings.embedding.embedder import Embedder
+from gpt_embeddings.text.encoding import load_tokenizer
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+BATCH_ROWS = 1000
+
+
+class EmbedderActor:
+    """An `Embedder` that loads its model where it is started.
+
+    Args:
+        model: Folder or Hub name of a saved model; every node has to be able to read it.
+        tokenizer: Folder or Hub name of its tokenizer.
+        options: The options of `Embedder`.
+    """
+
+    def __init__(self, model: str, tokenizer: str, options: dict[str, Any]) -> None:
+        network = GPTEmbeddingsModel.from_pretrained(model).eval()
+        tokens = load_tokenizer(tokenizer, model_max_length=network.config.n_positions)
+        self._embedder = Embedder(network, tokens, **options)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return the batch with its vectors."""
+        return self._embedder(batch)
+
+
+def embed_on_cluster(
+    inputs: Sequence[str | os.PathLike[str]] | Dataset,
+    output: str | os.PathLike[str],
+    model: str,
+    tokenizer: str,
+    *,
+    address: str | None = None,
+    n_actors: int | None = None,
+    **options: Any,
+) -> int:
+    """Embed Parquet files or a dataset on a Ray cluster.
+
+    Args:
+        inputs: Parquet files or folders of them, on storage that every node can read; or a dataset of this process,
+            which is sent to the nodes.
+        output: A folder to make, on storage that every node can write; it receives Parquet files. Rows are in no
+            particular order.
+        model: Folder or Hub name of a saved model.
+        tokenizer: Folder or Hub name of its tokenizer.
+        address: The cluster's address, such as `"auto"` or `"ray://head:10001"`; None joins the cluster of this
+            process, or starts one on this machine.
+        n_actors: Number of actors, each on one CPU; by default one for each CPU of the cluster but one, which reads
+            and writes.
+        options: The options of [`Embedder`].
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        FileExistsError: The output exists and is not empty.
+        ImportError: The extra `ray` is not installed.
+        ValueError: The cluster has fewer than two CPUs, or no input was given.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.") from error
+    if not len(inputs):
+        raise ValueError("No input was given: name at least one Parquet file, or give a dataset with rows.")
+    target = Path(output).resolve()
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"The output {str(target)!r} exists; choose another or delete it.")
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False)
+    n_cpus = int(ray.cluster_resources().get("CPU", 0))
+    if n_cpus < 2:  # with its CPUs all taken by actors, Ray Data would wait for ever to read
+        raise ValueError(f"The cluster has {n_cpus} CPUs; one actor and one reader need at least 2.")
+    actors = min(n_actors or n_cpus - 1, n_cpus - 1)
+    context = ray.data.DataContext.get_current()
+    context.use_datasource_v2 = False  # the new reader feeds one actor only
+    context.execution_options.preserve_order = False
+    n_blocks = 4 * actors
+    if isinstance(inputs, Dataset):
+        rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
+    else:
+        rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=n_blocks)
+    embedded = rows.map_batches(
+        EmbedderActor,
+        fn_constructor_args=(model, tokenizer, options),
+        batch_format="pyarrow",
+        batch_size=BATCH_ROWS,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+    )
+    partial = target.parent / f".{target.name}.partial"
+    if partial.exists():
+        raise FileExistsError(f"An earlier run has left {str(partial)!r}; delete it.")
+    embedded.write_parquet(str(partial))
+    n_rows = sum(int(pq.read_metadata(path).num_rows) for path in partial.glob("*.parquet"))
+    if target.exists():
+        target.rmdir()
+    os.replace(partial, target)
+    return n_rows
+
+
+__all__ = ["EmbedderActor", "embed_on_cluster"]

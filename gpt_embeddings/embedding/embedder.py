@@ -1,0 +1,427 @@
+"""The function that `map()` is given: a batch of texts in, the same batch with a column of vectors out.
+
+Texts become flat ids, ids become vectors (`GPTEmbeddingsModel.embed_bags`), and vectors become an Arrow column over
+the same memory: no padding, no vector per token, no Python float. An embedder travels to other processes as a
+reference to its weights, and is hashed by what it holds.
+
+Left out: running over a dataset, which is `map()`'s business or that of `gpt_embeddings.embedding.dataset`.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from datasets import List, Value
+from datasets.formatting.formatting import LazyBatch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.text.encoding import Texts, check_vocabulary, encode_flat, tokenizer_digest
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+Pooling: TypeAlias = Literal["mean", "weighted", "last", "none"]
+Overflow: TypeAlias = Literal["truncate", "windows"]
+Dtype: TypeAlias = Literal["float32", "float16"]
+
+MIN_THREAD_TOKENS = 2**15  # less is not worth a thread
+OPTIONS = ("column", "output_column", "pooling", "normalize", "overflow", "dtype")
+_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+
+# Models by the digest of their weights, for forked workers and for copies within a process.
+_models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
+_forked = False
+
+
+def _after_fork_in_child() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Embedder:
+    """A function for `map(..., batched=True)` that adds a column with the vectors of a column of texts.
+
+    It works on `Dataset`, `DatasetDict` and `IterableDataset`, with `num_proc`, and with the format None, `"arrow"`,
+    `"numpy"` or `"torch"` set on the dataset. It hashes by content (weights, tokenizer and options), so that the
+    cache of `datasets` hits in another process and misses after training, and its pickle refers to the weights
+    instead of holding them: it can be loaded for as long as the process that made it lives.
+
+    A missing (null) or empty text gives a zero vector, with `pooling="none"` an empty list.
+
+    Args:
+        model: The model; dropout is not applied, in training mode neither.
+        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        column: The column of texts.
+        output_column: The column to add.
+        pooling: `"mean"` of all token vectors of a text, their mean `"weighted"` by the model's `token_weights`, the
+            `"last"` of them, or `"none"`: all of them, as a list.
+        normalize: Whether vectors are scaled to length 1, so that their inner product is the cosine. Zero vectors
+            stay as they are.
+        overflow: What happens to tokens past `n_positions`: `"truncate"` leaves them out, `"windows"` keeps all and
+            begins again at position 0 every `n_positions` tokens.
+        dtype: `"float32"` or `"float16"` for the column; sums are float32 in either case.
+
+    Raises:
+        TypeError: The model is no `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
+        ValueError: An option is unknown, the model has no token weights to pool by, or the tokenizer can give ids that
+            the model does not have.
+    """
+
+    def __init__(
+        self,
+        model: GPTEmbeddingsModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        column: str = "text",
+        output_column: str = "embedding",
+        pooling: Pooling = "mean",
+        normalize: bool = False,
+        overflow: Overflow = "truncate",
+        dtype: Dtype = "float32",
+    ) -> None:
+        if not isinstance(model, GPTEmbeddingsModel):
+            raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
+        if not getattr(tokenizer, "is_fast", False):
+            raise TypeError(
+                f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
+            )
+        for name, value, known in (
+            ("pooling", pooling, get_args(Pooling)),
+            ("overflow", overflow, get_args(Overflow)),
+            ("dtype", dtype, get_args(Dtype)),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.")
+        check_vocabulary(tokenizer, model.config.vocab_size)
+        if pooling == "weighted" and model.token_weights is None:
+            raise ValueError(
+                "`pooling` is 'weighted', but the model has no token weights; `fit_token_weights` makes them."
+            )
+        if column == output_column:
+            raise ValueError(f"`column` and `output_column` are both {column!r}; name another output column.")
+        self.model, self.tokenizer = model, tokenizer
+        self.column, self.output_column = column, output_column
+        self.pooling, self.normalize, self.overflow, self.dtype = pooling, normalize, overflow, dtype
+        self._digest: tuple[Any, str] | None = None
+
+    @property
+    def feature(self) -> List:
+        """The feature of the output column: a list of `n_embd` numbers, with `pooling="none"` a list of those."""
+        vector = List(Value(self.dtype), length=self.model.config.n_embd)
+        return List(vector) if self.pooling == "none" else vector
+
+    @property
+    def digest(self) -> str:
+        """A name for all that decides the result: weights, tokenizer and options.
+
+        It is computed once and again only when a weight has changed, as far as torch counts changes (those made
+        through `.data` or numpy are not counted).
+        """
+        options = {name: getattr(self, name) for name in OPTIONS}
+        key = json.dumps([self._weights_digest(), tokenizer_digest(self.tokenizer), options])
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    def embed(self, texts: Texts) -> npt.NDArray[np.floating[Any]]:
+        """Embed texts outside of any dataset, for example a query.
+
+        Args:
+            texts: Texts, a sequence of strings or an Arrow array.
+
+        Returns:
+            Vectors of shape `(len(texts), n_embd)`; with `pooling="none"` of shape `(n_tokens, n_embd)`, the texts
+            one after the other.
+        """
+        return self._vectors(*encode_flat(texts, self.tokenizer), n_cores())[0]
+
+    def __call__(self, batch: Any) -> Any:
+        """Add the vectors to a batch from `map(..., batched=True)`.
+
+        Args:
+            batch: What `datasets` hands over: a `pa.Table` under the format `"arrow"`; otherwise a dictionary of
+                columns.
+
+        Returns:
+            A table with one column more; or the new column as `{output_column: vectors}`. A lazy batch, which is what
+            `Dataset.map` gives under no format, receives the column in place as Arrow data, and nothing remains to
+            be returned but `{}`.
+
+        Raises:
+            TypeError: The column or one of its values is no string; the message names column and row.
+            ValueError: There is no such column, or a text is not valid Unicode; the message names column and row.
+        """
+        if isinstance(batch, pa.Table):
+            return self.extend(batch, n_cores())[0]
+        if isinstance(batch, LazyBatch):
+            batch[self.output_column] = self._embed_column(batch.pa_table, n_cores())[0]
+            return {}
+        if not isinstance(batch, Mapping):
+            raise TypeError(
+                f"A batch must be a pa.Table or a dictionary of columns, got {type(batch).__name__}. Set the format "
+                "'arrow' on the dataset, and give map() `batched=True`."
+            )
+        self._check_column(list(batch))
+        texts = batch[self.column]
+        if isinstance(texts, str):
+            raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
+        vectors, starts = self._embed_texts(["" if text is None else text for text in texts], n_cores())[:2]
+        if starts is None:
+            return {self.output_column: vectors}
+        return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (_spill(self), self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
+
+    def _check_column(self, names: list[str]) -> None:
+        if self.column not in names:
+            raise ValueError(f"There is no column {self.column!r}; the columns are {', '.join(names)}.")
+
+    def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
+        """Return a table with the vectors as one more column, and the number of tokens.
+
+        Args:
+            table: A batch.
+            n_threads: Number of threads that share in it.
+            first_row: Which row of the dataset the batch begins with, for errors.
+        """
+        column, n_tokens = self._embed_column(table, n_threads, first_row)
+        if self.output_column in table.column_names:
+            table = table.drop_columns(self.output_column)
+        return table.append_column(self.output_column, column), n_tokens
+
+    def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, int]:
+        self._check_column(table.column_names)
+        texts = table[self.column]
+        if not any(check(texts.type) for check in _STRINGS):
+            raise TypeError(f"Column {self.column!r} must hold strings, it holds {texts.type}.")
+        if texts.null_count:
+            if not pa.types.is_large_string(texts.type):
+                texts = texts.cast(pa.string())  # from null and string_view, which have no `fill_null`
+            texts = texts.fill_null("")
+        vectors, starts, n_tokens = self._embed_texts(texts, n_threads, first_row)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.model.config.n_embd)
+        if starts is not None:
+            values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
+        return values, n_tokens
+
+    def _embed_texts(
+        self, texts: Texts, n_threads: int, first_row: int | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
+        """Return vectors, with `pooling="none"` also where each text begins among them, and the number of tokens."""
+        try:
+            input_ids, offsets = encode_flat(texts, self.tokenizer)
+        except (TypeError, ValueError) as error:
+            row = getattr(error, "index", None)
+            where = f"Column {self.column!r}"
+            if row is not None:
+                where += f", row {row} of the batch" if first_row is None else f", row {first_row + row}"
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{where}: {error}") from error
+        return *self._vectors(input_ids, offsets, n_threads), len(input_ids)
+
+    def _vectors(
+        self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
+        if self.pooling in ("mean", "weighted"):
+            return self._means(input_ids, offsets, n_threads), None
+        with torch.inference_mode(), torch_threads(1 if _forked else None):
+            vectors, starts = self._token_vectors(input_ids, offsets)
+            return self._finish(vectors), starts
+
+    def _means(
+        self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int
+    ) -> npt.NDArray[Any]:
+        """Return means, the documents shared out among threads of our own with about as many tokens each.
+
+        torch's own threads would share out each small step; they wait for each other busily, which costs more than
+        the sums themselves as soon as another process runs.
+        """
+        n_threads = 1 if _forked else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
+        cuts = np.searchsorted(offsets, np.linspace(0, len(input_ids), n_threads + 1)[1:-1]).tolist()
+        bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
+
+        pooling: Literal["mean", "weighted"] = "weighted" if self.pooling == "weighted" else "mean"
+
+        def run(bound: tuple[int, int]) -> npt.NDArray[Any]:
+            with torch.inference_mode():  # for this thread
+                own = offsets[bound[0] : bound[1] + 1]
+                return self._finish(self.model.embed_bags(input_ids, own, self.overflow, pooling))
+
+        with torch_threads(1):
+            if n_threads == 1:
+                return run(bounds[0])
+            with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return np.concatenate(list(pool.map(run, bounds)))
+
+    def _finish(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
+        if self.normalize:
+            vectors = F.normalize(vectors.float(), dim=-1)
+        return vectors.to("cpu", getattr(torch, self.dtype)).contiguous().numpy()
+
+    def _token_vectors(
+        self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
+    ) -> tuple[torch.Tensor, npt.NDArray[np.int64] | None]:
+        """Return the last token's vector of each text, or every token's and where each text begins among them."""
+        n_positions, device = self.model.config.n_positions, self.model.wte.weight.device
+        starts, lengths = offsets[:-1], np.diff(offsets)
+        kept = np.minimum(lengths, n_positions) if self.overflow == "truncate" else lengths
+        if self.pooling == "last":
+            some = kept > 0
+            positions = kept[some] - 1
+            index = starts[some] + positions
+        else:
+            ends = np.concatenate([[0], np.cumsum(kept)])
+            positions = np.arange(ends[-1]) - np.repeat(ends[:-1], kept)
+            index = positions + np.repeat(starts, kept)
+        # The steps of `forward` without its dropout, on flat ids.
+        model = self.model
+        vectors, _ = model._finish_tokens(model._look_up_tokens(torch.from_numpy(input_ids[index]).to(device)), False)
+        if model.wpe is not None:
+            rows = torch.from_numpy(positions % n_positions + model.config.position_offset).to(device)
+            vectors = vectors + model.wpe(rows).to(vectors.dtype)
+        if self.pooling == "none":
+            return vectors, ends
+        result = vectors.new_zeros(len(lengths), vectors.shape[1])
+        result[torch.from_numpy(some).to(device)] = vectors
+        return result, None
+
+    def _weights_digest(self) -> str:
+        state = self.model.state_dict()
+        seen = [(name, t.data_ptr(), None if t.is_inference() else t._version) for name, t in state.items()]
+        if self._digest is None or self._digest[0] != seen or any(version is None for _, _, version in seen):
+            self._digest = (seen, _hash_weights(self.model, state))
+        return self._digest[1]
+
+
+def _hash_weights(model: GPTEmbeddingsModel, state: Mapping[str, torch.Tensor]) -> str:
+    # The fields of our own configuration: those inherited from transformers tell how a model was saved.
+    fields = {name: getattr(model.config, name) for name in type(model.config).__annotations__}
+    sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(state.items()):
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha256.update(flat.view(torch.uint8).numpy().data)  # no copy
+    return sha256.hexdigest()
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Run torch on n threads.
+
+    A forked child must not use more than one: it inherits OpenMP's thread pool without its threads, and waits for
+    them for ever.
+    """
+    before = torch.get_num_threads()
+    if n is None or n == before:
+        yield
+        return
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        if not _forked:
+            torch.set_num_threads(before)
+
+
+# Pickles ---------------------------------------------------------------------------------------------------------
+
+
+class _Weights(NamedTuple):
+    """Where a worker finds a model: by its digest in memory that it inherited, else in a file."""
+
+    digest: str
+    folder: str
+    config: dict[str, Any]
+
+
+_spill_folder: str | None = None
+
+
+def _spill(embedder: Embedder) -> "_Weights | GPTEmbeddingsModel":
+    """Put the weights into a temporary file, once, for the processes that an embedder is sent to."""
+    global _spill_folder
+    model = embedder.model
+    if type(model) is not GPTEmbeddingsModel or type(model.wte) is not nn.Embedding or model.wte._forward_hooks:
+        return model  # an adapter or a subclass: only a whole pickle has all of it
+    digest = embedder._weights_digest()
+    _models[digest] = model
+    if _spill_folder is None or not os.path.isdir(_spill_folder):
+        _spill_folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
+        weakref.finalize(_models, _remove_folder, _spill_folder, os.getpid())
+    path = Path(_spill_folder) / f"{digest}.pt"
+    if not path.exists():
+        partial = path.with_suffix(f".{os.getpid()}")
+        torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
+        os.replace(partial, path)
+    return _Weights(digest, _spill_folder, model.config.to_dict())
+
+
+def _remove_folder(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # not by a forked child as it ends
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load(
+    source: "_Weights | GPTEmbeddingsModel", tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
+) -> Embedder:
+    if isinstance(source, GPTEmbeddingsModel):
+        return Embedder(source, tokenizer, **options)
+    model = _models.get(source.digest)
+    if model is None:
+        path = Path(source.folder) / f"{source.digest}.pt"
+        if not path.is_file():
+            raise pickle.UnpicklingError(
+                f"The weights of this pickled Embedder are gone ({path}): the process that pickled it has ended. Save "
+                "the model with `save_pretrained` and make an Embedder from it."
+            )
+        config = GPTEmbeddingsModel.config_class.from_dict(source.config)
+        with torch.device("meta"):
+            model = GPTEmbeddingsModel(config)
+        state = torch.load(path, mmap=True, weights_only=True)  # workers share the pages
+        if model.config.position_embedding_type == "sinusoidal":
+            model.wpe = GPTEmbeddingsModel(config).wpe
+        model.load_state_dict(state, assign=True)
+        model = model.eval()
+        _models[source.digest] = model
+    return Embedder(model, tokenizer, **options)
+
+
+def _register_hash() -> None:
+    """Let `datasets` hash an embedder by its digest, instead of by a pickle that names a temporary file."""
+    try:
+        from datasets.utils._dill import Pickler, pklregister
+    except ImportError:  # the hash then differs from process to process: work is repeated, never skipped
+        return
+
+    @pklregister(Embedder)
+    def _save(pickler: Pickler, embedder: Embedder) -> None:
+        pickler.save_reduce(Embedder, (embedder.digest,), obj=embedder)
+
+
+_register_hash()
+
+
+__all__ = ["OPTIONS", "Dtype", "Embedder", "Overflow", "Pooling", "n_cores", "torch_threads"]

@@ -1,0 +1,4 @@
+"""Explore: an input stage to look at, as figures for notebooks, as a page, as one file, as a Space.
+
+Read `style`, `tables`, `figures`, `maps`; then `shown_models`, `views`, `markup`; last `page` and `export`.
+"""

@@ -1,0 +1,299 @@
+"""Plotly figures of the input stage: what the modules beside this one compute, drawn.
+
+Each function is pure: model, tokenizer and text in, a figure out. Texts are shown and never read as markup, though
+Plotly reads some HTML in every label. Colours are legible on light and on dark paper, which is left transparent.
+
+Needs the extra `explore`. Left out: 3-D maps of words (`maps`), numbers as rows (`tables`), what is computed (`parts`,
+`neighbours`, `projections`, `encodings`, `costs`) and the page (`explore`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from torch.nn.functional import normalize
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.analysis.costs import PUBLISHED, Cost, format_bytes
+from gpt_embeddings.analysis.decomposition import measure, position_vectors, split_parts
+from gpt_embeddings.analysis.encodings import Encoding
+from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours
+from gpt_embeddings.analysis.projections import project
+from gpt_embeddings.analysis.readable_tokens import readable_pieces
+from gpt_embeddings.explore.style import COLOURS, GRID, escape_label, finish, scene
+from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
+
+
+COSINES = ("cos(sum, token)", "cos(sum, position)", "cos(token, position)")
+NORMS = ("‖token‖", "‖position‖", "‖sum‖")
+
+TOKENS_SHOWN = 256  # more are not legible
+POSITIONS_SHOWN = 128  # rows of a square heat map
+CURVE_POINTS = 256
+
+
+def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> go.Figure:
+    """Draw a text through the stage: for each token how token, position and sum agree, and how long they are.
+
+    Args:
+        model: The model.
+        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        text: A text; at most 256 of its tokens are drawn.
+
+    Raises:
+        ValueError: The text has no tokens, or the tokenizer does not fit the model.
+    """
+    parts = split_parts(model, tokenizer, text)
+    shown = slice(TOKENS_SHOWN)
+    pieces = readable_pieces(tokenizer, parts.input_ids[shown].tolist())
+    measures = measure(parts)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    hover = [
+        f"position {i}<br>token {escape_label(piece)}<br>id {token_id}"
+        for i, (piece, token_id) in enumerate(zip(pieces, parts.input_ids.tolist(), strict=False))
+    ]
+    longest = float(max(measures[name][shown].max() for name in NORMS))
+    scales = (
+        (COSINES, {"colorscale": "RdBu_r", "zmin": -1, "zmax": 1}),
+        (NORMS, {"colorscale": "Viridis", "zmin": 0, "zmax": longest or 1}),
+    )
+    for row, (names, scale) in enumerate(scales, start=1):
+        values = np.stack([measures[name][shown] for name in names])
+        figure.add_trace(
+            go.Heatmap(
+                z=values[::-1],
+                y=names[::-1],
+                x=[str(i) for i in range(len(pieces))],
+                customdata=np.tile(np.array(hover, dtype=object), (len(names), 1)),
+                hovertemplate="%{customdata}<br>%{y}: %{z:.3f}<extra></extra>",
+                colorbar={"len": 0.45, "y": 0.78 - 0.54 * (row - 1), "thickness": 10, "outlinewidth": 0},
+                xgap=1,
+                ygap=1,
+                **scale,
+            ),
+            row=row,
+            col=1,
+        )
+    # Categories that are shown under another name: a narrow page leaves some out, and equal tokens stay apart.
+    labels = {str(i): escape_label(piece) for i, piece in enumerate(pieces)}
+    figure.update_xaxes(type="category", labelalias=labels, tickangle=-60)
+    return finish(figure, height=420)
+
+
+def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figure:
+    """Draw scores as bars, beside the best that random rows would give.
+
+    Args:
+        index: The table that they were found in.
+        found: What was found, best first.
+    """
+    labels = [f"{escape_label(near.piece)} ({near.input_id})" for near in found]
+    figure = go.Figure(
+        go.Bar(
+            x=[near.score for near in found],
+            y=labels,
+            orientation="h",
+            marker={"color": COLOURS[0]},
+            text=[f"{near.score:.3f}" for near in found],
+            hovertemplate="%{y}<br>cosine %{x:.4f}<extra></extra>",
+        )
+    )
+    figure.add_vline(x=index.chance, line={"dash": "dot", "color": COLOURS[1], "width": 2})
+    figure.add_annotation(
+        x=index.chance, y=1, yref="paper", yanchor="bottom", text="best by chance", showarrow=False, xanchor="left"
+    )
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title_text="cosine", rangemode="tozero")
+    return finish(figure, height=90 + 28 * max(len(found), 3))
+
+
+def position_similarity_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False) -> go.Figure:
+    """Draw the cosine of every position with every other, of at most 128 evenly spaced ones.
+
+    Args:
+        model: The model.
+        sinusoidal: Whether to draw the table of "Attention is all you need" of the same size in place of its own.
+
+    Raises:
+        ValueError: The model has no positions.
+    """
+    rows, table = _sample_positions(model, sinusoidal, POSITIONS_SHOWN)
+    units = normalize(table, dim=1)
+    figure = go.Figure(
+        go.Heatmap(
+            z=(units @ units.T).numpy(),
+            x=rows,
+            y=rows,
+            zmin=-1,
+            zmax=1,
+            colorscale="RdBu_r",
+            colorbar={"thickness": 10, "outlinewidth": 0},
+            hovertemplate="positions %{x} and %{y}<br>cosine %{z:.3f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed", title_text="position", scaleanchor="x", constrain="domain")
+    figure.update_xaxes(title_text="position", constrain="domain")
+    return finish(figure, height=400, title=f"Cosines of positions, {_kind(model, sinusoidal)}")
+
+
+def position_curve_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False) -> go.Figure:
+    """Draw the position table as a curve through its first three principal components.
+
+    Args:
+        model: The model.
+        sinusoidal: As in `position_similarity_figure`.
+
+    Raises:
+        ValueError: The model has no positions.
+    """
+    rows, table = _sample_positions(model, sinusoidal, CURVE_POINTS)
+    projection = project(table)
+    x, y, z = projection.points.T.numpy()
+    figure = go.Figure(
+        go.Scatter3d(
+            x=x,
+            y=y,
+            z=z,
+            mode="lines+markers",
+            line={"color": GRID, "width": 2},
+            marker={
+                "size": 3,
+                "color": rows,
+                "colorscale": "Viridis",
+                "colorbar": {"thickness": 10, "outlinewidth": 0, "title": {"text": "position"}},
+            },
+            customdata=rows,
+            hovertemplate="position %{customdata}<extra></extra>",
+        )
+    )
+    figure.update_layout(scene=scene(projection))
+    return finish(figure, height=400, title=f"Principal components, {_kind(model, sinusoidal)}")
+
+
+def position_norms_figure(model: GPTEmbeddingsModel) -> go.Figure:
+    """Draw the length of every position's vector, beside the sinusoidal table of the same size.
+
+    Raises:
+        ValueError: The model has no positions.
+    """
+    figure = go.Figure()
+    for i, sinusoidal in enumerate((False, True)):
+        rows, table = _sample_positions(model, sinusoidal, CURVE_POINTS)
+        figure.add_trace(
+            go.Scatter(
+                x=rows,
+                y=table.norm(dim=1).numpy(),
+                name=_kind(model, sinusoidal),
+                mode="lines",
+                line={"color": COLOURS[i], "dash": ("solid", "dot")[i]},
+                hovertemplate="position %{x}<br>norm %{y:.3f}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title_text="position")
+    figure.update_yaxes(title_text="norm", rangemode="tozero")
+    return finish(figure, height=340, title="Norms of positions")
+
+
+def _kind(model: GPTEmbeddingsModel, sinusoidal: bool) -> str:
+    return "sinusoidal for comparison" if sinusoidal else f"{model.config.position_embedding_type} in the model"
+
+
+def _sample_positions(
+    model: GPTEmbeddingsModel, sinusoidal: bool, limit: int
+) -> tuple[npt.NDArray[np.int64], torch.Tensor]:
+    """Return at most `limit` evenly spaced positions and their rows, `(n, n_embd)`."""
+    table = position_vectors(model)
+    if not len(table):
+        raise ValueError('The model has no positions: its `position_embedding_type` is "none".')
+    rows = np.unique(np.linspace(0, len(table) - 1, min(limit, len(table))).round().astype(np.int64))
+    if sinusoidal:
+        table = sinusoidal_table(len(table), model.config.n_embd)
+    return rows, table[torch.from_numpy(rows)]
+
+
+def encodings_figure(encodings: Sequence[Encoding]) -> go.Figure:
+    """Draw the similarity of all sentences in every encoding, a small heat map each."""
+    figure = make_subplots(
+        rows=-(-len(encodings) // 2),
+        cols=2,
+        subplot_titles=[encoding.name for encoding in encodings],
+        vertical_spacing=0.13,
+        horizontal_spacing=0.12,
+    )
+    for i, encoding in enumerate(encodings):
+        numbers = [str(n) for n in range(1, len(encoding.similarity) + 1)]
+        figure.add_trace(
+            go.Heatmap(
+                z=encoding.similarity,
+                x=numbers,
+                y=numbers,
+                coloraxis="coloraxis",
+                texttemplate="%{z:.2f}" if len(numbers) <= 6 else None,
+                hovertemplate="sentences %{x} and %{y}<br>cosine %{z:.3f}<extra></extra>",
+            ),
+            row=1 + i // 2,
+            col=1 + i % 2,
+        )
+    figure.update_layout(
+        coloraxis={"colorscale": "RdBu_r", "cmin": -1, "cmax": 1, "colorbar": {"thickness": 10, "outlinewidth": 0}}
+    )
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(type="category")
+    figure.update_annotations(font={"size": 12})
+    return finish(figure, height=170 * -(-len(encodings) // 2) + 40, top=36)
+
+
+def costs_figure(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> go.Figure:
+    """Draw parameters by dimension for the chosen vocabulary and context, with the GPTs as published.
+
+    Args:
+        chosen: The size that is marked.
+        published: Sizes to compare with, by name.
+    """
+    widths = np.unique(np.geomspace(16, max(2**14, 2 * chosen.n_embd), 60).round())
+    per_width = chosen.vocab_size + chosen.n_positions
+    figure = go.Figure(
+        go.Scatter(
+            x=widths,
+            y=widths * per_width,
+            mode="lines",
+            line={"color": GRID.replace("0.25", "0.7"), "dash": "dot"},
+            name="vocabulary and context as chosen",
+            hovertemplate="n_embd %{x}<br>%{y:,} parameters<extra></extra>",
+        )
+    )
+    for i, (group, costs) in enumerate({"published": published, "chosen": {"chosen": chosen}}.items()):
+        figure.add_trace(
+            go.Scatter(
+                x=[cost.n_embd for cost in costs.values()],
+                y=[cost.parameters for cost in costs.values()],
+                mode="markers+text" if i == 0 else "markers",
+                marker={"size": (9, 16)[i], "color": COLOURS[i], "symbol": ("circle", "star-open")[i]},
+                text=[escape_label(name) for name in costs],
+                textposition=["bottom right" if j % 2 else "top left" for j in range(len(costs))],
+                name=group,
+                customdata=[format_bytes(cost.n_bytes()) for cost in costs.values()],
+                hovertemplate=(
+                    "%{text}<br>n_embd %{x}<br>%{y:,} parameters<br>%{customdata} in float32<extra></extra>"
+                ),
+            )
+        )
+    figure.update_xaxes(type="log", title_text="n_embd", dtick=1)
+    figure.update_yaxes(type="log", title_text="parameters of wte + wpe", dtick=1)
+    return finish(figure, height=420)
+
+
+__all__ = [
+    "CURVE_POINTS",
+    "POSITIONS_SHOWN",
+    "costs_figure",
+    "encodings_figure",
+    "neighbours_figure",
+    "position_curve_figure",
+    "position_norms_figure",
+    "position_similarity_figure",
+    "text_figure",
+]

@@ -1,0 +1,129 @@
+"""3-D maps: words, a word among its neighbours, a text's tokens.
+
+Needs the extra `explore`.
+"""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.analysis.decomposition import split_parts
+from gpt_embeddings.analysis.neighbours import Neighbours
+from gpt_embeddings.analysis.projections import Method, Projection, project
+from gpt_embeddings.analysis.readable_tokens import readable_pieces
+from gpt_embeddings.explore.style import COLOURS, escape_label, finish, scene
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+TOKENS_SHOWN = 256  # of a text
+LABELS_SHOWN = 80  # further points keep their hover text
+
+
+def words_map(index: Neighbours, words: Sequence[str], method: Method = "pca") -> go.Figure:
+    """Draw words in three dimensions; one of several tokens is their mean and drawn as a diamond.
+
+    Args:
+        index: The token table.
+        words: The words.
+        method: `"pca"` or `"umap"`.
+
+    Raises:
+        ValueError: A word has no tokens, or there are too few for the method.
+    """
+    found = [index.find(word) for word in words]
+    projection = project(torch.stack([word.vector for word in found]), 3, method)
+    groups = ["one token" if len(word.input_ids) == 1 else "mean of several tokens" for word in found]
+    hover = [f"{escape_label(word.label)}<br>ids {', '.join(map(str, word.input_ids))}" for word in found]
+    return _draw_map(projection, [word.text for word in found], hover, groups)
+
+
+def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Method = "pca") -> go.Figure:
+    """Draw a word among its nearest tokens.
+
+    Args:
+        index: The token table.
+        word: The word.
+        count: How many neighbours.
+        method: `"pca"` or `"umap"`.
+
+    Raises:
+        ValueError: The word has no tokens, or there are too few neighbours for the method.
+    """
+    centre, found = index.of_word(word, count)
+    ids = torch.tensor([neighbour.input_id for neighbour in found])
+    projection = project(torch.cat([centre.vector.unsqueeze(0), index.table[ids]]), 3, method)
+    hover = [f"{escape_label(centre.label)}<br>the word itself"]
+    hover += [f"{escape_label(near.piece)}<br>id {near.input_id}<br>cosine {near.score:.3f}" for near in found]
+    groups = ["the word"] + ["neighbours"] * len(found)
+    return _draw_map(projection, [centre.text, *(near.piece for near in found)], hover, groups)
+
+
+def text_map(
+    model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str, method: Method = "pca"
+) -> go.Figure:
+    """Draw a text's vectors, token + position, joined in the order of the text, beside their tokens alone.
+
+    Args:
+        model: The model.
+        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        text: A text; at most 256 of its tokens are drawn.
+        method: `"pca"` or `"umap"`.
+
+    Raises:
+        ValueError: The text has no tokens, or too few for the method.
+    """
+    parts = split_parts(model, tokenizer, text)
+    ids = parts.input_ids[:TOKENS_SHOWN].tolist()
+    pieces = readable_pieces(tokenizer, ids)
+    vectors = torch.cat([parts.total[: len(ids)], parts.token[: len(ids)]])
+    projection = project(vectors, 3, method)
+    hover = [
+        f"{escape_label(piece)}<br>id {token_id}<br>{what}{i}"
+        for what in ("token + position ", "token alone, at ")
+        for i, (piece, token_id) in enumerate(zip(pieces, ids, strict=True))
+    ]
+    groups = ["token + position"] * len(ids) + ["token alone"] * len(ids)
+    return _draw_map(projection, [*pieces, *[""] * len(ids)], hover, groups, line="token + position")
+
+
+def _draw_map(
+    projection: Projection, labels: Sequence[str], hover: Sequence[str], groups: Sequence[str], line: str | None = None
+) -> go.Figure:
+    """Draw points in 3-D, a colour and a shape a group; labels are annotations, which show text as it is."""
+    points = projection.points.numpy()
+    figure = go.Figure()
+    for i, group in enumerate(dict.fromkeys(groups)):
+        rows = [row for row, name in enumerate(groups) if name == group]
+        figure.add_trace(
+            go.Scatter3d(
+                x=points[rows, 0],
+                y=points[rows, 1],
+                z=points[rows, 2],
+                name=group,
+                mode="lines+markers" if group == line else "markers",
+                line={"width": 2, "color": COLOURS[i]},
+                marker={"size": 5, "color": COLOURS[i], "symbol": ("circle", "diamond")[i % 2]},
+                customdata=[hover[row] for row in rows],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    marked = [
+        {
+            "x": float(x),
+            "y": float(y),
+            "z": float(z),
+            "text": escape_label(label),
+            "showarrow": False,
+            "yshift": 11,
+            "font": {"size": 12},
+        }
+        for (x, y, z), label in zip(points, labels, strict=True)
+        if label
+    ]
+    figure.update_layout(scene={**scene(projection), "annotations": marked[:LABELS_SHOWN]})
+    return finish(figure, height=520)
+
+
+__all__ = ["neighbourhood_map", "text_map", "words_map"]

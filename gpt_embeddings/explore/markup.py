@@ -1,0 +1,52 @@
+"""What a view shows, as HTML around its figures: escaped once, here."""
+
+from html import escape
+from pathlib import Path
+
+from gpt_embeddings.explore.shown_models import Subject
+from gpt_embeddings.explore.tables import Table
+from gpt_embeddings.explore.views import EXPECTED, Seen, describe
+
+
+def style_sheet() -> str:
+    """Return the rules that page and report share."""
+    return (Path(__file__).parent / "templates" / "explore.css").read_text(encoding="utf-8")
+
+
+def text_to_html(text: str) -> str:
+    """Escape a text for HTML, and for the templates that Gradio fills in HTML."""
+    for char in "{}$`":
+        text = text.replace(char, f"\0{ord(char)};")
+    return escape(text).replace("\0", "&#")
+
+
+def notes_to_html(seen: Seen) -> str:
+    """Return the notes as paragraphs, announced by screen readers where they say what went wrong."""
+    if seen.failed:
+        return "".join(f'<p class="failed" role="alert">{text_to_html(note)}</p>' for note in seen.notes)
+    return "".join(f'<p class="note">{text_to_html(note)}</p>' for note in seen.notes)
+
+
+def table_to_html(table: Table | None, label: str) -> str:
+    """Return a table in a region that scrolls, by keyboard too."""
+    if table is None:
+        return ""
+    return (
+        f'<div class="prose-table" tabindex="0" role="region" aria-label="{text_to_html(label)}">'
+        f"{table.to_html(text_to_html)}</div>"
+    )
+
+
+def facts_to_html(subject: Subject) -> str:
+    """Return a model's name and sizes, or why it could not be opened."""
+    name = f"<strong>{text_to_html(subject.name)}</strong>"
+    try:
+        return f'<p class="facts">{name}: {text_to_html(describe(subject.open()))}</p>'
+    except EXPECTED as error:
+        message = str(error)
+    except Exception as error:  # of a tokenizer's or a checkpoint's library, whose classes are many
+        message = f"{type(error).__name__}: {error}"
+    return f'<p class="failed" role="alert">{name} could not be opened. {text_to_html(message)}</p>'
+
+
+__all__ = ["facts_to_html", "notes_to_html", "style_sheet", "table_to_html", "text_to_html"]

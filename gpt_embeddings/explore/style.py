@@ -1,0 +1,74 @@
+"""How every figure looks, and how a text becomes a label that shows it as it is."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from gpt_embeddings.analysis.projections import Projection
+
+
+# Blue, orange, green and purple of one lightness, each with a contrast of 3 or more on white and on near-black.
+COLOURS = ("#3b82c4", "#d9702b", "#2f9e6e", "#a06cd5")
+INK = "#7b8190"
+GRID = "rgba(123, 129, 144, 0.25)"
+RULE = "#a9aeb8"  # in 3-D, where colours have no alpha
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+
+def escape_label(text: str) -> str:
+    """Return a text that Plotly shows as it is: without markup, entities or TeX."""
+    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
+        text = text.replace(char, entity)
+    return text
+
+
+def scene(projection: Projection) -> dict[str, Any]:
+    """Return a 3-D scene whose axes say how much of the variance they show."""
+    shares = projection.shares
+    axes = {}
+    for i, name in enumerate(("xaxis", "yaxis", "zaxis")):
+        title = f"PC {i + 1} ({100 * shares[i]:.0f} %)" if shares else f"UMAP {i + 1}"
+        axes[name] = {
+            "title": {"text": title, "font": {"size": 11}},
+            "showticklabels": False,
+            "showbackground": False,
+            "showspikes": False,
+            "gridcolor": RULE,
+            "zerolinecolor": RULE,
+            "color": INK,
+        }
+    return {
+        **axes,
+        "aspectmode": "cube",
+        "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.12}},
+    }
+
+
+def finish(figure: go.Figure, height: int, top: int = 24, title: str = "") -> go.Figure:
+    """Give a figure its height in pixels and the look of all."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 10, "r": 10, "t": 44 if title else top, "b": 10},
+        title={
+            "text": title,
+            "x": 0,
+            "xanchor": "left",
+            "y": 0.98,
+            "yanchor": "top",
+            "pad": {"l": 10},
+            "font": {"size": 14},
+        },
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        font={"family": FONT, "size": 13, "color": INK},
+        hoverlabel={"font": {"family": FONT}, "align": "left"},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": INK},
+    )
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
+    return figure
+
+
+__all__ = ["COLOURS", "GRID", "INK", "escape_label", "finish", "scene"]

@@ -1,0 +1,145 @@
+"""Small tables to look at: in a notebook, on a page, or as rows.
+
+Left out: datasets, which are Arrow's business.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TypeAlias
+
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.analysis.costs import PUBLISHED, Cost, format_bytes
+from gpt_embeddings.analysis.decomposition import measure, split_parts
+from gpt_embeddings.analysis.encodings import Encoding
+from gpt_embeddings.analysis.neighbours import Neighbour, Word
+from gpt_embeddings.analysis.readable_tokens import readable_pieces
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+TOKENS_SHOWN = 256  # rows of a text
+RIGHT = ' style="text-align: right"'
+
+Cell: TypeAlias = str | int | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns, with a sentence above; a notebook shows it as HTML."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+    caption: str = ""
+
+    def to_html(self, to_html: Callable[[str], str] = escape) -> str:
+        """Return the table as HTML in which markup is shown and not run.
+
+        Args:
+            to_html: Escapes a text; pages that fill templates have more to escape.
+        """
+        numeric = [not isinstance(value, str) for value in self.rows[0]] if self.rows else [False] * len(self.columns)
+        head = "".join(
+            f'<th scope="col"{RIGHT if right else ""}>{to_html(column)}</th>'
+            for column, right in zip(self.columns, numeric, strict=True)
+        )
+        cells = (("".join(_cell(value, to_html) for value in row)) for row in self.rows)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        caption = f"<caption>{to_html(self.caption)}</caption>" if self.caption else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
+def _cell(value: Cell, to_html: Callable[[str], str]) -> str:
+    if isinstance(value, str):
+        return f"<td>{to_html(value)}</td>"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    return f"<td{RIGHT}>{text}</td>"
+
+
+def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Table:
+    """Return the numbers of `figures.text_figure`, a row a token, with a caption that says what was cut.
+
+    The share of the token is `token · sum / sum · sum`, that of the position likewise; the two add up to 1.
+
+    Args:
+        model: The model.
+        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        text: A text; at most 256 of its tokens have a row.
+
+    Raises:
+        ValueError: The text has no tokens, or the tokenizer does not fit the model.
+    """
+    parts = split_parts(model, tokenizer, text)
+    pieces = readable_pieces(tokenizer, parts.input_ids[:TOKENS_SHOWN].tolist())
+    measures = measure(parts)
+    names = (
+        "‖token‖",
+        "‖position‖",
+        "‖sum‖",
+        "cos(sum, token)",
+        "cos(sum, position)",
+        "share of token",
+        "share of position",
+    )
+    numbers = [measures[name][:TOKENS_SHOWN].tolist() for name in names]
+    rows = list(zip(range(len(pieces)), pieces, parts.input_ids.tolist(), *numbers, strict=False))
+    caption = f"{parts.n_tokens:,} token{'s' if parts.n_tokens != 1 else ''}"
+    if parts.n_tokens > len(parts.input_ids):
+        caption += f", cut to the first {len(parts.input_ids):,}: the model has no more positions (`n_positions`)"
+    if len(parts.input_ids) > len(pieces):
+        caption += f"; the first {len(pieces)} are shown"
+    return Table(("position", "token", "id", *names), rows, f"{caption}.")
+
+
+def neighbours_table(words: Sequence[Word], found: Sequence[Neighbour]) -> Table:
+    """Return what was found as rows, with the words that were asked for in the caption."""
+    several = [word for word in words if len(word.input_ids) > 1]
+    asked = ", ".join(word.label for word in words)
+    caption = f"Asked for: {asked}."
+    if several:
+        names = ", ".join(word.text for word in several)
+        caption += f" Of several tokens, whose mean is taken: {names}."
+    rows = [(rank, near.piece, near.input_id, near.score) for rank, near in enumerate(found, start=1)]
+    return Table(("rank", "token", "id", "cosine"), rows, caption)
+
+
+def encodings_table(encodings: Sequence[Encoding]) -> Table:
+    """Return what `compare_encodings` found as rows; the similarity is that of the first two sentences."""
+    rows = [
+        (
+            encoding.name,
+            encoding.size,
+            f"{100 * encoding.zeros:.3f} %",
+            float(encoding.similarity[0, 1]),
+            "yes" if encoding.sees_order else "no",
+        )
+        for encoding in encodings
+    ]
+    columns = ("encoding", "numbers a sentence", "of them zero", "cosine of sentences 1 and 2", "sees word order")
+    return Table(columns, rows)
+
+
+def costs_table(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> Table:
+    """Return parameters and bytes of the chosen size and of the GPTs as published."""
+    rows = [
+        (
+            name,
+            cost.vocab_size,
+            cost.n_positions,
+            cost.n_embd,
+            cost.wte,
+            cost.wpe,
+            cost.parameters,
+            format_bytes(cost.n_bytes("float32")),
+            format_bytes(cost.n_bytes("bfloat16")),
+        )
+        for name, cost in {"chosen": chosen, **published}.items()
+    ]
+    columns = ("", "vocab_size", "n_positions", "n_embd", "wte", "wpe", "parameters", "float32", "16 bit")
+    return Table(columns, rows)
+
+
+__all__ = ["Cell", "Table", "costs_table", "encodings_table", "neighbours_table", "text_table"]

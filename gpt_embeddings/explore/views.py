@@ -1,0 +1,253 @@
+"""What there is to see of a model: for each view its fields, and what they give.
+
+A view is a function from values of its fields to figures, a table and notes; the page and the report both show it.
+Left out: widgets (`explore`) and files (`report`).
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from huggingface_hub.errors import StrictDataclassError
+
+from gpt_embeddings.analysis.costs import Cost
+from gpt_embeddings.analysis.encodings import compare_encodings
+from gpt_embeddings.analysis.neighbours import describe_chance, parse_words
+from gpt_embeddings.analysis.projections import has_umap
+from gpt_embeddings.explore import figures, maps, tables
+from gpt_embeddings.explore.shown_models import Opened, Subject
+from gpt_embeddings.explore.tables import Table
+from gpt_embeddings.text.encoding import encode_flat
+
+
+logger = logging.getLogger(__name__)
+
+MAX_CHARACTERS = 1_000_000  # of a field; far more than any model has positions for
+MAX_WORDS = 200
+MAX_SENTENCES = 12
+
+EXPECTED = (ImportError, OSError, TypeError, ValueError, StrictDataclassError)
+
+WORDS, TOKENS, AROUND = "words", "the tokens of a text", "around a word"
+
+ANIMALS = "cat, dog, horse, cow, lion, tiger, eagle, shark, king, queen, man, woman, gato"
+TEXT = "O gato sentou no tapete. The cat sat on the mat 😀"
+SENTENCES = "O gato sentou no tapete\nO tapete sentou no gato\nThe cat sat on the mat"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a view shows of one model."""
+
+    figures: tuple[go.Figure, ...] = ()
+    table: Table | None = None
+    notes: tuple[str, ...] = ()
+    failed: bool = False
+    """Whether the note says what went wrong, in place of figures."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value that a view asks for."""
+
+    label: str
+    value: str | int | bool
+    lines: int = 1
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """A view: its name, a sentence on what it shows, its fields and the function behind it."""
+
+    name: str
+    about: str
+    fields: Mapping[str, Field]
+    show: Callable[..., Seen]
+    n_figures: int
+    needs_model: bool = True
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """What to put into the field `text` when the field `what` is set."""
+
+    def look(self, subject: Subject | None, *values: Any) -> Seen:
+        """Show a subject with the values of the fields, in their order; what goes wrong becomes a note.
+
+        Args:
+            subject: The model; None for a view that needs none.
+            values: As the widgets give them.
+        """
+        try:
+            for name, value in zip(self.fields, values, strict=True):
+                if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+                    raise ValueError(
+                        f"{self.fields[name].label}: the text has {len(value):,} characters, at most "
+                        f"{MAX_CHARACTERS:,} are taken."
+                    )
+            named = dict(zip(self.fields, values, strict=True))
+            return self.show(**named) if subject is None else self.show(subject.open(), **named)
+        except EXPECTED as error:
+            return Seen(notes=(str(error),), failed=True)
+        except Exception as error:
+            logger.exception("The view %s failed.", self.name)
+            return Seen(notes=(f"This could not be shown ({type(error).__name__}: {error}).",), failed=True)
+
+
+def describe(opened: Opened) -> str:
+    """Return a line on what a model is."""
+    config = opened.model.config
+    positions = f"{config.n_positions:,} positions ({config.position_embedding_type})"
+    if config.position_embedding_type == "none":
+        positions = "no positions"
+    said = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
+    return f"{said}; most of its token rows look untrained" if opened.neighbours.looks_random else said
+
+
+def _show_text(opened: Opened, text: str) -> Seen:
+    table = tables.text_table(opened.model, opened.tokenizer, text or "")
+    notes = (table.caption,)
+    return Seen((figures.text_figure(opened.model, opened.tokenizer, text),), table, notes)
+
+
+def _show_map(opened: Opened, what: str, text: str, method: str = "PCA") -> Seen:
+    chosen: Any = (method or "PCA").lower()
+    if what == TOKENS:
+        figure = maps.text_map(opened.model, opened.tokenizer, text or "", chosen)
+        note = "Filled dots are token + position, joined in the order of the text; diamonds are the tokens alone."
+        note += " " + tables.text_table(opened.model, opened.tokenizer, text).caption  # with what was cut
+    elif what == AROUND:
+        figure = maps.neighbourhood_map(opened.neighbours, text or "", method=chosen)
+        note = describe_chance(opened.neighbours, None)
+    else:
+        figure = maps.words_map(opened.neighbours, parse_words(text or "", MAX_WORDS), chosen)
+        note = "A diamond is a word of several tokens, drawn at their mean."
+    return Seen((figure,), notes=(note,))
+
+
+def _show_neighbours(opened: Opened, a: str, b: str, c: str, exclude_inputs: bool) -> Seen:
+    index = opened.neighbours
+    b, c = (b or "").strip(), (c or "").strip()
+    if bool(b) != bool(c):
+        raise ValueError("An analogy takes both: a word to subtract and a word to add. Fill both or neither.")
+    if b:
+        words, found = index.analogy(a or "", b, c, exclude_inputs=exclude_inputs)
+    else:
+        word, found = index.of_word(a or "", exclude_inputs=exclude_inputs)
+        words = (word,)  # type: ignore[assignment]
+    table = tables.neighbours_table(words, found)
+    own = {token_id for word in words for token_id in word.input_ids}
+    best = max((near.score for near in found if near.input_id not in own), default=None)
+    return Seen((figures.neighbours_figure(index, found),), table, (table.caption, describe_chance(index, best)))
+
+
+def _show_positions(opened: Opened) -> Seen:
+    model = opened.model
+    drawn = (
+        figures.position_similarity_figure(model),
+        figures.position_similarity_figure(model, sinusoidal=True),
+        figures.position_curve_figure(model),
+        figures.position_curve_figure(model, sinusoidal=True),
+        figures.position_norms_figure(model),
+    )
+    n = model.config.n_positions
+    shown = [min(n, limit) for limit in (figures.POSITIONS_SHOWN, figures.CURVE_POINTS)]
+    note = f"{n:,} positions, of which heat maps show {shown[0]} and curves {shown[1]}."
+    return Seen(drawn, notes=(note,))
+
+
+def _show_encodings(opened: Opened, sentences: str) -> Seen:
+    lines = [line.strip() for line in (sentences or "").splitlines() if line.strip()]
+    if len(lines) > MAX_SENTENCES:
+        raise ValueError(f"There are {len(lines)} sentences; at most {MAX_SENTENCES} are compared.")
+    encodings = compare_encodings(opened.model, opened.tokenizer, lines)
+    notes = [
+        "A sum has no order: tokens that change places change neither a bag nor the mean of embeddings. What keeps a "
+        "row a token sees it; embeddings carry the place within each vector, too."
+    ]
+    limit = opened.model.config.n_positions
+    _, offsets = encode_flat(lines, opened.tokenizer)
+    cut = [str(i) for i, length in enumerate(np.diff(offsets), start=1) if length > limit]
+    if cut:
+        notes.append(f"Cut to the model's {limit:,} positions (`n_positions`): sentence {', '.join(cut)}.")
+    return Seen((figures.encodings_figure(encodings),), tables.encodings_table(encodings), tuple(notes))
+
+
+def _show_costs(vocab_size: float, n_positions: float, n_embd: float) -> Seen:
+    sizes = {"vocab_size": vocab_size, "n_positions": n_positions, "n_embd": n_embd}
+    for name, size in sizes.items():
+        if size is None or size != size or int(size) != size:
+            raise ValueError(f"`{name}` must be a whole number, got {size}.")
+    cost = Cost(**{name: int(size) for name, size in sizes.items()})
+    return Seen((figures.costs_figure(cost),), tables.costs_table(cost))
+
+
+def _map_fields() -> dict[str, Field]:
+    fields = {
+        "what": Field("Show", WORDS, choices=(WORDS, TOKENS, AROUND)),
+        "text": Field("Words with commas between, a text, or one word", ANIMALS, lines=2),
+    }
+    if has_umap():
+        fields["method"] = Field("Projection", "PCA", choices=("PCA", "UMAP"))
+    return fields
+
+
+VIEWS = (
+    View(
+        "Text",
+        "Every vector is a row of the token table plus a row of the position table. How much of it is which?",
+        {"text": Field("Text", TEXT, lines=3)},
+        _show_text,
+        1,
+    ),
+    View(
+        "Map",
+        "Vectors in three dimensions. Drag to turn, scroll to zoom.",
+        _map_fields(),
+        _show_map,
+        1,
+        examples={WORDS: ANIMALS, TOKENS: TEXT, AROUND: "cat"},
+    ),
+    View(
+        "Neighbours",
+        "The nearest rows of the token table by cosine; with all three words, those of the analogy a - b + c.",
+        {
+            "a": Field("Word (a)", "king"),
+            "b": Field("minus (b)", ""),
+            "c": Field("plus (c)", ""),
+            "exclude_inputs": Field("Exclude the inputs", True),
+        },
+        _show_neighbours,
+        1,
+    ),
+    View(
+        "Positions",
+        "The position table, beside the sinusoids of “Attention is all you need” of the same size.",
+        {},
+        _show_positions,
+        5,
+    ),
+    View(
+        "Why dense",
+        "The same tokens as one-hot rows, bag of words, TF-IDF and embeddings.",
+        {"sentences": Field("Sentences, one on each line", SENTENCES, lines=3)},
+        _show_encodings,
+        1,
+    ),
+    View(
+        "Costs",
+        "Parameters and bytes of the two tables.",
+        {
+            "vocab_size": Field("vocab_size", 50257),
+            "n_positions": Field("n_positions", 1024),
+            "n_embd": Field("n_embd", 768),
+        },
+        _show_costs,
+        1,
+        needs_model=False,
+    ),
+)
+
+
+__all__ = ["VIEWS", "Field", "Seen", "View", "describe"]

@@ -1,0 +1,146 @@
+"""The least loss that a model without layers can have on a text, from exact counts of its bigrams.
+
+A zero-layer GPT sees the current token x (and its position p) and nothing else. So its mean cross-entropy over pairs
+(x, next token y) is at least the conditional entropy of these very pairs, in nats:
+
+    H(y | x) = 1 / n  *  sum over pairs (x, y) of  n(x, y) * ln(n(x) / n(x, y))
+
+and H(y | x, p) with positions. Both are reached by the table of observed frequencies, which an untied model of
+`n_embd` >= `vocab_size` can hold. Left out: estimates of the entropy of the language itself, and smoothing.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt_embeddings.windows.packing import IGNORED
+
+
+_Keys = npt.NDArray[np.int64]
+
+BUFFER_PAIRS = 2**20  # pairs that are gathered before they are sorted: 8 MiB
+
+
+class BigramCounts:
+    """Counts of (token, next token), or of (position, token, next token), gathered a batch at a time.
+
+    Memory grows with the distinct pairs, 16 bytes each, not with the text.
+
+    >>> counts = BigramCounts(vocab_size=3)
+    >>> counts.add([0, 1, 0, 2], [1, 0, 2, -100])  # 0 is followed by 1 and by 2, 1 by 0; -100 is no target
+    >>> counts.n_pairs, counts.n_distinct
+    (3, 3)
+    >>> round(counts.bound(), 6)  # 2/3 of ln 2
+    0.462098
+
+    Args:
+        vocab_size: Size of the vocabulary.
+        n_positions: Number of positions to tell apart; None takes no notice of positions.
+
+    Raises:
+        ValueError: A size is below 1, or there are more possible keys than 63 bits can tell apart.
+    """
+
+    def __init__(self, vocab_size: int, n_positions: int | None = None) -> None:
+        for name, value in (("vocab_size", vocab_size), ("n_positions", n_positions)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"`{name}` must be an integer from 1 on, got {value!r}.")
+        if vocab_size**2 * (n_positions or 1) >= 2**63:
+            raise ValueError(
+                f"`vocab_size` = {vocab_size} and `n_positions` = {n_positions} make more keys than 63 bits can tell "
+                "apart; count without positions."
+            )
+        self.vocab_size, self.n_positions = vocab_size, n_positions
+        self._buffer: list[_Keys] = []
+        self._buffered = 0
+        self._keys, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def add(self, input_ids: Any, target_ids: Any, position_ids: Any = None) -> None:
+        """Count pairs.
+
+        Args:
+            input_ids: Token ids, an integer array of any shape.
+            target_ids: The token that follows each, of the same shape; -100 is left out.
+            position_ids: Positions, of a shape that broadcasts to theirs; by default the index along the last axis.
+
+        Raises:
+            ValueError: Shapes differ, or an id or a position is out of range.
+        """
+        inputs, targets = np.asarray(input_ids, np.int64), np.asarray(target_ids, np.int64)
+        if inputs.shape != targets.shape:
+            raise ValueError(f"`input_ids` of shape {inputs.shape} and `target_ids` of {targets.shape} must agree.")
+        scored = targets != IGNORED
+        keys, pairs = inputs[scored], targets[scored]
+        _check_range("input_ids", keys, self.vocab_size)
+        _check_range("target_ids", pairs, self.vocab_size)
+        if self.n_positions is not None:
+            positions = np.arange(inputs.shape[-1]) if position_ids is None else np.asarray(position_ids, np.int64)
+            positions = np.broadcast_to(positions, inputs.shape)[scored]
+            _check_range("position_ids", positions, self.n_positions)
+            keys += positions * self.vocab_size
+        keys *= self.vocab_size
+        keys += pairs
+        self._buffer.append(keys)
+        self._buffered += len(keys)
+        if self._buffered >= max(BUFFER_PAIRS, len(self._keys)):  # so that every pair is merged a few times at most
+            self._merge()
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs counted."""
+        self._merge()
+        return int(self._counts.sum())
+
+    @property
+    def n_distinct(self) -> int:
+        """Distinct pairs among them."""
+        self._merge()
+        return len(self._keys)
+
+    def bound(self) -> float:
+        """Return the conditional entropy of the pairs in nats: no model without layers has a lower mean loss on them.
+
+        Raises:
+            ValueError: There is no pair.
+        """
+        self._merge()
+        if not len(self._keys):
+            raise ValueError("There is no pair of tokens to bound a loss on; a text needs at least 2 tokens.")
+        contexts = self._keys // self.vocab_size  # sorted, as the keys are
+        starts = np.flatnonzero(np.diff(contexts, prepend=-1))
+        totals = np.add.reduceat(self._counts, starts)  # (distinct contexts,)
+        entropy = (totals * np.log(totals)).sum() - (self._counts * np.log(self._counts)).sum()
+        return float(max(0.0, entropy) / totals.sum())
+
+    def _merge(self) -> None:
+        if not self._buffer:
+            return
+        fresh = np.concatenate(self._buffer)
+        self._buffer, self._buffered = [], 0
+        fresh.sort()
+        starts = np.flatnonzero(np.diff(fresh, prepend=-1))
+        counts = np.diff(starts, append=len(fresh))
+        keys = fresh[starts]
+        if len(self._keys):
+            keys, counts = _merge_sorted(self._keys, self._counts, keys, counts)
+        self._keys, self._counts = keys, counts
+
+
+def _merge_sorted(keys: _Keys, counts: _Keys, new_keys: _Keys, new_counts: _Keys) -> tuple[_Keys, _Keys]:
+    """Merge two ascending lists of distinct keys, adding up the counts of those in both."""
+    places = np.searchsorted(keys, new_keys)
+    known = keys[np.minimum(places, len(keys) - 1)] == new_keys
+    counts = counts.copy()
+    counts[places[known]] += new_counts[known]
+    fresh = ~known
+    return np.insert(keys, places[fresh], new_keys[fresh]), np.insert(counts, places[fresh], new_counts[fresh])
+
+
+def _check_range(name: str, values: _Keys, rows: int) -> None:
+    if len(values) and (values.min() < 0 or values.max() >= rows):
+        bad = int(values.min() if values.min() < 0 else values.max())
+        raise ValueError(f"`{name}` must lie from 0 to {rows - 1}, got {bad}. Is it of this tokenizer?")
+
+
+__all__ = ["BigramCounts"]

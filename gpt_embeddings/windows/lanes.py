@@ -1,0 +1,322 @@
+"""Lanes: fixed parts of a corpus, each read in order from a place that can be saved and found again.
+
+A corpus is dealt into a fixed number of lanes, whatever the number of worker processes, so that neither the order of
+work nor a saved place depends on who does it. A place is the position of a block of rows in its source; what was read
+beyond it is read again, never saved. Left out: where files come from (`sources`), and what a window is (`windows`).
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.text.encoding import encode_flat
+from gpt_embeddings.text.sources import file_being_read
+from gpt_embeddings.windows.packing import Cut, DocumentPacker, Ids, StreamPacker
+
+
+BLOCK_ROWS = 1024  # rows read at a time
+PIECE_BYTES = 2**20  # text tokenized at a time, beyond a single document; bounds memory
+CHECKED_IDS = 4096  # ids of the first document at a place that tell whether the corpus is still the same
+
+Place: TypeAlias = dict[str, Any]
+
+
+class Documents(Protocol):
+    """Text of a lane."""
+
+    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+        """Give pieces of consecutive documents, each with the place where it begins; None is the beginning."""
+
+
+class RowDocuments:
+    """Rows `start` to `stop` of a corpus with random access, in the order of a seed if there is one."""
+
+    def __init__(
+        self, corpus: Dataset | Sequence[str], column: str, start: int, stop: int, seed: tuple[int, int] | None
+    ) -> None:
+        self._corpus, self._column = corpus, column
+        self._start, self._stop, self._seed = start, stop, seed
+
+    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+        """Give pieces; a place is `{"row": row}`."""
+        order = None if self._seed is None else _shuffled(len(self._corpus), *self._seed)[self._start : self._stop]
+        first = place["row"] if place else 0
+        table = self._corpus.with_format("arrow") if isinstance(self._corpus, Dataset) else None
+        for row in range(first, self._stop - self._start, BLOCK_ROWS):
+            rows = slice(self._start + row, min(self._start + row + BLOCK_ROWS, self._stop))
+            chosen = None if order is None else order[row : row + BLOCK_ROWS]
+            if table is not None:
+                texts = table[rows if chosen is None else chosen][self._column]
+            else:
+                block = self._corpus[rows] if chosen is None else [self._corpus[i] for i in chosen]
+                texts = _as_column(list(block), rows.start if chosen is None else None)
+            for skip, piece in _pieces(texts, f"Row {rows.start} or one of the next {BLOCK_ROWS}"):
+                yield {"row": row + skip}, piece
+
+
+class IteratedDocuments:
+    """Strings of an iterable without random access; a place is found again by reading up to it."""
+
+    def __init__(self, corpus: Iterable[str]) -> None:
+        self._corpus = corpus
+
+    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+        """Give pieces; a place is `{"row": row}`."""
+        row = place["row"] if place else 0
+        texts = islice(iter(self._corpus), row, None)
+        while block := list(islice(texts, BLOCK_ROWS)):
+            for skip, piece in _pieces(_as_column(block, row), "A text"):
+                yield {"row": row + skip}, piece
+            row += len(block)
+
+
+class ShardDocuments:
+    """Shards of a streaming dataset, one after the other.
+
+    Args:
+        corpus: The dataset.
+        column: Its column of texts.
+        shards: Numbers of the shards; None reads the dataset as it is.
+        node: Rank and world size of a process that keeps every `world_size`-th row; None keeps all.
+    """
+
+    def __init__(
+        self, corpus: IterableDataset, column: str, shards: Sequence[int] | None, node: tuple[int, int] | None
+    ) -> None:
+        self._corpus, self._column, self._shards, self._node = corpus, column, shards, node
+
+    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+        """Give pieces; a place is `{"shard": number, "state": state of the shard or None, "row": rows after it}`."""
+        shards: Sequence[int | None] = [None] if self._shards is None else self._shards
+        for shard in shards[shards.index(place["shard"]) if place else 0 :]:
+            yield from self._read_shard(shard, place)
+            place = None
+
+    def _read_shard(self, shard: int | None, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+        dataset = self._corpus if shard is None else self._corpus.shard(self._corpus.num_shards, shard)
+        if self._node is not None:
+            dataset = split_dataset_by_node(dataset, *self._node, strategy="examples")
+        dataset = dataset.with_format("arrow")
+        state, row = (place["state"], place["row"]) if place else (None, 0)
+        if state is not None:
+            dataset.load_state_dict(state)
+        try:
+            for block in dataset.iter(batch_size=BLOCK_ROWS):
+                if self._column not in block.column_names:
+                    raise ValueError(f"there is no column {self._column!r}, only {', '.join(block.column_names)}")
+                for skip, piece in _pieces(block[self._column].slice(row), "a row"):
+                    yield {"shard": shard, "state": state, "row": row + skip}, piece
+                state, row = dataset.state_dict(), 0
+        except (OSError, EOFError, ValueError, pa.ArrowException, zlib.error) as error:
+            name = file_being_read(dataset) or f"Shard {shard or 0} of the dataset"
+            raise ValueError(f"{name} could not be read: {error}") from error
+
+
+class Lane:
+    """The windows of one lane, from its beginning or from a saved state.
+
+    Args:
+        documents: Where the text comes from.
+        tokenizer: A fast tokenizer.
+        cut: How to cut.
+        state: What [`Lane.state`] returned, or None for the beginning.
+
+    Attributes:
+        n_documents: Documents read so far that have a token.
+        n_tokens: Their tokens, without separators.
+    """
+
+    def __init__(
+        self, documents: Documents, tokenizer: PreTrainedTokenizerBase, cut: Cut, state: Mapping[str, Any] | None
+    ) -> None:
+        self._state = state
+        self._expected = state["check"] if state and not state.get("done") else None
+        self._ended = bool(state and state.get("done"))
+        self._final = False
+        self.n_documents: int = state["documents"] if state else 0
+        self.n_tokens: int = state["tokens"] if state else 0
+        packer = StreamPacker if cut.packing == "stream" else DocumentPacker
+        self._packer = packer(cut, state["used"] if state and not self._ended else 0)
+        self._pieces = documents.read(state["source"] if state and not self._ended else None)
+        self._tokenizer, self._empty = tokenizer, np.empty((0, cut.max_length + 1), np.int32)
+
+    def take(self, n: int) -> Ids:
+        """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the lane."""
+        if self._ended:
+            return self._empty
+        while (windows := self._packer.take(n, self._final)) is None:
+            self._read()
+        self._ended = self._packer.ended
+        return windows
+
+    def state(self) -> dict[str, Any] | None:
+        """Return what is needed to go on from here: small, JSON-serialisable; None at the beginning."""
+        if self._ended:
+            return {"done": True, "documents": self.n_documents, "tokens": self.n_tokens}
+        mark = self._packer.mark()
+        if mark is None:
+            return None if self._state is None else dict(self._state)
+        return {**mark.place, "used": mark.used}
+
+    def _read(self) -> None:
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._final = True
+            self._check(None)
+            return
+        source, texts = piece
+        input_ids, offsets = encode_flat(texts, self._tokenizer)
+        lengths = np.diff(offsets)
+        if not len(input_ids):
+            return
+        first = int(np.argmax(lengths > 0))
+        checked = input_ids[offsets[first] : min(offsets[first + 1], offsets[first] + CHECKED_IDS)]
+        check = zlib.crc32(np.ascontiguousarray(checked, "<i4").tobytes())
+        self._check(check)
+        place = {"source": source, "documents": self.n_documents, "tokens": self.n_tokens, "check": check}
+        self._packer.push(input_ids, offsets, place)
+        self.n_documents += int(np.count_nonzero(lengths))
+        self.n_tokens += len(input_ids)
+
+    def _check(self, found: int | None) -> None:
+        if self._expected is not None and found != self._expected:
+            raise ValueError(
+                "The dataset gives other text at the saved place than when the state was saved. Resume with the same "
+                "documents in the same order, or begin anew."
+            )
+        self._expected = None
+
+
+def deal(
+    corpus: Dataset | IterableDataset | Iterable[str],
+    column: str,
+    num_lanes: int,
+    rank: int,
+    world_size: int,
+    seed: tuple[int, int] | None,
+) -> list[Documents]:
+    """Deal the part of a corpus that belongs to a rank into lanes.
+
+    Rows of a corpus with random access go to lanes in contiguous parts, of the shuffled order if there is a seed.
+    Shards of a streaming dataset are dealt out in turn; where the number of shards is no multiple of `world_size`,
+    each rank reads every shard and keeps every `world_size`-th row.
+
+    Args:
+        corpus: The whole corpus.
+        column: Its column of texts.
+        num_lanes: Lanes of this rank.
+        rank: This process.
+        world_size: All processes.
+        seed: Seed and epoch of the shuffle, or None for the order of the corpus.
+
+    Raises:
+        ValueError: There are fewer rows or shards than lanes, or the corpus cannot be shuffled or split.
+    """
+    if isinstance(corpus, IterableDataset):
+        return _deal_shards(corpus, column, num_lanes, rank, world_size, seed)
+    if isinstance(corpus, Dataset):
+        corpus = corpus.select_columns([column])
+        rows: Dataset | Sequence[str] = split_dataset_by_node(corpus, rank, world_size) if world_size > 1 else corpus
+    elif isinstance(corpus, Sequence):
+        begin, end = (len(corpus) * i // world_size for i in (rank, rank + 1))
+        rows = corpus if world_size == 1 else corpus[begin:end]
+    else:
+        if num_lanes > 1 or world_size > 1 or seed is not None:
+            raise ValueError(
+                f"A {type(corpus).__name__} can only be read from its beginning to its end: it cannot be shuffled, "
+                "nor dealt to lanes or ranks. Give a list or a `datasets.Dataset`."
+            )
+        return [IteratedDocuments(corpus)]
+    if num_lanes > max(1, len(rows)):
+        raise ValueError(
+            f"`num_lanes` is {num_lanes}, more than the {len(rows)} rows of this rank; give at most that."
+        )
+    bounds = [len(rows) * i // num_lanes for i in range(num_lanes + 1)]
+    return [RowDocuments(rows, column, bounds[i], bounds[i + 1], seed) for i in range(num_lanes)]
+
+
+def _deal_shards(
+    corpus: IterableDataset,
+    column: str,
+    num_lanes: int,
+    rank: int,
+    world_size: int,
+    seed: tuple[int, int] | None,
+) -> list[Documents]:
+    by_shards = corpus.num_shards % world_size == 0
+    node = None if by_shards else (rank, world_size)
+    if num_lanes == world_size == 1 and seed is None:
+        return [ShardDocuments(corpus, column, None, None)]
+    own = list(range(corpus.num_shards))
+    if seed is not None:
+        own = [int(i) for i in _shuffled(len(own), *seed)]
+    if by_shards:
+        own = own[rank::world_size]
+    if num_lanes > len(own):
+        raise ValueError(
+            f"`num_lanes` is {num_lanes}, more than the {len(own)} shards (files) of the dataset that this rank "
+            "reads. Give at most that, or split the dataset further with `dataset.reshard()` or into more files."
+        )
+    return [ShardDocuments(corpus, column, own[lane::num_lanes], node) for lane in range(num_lanes)]
+
+
+@lru_cache(maxsize=1)
+def _shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[Any]:
+    """Return the numbers below `size` in the order of a seed and an epoch; four bytes each below 2^32."""
+    order = np.arange(size, dtype=np.uint32 if size < 2**32 else np.uint64)
+    np.random.default_rng([seed, epoch]).shuffle(order)
+    return order
+
+
+def _as_column(texts: list[Any], first: int | None) -> pa.Array:
+    """Turn strings into an Arrow array; `first` is the number of the first one, None where it is not known."""
+    try:
+        return pa.array(texts, pa.large_string())
+    except (pa.ArrowException, UnicodeEncodeError):
+        for i, text in enumerate(texts):
+            name = f"Text {i + (first or 0)}" if first is not None else "A text"
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{name} must be a string, got {type(text).__name__}: {text!r:.80}.") from None
+            text = text or ""
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{name} holds the lone surrogate {text[error.start]!r} at character {error.start}, which has no "
+                    "UTF-8 form. Clean it with text.encode('utf-8', 'replace').decode()."
+                ) from None
+        raise
+
+
+def _pieces(texts: pa.Array | pa.ChunkedArray, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Split a block of texts where `PIECE_BYTES` are passed; a null counts as an empty text."""
+    if pa.types.is_null(texts.type):
+        return
+    if pa.types.is_string_view(texts.type):
+        texts = texts.cast(pa.large_string())
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise ValueError(f"the column of texts must hold strings, it holds {texts.type}")
+    sizes = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
+    start = 0
+    while start < len(texts):
+        passed = sizes[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(sizes, passed + PIECE_BYTES, side="right")))
+        try:
+            piece = texts.slice(start, stop - start).to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not valid UTF-8 ({error}).") from error
+        yield start, [text or "" for text in piece]
+        start = stop
+
+
+__all__ = ["Documents", "IteratedDocuments", "Lane", "Place", "RowDocuments", "ShardDocuments", "deal"]

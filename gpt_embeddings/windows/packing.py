@@ -1,0 +1,217 @@
+"""Flat token ids cut into windows: pure numpy, no text, no files.
+
+A packer takes documents in (`push`) and gives windows of `max_length + 1` ids out (`take`): the first `max_length` are
+the input, the last `max_length` the targets. -100 stands where a window is padded. What a window is, is defined in
+`gpt_embeddings.windows.token_windows`.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+
+IGNORED = -100  # the target that torch's cross-entropy leaves out
+
+Ids: TypeAlias = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How token streams are cut into windows."""
+
+    max_length: int
+    """Inputs of a window, in tokens."""
+    stride: int
+    """Tokens from the start of a window to the start of the next, from 1 to `max_length`."""
+    packing: Literal["stream", "document"]
+    """Whether windows run across documents or stay within one."""
+    tail: Literal["pad", "drop"]
+    """What becomes of a last window that is not full."""
+    separator: int
+    """Id of `<|endoftext|>`."""
+
+
+@dataclass
+class Mark:
+    """A place that work can start from again, and how much of what was read there is used up."""
+
+    place: dict[str, Any]
+    used: int  # tokens ("stream") or windows ("document")
+    size: int
+
+
+class StreamPacker:
+    """Cuts one token stream, documents joined by the separator, across their borders.
+
+    Args:
+        cut: How to cut.
+        used: Tokens to leave out at the start: those that earlier windows have used up.
+
+    Attributes:
+        ended: Whether the last window was taken, so that there is no place to go on from.
+    """
+
+    def __init__(self, cut: Cut, used: int = 0) -> None:
+        self.ended = False
+        self._cut, self._skip = cut, used
+        self._parts: list[Ids] = []  # tokens read since the last windows were laid out
+        self._views = np.empty((0, cut.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
+        self._left = np.empty(0, np.int32)  # the buffer from the first window that is no full one on
+        self._size = 0  # tokens from the start of the next window on
+        self._marks: deque[Mark] = deque()  # the first one holds the start of the next window
+
+    def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], place: dict[str, Any]) -> None:
+        """Take in documents, at least one with a token; `place["tokens"]` says how many tokens came before them."""
+        tokens = _separated(input_ids, offsets[:-1][np.diff(offsets) > 0], self._cut.separator)
+        if place["tokens"] == 0:
+            tokens = tokens[1:]  # a separator stands between documents, so none before the first
+        skip = min(self._skip, len(tokens))
+        self._skip -= skip
+        self._marks.append(Mark(place, skip, len(tokens)))
+        self._parts.append(tokens[skip:])
+        self._size += len(tokens) - skip
+
+    def take(self, n: int, final: bool) -> Ids | None:
+        """Return the next `n` windows, `(n, max_length + 1)`, or None if more documents must be read first.
+
+        With `final` there are no more documents: what is left is returned, possibly fewer than `n` windows.
+        """
+        if len(self._views) < n:
+            if self._size < (n - 1) * self._cut.stride + self._cut.max_length + 1 and not final:
+                return None
+            self._lay_out()
+        windows, self._views = self._views[:n], self._views[n:]
+        self._advance(len(windows) * self._cut.stride)
+        if len(windows) < n:
+            rest = self._rest()
+            if rest is not None:
+                windows = np.concatenate([windows, rest[None]])
+            self._size, self.ended = 0, True
+        return windows
+
+    def mark(self) -> Mark | None:
+        """Return the place to start from again, or None before anything was read."""
+        return self._marks[0] if self._marks else None
+
+    def _lay_out(self) -> None:
+        """Join what is left with what was read since, and see it as windows."""
+        length, stride = self._cut.max_length, self._cut.stride
+        waiting = [self._views[:, :stride].reshape(-1), self._left]
+        tokens = np.concatenate([*waiting, *self._parts])
+        self._parts = []
+        whole = max(0, (len(tokens) - length - 1) // stride + 1)
+        if whole:
+            self._views = sliding_window_view(tokens, length + 1)[: whole * stride : stride]
+        self._left = tokens[whole * stride :]
+
+    def _advance(self, count: int) -> None:
+        # A stride is at most max_length, so the token after the last one used is always there.
+        self._size -= count
+        while count:
+            mark = self._marks[0]
+            step = min(count, mark.size - mark.used)
+            mark.used += step
+            count -= step
+            if mark.used == mark.size:
+                self._marks.popleft()
+
+    def _rest(self) -> Ids | None:
+        """Return the last window, padded, if it has a target that no earlier window has."""
+        if self._cut.tail == "drop" or not self._marks:
+            return None
+        first = self._marks[0].place["tokens"] == 0 and self._marks[0].used == 0
+        covered = 1 if first else self._cut.max_length - self._cut.stride + 1
+        if self._size <= covered:
+            return None
+        window = np.full(self._cut.max_length + 1, IGNORED, np.int32)
+        window[: self._size] = self._left
+        return window
+
+
+class DocumentPacker:
+    """Cuts each document by itself, with the separator as its last token.
+
+    Args:
+        cut: How to cut.
+        used: Windows to leave out at the start.
+
+    Attributes:
+        ended: Whether the last window was taken and more were asked for.
+    """
+
+    def __init__(self, cut: Cut, used: int = 0) -> None:
+        self.ended = False
+        self._cut, self._skip = cut, used
+        self._parts: deque[tuple[Mark, Ids, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = deque()
+        self._size = 0  # windows waiting
+
+    def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], place: dict[str, Any]) -> None:
+        """Take in documents, at least one with a token."""
+        ends = offsets[1:][np.diff(offsets) > 0]
+        tokens = _separated(input_ids, ends, self._cut.separator)
+        ends = ends + np.arange(1, len(ends) + 1)
+        starts = np.concatenate([[0], ends[:-1]])
+        counts = self._counts(ends - starts)
+        first = np.cumsum(counts) - counts  # the number of each document's first window
+        within = np.arange(counts.sum()) - np.repeat(first, counts)
+        skip = min(self._skip, len(within))
+        self._skip -= skip
+        self._size += len(within) - skip
+        begins = np.repeat(starts, counts) + within * self._cut.stride
+        self._parts.append((Mark(place, skip, len(within)), tokens, begins, np.repeat(ends, counts)))
+        while len(self._parts) > 1 and self._parts[0][0].used == self._parts[0][0].size:
+            self._parts.popleft()  # no window is left in it, or none was
+
+    def take(self, n: int, final: bool) -> Ids | None:
+        """Return the next `n` windows, as [`StreamPacker.take`] does."""
+        if self._size < n and not final:
+            return None
+        pieces = [np.empty((0, self._cut.max_length + 1), np.int32)]
+        missing = min(n, self._size)
+        self.ended = missing < n
+        self._size -= missing
+        while missing:
+            mark, tokens, begins, ends = self._parts[0]
+            step = min(missing, mark.size - mark.used)
+            chosen = slice(mark.used, mark.used + step)
+            pieces.append(self._gather(tokens, begins[chosen], ends[chosen]))
+            mark.used += step
+            missing -= step
+            if mark.used == mark.size and len(self._parts) > 1:
+                self._parts.popleft()
+        return np.concatenate(pieces)
+
+    def mark(self) -> Mark | None:
+        """Return the place to start from again, or None before anything was read."""
+        return self._parts[0][0] if self._parts else None
+
+    def _counts(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        beyond = lengths - 1 - self._cut.max_length  # targets beyond the first window
+        if self._cut.tail == "drop":
+            return np.where(beyond >= 0, beyond // self._cut.stride + 1, 0)
+        return 1 + -(-np.maximum(beyond, 0) // self._cut.stride)
+
+    def _gather(self, tokens: Ids, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Ids:
+        index = begins[:, None] + np.arange(self._cut.max_length + 1)  # (window, max_length + 1)
+        padded = index >= ends[:, None]
+        windows = tokens[np.minimum(index, len(tokens) - 1, out=index)]
+        windows[padded] = IGNORED
+        return windows
+
+
+def _separated(input_ids: Ids, places: npt.NDArray[np.int64], separator: int) -> Ids:
+    """Return the ids with a separator before each of the places, which ascend."""
+    places = places + np.arange(len(places))
+    tokens = np.empty(len(input_ids) + len(places), np.int32)
+    kept = np.ones(len(tokens), np.bool_)
+    kept[places] = False
+    tokens[places] = separator
+    tokens[kept] = input_ids
+    return tokens
+
+
+__all__ = ["IGNORED", "Cut", "DocumentPacker", "Ids", "Mark", "StreamPacker"]

@@ -1,0 +1,202 @@
+"""Windows stored as a dataset, written so that a run that was killed goes on where it stopped.
+
+While it is written, a dataset NAME is the folder `.NAME.partial` beside it: finished Arrow files, and `progress.json`
+with the state after the last of them, replaced as a whole. It gets its name when it is complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from datasets import Dataset, DatasetInfo, Features, List, Value
+from datasets.table import InMemoryTable
+from datasets.utils import tqdm
+
+from gpt_embeddings.text.encoding import vocabulary_rows
+from gpt_embeddings.windows.lanes import Lane
+from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
+
+
+if TYPE_CHECKING:
+    from gpt_embeddings.windows.token_windows import TokenWindows
+
+FILE_BYTES = 2**26  # of one Arrow file, and so what a killed run has to do again at most
+BATCH_ROWS = 256  # windows of one Arrow record batch
+READ_ROWS = 256  # windows read at a time
+
+
+def store_windows(windows: "TokenWindows", folder: str | os.PathLike[str] | None = None) -> Dataset:
+    """Cut a whole epoch into windows and store them, lane after lane.
+
+    `input_ids` are uint16 where the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and
+    int32 with `tail="pad"`, where they can be -100.
+
+    Args:
+        windows: The windows; the place of their iteration stays as it is.
+        folder: Where to write, for `datasets.load_from_disk`. It must not exist. None keeps the result in memory.
+
+    Returns:
+        The dataset; one in a folder is memory-mapped.
+
+    Raises:
+        FileExistsError: The folder exists.
+        ValueError: There is no window, or what a killed run left is of other windows; the message says what differs.
+    """
+    features = _features(windows)
+    if folder is None:
+        tables = [_table(ids, windows.cut, features) for _, _, ids in _walk(windows)]
+        if not tables:
+            raise _no_window(windows.cut)
+        return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
+    final = Path(folder).absolute()
+    if final.exists():
+        raise FileExistsError(f"The folder {str(folder)!r} exists; choose another, or delete it.")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.partial")
+    partial.mkdir(exist_ok=True)
+    _write(windows, partial, features)
+    os.replace(partial, final)
+    return Dataset.load_from_disk(str(final))
+
+
+def read_windows(
+    dataset: Dataset, batch_size: int = 8, *, drop_last: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Read stored windows in order, a batch at a time, straight from their Arrow buffers.
+
+    Args:
+        dataset: What [`store_windows`] returned, or any part of it; `dataset.shuffle(seed)` reads in random order.
+        batch_size: Windows of a batch.
+        drop_last: Whether to leave out the last batch if it is not full.
+
+    Yields:
+        `input_ids` and `target_ids` of shape `(batch, max_length)`, int64.
+    """
+    for table in dataset.with_format("arrow").iter(max(1, READ_ROWS // batch_size) * batch_size):
+        ids = {name: _as_matrix(table[name]) for name in table.column_names}  # (rows, max_length)
+        for start in range(0, table.num_rows, batch_size):
+            if drop_last and start + batch_size > table.num_rows:
+                return
+            yield {
+                name: torch.from_numpy(rows[start : start + batch_size].astype(np.int64)) for name, rows in ids.items()
+            }
+
+
+def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    length = column.type.list_size
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, length) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def _write(windows: "TokenWindows", folder: Path, features: Features) -> None:
+    state = windows.state_dict()
+    settings = {"settings": state["settings"], "epoch": state["epoch"]}
+    progress: dict[str, Any] = {**settings, "lane": 0, "state": None, "files": [], "windows": 0}
+    log = folder / "progress.json"
+    if log.exists():
+        progress = json.loads(log.read_text(encoding="utf-8"))
+        _check_same({**settings["settings"], "epoch": settings["epoch"]}, progress, folder)
+    bar = tqdm(desc="Windows", unit=" windows", initial=progress["windows"])
+    with bar:
+        for lane, state_after, ids in _walk(windows, progress["lane"], progress["state"]):
+            name = f"data-{len(progress['files']):05d}.arrow"
+            _write_arrow(_table(ids, windows.cut, features), folder / name)
+            progress["files"].append(name)
+            progress.update(lane=lane, state=state_after, windows=progress["windows"] + len(ids))
+            _write_text(json.dumps(progress), log)
+            bar.update(len(ids))
+    if not progress["files"]:
+        shutil.rmtree(folder)
+        raise _no_window(windows.cut)
+    _finish(folder, features, progress)
+    log.unlink()
+
+
+def _walk(
+    windows: "TokenWindows", first: int = 0, state: dict[str, Any] | None = None
+) -> Iterator[tuple[int, dict[str, Any] | None, Ids]]:
+    """Give (lane, state after, windows) from a lane and its state on, as many windows at a time as a file holds."""
+    rows = max(1, FILE_BYTES // (8 * windows.cut.max_length))
+    for number, documents in enumerate(windows._deal()):
+        if number < first:
+            continue
+        lane = Lane(documents, windows.tokenizer, windows.cut, state if number == first else None)
+        while len(ids := lane.take(rows)):
+            yield number, lane.state(), ids
+
+
+def _features(windows: "TokenWindows") -> Features:
+    small = vocabulary_rows(windows.tokenizer) <= 2**16
+    input_type = "uint16" if small else "int32"
+    target_type = input_type if windows.cut.tail == "drop" else "int32"
+    length = windows.cut.max_length
+    return Features(
+        {"input_ids": List(Value(input_type), length=length), "target_ids": List(Value(target_type), length=length)}
+    )
+
+
+def _table(ids: Ids, cut: Cut, features: Features) -> pa.Table:
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    if (ids[:, -1] == IGNORED).any():
+        inputs = np.where(inputs == IGNORED, np.int32(cut.separator), inputs)
+    columns = [
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(values.astype(features[name].feature.dtype).reshape(-1)), cut.max_length
+        )
+        for name, values in (("input_ids", inputs), ("target_ids", targets))
+    ]
+    return pa.table(columns, schema=features.arrow_schema)
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=BATCH_ROWS)
+    os.replace(temporary, path)
+
+
+def _write_text(text: str, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _finish(folder: Path, features: Features, progress: dict[str, Any]) -> None:
+    """Add the two files that `datasets.load_from_disk` reads beside the Arrow files."""
+    DatasetInfo(features=features).write_to_directory(str(folder))
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in progress["files"]],
+        "_fingerprint": hashlib.sha256(json.dumps(progress).encode()).hexdigest()[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    _write_text(json.dumps(state, indent=2), folder / "state.json")
+
+
+def _check_same(expected: dict[str, Any], progress: dict[str, Any], folder: Path) -> None:
+    saved = {**progress["settings"], "epoch": progress["epoch"]}
+    differing = [f"`{k}` is {v!r} and was {saved.get(k)!r}" for k, v in expected.items() if saved.get(k) != v]
+    if differing:
+        raise ValueError(
+            f"An earlier run left unfinished windows in {str(folder)!r} that were cut otherwise: "
+            f"{'; '.join(differing)}. Delete that folder to begin anew, or repeat the run as it was."
+        )
+
+
+def _no_window(cut: Cut) -> ValueError:
+    least = "2 tokens" if cut.tail == "pad" else f"{cut.max_length + 1} tokens (`max_length` + 1)"
+    return ValueError(f"The dataset gives no window: a window needs {least}. Is the right column or file given?")
+
+
+__all__ = ["read_windows", "store_windows"]

@@ -1,0 +1,543 @@
+"""Text streamed into training windows: documents in, batches of (input, target) ids out.
+
+The order of work is: shuffle documents (or shards), tokenize, cut. Left out: attention masks, models, and mixing of
+corpora (`datasets.interleave_datasets` does that before).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.utils.data
+from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader, get_worker_info
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.text.encoding import encode_flat
+from gpt_embeddings.windows.lanes import Lane, deal
+from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
+
+
+STATE_VERSION = 1
+
+# What of `datasets` draws random numbers while iterating, and why it is refused.
+RANDOM_SOURCES = {
+    "BufferShuffledExamplesIterable": "`IterableDataset.shuffle` fills a buffer that is not saved: resuming would "
+    "lose and repeat rows. Leave it out and give `shuffle=True` here: it shuffles shards",
+    "RandomlyCyclingMultiSourcesExamplesIterable": "`interleave_datasets` with probabilities draws random numbers "
+    "that differ from shard to shard. Leave the probabilities out",
+}
+
+
+class WindowCounts(NamedTuple):
+    """What a corpus amounts to."""
+
+    documents: int
+    """Documents with at least one token."""
+    tokens: int
+    """Their tokens, without separators."""
+    windows: int
+    """Windows cut from them."""
+
+
+class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    r"""Training windows over the tokens of a corpus: streamed, exact, and resumable to the token.
+
+    **What a window is.** A document is a text with at least one token; nulls and empty texts are no documents.
+
+    - `packing="stream"`: the documents of a lane, joined by `<|endoftext|>`, are one sequence `t`.
+    - `packing="document"`: each document followed by `<|endoftext|>` is a sequence `t` of its own, so that the model
+      learns where to stop.
+
+    Windows begin at 0, `stride`, 2 `stride`, ... of a sequence. The window at i has
+
+        input_ids  = t[i],     t[i + 1], ..., t[i + max_length - 1]
+        target_ids = t[i + 1], t[i + 2], ..., t[i + max_length]
+
+    With `tail="drop"` there are only full windows: those with `i + max_length < len(t)`. With `tail="pad"` there is
+    also the window that starts at the next i, if it has a target that no window before has; where `t` has ended, its
+    `input_ids` are `<|endoftext|>` and its `target_ids` -100. So with `tail="pad"` and `stride=max_length` every token
+    of a sequence but the first is a target exactly once.
+
+    **An example.** "The cat sat" has the tokens 464 3797 3332, "A mat" has 32 2603, `<|endoftext|>` is 50256:
+
+    >>> from gpt_embeddings import TokenWindows, load_tokenizer
+    >>> for window in TokenWindows(["The cat sat", "A mat"], load_tokenizer(), max_length=4):
+    ...     print(window["input_ids"].tolist(), window["target_ids"].tolist())
+    [464, 3797, 3332, 50256] [3797, 3332, 50256, 32]
+    [32, 2603, 50256, 50256] [2603, -100, -100, -100]
+
+    With `stride=2` the second window begins at 3332:
+
+    >>> for window in TokenWindows(["The cat sat", "A mat"], load_tokenizer(), max_length=4, stride=2):
+    ...     print(window["input_ids"].tolist(), window["target_ids"].tolist())
+    [464, 3797, 3332, 50256] [3797, 3332, 50256, 32]
+    [3332, 50256, 32, 2603] [50256, 32, 2603, -100]
+
+    **Order.** A corpus is dealt into `num_lanes` lanes, each a sequence (or source of sequences) of its own. Windows
+    come from the lanes in turn, lane 0 first, a lane that has ended being left out; [`TokenWindows.dataloader`] takes
+    a whole batch from a lane before it goes on to the next. Neither worker processes nor resuming change that order.
+
+    **Resume.** [`TokenWindows.state_dict`] is small and JSON-serialisable: the place of the last block of rows that is
+    still needed, in each lane, and how much of it is used. After [`TokenWindows.load_state_dict`] the next iteration
+    goes on with the very next window. Any other iteration starts the epoch from its beginning.
+
+    Args:
+        dataset: A `datasets.Dataset` or `IterableDataset` with a column of texts, or an iterable of strings. A
+            sequence or a dataset with random access resumes at once, an `IterableDataset` as its own `state_dict`
+            does, any other iterable by reading up to the place.
+        tokenizer: A fast tokenizer with an end-of-text token. Special tokens that stand in a text are plain text.
+        max_length: Inputs of a window, in tokens, from 1 to the tokenizer's `model_max_length`.
+        stride: Tokens from the start of a window to the start of the next, from 1 to `max_length` (the default).
+        packing: `"stream"` or `"document"`, see above.
+        tail: `"pad"` or `"drop"`, see above.
+        column: The column of texts, where `dataset` has columns.
+        shuffle: Whether to shuffle, anew in each epoch: documents where the dataset has random access, shards (the
+            order of files) where it streams.
+        seed: Seed of the shuffle, from 0.
+        num_lanes: Lanes of this process, the most workers that can share the work. A dataset with random access is cut
+            into contiguous parts, the shards of one that streams are dealt out in turn.
+        rank: The number of this process among those that train together, from 0 to `world_size - 1`.
+        world_size: How many processes train together. The dataset is split as
+            `datasets.distributed.split_dataset_by_node` does; one that was split by it is taken as it is.
+        return_position_ids: Whether windows have `position_ids`: from 0 at the start of the window and again at each
+            document that begins in it. A separator belongs to the document that it ends.
+        return_document_ids: Whether windows have `document_ids`: 0 for the document at the start of the window, 1 for
+            the next, ...; -1 for padding. Two positions may attend to each other if theirs are equal.
+
+    Raises:
+        TypeError: The tokenizer is not fast, or the dataset is an iterator, which cannot be read twice.
+        ValueError: An argument is out of its range, a column is missing or holds no strings, the dataset has no rows
+            or is shuffled in a way that cannot be resumed; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | IterableDataset | Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        stride: int | None = None,
+        *,
+        packing: Literal["stream", "document"] = "stream",
+        tail: Literal["pad", "drop"] = "pad",
+        column: str = "text",
+        shuffle: bool = False,
+        seed: int = 0,
+        num_lanes: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        return_position_ids: bool = False,
+        return_document_ids: bool = False,
+    ) -> None:
+        stride = max_length if stride is None else stride
+        _check_tokenizer(tokenizer, max_length)
+        _check_integer("max_length", max_length, 1)
+        _check_integer("stride", stride, 1, max_length, "A stride above `max_length` would leave out tokens.")
+        _check_integer("seed", seed, 0)
+        _check_integer("num_lanes", num_lanes, 1)
+        _check_integer("world_size", world_size, 1)
+        _check_integer("rank", rank, 0, world_size - 1)
+        _check_choice("packing", packing, ("stream", "document"))
+        _check_choice("tail", tail, ("pad", "drop"))
+        _check_corpus(dataset, column)
+        if isinstance(dataset, IterableDataset) and dataset._distributed is not None:
+            split = dataset._distributed  # lanes are dealt from the whole dataset, by the same rules
+            if world_size > 1:
+                raise ValueError(
+                    f"The dataset is split by node already ({split.rank} of {split.world_size}); leave out `rank` and "
+                    "`world_size`."
+                )
+            dataset = dataset.with_format("arrow")  # a new object: the caller's stays split
+            dataset._distributed = None
+            rank, world_size = split.rank, split.world_size
+
+        self.dataset, self.tokenizer, self.column = dataset, tokenizer, column
+        self.shuffle, self.seed, self.num_lanes, self.rank, self.world_size = (
+            shuffle,
+            seed,
+            num_lanes,
+            rank,
+            world_size,
+        )
+        self.return_position_ids, self.return_document_ids = return_position_ids, return_document_ids
+        self.cut = Cut(
+            max_length=max_length, stride=stride, packing=packing, tail=tail, separator=int(tokenizer.eos_token_id)
+        )
+        self._epoch, self._turn, self._resumed = 0, 0, False
+        self._states: list[dict[str, Any] | None] = [None] * num_lanes
+        self._deal()  # tells now what it would tell later
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Iterate over the windows of the epoch, `(max_length,)` int64 tensors; a worker process takes its lanes."""
+        worker = get_worker_info()
+        own = range(self.num_lanes) if worker is None else range(worker.id, self.num_lanes, worker.num_workers)
+        self._begin()
+        order = [lane for lane in self._rotation() if lane in own]
+        for lane, windows, state in self._rotate(order, 1, drop_last=False):
+            self._commit(lane, state)
+            if windows is not None:
+                yield {name: values[0] for name, values in self.as_batch(windows).items()}
+
+    def dataloader(self, batch_size: int = 8, *, drop_last: bool = False, num_workers: int = 0) -> "WindowLoader":
+        """Return a loader of batches whose order and state do not depend on the number of workers.
+
+        Args:
+            batch_size: Windows of a batch, all from one lane.
+            drop_last: Whether to leave out the last batch of a lane if it is not full.
+            num_workers: Worker processes, at most `num_lanes`; 0 works in this process.
+
+        Raises:
+            ValueError: A number is out of its range.
+        """
+        _check_integer("batch_size", batch_size, 1)
+        _check_integer(
+            "num_workers",
+            num_workers,
+            0,
+            self.num_lanes,
+            "A lane is read by one worker: raise `num_lanes` to have more.",
+        )
+        return WindowLoader(self, batch_size, drop_last, num_workers)
+
+    def count(self) -> WindowCounts:
+        """Read the epoch through and count it; the place of iteration stays as it is."""
+        windows = 0
+        lanes = [Lane(documents, self.tokenizer, self.cut, None) for documents in self._deal()]
+        for lane in lanes:
+            while taken := len(lane.take(1024)):
+                windows += taken
+        return WindowCounts(sum(lane.n_documents for lane in lanes), sum(lane.n_tokens for lane in lanes), windows)
+
+    def to_dataset(self, folder: str | os.PathLike[str] | None = None) -> Dataset:
+        """Cut the whole epoch and store it; see `gpt_embeddings.windows.stored_windows.store_windows`.
+
+        Args:
+            folder: Where to write; it appears whole or not at all, and a run that was killed goes on where it
+                stopped. None keeps the windows in memory.
+
+        Returns:
+            A dataset with the columns `input_ids` and `target_ids`, fixed-size lists of `max_length`.
+        """
+        from gpt_embeddings.windows.stored_windows import (
+            store_windows,  # stored windows are made of windows, not the reverse
+        )
+
+        return store_windows(self, folder)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration belongs to."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch; nothing happens if it is the current one."""
+        _check_integer("epoch", epoch, 0)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._restart()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration stands after the last window or batch that was handed out."""
+        return {
+            "version": STATE_VERSION,
+            "settings": self._settings,
+            "epoch": self._epoch,
+            "turn": self._turn,
+            "lanes": list(self._states),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to where a state was saved; the next iteration begins there.
+
+        Raises:
+            ValueError: The state is of another dataset, tokenizer, cut, shuffle or world size; the message names all
+                that differs.
+        """
+        if not isinstance(state_dict, Mapping) or state_dict.get("version") != STATE_VERSION:
+            raise ValueError(f"This is no state of version {STATE_VERSION} of token windows: {state_dict!r:.80}.")
+        _check_state(state_dict, self.num_lanes)
+        saved = state_dict["settings"]
+        differing = [
+            f"`{name}` is {value!r}, the state was saved with {saved.get(name)!r}"
+            for name, value in self._settings.items()
+            if saved.get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"The state does not fit: {'; '.join(differing)}. Use what it was saved with.")
+        self._epoch, self._turn, self._states = state_dict["epoch"], state_dict["turn"], list(state_dict["lanes"])
+        self._resumed = True
+
+    def as_batch(self, windows: Ids) -> dict[str, torch.Tensor]:
+        """Turn cut windows, `(batch, max_length + 1)` with -100 for padding, into contiguous int64 tensors."""
+        inputs = windows[:, :-1].astype(np.int64)  # (batch, max_length)
+        padding = inputs == IGNORED if windows[:, -1].min() == IGNORED else None  # padding is on the right
+        batch = {"input_ids": inputs, "target_ids": windows[:, 1:].astype(np.int64)}
+        if padding is not None:
+            inputs[padding] = self.cut.separator
+        if self.return_position_ids or self.return_document_ids:
+            begins = np.zeros(inputs.shape, np.bool_)
+            begins[:, 1:] = inputs[:, :-1] == self.cut.separator
+            if self.return_position_ids:
+                count = np.arange(inputs.shape[1])
+                positions = count - np.maximum.accumulate(np.where(begins, count, 0), axis=1)
+                batch["position_ids"] = positions if padding is None else np.where(padding, 0, positions)
+            if self.return_document_ids:
+                documents = begins.cumsum(axis=1)
+                batch["document_ids"] = documents if padding is None else np.where(padding, -1, documents)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+    def _deal(self) -> list[Any]:
+        seed = (self.seed, self._epoch) if self.shuffle else None
+        return deal(self.dataset, self.column, self.num_lanes, self.rank, self.world_size, seed)
+
+    def _begin(self) -> None:
+        if not self._resumed:
+            self._restart()
+        self._resumed = False
+
+    def _restart(self) -> None:
+        self._states = [None] * self.num_lanes
+        self._turn, self._resumed = 0, False
+
+    def _commit(self, lane: int, state: dict[str, Any] | None) -> None:
+        self._states[lane] = state
+        self._turn = (lane + 1) % self.num_lanes
+
+    def _rotation(self) -> list[int]:
+        return [(self._turn + i) % self.num_lanes for i in range(self.num_lanes)]
+
+    def _rotate(
+        self, order: Sequence[int | None], batch_size: int, drop_last: bool
+    ) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
+        """Give (lane, windows, state after them) in turn; None where a lane has ended keeps the workers in step."""
+        documents = self._deal()
+        lanes = {n: Lane(documents[n], self.tokenizer, self.cut, self._states[n]) for n in order if n is not None}
+        ended: dict[int | None, dict[str, Any] | None] = {None: None}
+        while len(ended) <= len(lanes):
+            for n in order:
+                if n is None or n in ended:
+                    yield -1 if n is None else n, None, ended[n]
+                    continue
+                windows = lanes[n].take(batch_size)
+                if len(windows) == 0 or (drop_last and len(windows) < batch_size):
+                    ended[n] = lanes[n].state()
+                    yield n, None, ended[n]
+                else:
+                    yield n, windows, lanes[n].state()
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a state to be of use."""
+        cut = self.cut
+        return {
+            "max_length": cut.max_length,
+            "stride": cut.stride,
+            "packing": cut.packing,
+            "tail": cut.tail,
+            "separator": cut.separator,
+            "column": self.column,
+            "shuffle": self.shuffle,
+            "seed": self.seed if self.shuffle else None,
+            "num_lanes": self.num_lanes,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "tokenizer": _tokenizer_hash(self.tokenizer),
+            "dataset": _describe(self.dataset, self.column),
+        }
+
+
+class _Batches(torch.utils.data.IterableDataset[Any]):
+    """What worker processes of a [`WindowLoader`] iterate over."""
+
+    def __init__(self, windows: TokenWindows, batch_size: int, drop_last: bool) -> None:
+        self.windows, self.batch_size, self.drop_last = windows, batch_size, drop_last
+
+    def __iter__(self) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
+        worker = get_worker_info()
+        order: list[int | None] = list(self.windows._rotation())
+        if worker is not None:  # batches are fetched from the workers in turn: each has the same number of places
+            order += [None] * (-len(order) % worker.num_workers)
+            order = order[worker.id :: worker.num_workers]
+        return self.windows._rotate(order, self.batch_size, self.drop_last)
+
+
+class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
+    """Batches of [`TokenWindows`], as dictionaries of contiguous int64 tensors of shape `(batch, max_length)`.
+
+    An iteration is one epoch; the next one is the epoch after, shuffled anew where the windows shuffle. One that is
+    broken off is begun again by the next, unless a state was loaded. The state is that of the batches handed out,
+    whatever workers have read ahead, and may be loaded with another number of workers or another batch size.
+    """
+
+    def __init__(self, windows: TokenWindows, batch_size: int, drop_last: bool, num_workers: int) -> None:
+        self.windows = windows
+        batches = _Batches(windows, batch_size, drop_last)
+        super().__init__(batches, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
+        """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
+        windows = self.windows
+        windows._begin()
+        if self.num_workers:
+            # Whatever the tokenizer sets up is there before this process forks.
+            encode_flat([""], windows.tokenizer)
+            batches: Iterator[Any] = super().__iter__()
+        else:
+            batches = iter(self.dataset)
+        for lane, ids, state in batches:
+            if lane < 0:
+                continue
+            windows._commit(lane, state)
+            if ids is not None:
+                yield windows.as_batch(ids)
+        windows.set_epoch(windows.epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch; nothing happens if it is the current one."""
+        self.windows.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration stands; see [`TokenWindows.state_dict`]."""
+        return self.windows.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to where a state was saved; see [`TokenWindows.load_state_dict`]."""
+        self.windows.load_state_dict(state_dict)
+
+
+class WindowCollator:
+    """Stack windows, streamed or stored, into a batch for `transformers.Trainer`.
+
+    The batch has `input_ids`, `labels` with Hugging Face's meaning (the token at each position, which the model
+    shifts; -100 for padding) and `shift_labels`, the targets: transformers takes the loss from these and shifts
+    nothing, so that the last target of a window, which `labels` do not have, is not lost.
+
+    `Trainer` must be told `remove_unused_columns=False`, or it takes the targets away before they come here.
+    """
+
+    def __call__(self, windows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return tensors of shape `(batch, max_length)`, int64.
+
+        Raises:
+            ValueError: The windows have no `target_ids`.
+        """
+        if not windows or "target_ids" not in windows[0]:
+            raise ValueError(
+                "The windows have no `target_ids`; with Trainer, set `remove_unused_columns=False` in its arguments."
+            )
+        batch = {
+            name: torch.stack([torch.as_tensor(np.asarray(window[name], np.int64)) for window in windows])
+            for name in windows[0]
+        }
+        targets = batch.pop("target_ids")
+        labels = batch["input_ids"].clone()
+        # Input i is padding if it is the target of i - 1 and that is none.
+        labels[:, 1:][targets[:, :-1] == IGNORED] = IGNORED
+        return {**batch, "labels": labels, "shift_labels": targets}
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _check_integer(name: str, value: Any, low: int, high: int | None = None, advice: str = "") -> None:
+    if type(value) is not int or value < low or (high is not None and value > high):
+        limits = f"from {low} on" if high is None else f"from {low} to {high}"
+        raise ValueError(f"`{name}` must be an integer {limits}, got {value!r}. {advice}".rstrip())
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(
+            f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError("The tokenizer has no end-of-text token to part documents with; set its `eos_token`.")
+    if isinstance(max_length, int) and max_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"`max_length` is {max_length}, above the {tokenizer.model_max_length} positions (`n_positions`) of the "
+            "tokenizer's model, its `model_max_length`. Take a shorter window, or, if the model has more positions, "
+            "`load_tokenizer(..., model_max_length=n_positions)`."
+        )
+
+
+def _check_corpus(dataset: Any, column: str) -> None:
+    if isinstance(dataset, (str, bytes, Mapping)) or not isinstance(dataset, Iterable):
+        raise TypeError(
+            "`dataset` must be a `datasets.Dataset`, an `IterableDataset` or an iterable of strings, got "
+            f"{type(dataset).__name__}." + (" Put it into a list." if isinstance(dataset, str) else "")
+        )
+    if isinstance(dataset, Iterator):
+        raise TypeError(
+            f"`dataset` is a {type(dataset).__name__}, which can be read only once, so no epoch can be repeated and "
+            "no state restored. Give a list, or `datasets.IterableDataset.from_generator(function)`."
+        )
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        names = dataset.column_names
+        if names is not None and column not in names:
+            raise ValueError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
+        dtype = "string" if names is None else getattr(dataset.features[column], "dtype", None)
+        if dtype not in ("string", "large_string", "string_view", "null"):
+            raise ValueError(f"Column {column!r} must hold strings, it holds {dataset.features[column]}.")
+    if isinstance(dataset, (Dataset, Sequence)) and not len(dataset):
+        raise ValueError("The dataset has no rows.")
+    for source in _sources(getattr(dataset, "_ex_iterable", None)):
+        if type(source).__name__ in RANDOM_SOURCES:
+            raise ValueError(f"The dataset cannot be resumed: {RANDOM_SOURCES[type(source).__name__]}.")
+
+
+def _sources(source: Any) -> Iterator[Any]:
+    """Walk the steps of a streaming dataset, from the last to the first."""
+    if source is None:
+        return
+    yield source
+    for inner in [getattr(source, "ex_iterable", None), *getattr(source, "ex_iterables", [])]:
+        yield from _sources(inner)
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.pop("truncation", None)  # these two have no part in flat ids, and callers change them at will
+    content.pop("padding", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
+    """Refuse a state that is not of the form of `state_dict`, before anything is changed."""
+    lanes, numbers = state.get("lanes"), (state.get("epoch"), state.get("turn"))
+    whole = (
+        isinstance(state.get("settings"), Mapping)
+        and isinstance(lanes, Sequence)
+        and all(lane is None or isinstance(lane, Mapping) for lane in lanes)
+        and all(type(number) is int and number >= 0 for number in numbers)
+    )
+    if not whole or (state["settings"].get("num_lanes") == num_lanes and len(lanes or ()) != num_lanes):
+        raise ValueError(f"The state of token windows is damaged: {state!r:.200}. Use one as `state_dict` gave it.")
+
+
+def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -> str:
+    """Say what can be seen of a dataset at once; the text itself is compared at the place where work goes on."""
+    if isinstance(dataset, IterableDataset):
+        return f"streaming, {dataset.num_shards} shards"
+    if isinstance(dataset, Dataset):
+        plain = dataset.with_format(None).select_columns([column])
+        ends = [plain[i][column] for i in (0, -1)]
+    elif isinstance(dataset, Sequence):
+        ends = [dataset[i] for i in (0, -1)]
+    else:
+        return "an iterable of strings"
+    mark = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
+    return f"{len(dataset)} rows, first and last {mark}"
+
+
+__all__ = ["TokenWindows", "WindowCollator", "WindowCounts", "WindowLoader"]

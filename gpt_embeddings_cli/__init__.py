@@ -1,0 +1,37 @@
+"""The command line: `gpt-embeddings COMMAND`. Each command is one call of the library with files around it."""
+
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from gpt_embeddings_cli.embed import embed
+from gpt_embeddings_cli.explore import explore
+from gpt_embeddings_cli.extract import extract
+from gpt_embeddings_cli.push import push
+from gpt_embeddings_cli.train import app as train
+from gpt_embeddings_cli.windows import windows
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """The input stage of GPT: text to tokens to token + position embeddings."""
+    if version:
+        typer.echo(installed_version("gpt-embeddings"))
+        raise typer.Exit
+
+
+app.command()(embed)
+app.command()(explore)
+app.command()(extract)
+app.command()(push)
+app.command()(windows)
+app.add_typer(train, name="train")
+
+
+__all__ = ["app"]

@@ -1,0 +1,202 @@
+"""`gpt-embeddings embed`: a text corpus in, a dataset of vectors out."""
+
+import os
+import shutil
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from datasets import DatasetDict, IterableDataset, load_dataset, load_from_disk
+
+from gpt_embeddings.embedding.dataset import Progress, embed_dataset
+from gpt_embeddings.hub.push import push_dataset
+from gpt_embeddings.text.sources import load_source
+from gpt_embeddings_cli.common import check_output, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings_cli.options import Column, Inputs, Overwrite, SampleBy, Split, Tokenizer, check_sample_by
+
+
+def embed(
+    inputs: Inputs,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Where the result goes: a folder for datasets.load_from_disk, or a file that ends in .parquet.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub name of a saved model; without it the tables are fresh.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="config.json of a fresh model; without it the sizes of GPT-2 small.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of a fresh model's tables.", min=0)] = 0,
+    tokenizer: Tokenizer = None,
+    column: Column = "text",
+    output_column: Annotated[str, typer.Option(help="The column to add.")] = "embedding",
+    split: Split = "train",
+    sample_by: SampleBy = "line",
+    pooling: Annotated[
+        str, typer.Option(help="Vectors of a text: mean, weighted (by token_weights), last, or none (keep all).")
+    ] = "mean",
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale to length 1: inner product is cosine.")
+    ] = False,
+    overflow: Annotated[
+        str, typer.Option(help="Tokens past n_positions: truncate, or windows (positions begin again).")
+    ] = "truncate",
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    num_proc: Annotated[
+        int | None, typer.Option(help="Worker processes; by default threads use all cores.", min=1, show_default=False)
+    ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read the input as it is needed, without a copy in the cache.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue a run that was stopped, or throw its shards away.")
+    ] = True,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed on the Ray cluster there (auto: the one of this machine), by --model; best from Parquet.",
+            show_default=False,
+        ),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Upload the result as a dataset of that name, too.", show_default=False),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Embed every text of INPUT as the mean of its token + position embeddings.
+
+    The rows keep their columns and get one more, `embedding`, a fixed-size list of float32. A run that was stopped
+    is continued when the same command is given again.
+
+    Example: gpt-embeddings embed reviews.jsonl --column review --output reviews.parquet
+    """
+    with errors_as_messages():
+        check_output(output, overwrite)
+        _check_replaceable(output, inputs)
+        check_sample_by(sample_by)
+        options: dict[str, Any] = {
+            "column": column,
+            "output_column": output_column,
+            "pooling": pooling,
+            "normalize": normalize,
+            "overflow": overflow,
+            "dtype": dtype,
+        }
+        target = _new_output(output)
+        if ray is not None:
+            parquet = all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs)
+            source = inputs if parquet else load_source(inputs, column=column, split=split, sample_by=sample_by)
+            _embed_on_ray(source, target, model, tokenizer, ray, options)
+            _replace(target, output)
+            return
+        network, name = open_model(model, config, seed)
+        tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
+        dataset = load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=streaming)
+        progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
+        try:
+            embedded = embed_dataset(
+                dataset, network, tokens, output=target, num_proc=num_proc, resume=resume, progress=progress, **options
+            )
+        except KeyboardInterrupt:
+            typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
+            sys.exit(130)
+        _show(embedded, column, output_column)
+        if push_to_hub is not None:
+            _push(target, push_to_hub, model, output_column)
+        _replace(target, output)
+        rows = progress.documents + progress.resumed
+        again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
+        typer.echo(f"{rows} rows x {network.config.n_embd} dimensions{again}, from {name}.")
+        seconds = max(progress.seconds, 1e-9)
+        typer.echo(
+            f"{progress.tokens:,} tokens and {progress.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
+            f"{progress.tokens / seconds:,.0f} tokens/s, {progress.text_bytes / seconds / 1e6:.1f} MB/s."
+        )
+        typer.echo(f"Result: {output.resolve()}")
+
+
+def _check_replaceable(output: Path, inputs: list[str]) -> None:
+    """Refuse to replace what no command of ours has written, or what holds an input."""
+    if not output.exists():
+        return
+    place = output.resolve()
+    for name in inputs:
+        if Path(name).exists() and place in (Path(name).resolve(), *Path(name).resolve().parents):
+            raise ValueError(f"The output {str(output)!r} is, or holds, the input {name!r}; choose another output.")
+    written = ("state.json", "dataset_dict.json", "*.parquet")
+    if output.is_dir() and any(output.iterdir()) and not any(True for name in written for _ in output.glob(name)):
+        raise ValueError(
+            f"The folder {str(output)!r} is no dataset; --overwrite replaces nothing else. Choose another."
+        )
+    if output.is_file() and output.suffix != ".parquet":
+        raise ValueError(f"The output {str(output)!r} is a file, but a folder would be written; choose another.")
+
+
+def _new_output(output: Path) -> Path:
+    """Return where to write: beside an output that is to be replaced, so that it stays until the new one is whole."""
+    output = output.resolve()
+    if not output.exists():
+        return output
+    new = output.with_name(f".new.{output.name}")
+    if new.is_dir():
+        shutil.rmtree(new)
+    new.unlink(missing_ok=True)
+    return new
+
+
+def _replace(new: Path, output: Path) -> None:
+    output = output.resolve()
+    if new == output:
+        return
+    if output.is_dir():
+        shutil.rmtree(output)
+    os.replace(new, output)
+
+
+def _embed_on_ray(
+    inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
+) -> None:
+    from gpt_embeddings.embedding.cluster import embed_on_cluster
+
+    if model is None:
+        raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
+    if isinstance(inputs, DatasetDict):
+        raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
+    if tokenizer is None:
+        tokenizer = model if (Path(model) / "tokenizer.json").is_file() else "openai-community/gpt2"
+    rows = embed_on_cluster(inputs, output, model, tokenizer, address=address, **options)
+    typer.echo(f"{rows} rows, from {model}.\nResult: {output}")
+
+
+def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
+    if output.suffix == ".parquet":
+        dataset = load_dataset("parquet", data_files=str(output), split="train")
+    else:
+        dataset = load_from_disk(str(output))
+    if model is None or Path(model).exists() or isinstance(dataset, DatasetDict):
+        dataset.push_to_hub(name)
+    else:
+        push_dataset(dataset, name, model_id=model, column=output_column)
+
+
+def _show(dataset: Any, column: str, output_column: str, rows: int = 3) -> None:
+    for row in islice(dataset, rows):
+        text = " ".join((row[column] or "").split())
+        vector = row[output_column]
+        while vector and isinstance(vector[0], list):  # --pooling none: the first token
+            vector = vector[0]
+        numbers = ", ".join(f"{value:+.4f}" for value in vector[:4])
+        typer.echo(f"  {text[:60]:60}  [{numbers}, ...]")
+
+
+__all__ = ["embed"]

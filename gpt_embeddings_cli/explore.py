@@ -1,0 +1,102 @@
+"""`gpt-embeddings explore`: a model in, a page to look at it out, served here, as one file, or as a Space."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings_cli.options import Overwrite, Tokenizer
+
+
+if TYPE_CHECKING:
+    from gpt_embeddings.explore.shown_models import Subject
+
+
+def explore(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Folder or Hub name of a saved model or of any GPT checkpoint; without it the tables are fresh.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A second model, shown beside the first: before and after.", show_default=False
+        ),
+    ] = None,
+    tokenizer: Tokenizer = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than the loopback can be reached from outside.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port; by default the first free one from 7860.", min=1, max=65535, show_default=False),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write a Space that shows this page, and end.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write every view into one file, and end.", show_default=False),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Look at an input stage in the browser: a text's vectors, words in 3-D, neighbours, positions, costs.
+
+    The page is served on this machine alone, works without a network, and ends with Ctrl-C.
+
+    Example: gpt-embeddings explore openai-community/gpt2
+    """
+    with errors_as_messages():
+        missing = [name for name in ("gradio", "plotly", "sklearn") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(
+                f"The page needs the extra `explore` ({', '.join(missing)} is missing): "
+                "`pip install 'gpt-embeddings[explore]'`."
+            )
+        # Imported here: they take seconds, which other commands need not wait for.
+        from gpt_embeddings.explore.shown_models import find_subject
+
+        for output in (export, report):
+            if output is not None:
+                check_output(output, overwrite)
+        names = [model] if compare is None else [model, compare]
+        subjects = [find_subject(name, tokenizer) for name in names]
+        if export is not None:
+            from gpt_embeddings.explore.spaces import write_space
+
+            with whole_folder(export) as folder:
+                write_space(folder, subjects, names)
+            typer.echo(f"Space: {export.resolve()}")
+        if report is not None:
+            from gpt_embeddings.explore.export import write_report
+
+            write_report(report, subjects)
+            typer.echo(f"Report: {report.resolve()}")
+        if export is None and report is None:
+            _serve(subjects, host, port, browser)
+
+
+def _serve(subjects: "Sequence[Subject]", host: str, port: int | None, browser: bool) -> None:
+    from gpt_embeddings.explore.page import is_loopback, launch_page
+
+    page = launch_page(subjects, host=host, port=port, open_browser=browser, block=False)
+    typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
+    if not is_loopback(host):
+        typer.echo("Whoever can reach this machine can see the page: --host is no loopback address.", err=True)
+    page.block_thread()
+    sys.stdout.flush()
+    os._exit(0)  # a thread may be loading tables, which torch does not let go of in good order
+
+
+__all__ = ["explore"]

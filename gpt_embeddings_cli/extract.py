@@ -1,0 +1,119 @@
+"""`gpt-embeddings extract`: a GPT checkpoint in, a folder with its input stage and its tokenizer out."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers import AutoTokenizer
+
+from gpt_embeddings.checkpoints.conversion import from_gpt
+from gpt_embeddings.checkpoints.files import Folder, open_folder
+from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings_cli.options import Overwrite
+
+
+# A tokenizer has one of these; `AutoTokenizer` makes an empty one of some families where there is none.
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+# Files that a tokenizer may be made of, for one that cannot be loaded here.
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+
+
+def extract(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Folder or Hub name of a GPT checkpoint.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a Hub name.", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Dtype of the tables, such as bfloat16; auto is the checkpoint's own.")
+    ] = "auto",
+    position_embedding_type: Annotated[
+        str | None,
+        typer.Option(
+            help="none gives the token table alone, as for families with rotary positions.", show_default=False
+        ),
+    ] = None,
+    wte_key: Annotated[
+        str | None,
+        typer.Option(help="Name of the token table, for an architecture that is not known.", show_default=False),
+    ] = None,
+    wpe_key: Annotated[str | None, typer.Option(help="Name of its position table.", show_default=False)] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.
+
+    Nothing else of the checkpoint is read. Its vectors are the GPT's own hidden_states[0]. A gated or private
+    repository needs `hf auth login`, or the token in the variable HF_TOKEN.
+
+    Example: gpt-embeddings extract openai-community/gpt2 --output gpt2-embeddings
+    """
+    with errors_as_messages():
+        check_output(output, overwrite)
+        source = Path(name).resolve()
+        if source.is_dir() and (source == output.resolve() or output.resolve() in source.parents):
+            raise ValueError(f"The output {str(output)!r} holds the checkpoint at {name!r}; choose another folder.")
+        model = from_gpt(
+            name,
+            revision=revision,
+            dtype=dtype,
+            position_embedding_type=position_embedding_type,
+            wte_key=wte_key,
+            wpe_key=wpe_key,
+        )
+        with whole_folder(output) as partial:
+            model.save_pretrained(partial)
+            said = save_tokenizer(open_folder(name, revision=revision), partial, model.config.n_positions)
+        for key, table in model.state_dict().items():
+            typer.echo(f"  {key.removesuffix('.weight'):10} {' x '.join(map(str, table.shape)):>16}  {table.dtype}")
+        typer.echo(said)
+        typer.echo(f"Result: {output.resolve()}")
+
+
+def save_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
+    """Save the source's tokenizer beside the tables and say how that went.
+
+    A tokenizer that needs a library which is not here is copied file by file.
+
+    Args:
+        folder: The source.
+        output: Where to save it.
+        n_positions: Longest sequence of the model; the tokenizer's is made no longer.
+
+    Returns:
+        One line for the user.
+    """
+    paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
+    if not any(path.name in VOCABULARIES for path in paths):
+        return f"{folder.name} has no tokenizer."
+    if folder.has("config.json"):  # it says which class an older tokenizer is of
+        folder.download("config.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(paths[0].parent))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, n_positions)
+        tokenizer.save_pretrained(output)
+    except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        for path in paths:
+            shutil.copyfile(path, output / path.name)
+        reason = str(error).strip().split("\n", 1)[0]
+        return f"The tokenizer's files were copied as they are, as it could not be loaded ({reason:.200})."
+    return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
+
+
+__all__ = ["extract", "save_tokenizer"]

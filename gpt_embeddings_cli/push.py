@@ -1,0 +1,63 @@
+"""`gpt-embeddings push`: a saved model in, one complete repository on the Hub out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+import typer
+
+from gpt_embeddings.hub.cards import CardFacts
+from gpt_embeddings.hub.push import push_folder
+from gpt_embeddings_cli.common import errors_as_messages
+
+
+def push(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder that the model and its tokenizer were saved to.", show_default=False),
+    ],
+    repo_id: Annotated[
+        str,
+        typer.Argument(metavar="USER/NAME", help="Repository on the Hub; made if need be.", show_default=False),
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch to commit to, made if need be, or refs/pr/N.", show_default="main")
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead of committing to the branch.")
+    ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Licence of the tables, such as mit; kept from the card if there is one.", show_default=False
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub name of the checkpoint that the tables are from.", show_default=False)
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Hub name of training data; may be given several times.", show_default=False),
+    ] = None,
+) -> None:
+    """Publish a saved model: weights, code, tokenizer, sentence-transformers files and card, in one commit.
+
+    A second push sends only what changed, and of a card that you edited it renews only its own section. Other files
+    in FOLDER, such as checkpoints, are not sent. The token comes from HF_TOKEN or `hf auth login`.
+
+    Example: gpt-embeddings push my-model me/my-model --private --license mit
+    """
+    facts = CardFacts(license=license, base_model=base_model, datasets=dataset or ())
+    with errors_as_messages():
+        try:
+            commit = push_folder(
+                folder, repo_id, facts=facts, private=private or None, revision=revision, create_pr=create_pr
+            )
+        except (httpx2.HTTPError, RuntimeError) as error:  # a lost connection, a large file that did not get through
+            raise OSError(str(error)) from error
+    typer.echo(f"Published: {commit.pr_url or commit.repo_url}")
+    typer.echo(f"Revision to pin: {commit.oid}")
+
+
+__all__ = ["push"]

@@ -1,0 +1,317 @@
+"""`gpt-embeddings train OBJECTIVE`: text in, a folder with a trained model out."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers.utils.logging import disable_progress_bar
+
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.text.encoding import load_tokenizer, vocabulary_rows
+from gpt_embeddings.text.sources import load_source
+from gpt_embeddings.training.clm import ClmOptions, train_clm
+from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
+from gpt_embeddings.training.distillation import DistilOptions
+from gpt_embeddings.training.distillation import distil as train_distil
+from gpt_embeddings.training.runs import RunFolder, versions
+from gpt_embeddings.training.token_weights import fit_token_weights
+from gpt_embeddings_cli.common import check_output, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings_cli.options import Column, Data, SampleBy, Split, Tokenizer, TrainingOutput, check_sample_by
+from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+
+
+app = typer.Typer(no_args_is_help=True)
+
+GPT2 = "openai-community/gpt2"
+FRESH_N_EMBD = 256  # of a model for which neither --model nor --config is given
+
+Epochs = Annotated[int, typer.Option(help="How often the texts are gone through.", min=1)]
+SaveSteps = Annotated[int, typer.Option(help="Steps from checkpoint to checkpoint.", min=1)]
+
+
+@app.callback()
+def main() -> None:
+    """Train tables: on next tokens (clm), on a teacher's vectors (distil), on pairs (contrastive); count (weights)."""
+
+
+@app.command()
+def clm(
+    data: Data,
+    output: TrainingOutput,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub name of a saved model to start from.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="config.json of a fresh model; without it 256 dimensions, untied, without dropout.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Tokenizer = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text to evaluate on, of the format of DATA; may be given several times. By default the last "
+            "hundredth of DATA, which is then not trained on.",
+            show_default=False,
+        ),
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of a window.", min=1)] = 128,
+    batch_size: Annotated[int, typer.Option(help="Windows of a step.", min=1)] = 32,
+    epochs: Annotated[float, typer.Option(help="How often DATA is gone through.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to 0.")] = 0.01,
+    save_steps: SaveSteps = 500,
+    seed: Annotated[int, typer.Option(help="Seed of fresh tables, of the order of windows, of dropout.", min=0)] = 0,
+    column: Column = "text",
+    split: Split = "train",
+    sample_by: SampleBy = "document",
+) -> None:
+    """Train a zero-layer GPT on the next token of DATA.
+
+    The loss is shown beside its bound: the conditional entropy of the bigrams of DATA, below which no model without
+    layers can come. The same command goes on after an interruption, from the last checkpoint.
+
+    Example: gpt-embeddings train clm corpus.parquet --output zero-layer --epochs 3
+    """
+    with errors_as_messages():
+        _prepare(output, sample_by)
+        options = ClmOptions(
+            max_length=max_length,
+            batch_size=batch_size,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            save_steps=save_steps,
+            seed=seed,
+        )
+        tokens = open_tokenizer(tokenizer, model, max_length)
+        network = _open_head(model, config, len(tokens), max_length, seed)
+        tokens.model_max_length = network.config.n_positions
+        source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
+        other = None
+        if held_out:
+            other = load_source(held_out, column=column, split=split, sample_by=sample_by, streaming=True)
+        with _interruptible():
+            facts = train_clm(
+                network, tokens, source, output, options, held_out=other, column=column, data_name=_names(data)
+            )
+        _report(facts, output)
+
+
+@app.command()
+def distil(
+    data: Data,
+    teacher: Annotated[
+        str, typer.Option(help="Folder or Hub name of a sentence-transformers model.", show_default=False)
+    ],
+    output: TrainingOutput,
+    tokenizer: Annotated[str, typer.Option(help="Folder or Hub name; its ids are the rows.")] = GPT2,
+    n_embd: Annotated[int, typer.Option(help="Dimensions, at most the teacher's.", min=1)] = 256,
+    sentences: Annotated[
+        int, typer.Option(help="Sentences of DATA to learn from: a random choice where there are more.", min=1)
+    ] = 250_000,
+    phrases: Annotated[int, typer.Option(help="Phrases of random words, for words that DATA lacks.", min=0)] = 150_000,
+    batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1)] = 1024,
+    epochs: Epochs = 4,
+    learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to 0.")] = 0.001,
+    save_steps: SaveSteps = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of what is chosen, and of its order.", min=0)] = 0,
+    column: Column = "text",
+    split: Split = "train",
+    sample_by: SampleBy = "paragraph",
+) -> None:
+    """Distil a sentence-transformers model: means of token vectors that agree with its vectors of texts.
+
+    Every token begins at the teacher's vector of its text. Then the means of sentences of DATA, and of phrases of
+    random words, are brought to the teacher's vectors of these. Nearly all the time is the teacher's: with a small one
+    (22 million parameters), the default numbers and 2 cores about half an hour. The same command goes on after an
+    interruption.
+
+    Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
+    """
+    with errors_as_messages():
+        _prepare(output, sample_by)
+        options = DistilOptions(
+            n_embd=n_embd,
+            sentences=sentences,
+            phrases=phrases,
+            batch_size=batch_size,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            save_steps=save_steps,
+            seed=seed,
+        )
+        source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
+        with _interruptible():
+            facts = train_distil(
+                teacher, load_tokenizer(tokenizer), source, output, options, column=column, data_name=_names(data)
+            )
+        _report(facts, output)
+
+
+@app.command()
+def contrastive(
+    data: Data,
+    output: TrainingOutput,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or Hub name of a saved model to start from.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="config.json of a fresh model; without it 256 dimensions, no positions.", show_default=False
+        ),
+    ] = None,
+    tokenizer: Tokenizer = None,
+    columns: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            help="The two columns of pairs; without them sentences of --column that follow each other are pairs.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Pairs of a step; the others are the negatives.", min=2)] = 512,
+    epochs: Epochs = 3,
+    learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to 0.")] = 0.001,
+    save_steps: SaveSteps = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of a fresh table, and of the order of pairs.", min=0)] = 0,
+    column: Column = "text",
+    split: Split = "train",
+    sample_by: SampleBy = "paragraph",
+) -> None:
+    """Train on pairs of texts that belong together: each is to find its own among those of a batch.
+
+    Pairs are two columns of DATA, or sentences that follow each other. A model of `train distil` is a good start. The
+    same command goes on after an interruption.
+
+    Example: gpt-embeddings train contrastive faq.csv --columns question answer --model meaning --output answers
+    """
+    with errors_as_messages():
+        _prepare(output, sample_by)
+        options = ContrastiveOptions(
+            batch_size=batch_size, epochs=epochs, learning_rate=learning_rate, save_steps=save_steps, seed=seed
+        )
+        if model is None and config is None:
+            tokens = open_tokenizer(tokenizer, None, 1024)
+            torch.manual_seed(seed)
+            network = GPTEmbeddingsModel(
+                GPTEmbeddingsConfig(
+                    vocab_size=vocabulary_rows(tokens),
+                    n_embd=FRESH_N_EMBD,
+                    embd_pdrop=0.0,
+                    position_embedding_type="none",
+                )
+            )
+        else:
+            network, _ = open_model(model, config, seed)
+            tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
+        source = load_source(
+            data, column=columns[0] if columns else column, split=split, sample_by=sample_by, streaming=True
+        )
+        with _interruptible():
+            facts = train_contrastive(
+                network,
+                tokens,
+                source,
+                output,
+                options,
+                columns=columns,
+                column=column,
+                data_name=_names(data),
+            )
+        _report(facts, output)
+
+
+@app.command()
+def weights(
+    model: Annotated[str, typer.Argument(help="Folder or Hub name of a saved model.", show_default=False)],
+    data: Data,
+    output: TrainingOutput,
+    tokenizer: Tokenizer = None,
+    a: Annotated[float, typer.Option(help="Share of all tokens at which a token weighs half.")] = 1e-3,
+    column: Column = "text",
+    split: Split = "train",
+    sample_by: SampleBy = "paragraph",
+) -> None:
+    """Count the tokens of DATA, and have MODEL pool by a / (a + share of the token).
+
+    The tables stay as they are. Frequent tokens, which say little of a text, count less from then on (smooth inverse
+    frequency).
+
+    Example: gpt-embeddings train weights wte-of-gpt2 corpus.parquet --output weighted
+    """
+    with errors_as_messages():
+        _prepare(output, sample_by)
+        network, name = open_model(model, None, 0)
+        tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
+        source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
+        run = RunFolder(output, {"model": model, "data": data, "a": a, "column": column})
+        with _interruptible():
+            counts = fit_token_weights(network, tokens, source, a=a, column=column)
+        facts = {
+            "Token weights": f"a / (a + share of the token), a = {a:g}",
+            "Data": f"{_names(data)}; {counts.sum():,} tokens, {(counts > 0).sum():,} different ones",
+            "Tables": f"of {Path(name).name}",
+            "Versions": versions(),
+        }
+        network.save_pretrained(run.result)
+        tokens.save_pretrained(run.result)
+        run.finish(facts)
+        _report(facts, output)
+
+
+def _prepare(output: Path, sample_by: str) -> None:
+    check_output(output, overwrite=False)
+    disable_progress_bar()  # transformers' own, for each file that it saves
+    check_sample_by(sample_by)
+
+
+def _names(data: list[str]) -> str:
+    return ", ".join(Path(name).name for name in data)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the same command goes on from where it was saved last.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _report(facts: Mapping[str, Any], output: Path) -> None:
+    for name, value in facts.items():
+        typer.echo(f"{name}: {value}")
+    typer.echo(f"Result: {output.absolute()}")
+
+
+def _open_head(
+    name: str | None, config: Path | None, vocab_size: int, max_length: int, seed: int
+) -> GPTEmbeddingsForCausalLM:
+    if name is not None and config is not None:
+        raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
+    if name is not None:
+        try:
+            return GPTEmbeddingsForCausalLM.from_pretrained(name)
+        except OSError as error:
+            raise OSError(f"No model at {name!r}: {error}") from error
+    sizes = (
+        GPTEmbeddingsConfig(
+            vocab_size=vocab_size,
+            n_positions=max_length,
+            n_embd=FRESH_N_EMBD,
+            embd_pdrop=0.0,
+            tie_word_embeddings=False,
+        )
+        if config is None
+        else GPTEmbeddingsConfig.from_json_file(config)
+    )
+    torch.manual_seed(seed)
+    return GPTEmbeddingsForCausalLM(sizes)
+
+
+__all__ = ["app"]

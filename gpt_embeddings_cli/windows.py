@@ -1,0 +1,79 @@
+"""`gpt-embeddings windows`: a text corpus in, a dataset of training windows out."""
+
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.sources import load_source
+from gpt_embeddings.windows.token_windows import TokenWindows
+from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.options import Column, Inputs, SampleBy, Split
+
+
+def windows(
+    inputs: Inputs,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the result, for datasets.load_from_disk.", show_default=False),
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of a window.", min=1)] = 1024,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Tokens from window to window; by default --max-length.", show_default=False),
+    ] = None,
+    packing: Annotated[
+        str, typer.Option(help="stream: windows run across documents; document: each is cut by itself.")
+    ] = "stream",
+    tail: Annotated[
+        str, typer.Option(help="A last window that is not full: pad it (targets -100), or drop it.")
+    ] = "pad",
+    tokenizer: Annotated[str, typer.Option(help="Folder or Hub name.")] = "openai-community/gpt2",
+    n_positions: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions of the model, the limit of --max-length; by default the tokenizer's.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    column: Column = "text",
+    split: Split = "train",
+    sample_by: SampleBy = "document",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count documents, tokens, windows; write nothing.")
+    ] = False,
+) -> None:
+    """Cut the texts of INPUT into windows of token ids, each with the next token of every position.
+
+    The result has the columns input_ids and target_ids, fixed-size lists of --max-length. It appears when it is
+    complete; until then a folder .NAME.partial beside it holds what is done, and the same command goes on from there
+    after an interruption.
+
+    Example: gpt-embeddings windows corpus-*.parquet --output windows --max-length 1024
+    """
+    with errors_as_messages():
+        if (output is None) != dry_run:
+            raise ValueError("Give `--output FOLDER` to write windows, or `--dry-run` to count them.")
+        if sample_by not in ("line", "paragraph", "document"):
+            raise ValueError(f"`--sample-by` must be line, paragraph or document, got {sample_by!r}.")
+        cut = TokenWindows(
+            load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=True),
+            load_tokenizer(tokenizer, model_max_length=n_positions),
+            max_length,
+            stride,
+            packing=cast(Literal["stream", "document"], packing),  # checked there
+            tail=cast(Literal["pad", "drop"], tail),
+            column=column,
+        )
+        if output is None:
+            documents, tokens, n_windows = cut.count()
+            typer.echo(f"{documents} documents, {tokens} tokens, {n_windows} windows of {max_length}.")
+            return
+        stored = cut.to_dataset(output)
+        typer.echo(f"{stored.num_rows} windows of {max_length}.")
+        typer.echo(f"Result: {output.absolute()}")
+
+
+__all__ = ["windows"]

@@ -1,0 +1,125 @@
+"""Sparse and dense encodings, and what the tables cost."""
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import GPT2Config, GPT2Model
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from gpt_embeddings.analysis.costs import PUBLISHED, Cost, format_bytes
+
+
+pytest.importorskip("sklearn")
+
+from gpt_embeddings.analysis.encodings import compare_encodings
+
+
+CAT = "O gato sentou no tapete"
+CARPET = "O tapete sentou no gato"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32)).eval()
+
+
+@pytest.fixture(scope="module")
+def encodings(model, gpt2_tokenizer):
+    return compare_encodings(model, gpt2_tokenizer, [CAT, CARPET, "It rained"])
+
+
+def test_only_rows_a_token_see_that_cat_and_carpet_changed_places(encodings):
+    assert {e.name: e.sees_order for e in encodings} == {
+        "one-hot, a row a token": True,
+        "bag of words (tokens)": False,
+        "TF-IDF": False,
+        "pooled embeddings (mean)": False,
+        "embeddings, a row a token": True,
+    }
+    for encoding in encodings:
+        assert (encoding.similarity[0, 1] > 1 - 1e-6) == (not encoding.sees_order), encoding.name
+        np.testing.assert_allclose(np.diag(encoding.similarity), 1)
+
+
+def test_sizes_and_zeros_by_hand(encodings, gpt2_tokenizer):
+    ids = [gpt2_tokenizer(text).input_ids for text in (CAT, CARPET, "It rained")]
+    one_hot, bag, tfidf, pooled, rows = encodings
+    assert len(ids[0]) == len(ids[1]) == 8
+    assert one_hot.size == 8 * 50257 and one_hot.zeros == 1 - 1 / 50257
+    used = sum(len(set(row)) for row in ids)
+    assert bag.size == tfidf.size == 50257
+    assert bag.zeros == tfidf.zeros == pytest.approx(1 - used / (3 * 50257), abs=1e-12)
+    assert (pooled.size, rows.size) == (16, 8 * 16) and pooled.zeros == rows.zeros == 0
+
+
+def test_one_hot_counts_places_with_the_same_token(encodings, gpt2_tokenizer):
+    first, second = (np.array(gpt2_tokenizer(text).input_ids) for text in (CAT, CARPET))
+    dense = [torch.nn.functional.one_hot(torch.tensor(ids), 50257).flatten().double() for ids in (first, second)]
+    expected = float(torch.nn.functional.cosine_similarity(*dense, dim=0))
+    assert encodings[0].similarity[0, 1] == pytest.approx(expected)
+
+
+def test_tfidf_equals_the_formula(encodings, gpt2_tokenizer):
+    """Counts times ln((1 + n) / (1 + df)) + 1, as scikit-learn has it, then cosine."""
+    ids = [gpt2_tokenizer(text).input_ids for text in (CAT, CARPET, "It rained")]
+    counts = np.stack([np.bincount(row, minlength=50257) for row in ids]).astype(float)
+    weights = counts * (np.log(4 / (1 + (counts > 0).sum(0))) + 1)
+    units = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    np.testing.assert_allclose(encodings[2].similarity, units @ units.T, atol=1e-9)
+
+
+def test_dense_ones_equal_the_model(encodings, model, gpt2_tokenizer):
+    texts = [CAT, CARPET, "It rained"]
+    outputs = [model(torch.tensor([gpt2_tokenizer(text).input_ids])) for text in texts]
+    pooled = torch.nn.functional.normalize(torch.cat([output.pooler_output for output in outputs]).double(), dim=1)
+    np.testing.assert_allclose(encodings[3].similarity, (pooled @ pooled.T).detach(), atol=1e-5)
+    rows = torch.nn.functional.normalize(outputs[0].last_hidden_state.flatten().double(), dim=0)
+    other = torch.nn.functional.normalize(outputs[1].last_hidden_state.flatten().double(), dim=0)
+    assert encodings[4].similarity[0, 1] == pytest.approx(float((rows @ other).detach()), abs=1e-5)
+
+
+def test_bad_sentences_are_refused(model, gpt2_tokenizer):
+    with pytest.raises(ValueError, match="At least two sentences can be compared, got 1"):
+        compare_encodings(model, gpt2_tokenizer, [CAT])
+    with pytest.raises(ValueError, match="'' has no tokens"):
+        compare_encodings(model, gpt2_tokenizer, [CAT, ""])
+
+
+def test_a_long_sentence_is_cut(model, gpt2_tokenizer):
+    assert compare_encodings(model, gpt2_tokenizer, [CAT, "tide " * 100])[4].size == 32 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "wte", "wpe"),
+    [
+        ("GPT-1", 31_087_104, 393_216),
+        ("GPT-2", 38_597_376, 786_432),
+        ("GPT-2 medium", 51_463_168, 1_048_576),
+        ("GPT-2 large", 64_328_960, 1_310_720),
+        ("GPT-2 XL", 80_411_200, 1_638_400),
+        ("GPT-3", 617_558_016, 25_165_824),
+    ],
+)
+def test_parameters_of_the_published(name, wte, wpe):
+    cost = PUBLISHED[name]
+    assert (cost.wte, cost.wpe, cost.parameters) == (wte, wpe, wte + wpe)
+    assert cost.n_bytes() == 4 * (wte + wpe) and cost.n_bytes("bfloat16") == 2 * (wte + wpe)
+
+
+def test_the_cost_is_that_of_a_real_gpt2():
+    with torch.device("meta"):
+        gpt = GPT2Model(GPT2Config(n_layer=1))
+    assert PUBLISHED["GPT-2"].parameters == gpt.wte.weight.numel() + gpt.wpe.weight.numel()
+
+
+def test_bytes_in_words_and_sizes_that_are_refused():
+    assert [format_bytes(n) for n in (7, 1536, 157_535_232, 2_570_895_360)] == [
+        "7 B",
+        "1.5 KiB",
+        "150.2 MiB",
+        "2.4 GiB",
+    ]
+    with pytest.raises(StrictDataclassError, match="n_embd"):
+        Cost(50257, 1024, 0)

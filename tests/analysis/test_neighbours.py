@@ -1,0 +1,186 @@
+"""Nearest rows and projections against numpy and against tables made by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance, parse_words
+from gpt_embeddings.analysis.projections import has_umap, project
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
+
+
+@pytest.fixture(scope="module")
+def index(model, gpt2_tokenizer):
+    return Neighbours(model, gpt2_tokenizer)
+
+
+def one_id(tokenizer, word):
+    (found,) = tokenizer(f" {word}").input_ids
+    return found
+
+
+@pytest.fixture
+def royal(gpt2_tokenizer):
+    """A table in which royalty and sex are directions of their own."""
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=4, initializer_range=0.0)).eval()
+    rows = {"king": (1, 1, 0, 0), "queen": (1, 0, 1, 0), "man": (0, 1, 0, 0), "woman": (0, 0, 1, 0)}
+    for word, row in {**rows, "tide": (0, 0, 0, 1)}.items():
+        model.wte.weight.data[one_id(gpt2_tokenizer, word)] = torch.tensor(row).float()
+    return Neighbours(model, gpt2_tokenizer)
+
+
+@pytest.mark.parametrize("word", ["tide", "gato"])
+@pytest.mark.parametrize("exclude_inputs", [True, False])
+def test_neighbours_equal_numpy(model, index, gpt2_tokenizer, word, exclude_inputs):
+    table = model.wte.weight.detach().double().numpy()
+    ids = gpt2_tokenizer(f" {word}").input_ids
+    query = table[ids].mean(0)
+    cosines = table @ query / np.linalg.norm(table, axis=1) / np.linalg.norm(query)
+    if exclude_inputs:
+        cosines[ids] = -2
+    expected = np.argsort(-cosines)[:10]
+    asked, found = index.of_word(word, exclude_inputs=exclude_inputs)
+    assert asked.input_ids == tuple(ids)
+    assert [near.input_id for near in found] == expected.tolist()
+    np.testing.assert_allclose([near.score for near in found], cosines[expected], rtol=1e-4)
+
+
+def test_a_word_of_several_tokens_is_their_mean_and_shown_as_such(model, index, gpt2_tokenizer):
+    ids = gpt2_tokenizer(" gato").input_ids
+    word = index.find("gato")
+    assert word.label == "␣g·ato" and word.pieces == ("␣g", "ato")
+    assert torch.equal(word.vector, model.wte.weight[torch.tensor(ids)].mean(0))
+
+
+def test_analogy_worked_by_hand(royal):
+    words, found = royal.analogy("king", "man", "woman", count=1)
+    # (1, 1, 0, 0) / sqrt(2) - (0, 1, 0, 0) + (0, 0, 1, 0) against (1, 0, 1, 0) / sqrt(2)
+    half = math.sqrt(0.5)
+    target = np.array([half, half - 1, 1])
+    assert found[0].piece == "␣queen"
+    assert found[0].score == pytest.approx((half * half + half) / np.linalg.norm(target), rel=1e-5)
+    assert [word.label for word in words] == ["␣king", "␣man", "␣woman"]
+    _, with_inputs = royal.analogy("king", "man", "woman", count=3, exclude_inputs=False)
+    assert {near.piece for near in with_inputs} == {"␣queen", "␣woman", "␣king"}
+
+
+def test_zero_rows_are_near_nothing(royal):
+    _, found = royal.of_word("tide", count=3)
+    assert [near.score for near in found] == [0, 0, 0]
+    with pytest.raises(ValueError, match="zero"):
+        royal.of_word("gato")
+
+
+def test_chance_is_what_random_tables_give(index):
+    generator = torch.Generator().manual_seed(1)
+    units = index.table / index.table.norm(dim=1, keepdim=True)
+    best = []
+    for _ in range(40):
+        query = torch.randn(32, generator=generator)
+        best.append(float((units @ (query / query.norm())).max()))
+    assert np.median(best) == pytest.approx(index.chance, abs=0.01)
+
+
+def test_an_untrained_table_is_called_so_and_a_trained_one_is_not(index, royal, gpt2_tokenizer):
+    assert index.looks_random
+    assert "what is near in it is near by chance" in describe_chance(index, index.chance)
+    assert "nearer than that" in describe_chance(index, 0.9)
+    assert not royal.looks_random
+    torch.manual_seed(0)
+    trained = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
+    trained.wte.weight.data += 0.01  # a common direction, as trained tables have
+    trained = Neighbours(trained, gpt2_tokenizer)
+    assert not trained.looks_random
+    partly = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
+    partly.wte.weight.data[:2000] *= 2  # few rows have been trained, which pairs of rows hardly show
+    assert not Neighbours(partly, gpt2_tokenizer).looks_random
+    assert "nothing here is nearer than chance" in describe_chance(trained, 0.1)
+    assert describe_chance(trained, 0.99).endswith(f"about {trained.chance:.2f}.")
+
+
+def test_broken_tables_are_refused(gpt2_tokenizer):
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=4))
+    model.wte.weight.data[7, 0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        Neighbours(model, gpt2_tokenizer)
+    small = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=50, n_embd=4, n_positions=4))
+    with pytest.raises(ValueError, match="more than the model's `vocab_size` 50"):
+        Neighbours(small, gpt2_tokenizer)
+
+
+def test_words_of_a_field():
+    assert parse_words(" cat, dog\ncat,, Rei de Roma ", 9) == ["cat", "dog", "Rei de Roma"]
+    with pytest.raises(ValueError, match="no words"):
+        parse_words(" ,\n", 9)
+    with pytest.raises(ValueError, match="3 words; at most 2"):
+        parse_words("a,b,c", 2)
+
+
+def test_pca_equals_that_of_scikit_learn():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    vectors = torch.randn(40, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    pca = decomposition.PCA(3).fit(vectors.numpy())
+    found = project(vectors.float())
+    np.testing.assert_allclose(found.points.abs(), np.abs(pca.transform(vectors.numpy())), atol=1e-4)
+    np.testing.assert_allclose(found.shares, pca.explained_variance_ratio_, rtol=1e-4)
+
+
+def test_the_direction_of_an_axis_is_settled():
+    line = torch.tensor([[0.0, 0.0], [1.0, -2.0], [2.0, -4.0]])
+    # The axis is (-1, 2) / sqrt(5), whose largest weight is positive.
+    expected = torch.tensor([math.sqrt(5), 0, -math.sqrt(5)])
+    assert torch.allclose(project(line, 3).points, torch.stack([expected, *torch.zeros(2, 3)], 1), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(n=st.integers(1, 9), n_embd=st.integers(1, 9), seed=st.integers(0, 99))
+def test_pca_keeps_distances_where_nothing_is_left_out(n, n_embd, seed):
+    vectors = torch.randn(n, n_embd, generator=torch.Generator().manual_seed(seed))
+    found = project(vectors, 9)
+    assert found.points.shape == (n, 9)
+    assert torch.allclose(torch.cdist(found.points, found.points), torch.cdist(vectors, vectors), atol=2e-3)
+    assert 0 <= sum(found.shares) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("vectors", "method", "message"),
+    [
+        (torch.zeros(0, 3), "pca", "nothing to project"),
+        (torch.tensor([[math.inf, 1.0]]), "pca", "not finite"),
+        (torch.zeros(2, 3), "tsne", "'pca' or 'umap', got 'tsne'"),
+    ],
+)
+def test_what_cannot_be_projected_is_refused(vectors, method, message):
+    with pytest.raises(ValueError, match=message):
+        project(vectors, method=method)
+
+
+@pytest.mark.skipif(has_umap(), reason="umap-learn is installed")
+def test_umap_that_is_missing_is_named():
+    with pytest.raises(ImportError, match="pip install umap-learn"):
+        project(torch.zeros(9, 3), method="umap")
+
+
+@pytest.mark.skipif(not has_umap(), reason="umap-learn is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_umap_keeps_two_clouds_apart():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(40, 12, generator=generator) * 0.1
+    vectors[:20, 0] += 5
+    vectors[20:, 1] += 5
+    points = project(vectors, method="umap").points
+    assert torch.equal(points, project(vectors, method="umap").points)
+    distances = torch.cdist(points, points)
+    assert distances[:20, :20].max() < distances[:20, 20:].min()
+    with pytest.raises(ValueError, match="at least 5 points, got 4"):
+        project(vectors[:4], method="umap")

@@ -1,0 +1,137 @@
+"""Readable tokens, and the parts of a text's vectors."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from gpt_embeddings.analysis.decomposition import measure, position_vectors, split_parts, token_vectors
+from gpt_embeddings.analysis.readable_tokens import BYTES, readable_pieces, show, word_ids
+
+
+def make_model(**fields):
+    torch.manual_seed(0)
+    config = GPTEmbeddingsConfig(**{"n_embd": 8, "n_positions": 16, **fields})
+    return GPTEmbeddingsModel(config).eval()
+
+
+def make_word_tokenizer(**special):
+    vocab = {"[UNK]": 0, "tide": 1, "clerk": 2}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("O gato sentou", ["O", "␣g", "ato", "␣sent", "ou"]),
+        ("a\n\tb", ["a", "⏎", "⇥", "b"]),
+        (" 😀", ["␣⟨F0 9F 98⟩", "⟨80⟩"]),
+        ("<b>", ["<", "b", ">"]),
+        ("é", ["é"]),
+        ("\u202e", ["⟨E2 80⟩", "⟨AE⟩"]),
+        ("\x00", ["\\x00"]),
+    ],
+)
+def test_pieces_of_gpt2_are_readable(gpt2_tokenizer, text, pieces):
+    ids = gpt2_tokenizer(text).input_ids
+    assert readable_pieces(gpt2_tokenizer, ids) == pieces
+
+
+def test_the_byte_alphabet_is_that_of_tokenizers():
+    assert set(BYTES) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(BYTES.values()) == list(range(256))
+    assert BYTES["Ġ"] == 0x20 and BYTES["Ċ"] == 0x0A
+
+
+def test_every_piece_of_gpt2_is_one_visible_line(gpt2_tokenizer):
+    pieces = readable_pieces(gpt2_tokenizer, range(50257))
+    assert all(piece and piece.isprintable() for piece in pieces)
+    assert pieces[50256] == "<|endoftext|>"
+
+
+def test_a_row_without_a_token_is_named_by_its_number(gpt2_tokenizer):
+    assert readable_pieces(gpt2_tokenizer, [50300]) == ["row 50300"]
+
+
+def test_other_vocabularies_are_shown_as_they_are():
+    assert readable_pieces(make_word_tokenizer(), [1, 0]) == ["tide", "[UNK]"]
+    assert show("▁tide\u200b") == "␣tide\\u200b"
+
+
+def test_a_word_is_taken_as_within_a_sentence(gpt2_tokenizer):
+    assert word_ids(gpt2_tokenizer, " cat ").tolist() == gpt2_tokenizer(" cat").input_ids
+    assert word_ids(gpt2_tokenizer, "gato").tolist() == gpt2_tokenizer(" gato").input_ids
+    assert word_ids(gpt2_tokenizer, "ization").tolist() == [1634]  # after a space it takes two
+
+
+@pytest.mark.filterwarnings("ignore:The accelerated tokenizer")  # it does not know word-level vocabularies
+def test_a_word_that_is_none_or_unknown_is_refused(gpt2_tokenizer):
+    with pytest.raises(ValueError, match="no word"):
+        word_ids(gpt2_tokenizer, " \n")
+    with pytest.raises(ValueError, match="no tokens for 'gato'"):
+        word_ids(make_word_tokenizer(), "gato")
+    assert word_ids(make_word_tokenizer(), "tide").tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"position_embedding_type": "sinusoidal"},
+        {"position_embedding_type": "none"},
+        {"position_offset": 2, "padding_position": -1, "word_embed_proj_dim": 4, "token_scale": 3.0},
+        {"scale_inputs_embeds": True, "token_scale": 2.5},
+    ],
+    ids=["gpt2", "sinusoidal", "none", "opt", "ctrl"],
+)
+def test_the_parts_add_up_to_what_the_model_gives(gpt2_tokenizer, fields):
+    model = make_model(**fields)
+    parts = split_parts(model, gpt2_tokenizer, "The sea came in.")
+    expected = model(torch.tensor([gpt2_tokenizer("The sea came in.").input_ids]))
+    assert torch.equal(parts.total, expected.last_hidden_state[0])
+    assert torch.equal(parts.token, token_vectors(model)[parts.input_ids])
+    assert torch.equal(parts.token, token_vectors(model, parts.input_ids))
+    rows = position_vectors(model)
+    assert len(rows) == (0 if fields.get("position_embedding_type") == "none" else 16)
+
+
+def test_measures_equal_numpy(gpt2_tokenizer):
+    parts = split_parts(make_model(), gpt2_tokenizer, "The sea came in.")
+    token, position = parts.token.double().numpy(), parts.position.double().numpy()
+    total = token + position
+    measures = measure(parts)
+
+    def cosine(a, b):
+        return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+    np.testing.assert_allclose(measures["‖sum‖"], np.linalg.norm(total, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(measures["cos(sum, token)"], cosine(total, token), rtol=1e-4)
+    np.testing.assert_allclose(measures["cos(token, position)"], cosine(token, position), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(measures["share of token"], (token * total).sum(1) / (total**2).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(measures["share of token"] + measures["share of position"], 1, rtol=1e-5)
+
+
+def test_zero_tables_give_zeros_and_no_nan(gpt2_tokenizer):
+    model = make_model(initializer_range=0.0)
+    measures = measure(split_parts(model, gpt2_tokenizer, "The sea"))
+    assert all((values == 0).all() for values in measures.values())
+
+
+def test_a_long_text_is_cut_to_the_positions(gpt2_tokenizer):
+    parts = split_parts(make_model(), gpt2_tokenizer, "tide " * 30)
+    assert len(parts.input_ids) == 16 and parts.n_tokens == len(gpt2_tokenizer("tide " * 30).input_ids)
+
+
+def test_what_has_no_parts_is_refused(gpt2_tokenizer):
+    with pytest.raises(ValueError, match="text is empty"):
+        split_parts(make_model(), gpt2_tokenizer, "")
+    with pytest.raises(ValueError, match="50257 entries, more than the model's `vocab_size` 100"):
+        split_parts(make_model(vocab_size=100), gpt2_tokenizer, "tide")
+
+
+def test_special_tokens_in_a_text_are_plain_text(gpt2_tokenizer):
+    assert 50256 not in split_parts(make_model(), gpt2_tokenizer, "<|endoftext|>").input_ids

@@ -1,0 +1,640 @@
+"""Every family against its own model in transformers: `hidden_states[0]`, bit for bit."""
+
+import dataclasses
+import json
+import math
+import sys
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModel, DynamicCache
+from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_imports
+
+from gpt_embeddings.checkpoints.families import FAMILIES, WITHOUT_POSITIONS, field_reader, find_family, find_keys
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+VOCAB, LENGTH, N = 41, 12, 24
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+# Tiny models of every family, more than one where the input stage has variants. Special ids of the defaults lie
+# outside these vocabularies, as they do in many fine-tuned models.
+GPT2_LIKE = {"vocab_size": VOCAB, "n_positions": LENGTH, "n_embd": N, "n_layer": 1, "n_head": 2}
+LLAMA_LIKE = {"vocab_size": VOCAB, "hidden_size": N, "num_hidden_layers": 1, "num_attention_heads": 2}
+OPT = {**LLAMA_LIKE, "max_position_embeddings": LENGTH, "ffn_dim": 8}
+BIOGPT = {**LLAMA_LIKE, "max_position_embeddings": LENGTH, "intermediate_size": 8}
+XGLM = {
+    "vocab_size": VOCAB,
+    "d_model": N,
+    "num_layers": 1,
+    "attention_heads": 2,
+    "max_position_embeddings": LENGTH,
+    "ffn_dim": 8,
+}
+CASES = {
+    "gpt2": ("gpt2", GPT2_LIKE),
+    "openai-gpt": ("openai-gpt", GPT2_LIKE),
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            "vocab_size": VOCAB,
+            "max_position_embeddings": LENGTH,
+            "hidden_size": N,
+            "num_layers": 1,
+            "num_heads": 2,
+            "attention_types": [[["global"], 1]],
+        },
+    ),
+    "gpt_bigcode": ("gpt_bigcode", GPT2_LIKE),
+    "opt": ("opt", OPT),
+    "opt-projected": ("opt", {**OPT, "word_embed_proj_dim": 10}),
+    "opt-projected-wider": ("opt", {**OPT, "word_embed_proj_dim": 40, "pad_token_id": None}),
+    "biogpt": ("biogpt", BIOGPT),
+    "biogpt-unscaled": ("biogpt", {**BIOGPT, "scale_embedding": False}),
+    "xglm": ("xglm", XGLM),
+    "xglm-unscaled": ("xglm", {**XGLM, "scale_embedding": False, "pad_token_id": None}),
+    "xglm-zero-row": ("xglm", {**XGLM, "pad_token_id": 5}),
+    "ctrl": ("ctrl", {**GPT2_LIKE, "dff": 8}),
+    "imagegpt": ("imagegpt", GPT2_LIKE),
+}
+TOKEN_TYPES = {"gpt2", "openai-gpt", "gpt_neo", "gpt_bigcode", "ctrl", "imagegpt"}
+
+
+def new_config(case, **fields):
+    model_type, sizes = CASES[case]
+    return transformers.CONFIG_MAPPING[model_type](**{**sizes, **fields})
+
+
+def new_model(case, seed=0, auto=AutoModel, **fields):
+    torch.manual_seed(seed)
+    make = getattr(auto, "from_config", auto)  # an auto class, or a class
+    return make(new_config(case, **fields)).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folders with a tiny saved model, made when they are first asked for."""
+    folders = {}
+
+    def folder(case):
+        if case not in folders:
+            folders[case] = tmp_path_factory.mktemp(case)
+            new_model(case).save_pretrained(folders[case])
+        return folders[case]
+
+    return folder
+
+
+def remote_class(folder):
+    """The class in the code of a saved folder, which `AutoModel` passes over where ours is registered."""
+    return get_class_from_dynamic_module("modeling_gpt_embeddings.GPTEmbeddingsModel", str(folder))
+
+
+def first_hidden_state(source, **inputs):
+    """The source's input stage; not `hidden_states[0]` of the output alone, as some models record it differently."""
+    with torch.no_grad():
+        return source(**inputs, output_hidden_states=True).hidden_states[0]
+
+
+def ours(model, **inputs):
+    with torch.no_grad():
+        return model(**inputs).last_hidden_state
+
+
+def some_ids(batch=3, length=9, seed=1):
+    return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+RIGHT = torch.tensor([[1] * 9, [1] * 5 + [0] * 4, [1] + [0] * 8])
+LEFT = RIGHT.flip(1)
+# What `generate()` gives to the model for LEFT.
+LEFT_POSITIONS = (LEFT.cumsum(-1) - 1).masked_fill(LEFT == 0, 0)
+
+
+def test_generate_gives_these_positions():
+    model = new_model("gpt2", auto=transformers.AutoModelForCausalLM)
+    seen = []
+    model.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    model.generate(some_ids(), attention_mask=LEFT, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    assert torch.equal(seen[0], LEFT_POSITIONS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_vectors_are_those_of_the_source(case, dtype, saved):
+    source = AutoModel.from_pretrained(saved(case), dtype=dtype).eval()
+    model = GPTEmbeddingsModel.from_gpt(saved(case), dtype=dtype)
+    assert model.dtype == dtype and not model.training
+    ids = some_ids()
+
+    def same(ours_inputs, source_inputs=None):
+        expected = first_hidden_state(source, **(source_inputs or ours_inputs))
+        assert torch.equal(ours(model, **ours_inputs), expected)
+        with torch.enable_grad():  # another order of the same operations, without writing in place
+            assert torch.equal(model(**ours_inputs).last_hidden_state, expected)
+
+    same({"input_ids": ids})
+    same({"input_ids": ids[:1, :1]})
+    same({"input_ids": some_ids(length=LENGTH)})
+    same({"input_ids": ids, "attention_mask": RIGHT})
+    same(
+        {"input_ids": ids, "attention_mask": LEFT},
+        {"input_ids": ids, "attention_mask": LEFT, "position_ids": LEFT_POSITIONS},
+    )
+    for position_ids in (torch.arange(9).flip(0).unsqueeze(0), torch.randint(0, LENGTH, (3, 9))):
+        same(
+            {"input_ids": ids, "position_ids": position_ids}, {"input_ids": ids, "position_ids": position_ids.clone()}
+        )
+    if case in TOKEN_TYPES:
+        token_type_ids = some_ids(seed=2)
+        same({"input_ids": ids, "token_type_ids": token_type_ids})
+        same({"input_ids": ids, "token_type_ids": token_type_ids, "attention_mask": RIGHT})
+    width = model.get_input_embeddings().embedding_dim
+    embeds = torch.randn(3, 9, width, generator=torch.Generator().manual_seed(3)).to(dtype)
+    expected = first_hidden_state(source, inputs_embeds=embeds.clone())  # CTRL scales what it is given in place
+    before = embeds.clone()
+    assert torch.equal(ours(model, inputs_embeds=embeds), expected)
+    assert torch.equal(embeds, before)
+
+
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"openai-gpt"}))  # which has no cache
+def test_past(case, saved):
+    source = AutoModel.from_pretrained(saved(case)).eval()
+    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    ids = some_ids()
+
+    def cache():
+        past = DynamicCache(config=source.config)
+        with torch.no_grad():
+            source(ids[:, :4], past_key_values=past, use_cache=True)
+        return past
+
+    expected = first_hidden_state(source, input_ids=ids[:, 4:], past_key_values=cache())
+    assert torch.equal(ours(model, input_ids=ids[:, 4:], past_length=4), expected)
+    assert torch.equal(ours(model, input_ids=ids[:, 4:], past_key_values=cache()), expected)
+    ones = torch.ones_like(ids)
+    assert torch.equal(ours(model, input_ids=ids[:, 4:], past_length=4, attention_mask=ones), expected)
+    assert torch.equal(ours(model, input_ids=ids[:, 4:], past_length=4, attention_mask=ones[:, 4:]), expected)
+    # A mask over past and present counts as `generate()` does.
+    expected = first_hidden_state(
+        source, input_ids=ids[:, 4:], past_key_values=cache(), position_ids=LEFT_POSITIONS[:, 4:], attention_mask=LEFT
+    )
+    output = model(ids[:, 4:], past_length=4, attention_mask=LEFT)
+    assert torch.equal(output.last_hidden_state, expected)
+    real = LEFT[:, 4:, None]
+    means = (expected * real).sum(1) / real.sum(1).clamp(min=1)
+    torch.testing.assert_close(output.pooler_output, means)
+
+
+def test_opt_counts_by_its_mask_and_keeps_a_row_for_padding(saved):
+    source = AutoModel.from_pretrained(saved("opt")).eval()
+    model = GPTEmbeddingsModel.from_gpt(saved("opt"))
+    ids = some_ids()
+    hidden = first_hidden_state(source, input_ids=ids, attention_mask=LEFT)
+    assert torch.equal(ours(model, input_ids=ids, attention_mask=LEFT)[LEFT == 1], hidden[LEFT == 1])
+    raw = (LEFT.cumsum(-1) * LEFT - 1).long()  # its own forward: padding is at -1
+    assert torch.equal(ours(model, input_ids=ids, position_ids=raw), hidden)
+    with pytest.raises(ValueError, match=r"`position_ids` must lie from -2 to 11 .* got -3"):
+        model(ids, position_ids=raw - 2)
+
+
+@pytest.mark.parametrize(
+    "case", ["gpt2", "gpt_neo", "gpt_bigcode", "imagegpt", "ctrl", "openai-gpt", "biogpt", "xglm"]
+)
+def test_raw_forward_on_left_padding(case, saved):
+    source = AutoModel.from_pretrained(saved(case)).eval()
+    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    ids, positions = some_ids(), torch.arange(9).unsqueeze(0)
+    expected = first_hidden_state(source, input_ids=ids, attention_mask=LEFT)
+    assert torch.equal(ours(model, input_ids=ids, attention_mask=LEFT, position_ids=positions), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_flat_path_is_the_padded_one(case, dtype, saved):
+    model = GPTEmbeddingsModel.from_gpt(saved(case), dtype=dtype)
+    ids, lengths = some_ids(), RIGHT.sum(1)
+    with torch.no_grad():
+        expected = model(ids, attention_mask=RIGHT).pooler_output
+        found = model.embed_bags(ids[RIGHT == 1], torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]))
+    assert found.dtype == expected.dtype
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(found, expected, **tolerance)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_windows_of_the_flat_path_begin_again(case, saved):
+    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    ids = some_ids(1, 2 * LENGTH + 3).flatten()
+    with torch.no_grad():
+        found = model.embed_bags(ids, [0, len(ids)], overflow="windows")
+        parts = [model(window.unsqueeze(0)).last_hidden_state[0] for window in ids.split(LENGTH)]
+    torch.testing.assert_close(found[0], torch.cat(parts).mean(0))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_token_part_is_what_the_source_takes(case, saved):
+    source = AutoModel.from_pretrained(saved(case)).eval()
+    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    ids = some_ids()
+    tokens = model(ids, add_positions=False).last_hidden_state.detach()
+    if FAMILIES[CASES[case][0]].scale_inputs_embeds:
+        assert torch.equal(tokens, source.get_input_embeddings().weight[ids])
+    else:
+        assert torch.equal(tokens, source.get_input_embeddings()(ids))
+    expected = first_hidden_state(source, input_ids=ids)
+    assert torch.equal(first_hidden_state(source, inputs_embeds=tokens.clone()), expected)
+    assert torch.equal(ours(model, inputs_embeds=tokens), expected)
+
+
+def test_token_part_drives_a_head_to_the_same_logits():
+    gpt = new_model("gpt2", auto=transformers.AutoModelForCausalLM)
+    model, ids = GPTEmbeddingsModel.from_gpt(gpt), some_ids()
+    with torch.no_grad():
+        tokens = model(ids, add_positions=False).last_hidden_state
+        assert torch.equal(gpt(inputs_embeds=tokens).logits, gpt(ids).logits)
+    with pytest.raises(ValueError, match="`token_type_ids` go to the GPT"):
+        model(ids, token_type_ids=ids, add_positions=False)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_saved_and_loaded_again(case, saved, tmp_path):
+    model = GPTEmbeddingsModel.from_gpt(saved(case), dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    again = GPTEmbeddingsModel.from_pretrained(tmp_path)
+    assert again.dtype == torch.bfloat16
+    fields = type(model.config).__dataclass_fields__.keys() - {"dtype", "transformers_version"}
+    assert {name: getattr(again.config, name) for name in fields} == {
+        name: getattr(model.config, name) for name in fields
+    }
+    remote = remote_class(tmp_path).from_pretrained(tmp_path)
+    expected = ours(model, input_ids=some_ids(), attention_mask=LEFT)
+    assert torch.equal(ours(again, input_ids=some_ids(), attention_mask=LEFT), expected)
+    assert torch.equal(ours(remote, input_ids=some_ids(), attention_mask=LEFT), expected)
+
+
+@pytest.mark.parametrize("case", ["xglm", "xglm-zero-row", "ctrl"])
+def test_longer_sinusoids_are_the_source_s(case, saved):
+    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    model.resize_position_embeddings(40)
+    longer = "n_positions" if case == "ctrl" else "max_position_embeddings"
+    source = new_model(case, **{longer: 40})
+    ids = some_ids(1, 40)
+    assert torch.equal(ours(model, input_ids=ids), first_hidden_state(source, input_ids=ids))
+
+
+def test_xglm_grows_past_its_table_to_the_rows_of_a_resized_model(saved):
+    source = AutoModel.from_pretrained(saved("xglm")).eval()
+    model, ids = GPTEmbeddingsModel.from_gpt(saved("xglm")), some_ids(1, 40)
+    with pytest.raises(ValueError, match="resize_position_embeddings"):
+        model(ids)
+    model.resize_position_embeddings(40)
+    assert torch.equal(ours(model, input_ids=ids), first_hidden_state(source, input_ids=ids))
+
+
+@pytest.mark.parametrize(("case", "width"), [("ctrl", 25), ("xglm", 25), ("ctrl", 1280), ("xglm", 1024)])
+def test_sinusoids_of_other_widths(case, width):
+    fields = {"n_embd": width, "n_head": 1} if case == "ctrl" else {"d_model": width, "attention_heads": 1}
+    for dtype in DTYPES:
+        source = new_model(case, **fields).to(dtype)
+        model = GPTEmbeddingsModel.from_gpt(source)
+        assert torch.equal(ours(model, input_ids=some_ids()), first_hidden_state(source, input_ids=some_ids()))
+
+
+HEADS = [
+    ("gpt2", "GPT2LMHeadModel"),
+    ("gpt2", "GPT2DoubleHeadsModel"),
+    ("gpt2", "GPT2ForSequenceClassification"),
+    ("gpt2", "GPT2ForTokenClassification"),
+    ("gpt2", "GPT2ForQuestionAnswering"),
+    ("openai-gpt", "OpenAIGPTLMHeadModel"),
+    ("openai-gpt", "OpenAIGPTDoubleHeadsModel"),
+    ("openai-gpt", "OpenAIGPTForSequenceClassification"),
+    ("gpt_neo", "GPTNeoForCausalLM"),
+    ("gpt_bigcode", "GPTBigCodeForCausalLM"),
+    ("opt", "OPTForCausalLM"),
+    ("opt-projected", "OPTForCausalLM"),
+    ("opt", "OPTForSequenceClassification"),
+    ("biogpt", "BioGptForCausalLM"),
+    ("biogpt", "BioGptForTokenClassification"),
+    ("xglm", "XGLMForCausalLM"),
+    ("ctrl", "CTRLLMHeadModel"),
+    ("imagegpt", "ImageGPTForCausalImageModeling"),
+]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("case", "name"), HEADS, ids=[name for _, name in HEADS])
+def test_models_with_heads(case, name, tied, tmp_path):
+    torch.manual_seed(0)
+    head = getattr(transformers, name)(new_config(case, tie_word_embeddings=tied)).eval()
+    head.save_pretrained(tmp_path)
+    base = getattr(head, head.base_model_prefix)
+    expected = first_hidden_state(base, input_ids=some_ids())
+    for source in (tmp_path, head, base):
+        assert torch.equal(ours(GPTEmbeddingsModel.from_gpt(source), input_ids=some_ids()), expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_way_back(case):
+    """Tables of one model go into another, which then starts as the first."""
+    auto = transformers.ImageGPTForCausalImageModeling if case == "imagegpt" else transformers.AutoModelForCausalLM
+    gpt, other = (new_model(case, seed, auto) for seed in (0, 1))
+    model = GPTEmbeddingsModel.from_gpt(gpt)
+    with torch.no_grad():
+        for table in model.parameters():
+            table.add_(1)
+    assert model.to_gpt(other) is other
+    base = getattr(other, other.base_model_prefix)
+    assert torch.equal(first_hidden_state(base, input_ids=some_ids()), ours(model, input_ids=some_ids()))
+    table, head = other.get_input_embeddings().weight, other.get_output_embeddings().weight
+    assert (table.data_ptr() == head.data_ptr()) == other.config.tie_word_embeddings
+    # The source has tables of its own still.
+    assert not torch.equal(gpt.get_input_embeddings().weight, table)
+
+
+@pytest.mark.parametrize(
+    ("case", "other", "fields", "message"),
+    [
+        ("gpt2", "gpt2", {"vocab_size": 40}, r"`wte.weight` of the model has the shape \(41, 24\), .* has \(40, 24\)"),
+        ("gpt2", "gpt2", {"n_positions": 11}, r"`wpe.weight` .* \(12, 24\)"),
+        ("gpt2", "biogpt", {}, "`position_offset` of the model is 0, the biogpt has 2"),
+        ("biogpt", "biogpt", {"scale_embedding": False}, "`token_scale` of the model is 4.89"),
+        ("opt", "opt", {"word_embed_proj_dim": 10}, "`word_embed_proj_dim` of the model is 24, the opt has 10"),
+        ("xglm", "ctrl", {}, "`position_offset` of the model is 2"),
+        ("ctrl", "gpt2", {}, "'learned', not 'sinusoidal'"),
+    ],
+)
+def test_a_way_back_that_does_not_fit(case, other, fields, message):
+    model, gpt = GPTEmbeddingsModel.from_gpt(new_model(case)), new_model(other, seed=1, **fields)
+    before = {name: value.clone() for name, value in gpt.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        model.to_gpt(gpt)
+    assert all(torch.equal(value, before[name]) for name, value in gpt.state_dict().items())
+
+
+def test_token_table_alone_goes_back_too():
+    gpt = new_model("gpt2")
+    model = GPTEmbeddingsModel.from_gpt(gpt, position_embedding_type="none")
+    wpe = gpt.wpe.weight.clone()
+    with torch.no_grad():
+        model.wte.weight.zero_()
+    model.to_gpt(gpt)
+    assert not gpt.wte.weight.any() and torch.equal(gpt.wpe.weight, wpe)
+
+
+# Families without absolute positions: small configurations, and their token tables.
+WITHOUT = {
+    "bloom": {"vocab_size": VOCAB, "hidden_size": N, "n_layer": 1, "n_head": 2},
+    "codegen": {**GPT2_LIKE, "rotary_dim": 4, "n_head": 4},
+    "falcon": LLAMA_LIKE,
+    "gpt_neox": {**LLAMA_LIKE, "intermediate_size": 8},
+    "gpt_neox_japanese": {**LLAMA_LIKE, "intermediate_multiple_size": 1},
+    "gptj": {**GPT2_LIKE, "rotary_dim": 4},
+    "mamba": {"vocab_size": VOCAB, "hidden_size": N, "num_hidden_layers": 1, "state_size": 4},
+    "mamba2": {
+        "vocab_size": VOCAB,
+        "hidden_size": N,
+        "num_hidden_layers": 1,
+        "num_heads": 4,
+        "head_dim": 12,
+        "n_groups": 1,
+        "state_size": 4,
+    },
+    "mpt": {"vocab_size": VOCAB, "d_model": N, "n_heads": 2, "n_layers": 1},
+    "rwkv": {"vocab_size": VOCAB, "hidden_size": N, "num_hidden_layers": 2, "attention_hidden_size": N},
+    "t5": {"vocab_size": VOCAB, "d_model": N, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2},
+    "llama": {**LLAMA_LIKE, "intermediate_size": 8},
+    "qwen2": {**LLAMA_LIKE, "intermediate_size": 8, "num_key_value_heads": 2},
+}
+
+
+def test_every_row_is_tested():
+    assert {model_type for model_type, _ in CASES.values()} == FAMILIES.keys()
+    assert WITHOUT_POSITIONS.keys() <= WITHOUT.keys()
+
+
+@pytest.mark.parametrize("model_type", WITHOUT)
+def test_families_without_positions(model_type, tmp_path):
+    torch.manual_seed(0)
+    source = AutoModel.from_config(transformers.CONFIG_MAPPING[model_type](**WITHOUT[model_type]))
+    source.save_pretrained(tmp_path)
+    for where in (tmp_path, source):
+        with pytest.raises(ValueError, match=rf"'{model_type}' has .* `position_embedding_type=\"none\"`"):
+            GPTEmbeddingsModel.from_gpt(where)
+        model = GPTEmbeddingsModel.from_gpt(where, position_embedding_type="none")
+        assert model.wpe is None and model.config.position_embedding_type == "none"
+        ids = some_ids()
+        assert torch.equal(ours(model, input_ids=ids), source.get_input_embeddings().weight[ids])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": VOCAB + 1}))
+    with pytest.raises(ValueError, match=r"has the shape \(41, 24\), the configuration says \(42, 24\)"):
+        GPTEmbeddingsModel.from_gpt(tmp_path, position_embedding_type="none")
+
+
+def test_none_by_name_for_a_family_with_positions(saved):
+    model = GPTEmbeddingsModel.from_gpt(saved("biogpt"), position_embedding_type="none")
+    source = AutoModel.from_pretrained(saved("biogpt"))
+    assert model.wpe is None and model.config.token_scale == math.sqrt(N)
+    assert torch.equal(ours(model, input_ids=some_ids()), source.get_input_embeddings()(some_ids()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position_embedding_type": "sinusoidal"}, "type 'learned', not 'sinusoidal'"),
+        ({"position_embedding_type": "rotary"}, "must be 'learned', 'sinusoidal', 'none' or None .* got 'rotary'"),
+        ({"dtype": "int8"}, "`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got 'int8'"),
+        ({"dtype": 3}, "`dtype` must be .* got 3"),
+        ({"n_embd": 3}, "`n_embd` cannot be set here: the source says"),
+        ({"colour": 3}, "`colour` cannot be set here: the configuration has no such field"),
+        ({"wte_key": "wte"}, "no tensor 'wte' in the checkpoint. It has 16 tensors: 'h.0.attn.c_attn.bias', "),
+        ({"wpe_key": "wpe.weight", "position_embedding_type": "none"}, "`wpe_key` is given, but"),
+    ],
+)
+def test_options_that_do_not_fit(options, message, saved):
+    with pytest.raises(ValueError, match=message):
+        GPTEmbeddingsModel.from_gpt(saved("gpt2"), **options)
+
+
+def test_fields_may_be_set(saved):
+    model = GPTEmbeddingsModel.from_gpt(saved("gpt2"), embd_pdrop=0.0, pad_token_id=0)
+    assert (model.config.embd_pdrop, model.config.pad_token_id) == (0.0, 0)
+
+
+def test_a_saved_model_of_ours_is_no_gpt(tmp_path):
+    GPTEmbeddingsModel.from_gpt(new_model("gpt2")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="GPTEmbeddingsModel already; load it with `from_pretrained`"):
+        GPTEmbeddingsModel.from_gpt(tmp_path)
+
+
+def test_fields_of_the_source_reach_the_configuration(saved):
+    gpt2 = GPTEmbeddingsModel.from_gpt(saved("gpt2")).config
+    assert (gpt2.vocab_size, gpt2.n_positions, gpt2.n_embd, gpt2.embd_pdrop) == (VOCAB, LENGTH, N, 0.1)
+    assert (gpt2.bos_token_id, gpt2.eos_token_id, gpt2.pad_token_id) == (None, None, None)  # 50256 has no row here
+    opt = GPTEmbeddingsModel.from_gpt(saved("opt-projected")).config
+    assert (opt.n_positions, opt.position_offset, opt.padding_position, opt.embd_pdrop) == (LENGTH, 2, -1, 0.0)
+    assert (opt.bos_token_id, opt.eos_token_id, opt.pad_token_id, opt.word_embed_proj_dim) == (2, 2, 1, 10)
+    xglm = GPTEmbeddingsModel.from_gpt(saved("xglm-zero-row")).config
+    assert (xglm.sinusoid_type, xglm.sinusoid_zero_row, xglm.position_offset) == ("tensor2tensor", 5, 2)
+    assert GPTEmbeddingsModel.from_gpt(saved("imagegpt")).config.tie_word_embeddings is False
+
+
+NAMES = ["transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight"]
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer.", "model.", "module.", "_orig_mod.", "_orig_mod.module.x."])
+def test_prefixes(prefix):
+    keys = find_keys(
+        [f"{prefix}wte.weight", f"{prefix}wpe.weight", f"{prefix}h.0.ln_1.weight"],
+        FAMILIES["gpt2"],
+        with_positions=True,
+        with_projection=False,
+        tied=True,
+    )
+    assert keys == {"wte.weight": f"{prefix}wte.weight", "wpe.weight": f"{prefix}wpe.weight"}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["wte.weight"], "no tensors 'wte.weight' and 'wpe.weight', with or without a prefix. It has 1 tensors"),
+        (["newwte.weight", "newwpe.weight"], "no tensors 'wte.weight' and 'wpe.weight'"),
+        (["a.wte.weight", "b.wpe.weight"], "no tensors"),
+        (["a.wte.weight", "a.wpe.weight", "b.wte.weight", "b.wpe.weight"], "Several tensors could be the table"),
+        (["lm_head.weight"], "no tensors .* by hand"),
+    ],
+)
+def test_names_that_do_not_do(names, message):
+    with pytest.raises(ValueError, match=message):
+        find_keys(names, FAMILIES["gpt2"], with_positions=True, with_projection=False, tied=True)
+
+
+def test_usual_prefixes_go_first():
+    names = [*NAMES, "teacher.transformer.wte.weight", "teacher.transformer.wpe.weight"]
+    keys = find_keys(names, FAMILIES["gpt2"], with_positions=True, with_projection=False, tied=True)
+    assert set(keys.values()) == set(NAMES[:2])
+
+
+def test_a_head_stands_in_only_where_it_is_tied():
+    names = ["lm_head.weight", "transformer.wpe.weight"]
+    wanted = {"with_positions": True, "with_projection": False}
+    assert find_keys(names, FAMILIES["gpt2"], **wanted, tied=True) == {
+        "wte.weight": "lm_head.weight",
+        "wpe.weight": "transformer.wpe.weight",
+    }
+    with pytest.raises(ValueError, match="no tensors"):
+        find_keys(names, FAMILIES["gpt2"], **wanted, tied=False)
+
+
+def test_unknown_architectures():
+    with pytest.raises(ValueError, match=r"'perceiver' is not known; known are biogpt, ctrl, gpt2.*wte_key"):
+        find_family("perceiver", lambda name: None)
+    with pytest.raises(ValueError, match="`model_type` None is not known"):
+        find_family(None, lambda name: None)
+
+
+def test_field_reader_knows_defaults_and_other_names():
+    model_type, read = field_reader({"model_type": "gpt2", "n_embd": 6, "max_position_embeddings": 9})
+    assert model_type == "gpt2"
+    assert [read(name) for name in ("hidden_size", "max_position_embeddings", "vocab_size", "rope_parameters")] == [
+        6,
+        9,
+        50257,
+        None,
+    ]
+    assert field_reader({"model_type": "llama"})[1]("rope_parameters") is not None
+    assert field_reader({"model_type": "never heard of", "hidden_size": 3})[1]("hidden_size") == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position_offset": -1}, "`position_offset` must be an integer from 0 to 16777216, got -1"),
+        ({"position_offset": 2**24 + 1}, "`position_offset` must be"),
+        ({"position_offset": True}, "position_offset"),
+        ({"padding_position": -1}, "`padding_position` must be an integer from 0 to 1023, got -1"),
+        ({"padding_position": 1024}, "`padding_position` must be"),
+        ({"token_scale": float("nan")}, "`token_scale` must be a number from 0 to 1000, got nan"),
+        ({"token_scale": float("inf")}, "`token_scale` must be"),
+        ({"token_scale": -1.0}, "`token_scale` must be"),
+        ({"token_scale": "2"}, "token_scale"),
+        ({"scale_inputs_embeds": 1}, "scale_inputs_embeds"),
+        ({"sinusoid_type": "cosine"}, "sinusoid_type"),
+        ({"sinusoid_zero_row": 1024}, "`sinusoid_zero_row` must be an integer from 0 to 1023, got 1024"),
+        ({"sinusoid_zero_row": -1}, "`sinusoid_zero_row` must be"),
+        ({"word_embed_proj_dim": 0}, "`word_embed_proj_dim` must be an integer from 1 to 131072, got 0"),
+        ({"word_embed_proj_dim": 2**18}, "`word_embed_proj_dim` must be"),
+        ({"add_token_types": None}, "add_token_types"),
+        (
+            {"position_embedding_type": "sinusoidal", "sinusoid_type": "tensor2tensor", "n_embd": 3},
+            "`n_embd` must be at least 4 with `sinusoid_type` 'tensor2tensor', got 3",
+        ),
+        ({"word_embed_proj_dim": 2**17, "n_embd": 2**17, "vocab_size": 2**17}, "ask for tables of"),
+        ({"position_offset": 2**24, "n_positions": 2**24, "n_embd": 2**10}, "ask for tables of"),
+    ],
+)
+def test_hostile_fields(fields, message):
+    with pytest.raises(Exception, match=message) as error:
+        GPTEmbeddingsConfig(**fields)
+    assert isinstance(error.value, ValueError) or "Strict" in type(error.value).__name__
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"past_length": -1}, "`past_length` must be an integer of at least 0, got -1"),
+        ({"past_length": 1.0}, "`past_length` must be an integer of at least 0, got 1.0"),
+        ({"past_length": 4}, "The sequence of 13 tokens is longer than `n_positions` = 12"),
+        (
+            {"past_length": 2, "attention_mask": torch.ones(3, 10)},
+            r"\(3, 9\) of the inputs or, with the past, \(3, 11\)",
+        ),
+        ({"token_type_ids": torch.zeros(3, 8, dtype=torch.long)}, r"`token_type_ids` must have the shape \(3, 9\)"),
+        ({"token_type_ids": torch.zeros(3, 9)}, "`token_type_ids` must be int64 or int32"),
+        (
+            {"token_type_ids": torch.full((1, 9), VOCAB)},
+            r"`token_type_ids` must lie from 0 to 40 \(`vocab_size` is 41\)",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit(inputs, message, saved):
+    with pytest.raises(ValueError, match=message):
+        GPTEmbeddingsModel.from_gpt(saved("gpt2"))(some_ids(), **inputs)
+
+
+@pytest.mark.slow
+def test_compiled_graphs_have_the_same_vectors(saved):
+    for case in ("opt-projected", "ctrl"):
+        model = GPTEmbeddingsModel.from_gpt(saved(case))
+        inputs = {"input_ids": some_ids(), "attention_mask": RIGHT}
+        with torch.no_grad():
+            found = torch.compile(model, backend="aot_eager")(**inputs).last_hidden_state
+        torch.testing.assert_close(found, ours(model, **inputs))
+
+
+def test_the_copy_in_a_hub_repository_does_without_the_package(saved, tmp_path, monkeypatch):
+    GPTEmbeddingsModel.from_gpt(saved("gpt2")).save_pretrained(tmp_path)
+    for file in ("configuration_gpt_embeddings.py", "modeling_gpt_embeddings.py"):
+        assert not {"gpt_embeddings", "huggingface_hub"} & set(get_imports(tmp_path / file))
+    remote = remote_class(tmp_path)
+    assert remote is not GPTEmbeddingsModel
+    model = remote.from_gpt(saved("ctrl"))  # with the package the copy can do it too, and makes models of its own
+    assert type(model) is remote and type(model.config) is remote.config_class
+    assert torch.equal(
+        ours(model, input_ids=some_ids()), ours(GPTEmbeddingsModel.from_gpt(saved("ctrl")), input_ids=some_ids())
+    )
+    monkeypatch.setitem(sys.modules, "gpt_embeddings", None)
+    monkeypatch.delitem(sys.modules, "gpt_embeddings.checkpoints.conversion")
+    with pytest.raises(ImportError, match="`pip install gpt-embeddings`"):
+        remote.from_gpt(saved("gpt2"))
+    with pytest.raises(ImportError, match="`pip install gpt-embeddings`"):
+        model.to_gpt(new_model("gpt2"))
+
+
+def test_rows_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FAMILIES["gpt2"].wte = "x"

@@ -1,0 +1,189 @@
+"""The command line as a user runs it: `gpt-embeddings embed`, in this process where nothing else is needed."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import load_from_disk
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from gpt_embeddings import encode_flat
+from gpt_embeddings_cli import app
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
+TEXTS = ["The tide clerk", "", "wrote down what the sea did.", "Olá, maré! 🌊", "<|endoftext|> is text here"]
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    GPTEmbeddingsConfig(n_embd=16, n_positions=64).to_json_file(tmp_path / "small.json")
+    return tmp_path / "small.json"
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, ["embed", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def expected_vectors(texts, tokenizer, seed=0, **sizes) -> np.ndarray:
+    torch.manual_seed(seed)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(**{"n_embd": 16, "n_positions": 64, **sizes}))
+    return model.embed_bags(*encode_flat(texts, tokenizer)).detach().numpy()
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+def test_formats(suffix, config, gpt2_tokenizer, tmp_path):
+    path = tmp_path / f"corpus{suffix}"
+    table = pa.table({"text": TEXTS})
+    if suffix == ".txt":
+        path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    elif suffix == ".parquet":
+        pq.write_table(table, path)
+    elif suffix in (".csv", ".tsv"):
+        table.to_pandas().to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    else:
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    result = run(path, "--output", tmp_path / "out", "--config", config)
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "out") in result.output.replace("\n", "")
+    dataset = load_from_disk(str(tmp_path / "out"))
+    assert [text or "" for text in dataset["text"]] == TEXTS  # CSV has no empty string but null
+    column = dataset.data.column("embedding").combine_chunks()
+    assert column.type == pa.list_(pa.float32(), 16)
+    vectors = column.flatten().to_numpy().reshape(-1, 16)
+    np.testing.assert_array_equal(vectors, expected_vectors(TEXTS, gpt2_tokenizer))
+    assert not vectors[1].any()
+
+
+def test_parquet_out_and_several_files_in(config, gpt2_tokenizer, tmp_path):
+    for name, texts in (("a", TEXTS[:2]), ("b", TEXTS[2:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    output = tmp_path / "new" / "vectors.parquet"
+    result = run(tmp_path / "a.txt", tmp_path / "b.txt", "--output", output, "--config", config, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    table = pq.read_table(output)
+    assert table["text"].to_pylist() == TEXTS
+    np.testing.assert_array_equal(table["embedding"].to_pylist(), expected_vectors(TEXTS, gpt2_tokenizer, seed=3))
+
+
+def test_saved_model_brings_its_tokenizer(gpt2_tokenizer, tmp_path):
+    torch.manual_seed(1)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=64))
+    model.save_pretrained(tmp_path / "model")
+    gpt2_tokenizer.save_pretrained(tmp_path / "model")
+    result = run(STORY, "--model", tmp_path / "model", "--sample-by", "paragraph", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    dataset = load_from_disk(str(tmp_path / "out"))
+    assert dataset.num_rows == 31
+    expected = model.embed_bags(*encode_flat(dataset["text"][:], gpt2_tokenizer)).detach().numpy()
+    np.testing.assert_array_equal(np.array(dataset["embedding"][:], dtype=np.float32), expected)
+
+
+def test_overwrite(config, tmp_path):
+    arguments = (STORY, "--output", tmp_path / "out", "--config", config)
+    assert run(*arguments).exit_code == 0
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "exists; choose another, delete it, or give --overwrite" in result.output
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "small.json"}  # nothing is left behind
+
+
+def test_overwrite_spares_inputs_and_other_folders(config, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "in.txt").write_text("a tide\n")
+    result = run(folder / "in.txt", "--output", folder, "--config", config, "--overwrite")
+    assert (result.exit_code, "holds, the input" in result.stderr) == (1, True)
+    result = run(STORY, "--output", folder, "--config", config, "--overwrite")
+    assert (result.exit_code, "is no dataset" in result.stderr) == (1, True)
+    result = run(STORY, "--output", folder / "in.txt", "--config", config, "--overwrite")
+    assert (result.exit_code, "is a file, but a folder" in result.stderr) == (1, True)
+    assert [path.name for path in folder.iterdir()] == ["in.txt"]
+
+
+def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8)).save_pretrained(tmp_path / "model")
+    gpt2_tokenizer.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tables = load_file(path)
+    save_file({"wpe.weight": tables["wpe.weight"]}, path, metadata={"format": "pt"})
+    result = run(STORY, "--model", tmp_path / "model", "--output", tmp_path / "out")
+    assert (result.exit_code, "lacks wte.weight" in result.stderr) == (1, True)
+    path.write_bytes(path.read_bytes()[:100])
+    result = run(STORY, "--model", tmp_path / "model", "--output", tmp_path / "out")
+    assert (result.exit_code, "is broken" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("empty.txt", b"", (), "is empty"),
+        ("image.png", b"\x89PNG", (), "unknown suffix '.png'; known are .csv"),
+        ("bad.jsonl", b'{"text": "a"}\n{oops\n', (), "bad.jsonl could not be read"),
+        ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: .*utf-8"),
+        ("other.csv", b"name\nx\n", (), "no column 'text'; the columns are name"),
+        ("number.csv", b"text\n1\n2\n", (), "Column 'text' must hold strings"),
+        ("ok.txt", b"x\n", ("--sample-by", "page"), "must be line, paragraph or document, got 'page'"),
+        ("ok.txt", b"x\n", ("--config", "missing.json"), "missing.json"),
+        ("ok.txt", b"x\n", ("--model", "a", "--config", "b"), "not both"),
+        ("ok.txt", b"x\n", ("--model", "no/such-model"), "no/such-model"),
+        ("ok.txt", b"x\n", ("--tokenizer", "no/such-tokenizer"), "No tokenizer at 'no/such-tokenizer'"),
+    ],
+)
+def test_messages(name, content, options, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    result = run(tmp_path / name, "--output", tmp_path / "out", *options)
+    assert result.exit_code == 1
+    assert re.search(message, result.stderr, re.DOTALL), result.stderr
+    assert result.stderr.startswith("Error: ") or "\nError: " in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_file(tmp_path):
+    result = run(tmp_path / "none.txt", "--output", tmp_path / "out")
+    assert (result.exit_code, "none.txt' is not a file" in result.stderr) == (1, True)
+
+
+def test_mixed_formats(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.csv").write_text("text\nx\n")
+    result = run(tmp_path / "a.txt", tmp_path / "b.csv", "--output", tmp_path / "out")
+    assert "mix the formats .csv, .txt" in result.stderr
+
+
+def test_hub_name_that_cannot_be_had(tmp_path):
+    result = run("no-one/no-such-dataset", "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "'no-one/no-such-dataset' is neither a file here nor a dataset" in result.stderr
+
+
+def test_tokenizer_larger_than_the_model(tmp_path):
+    GPTEmbeddingsConfig(vocab_size=100).to_json_file(tmp_path / "tiny.json")
+    result = run(STORY, "--output", tmp_path / "out", "--config", tmp_path / "tiny.json")
+    assert "The tokenizer has 50257 entries, more than the model's `vocab_size` 100" in result.stderr
+
+
+@pytest.mark.slow
+def test_as_a_program(tmp_path):
+    program = Path(sys.executable).parent / "gpt-embeddings"
+    for arguments, words in (
+        (["--help"], ["embed"]),
+        (["embed", "--help"], ["--output", "--seed", "reviews.jsonl"]),
+        (["--version"], ["."]),
+        (["embed", STORY, "--output", tmp_path / "out", "--sample-by", "paragraph"], ["31 rows x 768", "Result:"]),
+    ):
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stdout for word in words)

@@ -1,0 +1,145 @@
+"""`gpt-embeddings extract` as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints_server import COMMIT, RangeServer
+from transformers import AutoModel, AutoTokenizer, CTRLConfig, CTRLModel, GPT2Config, GPT2LMHeadModel
+from typer.testing import CliRunner
+
+from gpt_embeddings_cli import app
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, ["extract", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def gpt(gpt2_tokenizer, tmp_path_factory):
+    """A folder with a GPT-2 of tiny width, and its tokenizer with GPT-2's own longest sequence."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("gpt")
+    GPT2LMHeadModel(GPT2Config(n_positions=32, n_embd=8, n_layer=1, n_head=2)).save_pretrained(folder)
+    gpt2_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_tables_and_tokenizer(gpt, gpt2_tokenizer, tmp_path):
+    output = tmp_path / "new" / "folder"
+    result = run(gpt, "--output", output)
+    assert result.exit_code == 0, result.output
+    assert f"Result: {output}" in result.output.replace("\n", "")
+    assert "wte" in result.output and "50257 x 8" in result.output and "32 x 8" in result.output
+    source = AutoModel.from_pretrained(gpt)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert tokenizer.model_max_length == 32
+    text = "The tide clerk wrote down what the sea did."
+    assert tokenizer(text)["input_ids"] == gpt2_tokenizer(text)["input_ids"]
+    batch = tokenizer(text, return_tensors="pt")
+    for model in (
+        GPTEmbeddingsModel.from_pretrained(output),
+        AutoModel.from_pretrained(output, trust_remote_code=True),
+    ):
+        with torch.no_grad():
+            expected = source(**batch, output_hidden_states=True).hidden_states[0]
+            assert torch.equal(model(**batch).last_hidden_state, expected)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["folder"]
+
+
+def test_extracted_folder_embeds(gpt, tmp_path):
+    assert run(gpt, "--output", tmp_path / "tables").exit_code == 0
+    arguments = ["embed", ROOT / "data" / "the_tide_clerk.txt", "--model", tmp_path / "tables", "--output"]
+    result = CliRunner().invoke(app, [*map(str, arguments), str(tmp_path / "vectors")])
+    assert result.exit_code == 0, result.output
+
+
+def test_options(gpt, tmp_path):
+    result = run(gpt, "--output", tmp_path / "a", "--dtype", "bfloat16", "--position-embedding-type", "none")
+    assert result.exit_code == 0, result.output
+    model = GPTEmbeddingsModel.from_pretrained(tmp_path / "a")
+    assert (model.dtype, model.wpe) == (torch.bfloat16, None)
+    keys = ["--wte-key", "transformer.wte.weight", "--wpe-key", "transformer.wpe.weight"]
+    assert run(gpt, "--output", tmp_path / "b", *keys).exit_code == 0
+
+
+def test_an_output_that_exists(gpt, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").touch()
+    result = run(gpt, "--output", tmp_path / "old")
+    assert result.exit_code == 1 and "exists; choose another" in result.output.replace("\n", " ")
+    assert run(gpt, "--output", tmp_path / "old", "--overwrite").exit_code == 0
+    assert not (tmp_path / "old" / "file").exists()
+    for output in (gpt, gpt.parent):
+        result = run(gpt, "--output", output, "--overwrite")
+        assert result.exit_code == 1 and "holds the checkpoint" in result.output
+    assert (gpt / "model.safetensors").exists()
+
+
+def test_errors_leave_nothing(gpt, tmp_path):
+    for arguments, message in [
+        (["nobody/nothing"], "could not be had"),
+        ([tmp_path / "gpt"], "cut or broken"),
+        ([gpt, "--dtype", "int8"], "`dtype` must be"),
+        ([gpt, "--wte-key", "x"], "no tensor 'x'"),
+    ]:
+        (tmp_path / "gpt").mkdir(exist_ok=True)
+        (tmp_path / "gpt" / "config.json").write_bytes((gpt / "config.json").read_bytes())
+        (tmp_path / "gpt" / "model.safetensors").write_bytes((gpt / "model.safetensors").read_bytes()[:10000])
+        result = run(*arguments, "--output", tmp_path / "out")
+        assert result.exit_code == 1 and message in result.output
+        assert [path.name for path in tmp_path.iterdir()] == ["gpt"]
+
+
+def test_sources_with_no_tokenizer_or_a_strange_one(tmp_path):
+    torch.manual_seed(0)
+    config = CTRLConfig(vocab_size=41, n_positions=12, n_embd=8, n_layer=1, n_head=2, dff=8)
+    CTRLModel(config).save_pretrained(tmp_path / "ctrl")
+    result = run(tmp_path / "ctrl", "--output", tmp_path / "a")
+    assert result.exit_code == 0 and "has no tokenizer" in result.output
+    assert not (tmp_path / "a" / "tokenizer.json").exists()
+    (tmp_path / "ctrl" / "tokenizer.json").write_text("{}")
+    result = run(tmp_path / "ctrl", "--output", tmp_path / "b")
+    assert result.exit_code == 0 and "files were copied as they are" in result.output.replace("\n", " ")
+    assert (tmp_path / "b" / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.slow
+def test_from_a_hub(gpt, tmp_path):
+    """In a process of its own, as the address of the Hub is read once."""
+    with RangeServer({"alice/gpt": gpt}) as server:
+        server.token = "hf_secret"
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": server.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": "hf_secret",
+            "NO_PROXY": "127.0.0.1",
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-c", "from gpt_embeddings_cli import app; app()", "extract", "alice/gpt"]
+        done = subprocess.run(
+            [*command, "--output", str(tmp_path / "out")], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert "hf_secret" not in done.stdout + done.stderr
+        content = [entry for entry in server.log if entry["content"]]
+        assert content and all(entry["range"] and entry["auth"] is None for entry in content)
+        assert any(COMMIT in entry["line"] for entry in server.log)
+    source = AutoModel.from_pretrained(gpt)
+    model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.wte.weight, source.wte.weight)
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 50257
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["n_positions"] == 32

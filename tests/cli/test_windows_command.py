@@ -1,0 +1,68 @@
+"""`gpt-embeddings windows`."""
+
+import json
+
+import pytest
+from datasets import load_from_disk
+from typer.testing import CliRunner
+from windows_reference import reference, words
+
+from gpt_embeddings_cli import app
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, ["windows", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def files(tmp_path):
+    documents = words(120)
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, part in zip(paths, (documents[:50], documents[50:]), strict=True):
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+    return documents, paths
+
+
+@pytest.mark.parametrize("packing", ["stream", "document"])
+def test_stores_windows(files, tmp_path, packing):
+    documents, paths = files
+    output = tmp_path / "windows"
+    code, text = run(*paths, "--output", output, "--max-length", 16, "--stride", 8, "--packing", packing)
+    wanted = reference(documents, 16, 8, packing)
+    assert code == 0 and f"{len(wanted)} windows of 16." in text
+    stored = load_from_disk(str(output))
+    assert list(zip(stored["input_ids"], stored["target_ids"], strict=True)) == wanted
+
+
+def test_dry_run_counts(files, tmp_path):
+    documents, paths = files
+    code, text = run(*paths, "--dry-run", "--max-length", 16)
+    n_documents = sum(bool(text) for text in documents)
+    n_windows = len(reference(documents, 16, 16))
+    assert code == 0 and f"{n_documents} documents, " in text and f", {n_windows} windows of 16." in text
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.jsonl"], "Give `--output FOLDER` to write windows, or `--dry-run` to count them."),
+        (["a.jsonl", "--output", "x", "--stride", "0"], "`stride` must be an integer from 1 to 1024, got 0"),
+        (["a.jsonl", "--output", "x", "--max-length", "2000"], "`max_length` is 2000, above the 1024 positions"),
+        (["a.jsonl", "--output", "x", "--column", "body"], "no column 'body'"),
+        (["missing.jsonl", "--output", "x"], "Input 'missing.jsonl' is not a file."),
+        (["a.jsonl", "--output", "."], "exists; choose another"),
+        (["a.jsonl", "--output", "x", "--sample-by", "word"], "`--sample-by` must be line, paragraph or document"),
+    ],
+)
+def test_errors_are_one_message(files, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, text = run(*arguments)
+    assert code == 1 and message in text and "Traceback" not in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_longer_models(files, tmp_path):
+    code, text = run(*files[1], "--dry-run", "--max-length", 2048, "--n-positions", 2048)
+    assert code == 0 and "windows of 2048" in text

@@ -1,0 +1,104 @@
+"""Embedding on a real Ray cluster of two nodes, with a worker killed in mid-job."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset
+
+from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
+from gpt_embeddings.embedding.cluster import embed_on_cluster
+
+
+psutil = pytest.importorskip("psutil")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=64)).save_pretrained(folder)
+    load_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def actor_processes():
+    return [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
+
+
+def test_every_row_once_although_an_actor_is_killed(cluster, saved, tmp_path):
+    texts = [f"{i} " + "the tide clerk counts the waves " * 30 for i in range(30_000)]
+    for part in range(3):
+        rows = range(part * 10_000, (part + 1) * 10_000)
+        pq.write_table(
+            pa.table({"id": list(rows), "text": [texts[i] for i in rows]}), tmp_path / f"part-{part}.parquet"
+        )
+    killed = []
+
+    def kill_one():
+        deadline = time.monotonic() + 600
+        while not killed and time.monotonic() < deadline:
+            # Its title says that it has a batch, so it is not in the middle of its start.
+            busy = [p for p in actor_processes() if any(part.endswith(".submit") for part in p.info["cmdline"])]
+            written = list((tmp_path / ".out.partial").glob("*.parquet"))
+            if busy and written:
+                os.kill(busy[0].pid, signal.SIGKILL)
+                killed.append(busy[0].pid)
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    inputs = [tmp_path / f"part-{part}.parquet" for part in range(3)]
+    assert embed_on_cluster(inputs, tmp_path / "out", saved, saved) == len(texts)
+    killer.join()
+    assert killed
+    table = pq.read_table(tmp_path / "out").sort_by("id")
+    assert table["id"].to_pylist() == list(range(len(texts)))
+    assert table["text"].to_pylist() == texts
+    found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
+    embedder = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
+    assert np.array_equal(found, embedder.embed(texts))
+
+
+def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
+    texts = [f"wave {i}" for i in range(300)]
+    dataset = Dataset.from_dict({"id": range(300), "text": texts}).shuffle(seed=0).select(range(250))
+    assert embed_on_cluster(dataset, tmp_path / "out", saved, saved) == 250
+    table = pq.read_table(tmp_path / "out").sort_by("id")
+    assert table["id"].to_pylist() == sorted(dataset["id"])
+    expected = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
+    found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
+    assert np.array_equal(found, expected.embed(table["text"].to_pylist()))
+
+
+def test_errors(cluster, saved, tmp_path):
+    with pytest.raises(ValueError, match="No input was given"):
+        embed_on_cluster([], tmp_path / "out", saved, saved)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("")
+    with pytest.raises(FileExistsError, match="exists; choose another"):
+        embed_on_cluster([tmp_path / "a.parquet"], tmp_path / "out", saved, saved)

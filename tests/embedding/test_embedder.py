@@ -1,0 +1,383 @@
+"""`Embedder`: its vectors against the model's forward, in every kind of `map()`, process and pickle."""
+
+import gc
+import multiprocessing
+import os
+import pickle
+import shutil
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, IterableDataset, List, Value
+from transformers import GPT2Model
+
+from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
+from gpt_embeddings.embedding import embedder as embedder_module
+
+
+TEXTS = ["The tide clerk counts.", "", None, "Lamp oil", "a<|endoftext|>b", " ".join(["wave"] * 40), "é\0漢字"]
+FEATURE = List(Value("float32"), length=16)
+
+forking = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # what the test is about
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer()
+
+
+def new_model(seed=0, **fields):
+    torch.manual_seed(seed)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32, **fields)).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return new_model()
+
+
+def token_vectors(model, tokenizer, text, overflow="truncate"):
+    """One text by GPT-2's own code: its embedding sum, window by window."""
+    config = model.config
+    gpt2 = GPT2Model(
+        GPT2Model.config_class(vocab_size=config.vocab_size, n_positions=32, n_embd=16, n_layer=1, n_head=1)
+    )
+    gpt2.wte.weight, gpt2.wpe.weight = model.wte.weight, model.wpe.weight
+    backend = pickle.loads(pickle.dumps(tokenizer.backend_tokenizer))
+    backend.encode_special_tokens = True
+    ids = backend.encode(text or "", add_special_tokens=False).ids
+    windows = [ids[:32]] if overflow == "truncate" else [ids[i : i + 32] for i in range(0, len(ids), 32)]
+    with torch.no_grad():
+        rows = [
+            gpt2.eval()(torch.tensor([window]), output_hidden_states=True).hidden_states[0][0]
+            for window in windows
+            if window
+        ]
+    return torch.cat(rows).numpy() if rows else np.zeros((0, 16), dtype=np.float32)
+
+
+def expected(model, tokenizer, pooling="mean", normalize=False, overflow="truncate"):
+    result = []
+    for text in TEXTS:
+        rows = token_vectors(model, tokenizer, text, overflow)
+        if pooling == "mean":
+            rows = rows.mean(0) if len(rows) else np.zeros(16, dtype=np.float32)
+        elif pooling == "last":
+            rows = rows[-1] if len(rows) else np.zeros(16, dtype=np.float32)
+        if normalize:
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+        result.append(rows)
+    return result
+
+
+@pytest.mark.parametrize("overflow", ["truncate", "windows"])
+@pytest.mark.parametrize("normalize", [False, True], ids=["as-is", "normalized"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "none"])
+def test_vectors_are_those_of_gpt2(model, tokenizer, pooling, normalize, overflow):
+    embedder = Embedder(model, tokenizer, pooling=pooling, normalize=normalize, overflow=overflow)
+    mapped = Dataset.from_dict({"text": TEXTS}).map(embedder, batched=True, batch_size=3)
+    wanted = expected(model, tokenizer, pooling, normalize, overflow)
+    assert mapped.features["embedding"] == embedder.feature
+    for found, vectors in zip(mapped["embedding"], wanted, strict=True):
+        assert np.allclose(np.array(found, dtype=np.float32).reshape(vectors.shape), vectors, atol=1e-6)
+    flat = embedder.embed([text or "" for text in TEXTS])
+    assert np.allclose(flat, np.concatenate([np.atleast_2d(vectors) for vectors in wanted]), atol=1e-6)
+
+
+def test_float16_is_the_rounded_float32(model, tokenizer):
+    half = Embedder(model, tokenizer, dtype="float16")
+    mapped = Dataset.from_dict({"text": TEXTS}).map(half, batched=True)
+    assert mapped.features["embedding"] == List(Value("float16"), length=16)
+    exact = Embedder(model, tokenizer).embed([text or "" for text in TEXTS])
+    assert np.array_equal(np.array(mapped.with_format("numpy")["embedding"][:]), exact.astype(np.float16))
+
+
+def test_the_batch_does_not_matter(model, tokenizer):
+    texts = [" ".join(["tide"] * (i % 50)) for i in range(100)]
+    embedder = Embedder(model, tokenizer)
+    assert np.array_equal(embedder.embed(texts), np.concatenate([embedder.embed([text]) for text in texts]))
+
+
+def test_no_positions_and_sinusoids(tokenizer):
+    for kind in ("none", "sinusoidal"):
+        model = new_model(position_embedding_type=kind)
+        vectors = Embedder(model, tokenizer, pooling="last").embed(["Hello world"])
+        with torch.no_grad():
+            forward = model(torch.tensor([[15496, 995]])).last_hidden_state[0, -1]
+        assert np.array_equal(vectors[0], forward.numpy())
+        copy = pickle.loads(pickle.dumps(Embedder(model, tokenizer, pooling="last")))
+        assert np.array_equal(copy.embed(["Hello world"]), vectors)
+
+
+# Kinds of datasets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"token_scale": 3.0},
+        {"position_offset": 2},
+        {"word_embed_proj_dim": 8},
+        {"position_embedding_type": "sinusoidal", "sinusoid_type": "ctrl"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("pooling", ["mean", "weighted", "last", "none"])
+def test_fields_of_other_families(tokenizer, fields, pooling):
+    model = new_model(**fields)
+    model.set_token_weights(torch.rand(model.config.vocab_size))  # "mean" stays the plain mean
+    model.train()  # dropout has no part in it
+    embed = Embedder(model, tokenizer, pooling=pooling).embed
+    got = embed(["The tide clerk counts.", "Lamp oil"])
+    model.eval()
+    start = 0
+    for i, text in enumerate(["The tide clerk counts.", "Lamp oil"]):
+        ids = torch.tensor([tokenizer(text).input_ids])
+        with torch.no_grad():
+            output = model(ids)
+        vectors = output.last_hidden_state[0]
+        wanted = {"mean": vectors.mean(0), "weighted": output.pooler_output[0], "last": vectors[-1], "none": vectors}
+        mine = got[start : start + len(vectors)] if pooling == "none" else got[i]
+        torch.testing.assert_close(torch.from_numpy(mine), wanted[pooling], rtol=1e-5, atol=1e-6)
+        start += len(vectors)
+
+
+def test_every_field_that_decides_is_in_the_hash(tokenizer):
+    plain, scaled = new_model(), new_model(token_scale=2.0)
+    assert torch.equal(plain.wte.weight, scaled.wte.weight)
+    assert Embedder(plain, tokenizer).digest != Embedder(scaled, tokenizer).digest
+
+
+def check(dataset, model, tokenizer):
+    vectors = np.array([row["embedding"] for row in dataset], dtype=np.float32)
+    assert np.allclose(vectors, expected(model, tokenizer), atol=1e-6)
+
+
+@pytest.mark.parametrize("format", [None, "arrow"])
+def test_dataset(model, tokenizer, format):
+    dataset = Dataset.from_dict({"id": range(7), "text": TEXTS}).with_format(format)
+    mapped = dataset.map(Embedder(model, tokenizer), batched=True, batch_size=3)
+    assert mapped.features == {**dataset.features, "embedding": FEATURE}
+    check(mapped.with_format(None), model, tokenizer)
+    assert mapped.with_format(None)["text"][:] == TEXTS
+
+
+@pytest.mark.parametrize("format", ["numpy", "torch"])
+def test_formatted_dataset(model, tokenizer, format):
+    embedder = Embedder(model, tokenizer)
+    dataset = Dataset.from_dict({"id": range(7), "text": TEXTS}).with_format(format)
+    features = datasets.Features({**dataset.features, "embedding": embedder.feature})
+    mapped = dataset.map(embedder, batched=True, batch_size=3, features=features)
+    assert mapped.features == features
+    check(mapped.with_format(None), model, tokenizer)
+
+
+def test_columns_can_be_removed(model, tokenizer):
+    dataset = Dataset.from_dict({"id": range(7), "text": TEXTS})
+    mapped = dataset.map(Embedder(model, tokenizer), batched=True, remove_columns=["text"])
+    assert mapped.column_names == ["id", "embedding"]
+
+
+def test_selected_and_shuffled_rows(model, tokenizer):
+    dataset = Dataset.from_dict({"text": TEXTS * 3}).shuffle(seed=0).select(range(5, 20))
+    mapped = dataset.map(Embedder(model, tokenizer), batched=True, batch_size=4)
+    by_text = dict(zip(TEXTS, expected(model, tokenizer), strict=True))
+    for row in mapped:
+        assert np.allclose(row["embedding"], by_text[row["text"]], atol=1e-6)
+
+
+def test_splits(model, tokenizer):
+    splits = DatasetDict({name: Dataset.from_dict({"text": TEXTS}) for name in ("train", "test")})
+    for mapped in splits.map(Embedder(model, tokenizer), batched=True).values():
+        check(mapped, model, tokenizer)
+
+
+@pytest.mark.parametrize("format", [None, "arrow", "numpy", "torch"])
+def test_streaming(model, tokenizer, format):
+    stream = Dataset.from_dict({"text": TEXTS}).to_iterable_dataset(num_shards=2).with_format(format)
+    mapped = stream.map(Embedder(model, tokenizer), batched=True, batch_size=3).with_format(None)
+    assert isinstance(mapped, IterableDataset)
+    check(mapped, model, tokenizer)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_a_plain_dictionary(model, tokenizer, pooling):
+    batch = {"text": TEXTS}
+    result = Embedder(model, tokenizer, pooling=pooling)(batch)
+    assert list(result) == ["embedding"] and list(batch) == ["text"]
+    for found, vectors in zip(result["embedding"], expected(model, tokenizer, pooling), strict=True):
+        assert np.allclose(found, vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.null()])
+def test_kinds_of_strings(model, tokenizer, kind):
+    texts = [None] * 7 if pa.types.is_null(kind) else TEXTS
+    table = Embedder(model, tokenizer)(pa.table({"text": pa.array(texts, kind)}))
+    found = table["embedding"].combine_chunks().values.to_numpy().reshape(7, 16)
+    wanted = np.zeros((7, 16)) if pa.types.is_null(kind) else expected(model, tokenizer)
+    assert np.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "none"])
+def test_no_rows(model, tokenizer, pooling):
+    embedder = Embedder(model, tokenizer, pooling=pooling)
+    table = embedder(pa.table({"text": pa.array([], pa.string())}))
+    assert table.num_rows == 0
+    assert datasets.Features.from_arrow_schema(table.schema)["embedding"] == embedder.feature
+    assert len(embedder.embed([])) == 0
+
+
+# Errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "max"}, "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
+        ({"overflow": "cut"}, "`overflow` must be one of 'truncate', 'windows', got 'cut'"),
+        ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', got 'bfloat16'"),
+        ({"output_column": "text"}, "`column` and `output_column` are both 'text'"),
+    ],
+)
+def test_unknown_options(model, tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        Embedder(model, tokenizer, **options)
+
+
+def test_what_does_not_fit(model, tokenizer):
+    with pytest.raises(TypeError, match="`model` must be a GPTEmbeddingsModel, got Linear"):
+        Embedder(torch.nn.Linear(2, 2), tokenizer)
+    with pytest.raises(TypeError, match="`tokenizer` must be a fast tokenizer"):
+        Embedder(model, object())
+    with pytest.raises(ValueError, match="50257 entries, more than the model's `vocab_size` 100"):
+        Embedder(new_model(vocab_size=100), tokenizer)
+
+
+@pytest.mark.parametrize("format", [None, "arrow", "numpy"])
+def test_columns_that_are_not_there_or_not_text(model, tokenizer, format):
+    dataset = Dataset.from_dict({"n": [1, 2]}).with_format(format)
+    with pytest.raises(ValueError, match="There is no column 'text'; the columns are n"):
+        dataset.map(Embedder(model, tokenizer), batched=True)
+    with pytest.raises(TypeError, match=r"Column 'n'.* must (hold strings|be a string)"):
+        dataset.map(Embedder(model, tokenizer, column="n"), batched=True)
+
+
+def test_bad_values_are_named_by_row_and_column(model, tokenizer):
+    embedder = Embedder(model, tokenizer, column="review")
+    with pytest.raises(TypeError, match=r"Column 'review', row 1 of the batch: .*string, got int: 3"):
+        embedder({"review": ["a", 3]})
+    with pytest.raises(ValueError, match=r"Column 'review', row 2 of the batch: .* lone surrogate '\\udc80'"):
+        embedder({"review": ["a", "b", "c\udc80"]})
+    with pytest.raises(ValueError, match=r"Column 'review', row 1 of the batch: .* not valid UTF-8"):
+        embedder(pa.table({"review": pa.array([b"a", b"\xff"]).view(pa.string())}))
+    with pytest.raises(TypeError, match="`batched=True`"):
+        embedder({"review": "one text"})
+    with pytest.raises(TypeError, match="`batched=True`"):
+        embedder(["a"])
+
+
+# Processes, pickles and hashes -----------------------------------------------------------------------------------
+
+
+def multi_threaded_forward(model):
+    torch.set_num_threads(max(2, torch.get_num_threads()))
+    model(torch.randint(0, 50257, (256, 32)))
+    torch.rand(1000, 1000) @ torch.rand(1000, 1000)
+
+
+@pytest.mark.parametrize("num_proc", [pytest.param(n, marks=forking) for n in (1, 2)])
+def test_map_forks_after_a_multi_threaded_forward(model, tokenizer, num_proc):
+    multi_threaded_forward(model)
+    texts = TEXTS * 500  # large enough for torch and splintr to want threads
+    embedder = Embedder(model, tokenizer)
+    embedder({"text": texts})
+    mapped = Dataset.from_dict({"text": texts}).map(
+        embedder, batched=True, num_proc=num_proc, load_from_cache_file=False
+    )
+    vectors = np.stack(mapped.with_format("numpy")["embedding"][:])
+    assert np.array_equal(vectors, embedder.embed([text or "" for text in texts]))
+
+
+def embed_elsewhere(pickled):
+    embedder = pickle.loads(pickled)
+    return embedder.embed(["Hello world"] * 3000), embedder.digest
+
+
+@pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
+def test_a_pickle_is_small_and_works_elsewhere(tokenizer, context):
+    model = new_model()
+    embedder = Embedder(model, tokenizer, normalize=True)
+    without_tokenizer = len(pickle.dumps(embedder)) - len(pickle.dumps(tokenizer))
+    assert without_tokenizer < 10_000 < model.wte.weight.nbytes
+    with multiprocessing.get_context(context).Pool(1) as pool:
+        vectors, digest = pool.apply_async(embed_elsewhere, (pickle.dumps(embedder),)).get(timeout=100)
+    assert np.array_equal(vectors, embedder.embed(["Hello world"] * 3000))
+    assert digest == embedder.digest
+
+
+def test_a_pickle_in_the_same_process_shares_the_model(model, tokenizer):
+    assert pickle.loads(pickle.dumps(Embedder(model, tokenizer))).model is model
+
+
+def test_hash_follows_content(tokenizer):
+    def fingerprint(model, tokenizer=tokenizer, **options):
+        return datasets.fingerprint.Hasher.hash(Embedder(model, tokenizer, **options))
+
+    model = new_model()
+    first = fingerprint(model)
+    assert fingerprint(new_model()) == first
+    others = [
+        fingerprint(new_model(seed=1)),
+        fingerprint(new_model(position_embedding_type="none")),
+        fingerprint(model, normalize=True),
+        fingerprint(model, column="other"),
+    ]
+    embedder = Embedder(model, tokenizer)
+    assert datasets.fingerprint.Hasher.hash(embedder) == first
+    with torch.no_grad():
+        model.wte.weight[17, 3] += 1
+    others.append(datasets.fingerprint.Hasher.hash(embedder))
+    assert len({first, *others}) == 6
+
+
+def map_once(folder):
+    """Runs here and in another process."""
+    datasets.load_from_disk(folder).map(Embedder(new_model(), load_tokenizer()), batched=True)
+
+
+def test_the_cache_of_datasets_hits_in_another_process(tmp_path):
+    Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path)
+    process = multiprocessing.get_context("spawn").Process(target=map_once, args=(tmp_path,))
+    process.start()
+    process.join(timeout=100)
+    assert process.exitcode == 0
+    (cached,) = tmp_path.glob("cache-*.arrow")
+    map_once(tmp_path)
+    assert list(tmp_path.glob("cache-*.arrow")) == [cached]
+
+
+def test_a_pickle_whose_weights_are_gone_says_so(tokenizer, monkeypatch):
+    monkeypatch.setattr(embedder_module, "_spill_folder", None)
+    pickled = pickle.dumps(Embedder(new_model(seed=9), tokenizer))
+    shutil.rmtree(embedder_module._spill_folder)
+    gc.collect()
+    with pytest.raises(pickle.UnpicklingError, match="the process that pickled it has ended"):
+        pickle.loads(pickled)
+
+
+def test_hashing_copies_nothing_large(tokenizer):
+    import tracemalloc
+
+    embedder = Embedder(GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=128)), tokenizer)
+    tracemalloc.start()
+    datasets.fingerprint.Hasher.hash(embedder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < embedder.model.wte.weight.nbytes / 2  # the tokenizer's JSON, not the 25.7 MB of weights

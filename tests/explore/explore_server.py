@@ -1,0 +1,35 @@
+"""Serve pages of `explore` to the tests in the browser: `python explore_server.py MODEL OTHER BROKEN`.
+
+One process, so that torch and Gradio are imported once: a page that compares the first two models, and one of a model
+that does not load. It prints their addresses as JSON and ends with its standard input.
+"""
+
+import json
+import socket
+import sys
+
+from gpt_embeddings.explore.page import launch_page
+from gpt_embeddings.explore.shown_models import find_subject
+
+
+def free_port() -> int:
+    """Return a port of the system's choice: workers of one run must not look for the first free one together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def main() -> None:
+    """Serve until the standard input ends."""
+    model, other, broken = sys.argv[1:]
+    pages = [
+        launch_page([find_subject(name) for name in names], port=free_port(), block=False)
+        for names in ((model, other), (model,), (broken,))
+    ]
+    sys.stdout.write(json.dumps([page.local_url for page in pages]) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

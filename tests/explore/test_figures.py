@@ -1,0 +1,185 @@
+"""Figures hold the numbers they claim to, and texts as they are."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from gpt_embeddings.analysis.costs import PUBLISHED, Cost
+
+
+pytest.importorskip("plotly")
+pytest.importorskip("sklearn")
+
+from gpt_embeddings.analysis.encodings import compare_encodings
+from gpt_embeddings.analysis.neighbours import Neighbours
+from gpt_embeddings.explore import figures, maps, tables
+from gpt_embeddings.explore.style import escape_label
+
+
+MARKUP = "<b>bold</b> <script>alert(1)</script> $x^2$ &amp; <a href='javascript:alert(1)'>x</a>"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=300)).eval()
+
+
+@pytest.fixture(scope="module")
+def index(model, gpt2_tokenizer):
+    return Neighbours(model, gpt2_tokenizer)
+
+
+def strings(figure):
+    """Return every string that a figure shows."""
+    found = []
+
+    def walk(node):
+        if isinstance(node, dict):
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+        elif isinstance(node, str):
+            found.append(node)
+
+    walk(json.loads(figure.to_json()))
+    return found
+
+
+def test_labels_are_text():
+    assert escape_label("<b>&$") == "&lt;b&gt;&amp;&#36;"
+
+
+def test_the_heat_map_of_a_text_holds_cosines_and_norms(model, gpt2_tokenizer):
+    text = "O gato sentou"
+    figure = figures.text_figure(model, gpt2_tokenizer, text)
+    ids = gpt2_tokenizer(text).input_ids
+    token = model.wte.weight.detach()[ids].double().numpy()
+    position = model.wpe.weight.detach()[: len(ids)].double().numpy()
+    total = token + position
+    cosines, norms = figure.data
+    assert list(cosines.y) == ["cos(token, position)", "cos(sum, position)", "cos(sum, token)"]  # drawn upwards
+    expected = (total * token).sum(1) / np.linalg.norm(total, axis=1) / np.linalg.norm(token, axis=1)
+    np.testing.assert_allclose(cosines.z[2], expected, rtol=1e-4)
+    assert list(norms.y) == ["‖sum‖", "‖position‖", "‖token‖"]
+    np.testing.assert_allclose(norms.z[1], np.linalg.norm(position, axis=1), rtol=1e-4)
+    assert cosines.customdata[0][1] == f"position 1<br>token ␣g<br>id {ids[1]}"
+    assert list(figure.layout.xaxis2.labelalias.values()) == ["O", "␣g", "ato", "␣sent", "ou"]
+
+
+def test_the_table_of_a_text_says_what_was_cut(model, gpt2_tokenizer):
+    table = tables.text_table(model, gpt2_tokenizer, "tide")
+    assert table.caption == "2 tokens." and [row[:3] for row in table.rows] == [(0, "t", 83), (1, "ide", 485)]
+    long = tables.text_table(model, gpt2_tokenizer, "a " * 1000)
+    assert re.fullmatch(
+        r"1,001 tokens, cut to the first 300: the model has no more positions \(`n_positions`\); "
+        r"the first 256 are shown\.",
+        long.caption,
+    )
+    assert len(long.rows) == 256
+    assert figures.text_figure(model, gpt2_tokenizer, "a " * 1000).data[0].z.shape == (3, 256)
+
+
+def test_tables_escape_markup(model, gpt2_tokenizer):
+    html = tables.text_table(model, gpt2_tokenizer, MARKUP).to_html()
+    assert set(re.findall(r"<(\w+)", html)) == {"table", "caption", "thead", "tbody", "tr", "th", "td"}
+    assert "&lt;/" in html and "$" in html
+    assert tables.Table(("<i>",), [("<b>",)], "<u>").to_html().count("&lt;") == 3
+
+
+def test_no_figure_holds_markup_of_a_text(model, index, gpt2_tokenizer):
+    words = ["<b>", "<a href='javascript:alert(1)'>x</a>", "$x$"]
+    drawn = [
+        figures.text_figure(model, gpt2_tokenizer, MARKUP),
+        maps.text_map(model, gpt2_tokenizer, MARKUP),
+        maps.words_map(index, words),
+        maps.neighbourhood_map(index, "<b>"),
+        figures.neighbours_figure(index, index.of_word("<", 20)[1]),
+        figures.costs_figure(Cost(9, 9, 9), {"<b>": Cost(9, 9, 9)}),
+    ]
+    for figure in drawn:
+        for text in strings(figure):
+            assert set(re.findall(r"<[^>]*>?", text)) <= {"<br>", "<extra>", "</extra>"}, text
+            assert "$" not in text
+
+
+def test_a_map_of_words_shows_which_are_means(index):
+    figure = maps.words_map(index, ["cat", "dog", "gato"])
+    assert [(trace.name, len(trace.x)) for trace in figure.data] == [("one token", 2), ("mean of several tokens", 1)]
+    assert figure.data[1].customdata[0].startswith("␣g·ato<br>ids ")
+    assert [mark.text for mark in figure.layout.scene.annotations] == ["cat", "dog", "gato"]
+    assert "%" in figure.layout.scene.xaxis.title.text
+
+
+def test_a_neighbourhood_holds_the_word_and_what_is_near(index):
+    figure = maps.neighbourhood_map(index, "cat", 12)
+    _, found = index.of_word("cat", 12)
+    assert [len(trace.x) for trace in figure.data] == [1, 12]
+    assert [mark.text for mark in figure.layout.scene.annotations][1:] == [escape_label(n.piece) for n in found]
+
+
+def test_a_map_of_a_text_joins_its_tokens_in_order(model, gpt2_tokenizer):
+    figure = maps.text_map(model, gpt2_tokenizer, "O gato sentou")
+    whole, alone = figure.data
+    assert (whole.mode, alone.mode) == ("lines+markers", "markers") and len(whole.x) == len(alone.x) == 5
+
+
+def test_bars_of_neighbours_hold_scores_and_chance(index):
+    _, found = index.of_word("cat", 5)
+    figure = figures.neighbours_figure(index, found)
+    np.testing.assert_allclose(figure.data[0].x, [near.score for near in found])
+    assert figure.layout.shapes[0].x0 == index.chance
+    table = tables.neighbours_table([index.find("gato"), index.find("cat")], found)
+    assert table.caption == "Asked for: ␣g·ato, ␣cat. Of several tokens, whose mean is taken: gato."
+    assert table.rows[0] == (1, found[0].piece, found[0].input_id, found[0].score)
+
+
+def test_positions_equal_numpy_and_the_paper(model):
+    table = model.wpe.weight.detach().double().numpy()
+    figure = figures.position_similarity_figure(model)
+    rows = np.array(figure.data[0].x)
+    assert len(rows) == 128 and rows[0] == 0 and rows[-1] == 299
+    units = table[rows] / np.linalg.norm(table[rows], axis=1, keepdims=True)
+    np.testing.assert_allclose(figure.data[0].z, units @ units.T, atol=1e-5)
+    fixed = figures.position_similarity_figure(model, sinusoidal=True)
+    distance = rows[5] - rows[3]  # the cosine of two sinusoids depends on their distance alone
+    expected = np.mean([np.cos(distance / 10000 ** (2 * i / 16)) for i in range(8)])
+    assert fixed.data[0].z[5][3] == pytest.approx(expected, abs=1e-5)
+    norms = figures.position_norms_figure(model)
+    np.testing.assert_allclose(norms.data[0].y, np.linalg.norm(table[norms.data[0].x], axis=1), rtol=1e-4)
+    np.testing.assert_allclose(norms.data[1].y, np.sqrt(8), rtol=1e-4)
+    assert len(figures.position_curve_figure(model).data[0].x) == 256
+
+
+def test_a_model_without_positions_says_so(gpt2_tokenizer):
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).eval()
+    with pytest.raises(ValueError, match="has no positions"):
+        figures.position_norms_figure(model)
+    table = tables.text_table(model, gpt2_tokenizer, "tide")
+    assert [row[-1] for row in table.rows] == [0, 0] and [row[-2] for row in table.rows] == pytest.approx([1, 1])
+
+
+def test_encodings_are_drawn_side_by_side(model, gpt2_tokenizer):
+    encodings = compare_encodings(model, gpt2_tokenizer, ["O gato sentou no tapete", "O tapete sentou no gato"])
+    figure = figures.encodings_figure(encodings)
+    for trace, encoding in zip(figure.data, encodings, strict=True):
+        np.testing.assert_array_equal(trace.z, encoding.similarity)
+    rows = tables.encodings_table(encodings).rows
+    assert [row[-1] for row in rows] == ["yes", "no", "no", "no", "yes"]
+    assert rows[0][2] == "99.998 %"
+
+
+def test_costs_mark_the_published_and_the_chosen():
+    chosen = Cost(1000, 64, 32)
+    figure = figures.costs_figure(chosen)
+    line, published, star = figure.data
+    assert list(published.text) == list(PUBLISHED)
+    assert published.y[1] == 39_383_808 and star.y[0] == 34_048
+    np.testing.assert_allclose(np.array(line.y) / np.array(line.x), 1064)
+    assert tables.costs_table(chosen).rows[0][:7] == ("chosen", 1000, 64, 32, 32_000, 2_048, 34_048)

@@ -1,0 +1,320 @@
+"""The page of `explore`: its views as functions, its command, and the page itself in headless Chromium."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from gpt_embeddings_cli import app
+
+
+pytest.importorskip("gradio", reason="the extra `explore` is not installed")
+
+from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, table_to_html, text_to_html
+from gpt_embeddings.explore.page import is_loopback
+from gpt_embeddings.explore.shown_models import Subject, find_subject
+from gpt_embeddings.explore.views import AROUND, TOKENS, VIEWS, WORDS, Seen
+
+
+ROOT = Path(__file__).parents[2]
+TEXT, MAP, NEIGHBOURS, POSITIONS, DENSE, COSTS = VIEWS
+MARKUP = "<img src=x onerror='window.ran=1'><b>bold</b> {{constructor}} ${7*7} `x` $y$"
+
+
+def make_model(seed=0, **fields):
+    torch.manual_seed(seed)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**{"n_embd": 16, "n_positions": 64, **fields})).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, gpt2_tokenizer):
+    """A model before and after something like training, each with its tokenizer, and a folder that holds neither."""
+    folder = tmp_path_factory.mktemp("models")
+    model = make_model()
+    for name in ("before", "after"):
+        model.save_pretrained(folder / name)
+        gpt2_tokenizer.save_pretrained(folder / name)
+        model.wte.weight.data += 0.02
+    (folder / "broken").mkdir()
+    (folder / "broken" / "config.json").write_text('{"model_type": "gpt_embeddings", "n_embd": 16}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subject(saved):
+    return find_subject(str(saved / "before"))
+
+
+def first_values(view):
+    return [field.value for field in view.fields.values()]
+
+
+# ---- views as functions
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_every_view_shows_its_first_values(view, subject):
+    seen = view.look(subject if view.needs_model else None, *first_values(view))
+    assert not seen.failed, seen.notes
+    assert len(seen.figures) == view.n_figures
+
+
+@pytest.mark.parametrize(
+    ("view", "values", "message"),
+    [
+        (TEXT, [""], "The text is empty; type a few words."),
+        (TEXT, [None], "The text is empty"),
+        (TEXT, ["x" * 1_000_001], "Text: the text has 1,000,001 characters, at most 1,000,000"),
+        (TEXT, ["a\ud800"], r"lone surrogate '\\ud800'"),
+        (MAP, [WORDS, " , "], "There are no words"),
+        (MAP, [WORDS, ",".join(map(str, range(201)))], "201 words; at most 200"),
+        (MAP, [AROUND, ""], "There is no word"),
+        (MAP, [TOKENS, ""], "The text is empty"),
+        (NEIGHBOURS, ["", "", "", True], "There is no word"),
+        (NEIGHBOURS, ["king", "man", "", True], "Fill both or neither"),
+        (DENSE, ["one line"], "At least two sentences can be compared, got 1"),
+        (DENSE, ["a\n" * 13], "13 sentences; at most 12"),
+    ],
+)
+def test_bad_input_becomes_a_message(subject, view, values, message):
+    seen = view.look(subject, *values, *(["PCA"] if "method" in view.fields else []))
+    assert seen.failed and not seen.figures
+    assert re.search(message, seen.notes[0])
+    assert 'role="alert"' in notes_to_html(seen)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0, 1, 1], "vocab_size"),
+        ([None, 1, 1], "`vocab_size` must be a whole number, got None"),
+        ([10, 1.5, 1], "`n_positions` must be a whole number, got 1.5"),
+        ([10, 1, float("nan")], "n_embd"),
+        ([10, 1, 1e300], "n_embd"),
+    ],
+)
+def test_bad_sizes_become_a_message(values, message):
+    seen = COSTS.look(None, *values)
+    assert seen.failed and message in seen.notes[0]
+
+
+def test_what_nobody_foresaw_becomes_a_message_too(subject, caplog):
+    def fail(opened, text):
+        raise KeyError("x")
+
+    view = type(TEXT)("Text", "", TEXT.fields, fail, 1)
+    seen = view.look(subject, "tide")
+    assert seen.failed and seen.notes == ("This could not be shown (KeyError: 'x').",)
+    assert "The view Text failed." in caplog.text
+
+
+def test_a_long_text_is_cut_and_said_so(subject):
+    seen = TEXT.look(subject, "tide " * 20_000)
+    assert "cut to the first 64: the model has no more positions" in seen.notes[0]
+
+
+def test_what_else_is_cut_is_said_too(subject):
+    method = ["PCA"] if "method" in MAP.fields else []
+    assert "cut to the first 64" in MAP.look(subject, TOKENS, "tide " * 99, *method).notes[0]
+    notes = DENSE.look(subject, "a tide\n" + "tide " * 99).notes
+    assert notes[1] == "Cut to the model's 64 positions (`n_positions`): sentence 2."
+
+
+def test_an_untrained_table_is_called_so(saved, subject):
+    assert "looks untrained" in NEIGHBOURS.look(subject, "king", "", "", True).notes[1]
+    trained = find_subject(str(saved / "after"))
+    assert "looks untrained" not in NEIGHBOURS.look(trained, "king", "", "", True).notes[1]
+
+
+def test_inputs_are_left_out_by_choice(subject):
+    own = subject.open().neighbours.find("king").input_ids[0]
+    for leave_out in (True, False):
+        rows = NEIGHBOURS.look(subject, "king", "", "", leave_out).table.rows
+        assert (own in [row[2] for row in rows]) is not leave_out
+    assert rows[0][2] == own and rows[0][3] == pytest.approx(1)
+    assert "Asked for: ␣king, ␣man, ␣woman." in NEIGHBOURS.look(subject, "king", "man", "woman", True).notes[0]
+
+
+def test_html_of_ours_is_text():
+    html = notes_to_html(Seen(notes=(MARKUP,))) + text_to_html(MARKUP)
+    assert re.findall(r"<(\w+)", html) == ["p"]
+    assert not set("{}$`") & set(html)
+    table = TEXT.look(find_subject(None), MARKUP).table
+    assert "<img" not in table_to_html(table, MARKUP) and "{" not in table_to_html(table, MARKUP)
+
+
+# ---- models
+
+
+def test_a_model_is_loaded_once_and_so_is_its_error(gpt2_tokenizer):
+    calls = []
+
+    def load():
+        calls.append(1)
+        return make_model(), gpt2_tokenizer
+
+    subject = Subject("tides", load)
+    assert subject.open() is subject.open() and calls == [1]
+
+    def fail():
+        calls.append(1)
+        raise OSError("no such file")
+
+    subject = Subject("<b>", fail)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no such file"):
+            subject.open()
+    assert calls == [1, 1]
+    assert "&lt;b&gt;</strong> could not be opened. no such file" in facts_to_html(subject)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "No model at"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'), "model.safetensors"),
+        (lambda folder: make_model(vocab_size=9).save_pretrained(folder), "50257 entries, more than"),
+    ],
+    ids=["no config", "broken config", "no weights", "other tokenizer"],
+)
+def test_a_model_that_does_not_load_says_why(tmp_path, make, message):
+    make(tmp_path)
+    html = facts_to_html(find_subject(str(tmp_path)))
+    assert 'role="alert"' in html and message in html and "Traceback" not in html
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not json", '{"version": "1.0", "model": {"type": "BPE"}}'])
+def test_a_wrong_tokenizer_file_is_a_message(tmp_path, content):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    seen = TEXT.look(find_subject(str(tmp_path)), "tide")
+    assert seen.failed and "Traceback" not in seen.notes[0]
+
+
+def test_a_gpt_checkpoint_is_opened_by_its_tables(tmp_path, gpt2_tokenizer):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    gpt = transformers.GPT2Model(transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, n_positions=32))
+    gpt.save_pretrained(tmp_path)
+    gpt2_tokenizer.save_pretrained(tmp_path)
+    opened = find_subject(str(tmp_path)).open()
+    assert torch.equal(opened.model.wte.weight, gpt.wte.weight)
+    assert opened.tokenizer("tide").input_ids == gpt2_tokenizer("tide").input_ids
+
+
+# ---- the command
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["explore", *map(str, arguments)])
+
+
+def test_a_space_is_complete(saved, tmp_path):
+    result = run(saved / "before", "--compare", saved / "after", "--export", tmp_path / "space")
+    assert result.exit_code == 0, result.output
+    space = tmp_path / "space"
+    assert {path.name for path in space.iterdir()} == {"README.md", "app.py", "model-1", "model-2", "requirements.txt"}
+    assert 'main("model-1", "model-2")' in (space / "app.py").read_text().replace("'", '"')
+    card = (space / "README.md").read_text()
+    assert card.startswith("---\ntitle: ") and "\nsdk: gradio\n" in card and "\napp_file: app.py\n" in card
+    for path in space.rglob("*.*"):  # where the models were is nobody's business
+        assert str(saved).encode() not in path.read_bytes(), path
+    yaml = pytest.importorskip("yaml")
+    assert yaml.safe_load(card.split("---")[1])["sdk_version"]
+    assert (space / "requirements.txt").read_text().startswith("gpt-embeddings[explore,offline]==")
+    loaded = GPTEmbeddingsModel.from_pretrained(space / "model-1")
+    assert torch.equal(loaded.wte.weight, GPTEmbeddingsModel.from_pretrained(saved / "before").wte.weight)
+    again = run(saved / "before", "--export", space)
+    assert again.exit_code == 1 and "exists; choose another" in again.output
+
+
+def test_a_report_asks_nothing_of_a_network(saved, tmp_path):
+    path = tmp_path / "report.html"
+    result = run(saved / "before", "--report", path)
+    assert result.exit_code == 0, result.output
+    page = path.read_text(encoding="utf-8")
+    ours = page.replace(re.search(r"<script>.*?</script>", page, re.DOTALL)[0], "")
+    assert not re.findall(r"""(?:src|href)=["'](?!#)""", ours) and "@import" not in ours
+    assert page.count('class="plotly-graph-div"') == sum(view.n_figures for view in VIEWS)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_is_not_there_leaves_no_output(tmp_path):
+    for option in ("--report", "--export"):
+        result = run(tmp_path / "none", option, tmp_path / "out")
+        assert result.exit_code == 1 and result.output.startswith("Error: ") and "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_extra_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    result = run()
+    assert result.exit_code == 1
+    assert "plotly is missing): `pip install 'gpt-embeddings[explore]'`" in result.output
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.2", False),
+    ],
+)
+def test_which_addresses_are_of_this_machine(host, loopback):
+    assert is_loopback(host) is loopback
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ there")
+def test_the_command_serves_the_loopback_until_interrupted(saved):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}; from gpt_embeddings_cli import app; app()"]
+    options = ["explore", str(saved / "before"), "--no-browser", "--port", str(port)]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environment())
+    try:
+        line = process.stdout.readline()
+        assert line == f"Page: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
+        assert b"gpt-embeddings explore" in urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30).read()
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.2", port), timeout=2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert "Traceback" not in process.stdout.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-c", "from gpt_embeddings_cli import app; app()"]
+        options = ["explore", "--no-browser", "--port", str(port)]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment(), check=False)
+    message = f"Error: Port {port} is taken; give another, or none for the first free one from 7860.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)

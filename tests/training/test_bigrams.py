@@ -1,0 +1,155 @@
+import itertools
+import math
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_embeddings import TokenWindows
+from gpt_embeddings.training import bigrams as module
+from gpt_embeddings.training.bigrams import BigramCounts
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
+
+
+ROOT = Path(__file__).parents[2]
+STORY = ROOT / "data" / "the_tide_clerk.txt"
+
+
+def entropy(pairs) -> float:
+    """By the definition, in plain Python."""
+    joint, alone = Counter(pairs), Counter(context for context, _ in pairs)
+    return -sum(n * math.log(n / alone[context]) for (context, _), n in joint.items()) / len(pairs)
+
+
+def test_by_hand():
+    counts = BigramCounts(3)
+    counts.add([0, 1, 0, 2, 0], [1, 0, 2, 0, 1])  # after 0: 1, 2, 1; after 1: 0; after 2: 0
+    assert counts.bound() == pytest.approx((2 * math.log(3 / 2) + math.log(3)) / 5)
+    assert (counts.n_pairs, counts.n_distinct) == (5, 4)
+
+
+def test_positions_by_hand():
+    inputs, targets = [[0, 0], [0, 0]], [[1, 2], [1, 2]]
+    plain, placed = BigramCounts(3), BigramCounts(3, 2)
+    plain.add(inputs, targets)
+    placed.add(inputs, targets)
+    assert plain.bound() == pytest.approx(math.log(2))
+    assert placed.bound() == 0
+    again = BigramCounts(3, 2)
+    again.add(inputs, targets, position_ids=[0, 0])
+    assert again.bound() == pytest.approx(math.log(2))
+
+
+BATCHES = st.lists(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from([-100, 0, 1, 2, 3, 4])), max_size=20),
+    max_size=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(batches=BATCHES, buffer=st.sampled_from([1, 4, 1000]))
+def test_any_batches(batches, buffer):
+    plain, placed = BigramCounts(5), BigramCounts(5, 4)
+    previous, module.BUFFER_PAIRS = module.BUFFER_PAIRS, buffer
+    try:
+        for batch in batches:
+            p, x, y = np.array(batch, np.int32).reshape(-1, 3).T
+            plain.add(x, y)
+            placed.add(x, y, p)
+    finally:
+        module.BUFFER_PAIRS = previous
+    rows = [row for batch in batches for row in batch if row[2] != -100]
+    assert plain.n_pairs == placed.n_pairs == len(rows)
+    if rows:
+        assert plain.bound() == pytest.approx(entropy([(x, y) for _, x, y in rows]), abs=1e-12)
+        assert placed.bound() == pytest.approx(entropy([((p, x), y) for p, x, y in rows]), abs=1e-12)
+        assert placed.bound() <= plain.bound() + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BigramCounts(0), "`vocab_size` must be an integer from 1 on, got 0"),
+        (lambda: BigramCounts(2**24, 2**24), "63 bits"),
+        (lambda: BigramCounts(3).add([3], [0]), "`input_ids` must lie from 0 to 2, got 3"),
+        (lambda: BigramCounts(3).add([0], [-1]), "`target_ids` must lie from 0 to 2, got -1"),
+        (lambda: BigramCounts(3, 1).add([0, 1], [1, 0]), "`position_ids` must lie from 0 to 0, got 1"),
+        (lambda: BigramCounts(3).add([0, 1], [1]), "must agree"),
+        (lambda: BigramCounts(3).bound(), "at least 2 tokens"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def train(inputs, targets, config, steps) -> list[float]:
+    torch.manual_seed(0)
+    model = GPTEmbeddingsForCausalLM(config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    losses = []
+    for _ in range(steps):
+        loss = model(inputs, shift_labels=targets).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+def story_in_characters() -> tuple[torch.Tensor, int]:
+    codes = np.frombuffer(STORY.read_bytes(), np.uint8)
+    characters, ids = np.unique(codes, return_inverse=True)
+    return torch.from_numpy(ids[: 128 * 64 + 1].astype(np.int64)), len(characters)
+
+
+@pytest.mark.parametrize("kind", ["none", "learned"])
+def test_training_reaches_the_bound(kind):
+    """An untied model as wide as its vocabulary learns every bigram: to within 1 %, and never below."""
+    ids, size = story_in_characters()
+    inputs, targets = ids[:-1].view(128, 64), ids[1:].view(128, 64)
+    plain, placed = BigramCounts(size), BigramCounts(size, 64)
+    for counts in (plain, placed):
+        counts.add(inputs, targets)
+    config = GPTEmbeddingsConfig(
+        vocab_size=size,
+        n_positions=64,
+        n_embd=size,
+        embd_pdrop=0.0,
+        position_embedding_type=kind,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+    )
+    loss = min(train(inputs, targets, config, 200))
+    if kind == "none":
+        assert plain.bound() <= loss + 1e-5
+        assert loss <= 1.01 * plain.bound()
+    else:  # positions are added, not crossed with tokens: below the bigrams, above the table of both
+        assert placed.bound() < loss < plain.bound()
+
+
+def test_windows_hold_the_stream(gpt2_tokenizer):
+    """The pairs of windows are those of the whole stream, however they are cut."""
+    text = STORY.read_text(encoding="utf-8")
+    ids = gpt2_tokenizer(text, verbose=False).input_ids
+    counts = BigramCounts(50257)
+    for batch in TokenWindows([text], gpt2_tokenizer, 100).dataloader(3):
+        counts.add(batch["input_ids"], batch["target_ids"])
+    assert counts.n_pairs == len(ids) - 1
+    assert counts.bound() == pytest.approx(entropy(list(itertools.pairwise(ids))))
+
+
+@pytest.mark.slow
+def test_script():
+    command = [sys.executable, str(ROOT / "scripts" / "bigram_bound.py"), str(STORY), "--max-length", "128"]
+    done = subprocess.run(command, cwd=ROOT, env=None, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "given token " in done.stdout and "given token, position" in done.stdout

@@ -1,0 +1,142 @@
+"""Training on pairs: against sentence-transformers' own loss, on pairs that can be learned, and what stops it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from typer.testing import CliRunner
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from gpt_embeddings.training.contrastive import ContrastiveOptions, _Pairs, train_contrastive
+from gpt_embeddings.training.runs import RunFolder
+from gpt_embeddings_cli import app
+
+
+# The second text says in other words what the first one says.
+WORDS = [
+    "one two three four five six seven eight nine ten".split(),
+    "un deux trois quatre cinq six sept huit neuf dix".split(),
+]
+OPTIONS = ContrastiveOptions(batch_size=32, epochs=15, learning_rate=0.05, save_steps=30)
+
+
+def make_pairs(n: int = 300) -> list[tuple[str, str]]:
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(10, 3, replace=False) for _ in range(n)]
+    return [tuple(" ".join(words[i] for i in row) for words in WORDS) for row in drawn]
+
+
+def dataset() -> Dataset:
+    first, second = zip(*make_pairs(), strict=True)
+    return Dataset.from_dict({"number": first, "nombre": second})
+
+
+def make_model(**options) -> GPTEmbeddingsModel:
+    torch.manual_seed(0)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**{"n_embd": 16, "n_positions": 32, "embd_pdrop": 0.0, **options}))
+
+
+def train(model, tokenizer, output, **options):
+    return train_contrastive(model, tokenizer, dataset(), output, OPTIONS, columns=("number", "nombre"), **options)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_the_loss_is_that_of_sentence_transformers(gpt2_tokenizer):
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss
+
+    model, pairs = make_model(), make_pairs(20)
+    ours = _Pairs(pairs, gpt2_tokenizer, 32).loss(model, np.arange(20))
+
+    def vectors(features):
+        return {"sentence_embedding": features["vectors"]}
+
+    sides = []
+    for side in zip(*pairs, strict=True):
+        batch = gpt2_tokenizer(list(side), padding=True, return_tensors="pt")
+        sides.append({"vectors": model(**batch).pooler_output})
+    theirs = MultipleNegativesSymmetricRankingLoss(vectors)(sides, torch.zeros(20))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["none", "learned"])
+def test_pairs_are_found(kind, gpt2_tokenizer, tmp_path):
+    model = make_model(position_embedding_type=kind)
+    facts = train(model, gpt2_tokenizer, tmp_path / "out", data_name="numbers")
+    before, after = facts["Held-out pairs of which one finds the other"].split(" at the start, ")
+    assert float(before.removesuffix("%")) < 30 < 90 < float(after.removesuffix("% trained"))
+    loaded = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
+    assert torch.equal(loaded.wte.weight, model.wte.weight)
+    untouched = gpt2_tokenizer(" harbour").input_ids
+    assert torch.equal(loaded.wte.weight[untouched], make_model(position_embedding_type=kind).wte.weight[untouched])
+
+
+def test_a_run_that_is_stopped_ends_with_the_same_bytes(gpt2_tokenizer, tmp_path, monkeypatch):
+    train(make_model(), gpt2_tokenizer, tmp_path / "whole")
+    save = RunFolder.save_state
+
+    def save_and_stop(self, step, state):
+        save(self, step, state)
+        if step in (30, 90):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save_state", save_and_stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(make_model(), gpt2_tokenizer, tmp_path / "out")
+    train(make_model(), gpt2_tokenizer, tmp_path / "out")
+    for name in ("model.safetensors", "training_facts.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):
+    text = "The tide came in. It went out again. It went out again. The clerk wrote.\n\nA short day ended. Ab."
+    texts = Dataset.from_dict({"text": [text, None, "Only one sentence here."] * 2})
+    options = ContrastiveOptions(batch_size=4, epochs=1)
+    facts = train_contrastive(make_model(), gpt2_tokenizer, texts, tmp_path / "out", options)
+    assert facts["Data"] == "a dataset; 5 pairs, 1 held out"  # of each 3: in and out, out and wrote, wrote and ended
+
+
+def test_command(gpt2_tokenizer, tmp_path):
+    with open(tmp_path / "pairs.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("number", "nombre"), *make_pairs(40)])
+    make_model().save_pretrained(tmp_path / "model")
+    arguments = ["train", "contrastive", str(tmp_path / "pairs.csv"), "--columns", "number", "nombre"]
+    more = [
+        "--model",
+        str(tmp_path / "model"),
+        "--batch-size",
+        "8",
+        "--epochs",
+        "1",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    done = CliRunner().invoke(app, [*arguments, *more])
+    assert done.exit_code == 0, done.stderr
+    assert "Data: pairs.csv; 36 pairs, 4 held out" in done.stdout
+    assert json.loads((tmp_path / "out" / "training_facts.json").read_text())["Steps"] == "1 epochs in batches of 8"
+    again = CliRunner().invoke(app, [*arguments, *more])
+    assert again.exit_code == 1 and "exists; choose another" in again.stderr
+
+
+class TestBadInput:
+    def test_too_few_pairs(self, gpt2_tokenizer, tmp_path):
+        with pytest.raises(ValueError, match="The data has 0 pairs; at least 4"):
+            train_contrastive(
+                make_model(), gpt2_tokenizer, Dataset.from_dict({"text": ["One sentence."]}), tmp_path / "o"
+            )
+
+    def test_columns_that_are_not_there(self, gpt2_tokenizer, tmp_path):
+        with pytest.raises(ValueError, match="no column 'answer'; the columns are number, nombre"):
+            train_contrastive(make_model(), gpt2_tokenizer, dataset(), tmp_path / "o", columns=("number", "answer"))
+
+    def test_a_batch_without_negatives(self):
+        with pytest.raises(ValueError, match="`batch_size` must be at least 2, got 1"):
+            ContrastiveOptions(batch_size=1)
+
+    def test_a_tokenizer_that_is_too_large(self, gpt2_tokenizer, tmp_path):
+        with pytest.raises(ValueError, match="more than the model's `vocab_size` 100"):
+            train(make_model(vocab_size=100), gpt2_tokenizer, tmp_path / "o")

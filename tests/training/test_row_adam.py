@@ -1,0 +1,104 @@
+import copy
+
+import pytest
+import torch
+
+from gpt_embeddings.training.row_adam import RowAdam
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+IDS, OFFSETS = torch.tensor([3, 5, 5, 9, 3, 1]), torch.tensor([0, 3, 6])
+
+
+def make_model(sparse: bool) -> GPTEmbeddingsModel:
+    torch.manual_seed(0)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=12, n_positions=8, n_embd=6)).double()
+    model.wte.sparse = sparse
+    return model
+
+
+def loss_of(model) -> torch.Tensor:
+    target = torch.arange(12, dtype=torch.float64).view(2, 6).sin()
+    return (model.embed_bags(IDS, OFFSETS) - target).square().sum()
+
+
+def take_steps(model, optimizer, steps: int) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_sparse_gradients_are_those_of_the_rows_at_hand():
+    sparse, dense = make_model(True), make_model(False)
+    for model in (sparse, dense):
+        loss_of(model).backward()
+    gradient = sparse.wte.weight.grad.coalesce()
+    assert gradient.is_sparse and gradient.indices().flatten().tolist() == [1, 3, 5, 9]
+    torch.testing.assert_close(gradient.to_dense(), dense.wte.weight.grad)
+    torch.testing.assert_close(sparse.wpe.weight.grad, dense.wpe.weight.grad)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_same_rows_at_every_step_make_it_adam(sparse):
+    ours, theirs = make_model(sparse), make_model(False)
+    got = take_steps(ours, RowAdam(ours.parameters(), lr=0.05), 20)
+    expected = take_steps(theirs, torch.optim.Adam(theirs.parameters(), lr=0.05), 20)
+    assert got == pytest.approx(expected, rel=1e-9)
+    torch.testing.assert_close(ours.wte.weight, theirs.wte.weight)
+    assert got[-1] < got[0] / 2
+
+
+def test_rows_that_come_and_go():
+    """Against torch's own optimizer of sparse gradients."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(4, 2, dtype=torch.float64)) for _ in range(2))
+    optimizers = RowAdam([ours], lr=0.1), torch.optim.SparseAdam([theirs], lr=0.1)
+    for rows in ([0, 0], [0, 1], [2, 2], [1, 0], [2, 1]):
+        values = torch.randn(2, 2, dtype=torch.float64)
+        for table, optimizer in zip((ours, theirs), optimizers, strict=True):
+            table.grad = torch.sparse_coo_tensor([rows], values, (4, 2), check_invariants=True)
+            optimizer.step()
+    assert (ours[3] == 1).all() and not (ours[:3] == 1).any()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # which adds `eps` before the correction
+
+
+def test_untouched_rows_stay_as_they_are():
+    model = make_model(True)
+    before = model.wte.weight.detach().clone()
+    take_steps(model, RowAdam(model.parameters(), lr=0.1), 3)
+    moved = (model.wte.weight != before).any(1).nonzero().flatten().tolist()
+    assert moved == [1, 3, 5, 9]
+
+
+def test_gradients_that_were_accumulated():
+    one, two = make_model(True), make_model(True)
+    (2 * loss_of(one)).backward()
+    for _ in range(2):
+        loss_of(two).backward()
+    for model in (one, two):
+        RowAdam(model.parameters(), lr=0.1).step()
+    torch.testing.assert_close(one.wte.weight, two.wte.weight)
+
+
+def test_resumed(tmp_path):
+    whole = make_model(True).float()
+    optimizer = RowAdam(whole.parameters(), lr=0.05)
+    take_steps(whole, optimizer, 3)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    part = copy.deepcopy(whole)
+    again = RowAdam(part.parameters(), lr=0.05)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for model, chosen in ((whole, optimizer), (part, again)):
+        take_steps(model, chosen, 3)
+    assert torch.equal(whole.wte.weight, part.wte.weight)
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.0}, {"lr": float("nan")}, {"betas": (0.9, 1.0)}, {"eps": 0.0}])
+def test_bad_numbers(options):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must be"):
+        RowAdam([torch.nn.Parameter(torch.zeros(2))], **options)

@@ -1,0 +1,227 @@
+"""Pooling by token weights: the same vectors from every way in, and weights that are those of the counts."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
+
+from gpt_embeddings import Embedder, save_folder
+from gpt_embeddings.training.token_weights import fit_token_weights
+from gpt_embeddings_cli import app
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+
+
+def make_model(**options) -> GPTEmbeddingsModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "n_positions": 6, "n_embd": 8, **options}
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval()
+    model.set_token_weights(torch.rand(30))
+    return model
+
+
+def by_definition(model, document, overflow="truncate") -> torch.Tensor:
+    """Weighted mean of the vectors of a document, one after the other."""
+    n_positions = model.config.n_positions
+    if overflow == "truncate":
+        document = document[:n_positions]
+    total, weight = torch.zeros(model.config.n_embd), 0.0
+    for i, token in enumerate(document):
+        position = torch.tensor([[i % n_positions]])
+        vector = model(torch.tensor([[token]]), position_ids=position).last_hidden_state[0, 0]
+        total += model.token_weights[token] * vector
+        weight += float(model.token_weights[token])
+    return total / weight if weight else total
+
+
+DOCUMENTS = st.lists(st.lists(st.integers(0, 29), max_size=15), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"position_embedding_type": "none"},
+        {"position_embedding_type": "sinusoidal", "token_scale": 2.5},
+        {"position_offset": 2, "word_embed_proj_dim": 5},
+    ],
+    ids=["learned", "none", "sinusoidal", "opt"],
+)
+@settings(max_examples=25, deadline=None)
+@given(documents=DOCUMENTS, overflow=st.sampled_from(["truncate", "windows"]))
+def test_bags_and_forward_agree(options, documents, overflow):
+    model = make_model(**options)
+    with torch.no_grad():
+        expected = torch.stack([by_definition(model, document, overflow) for document in documents])
+        ids = np.concatenate([np.array(document, np.int64) for document in documents])
+        offsets = np.cumsum([0, *map(len, documents)])
+        torch.testing.assert_close(model.embed_bags(ids, offsets, overflow), expected)
+        if overflow == "truncate":
+            padded = torch.zeros(len(documents), 6, dtype=torch.long)
+            mask = torch.zeros_like(padded)
+            for row, document in enumerate(documents):
+                kept = torch.tensor(document[:6], dtype=torch.long)
+                padded[row, : len(kept)], mask[row, : len(kept)] = kept, 1
+            pooled = model(padded, attention_mask=mask).pooler_output
+            torch.testing.assert_close(pooled, expected)
+
+
+def test_one_weight_for_all_is_the_mean():
+    model = make_model()
+    ids, offsets = torch.arange(10), torch.tensor([0, 4, 10])
+    model.set_token_weights(torch.full((30,), 0.3))
+    torch.testing.assert_close(model.embed_bags(ids, offsets), model.embed_bags(ids, offsets, pooling="mean"))
+
+
+def test_saved_with_the_checkpoint(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert loaded.config.pooling == "weighted"
+    assert torch.equal(loaded.token_weights, model.token_weights)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(ids).pooler_output, model(ids).pooler_output)
+    half = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    torch.testing.assert_close(half(ids).pooler_output.float(), model(ids).pooler_output, rtol=0.02, atol=1e-3)
+    head = GPTEmbeddingsForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(head.transformer.token_weights, model.token_weights)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied.embed_bags([1, 2], [0, 2]), model.embed_bags([1, 2], [0, 2]))
+
+
+def test_weights_that_are_missing_are_one(tmp_path):
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=30, n_positions=6, n_embd=8)).save_pretrained(tmp_path)
+    loaded = GPTEmbeddingsModel.from_pretrained(tmp_path, pooling="weighted")
+    assert (loaded.token_weights == 1).all()
+
+
+def test_resized():
+    model = make_model()
+    before = model.token_weights.clone()
+    model.resize_token_embeddings(35)
+    assert torch.equal(model.token_weights, torch.cat([before, torch.ones(5)]))
+    model.resize_token_embeddings(20)
+    assert torch.equal(model.token_weights, before[:20])
+    assert model.embed_bags([19], [0, 1]).shape == (1, 8)
+
+
+def test_gradients_are_sparse_too():
+    sparse, dense = make_model(), make_model()
+    sparse.wte.sparse = True
+    for model in (sparse, dense):
+        model.embed_bags([3, 5, 3], [0, 2, 3]).square().sum().backward()
+    gradient = sparse.wte.weight.grad.coalesce()
+    assert gradient.indices().flatten().tolist() == [3, 5]
+    torch.testing.assert_close(gradient.to_dense(), dense.wte.weight.grad)
+
+
+def test_fitted_by_hand(gpt2_tokenizer):
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none"))
+    dataset = Dataset.from_dict({"text": ["The cat sat", None, "The cat", ""]})  # 464 3797 3332, 464 3797
+    for corpus in (dataset, dataset.to_iterable_dataset()):
+        counts = fit_token_weights(model, gpt2_tokenizer, corpus, a=0.1, batch_size=1)
+        assert {i: int(counts[i]) for i in counts.nonzero()[0]} == {464: 2, 3797: 2, 3332: 1}
+        expected = torch.ones(50257)
+        expected[[464, 3797, 3332]] = torch.tensor([0.1 / 0.5, 0.1 / 0.5, 0.1 / 0.3])
+        torch.testing.assert_close(model.token_weights, expected)
+
+
+@pytest.fixture(scope="module")
+def weighted(gpt2_tokenizer, tmp_path_factory):
+    """A folder as it is published, and its model."""
+    torch.manual_seed(0)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=8, n_positions=16)).eval()
+    fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": TEXTS}))
+    folder = tmp_path_factory.mktemp("weighted")
+    model.config.pooling = "mean"
+    save_folder(folder, model, gpt2_tokenizer)  # whose files of mean pooling must not stay
+    assert (folder / "1_Pooling" / "config.json").is_file()
+    model.config.pooling = "weighted"
+    save_folder(folder, model, gpt2_tokenizer)
+    return folder, model
+
+
+TEXTS = ["The cat sat on the mat", "The tide clerk", "", "the the the", "A longer text, cut at sixteen tokens. " * 3]
+
+
+def test_sentence_transformers_takes_the_pooled_vector(weighted, gpt2_tokenizer):
+    folder, model = weighted
+    vectors = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    ids = [gpt2_tokenizer(text).input_ids for text in TEXTS]
+    expected = model.embed_bags(np.concatenate(ids).astype(np.int64), np.cumsum([0, *map(len, ids)]))
+    torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-7)
+    embedded = Embedder(model, gpt2_tokenizer, pooling="weighted").embed(TEXTS)
+    np.testing.assert_allclose(vectors, embedded, rtol=0, atol=1e-7)
+    # Each alone, without padding, it is the component's own output to the last bit.
+    for text, row in zip(TEXTS, ids, strict=True):
+        if row:
+            alone = SentenceTransformer(str(folder), device="cpu").encode(text, convert_to_tensor=True)
+            with torch.no_grad():
+                assert torch.equal(alone, model(torch.tensor([row[:16]])).pooler_output[0])
+
+
+def test_the_published_files_say_how_tokens_are_pooled(weighted):
+    folder, _ = weighted
+    assert [module["type"] for module in json.loads((folder / "modules.json").read_text())] == [
+        "sentence_transformers.base.modules.transformer.Transformer"
+    ]
+    assert not (folder / "1_Pooling" / "config.json").exists()
+    card = (folder / "README.md").read_text()
+    assert "| Pooling (`pooling`) | weighted, by `token_weights` |\n| Parameters |" in card
+    assert "# weighted pooling: (2, 8)" in card
+
+
+def test_command(gpt2_tokenizer, tmp_path):
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).save_pretrained(
+        tmp_path / "model"
+    )
+    (tmp_path / "text.txt").write_text("The cat sat\n\nThe cat")
+    arguments = ["train", "weights", str(tmp_path / "model"), str(tmp_path / "text.txt"), "--a", "0.1"]
+    done = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stderr
+    assert "Data: text.txt; 5 tokens, 3 different ones" in done.stdout
+    before, after = (GPTEmbeddingsModel.from_pretrained(tmp_path / name) for name in ("model", "out"))
+    assert torch.equal(before.wte.weight, after.wte.weight)
+    torch.testing.assert_close(after.token_weights[[464, 3332, 0]], torch.tensor([0.1 / 0.5, 0.1 / 0.3, 1.0]))
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 50257
+
+
+class TestBadInput:
+    def test_no_weights(self):
+        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=30, n_embd=8))
+        with pytest.raises(ValueError, match="no token weights to pool by"):
+            model.embed_bags([1], [0, 1], pooling="weighted")
+        with pytest.raises(ValueError, match="`pooling` must be 'mean' or 'weighted', got 'max'"):
+            model.embed_bags([1], [0, 1], pooling="max")
+
+    @pytest.mark.parametrize(
+        ("weights", "message"),
+        [
+            (torch.ones(3), r"shape \(30,\), got \(3,\)"),
+            (-torch.ones(30), "not negative"),
+            ([float("nan")] * 30, "finite"),
+        ],
+        ids=["short", "negative", "nan"],
+    )
+    def test_bad_weights(self, weights, message):
+        model = make_model()
+        with pytest.raises(ValueError, match=message):
+            model.set_token_weights(weights)
+
+    def test_bad_corpora(self, gpt2_tokenizer):
+        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4))
+        with pytest.raises(ValueError, match="no token to count"):
+            fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": ["", ""]}))
+        with pytest.raises(ValueError, match="no column 'body'; the columns are text"):
+            fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": ["a"]}), column="body")
+        with pytest.raises(ValueError, match="`a` must be above 0"):
+            fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": ["a"]}), a=0)
+        with pytest.raises(ValueError, match="`vocab_size` is 30"):
+            fit_token_weights(make_model(), gpt2_tokenizer, Dataset.from_dict({"text": ["The cat"]}))

@@ -1,0 +1,419 @@
+"""Windows that go on where they stopped: any batch, epoch, number of workers, processes, and a kill."""
+
+import copy
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, load_dataset
+from datasets.distributed import split_dataset_by_node
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchdata.stateful_dataloader import StatefulDataLoader
+from windows_reference import TOKENIZER, joined, plain, reference, words
+
+from gpt_embeddings import TokenWindows, load_tokenizer
+from gpt_embeddings.windows.packing import Cut, StreamPacker
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six Parquet files of several row groups, and so several blocks and shards."""
+    place = tmp_path_factory.mktemp("corpus")
+    for i in range(6):
+        texts = words(300 + 100 * i, seed=i, longest=12)
+        pq.write_table(pa.table({"text": texts, "other": texts}), place / f"{i}.parquet", row_group_size=120)
+    return place
+
+
+def corpus(folder, kind):
+    files = sorted(str(path) for path in folder.glob("*.parquet"))
+    if kind == "streaming":
+        return load_dataset("parquet", data_files=files, split="train", streaming=True)
+    if kind == "mapped":
+        rows = load_dataset("parquet", data_files=files, split="train", streaming=True)
+        rows = rows.map(lambda batch: {"text": [t.upper() for t in batch["text"]]}, batched=True, batch_size=70)
+        return rows.filter(lambda row: len(row["text"]) % 3 > 0)
+    texts = [text for name in files for text in pq.read_table(name).column("text").to_pylist()]
+    return Dataset.from_dict({"text": texts}) if kind == "rows" else texts
+
+
+def saved(loader):
+    return json.loads(json.dumps(loader.state_dict()))
+
+
+def some(loader, n):
+    """The first n batches, and the loader's state after the last of them."""
+    batches, iterator = [], iter(loader)
+    for _ in range(n):
+        batches.append(next(iterator))
+    return plain(batches), saved(loader)
+
+
+@pytest.mark.parametrize("packing", ["stream", "document"])
+@pytest.mark.parametrize("kind", ["list", "rows", "streaming", "mapped"])
+def test_after_any_batch(folder, kind, packing):
+    dataset, shuffle = corpus(folder, kind), kind != "list"
+
+    def loader():
+        windows = TokenWindows(dataset, TOKENIZER, 64, 48, packing=packing, shuffle=shuffle, num_lanes=3)
+        return windows.dataloader(16)
+
+    whole = plain(loader())
+    assert len(whole) > 24
+    for n in (0, 1, 19, len(whole) - 3, len(whole) - 2, len(whole) - 1, len(whole)):
+        seen, state = some(loader(), n)
+        resumed = loader()
+        resumed.load_state_dict(state)
+        assert seen + plain(resumed) == whole, n
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.sampled_from(["", None, *words(12, longest=8)]), min_size=3, max_size=30),
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 3),
+    st.sampled_from(["stream", "document"]), st.sampled_from(["pad", "drop"]), st.data(),
+)  # fmt: skip
+def test_several_stops(documents, length, stride, batch_size, lanes, packing, tail, data):
+    def loader():
+        return TokenWindows(
+            documents,
+            TOKENIZER,
+            length,
+            min(stride, length),
+            packing=packing,
+            tail=tail,
+            num_lanes=lanes,
+            shuffle=True,
+        ).dataloader(batch_size)
+
+    whole, found, state = plain(loader()), [], None
+    while len(found) < len(whole):
+        resumed = loader()
+        if state is not None:
+            resumed.load_state_dict(state)
+        part, state = some(resumed, data.draw(st.integers(1, len(whole) - len(found))))
+        found += part
+    assert found == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rows", "streaming"])
+def test_order_and_state_do_not_depend_on_workers(folder, kind):
+    def loader(num_workers):
+        windows = TokenWindows(corpus(folder, kind), TOKENIZER, 64, 48, num_lanes=3, shuffle=True)
+        return windows.dataloader(16, num_workers=num_workers)
+
+    whole = plain(loader(0))
+    for n, before, after in ((3, 0, 2), (11, 2, 0), (20, 2, 1)):
+        seen, state = some(loader(before), n)
+        resumed = loader(after)
+        resumed.load_state_dict(state)
+        assert seen + plain(resumed) == whole
+
+
+def test_in_a_later_epoch(folder):
+    def loader():
+        return TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, shuffle=True).dataloader(16)
+
+    first = loader()
+    epochs = [plain(first) for _ in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    stopped = loader()
+    list(stopped)
+    seen, state = some(stopped, 11)
+    assert state["epoch"] == 1
+    resumed = loader()
+    resumed.load_state_dict(state)
+    resumed.set_epoch(1)  # as a training loop does; it is the current one
+    assert seen + plain(resumed) == epochs[1]
+    assert plain(resumed) == epochs[2]
+
+
+def test_an_iteration_that_is_broken_off_begins_again(folder):
+    loader = TokenWindows(corpus(folder, "rows"), TOKENIZER, 64).dataloader(16)
+    first, _ = some(loader, 3)
+    again, _ = some(loader, 3)
+    assert first == again
+
+
+def test_another_batch_size(folder):
+    windows = TokenWindows(corpus(folder, "rows"), TOKENIZER, 64)
+    seen, state = some(windows.dataloader(16), 5)
+    resumed = TokenWindows(corpus(folder, "rows"), TOKENIZER, 64).dataloader(3)
+    resumed.load_state_dict(state)
+    wanted = reference(corpus(folder, "list"), 64, 64)
+    assert joined(seen) + joined(plain(resumed)) == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 under torch 2.13
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_stateful_dataloader(folder, num_workers):
+    def loader():
+        windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_lanes=2, shuffle=True)
+        return StatefulDataLoader(windows, batch_size=16, num_workers=num_workers)
+
+    whole = plain(loader())
+    wanted = plain(TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_lanes=2, shuffle=True).dataloader(1))
+    assert sorted(joined(whole)) == sorted(joined(wanted))
+    for n in (1, 12, len(whole) - 1):
+        stopped = loader()
+        iterator = iter(stopped)
+        seen = plain([next(iterator) for _ in range(n)])
+        state = stopped.state_dict()
+        del iterator
+        resumed = loader()
+        resumed.load_state_dict(state)
+        assert seen + plain(resumed) == whole
+
+
+@pytest.mark.parametrize("kind", ["rows", "streaming", "list"])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_corpus(folder, kind, world_size):
+    def documents(**options):
+        windows = TokenWindows(corpus(folder, kind), TOKENIZER, 64, packing="document", **options)
+        return sorted(joined(plain(windows.dataloader(64))))
+
+    parts = [documents(rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(joined(parts)) == documents()
+    assert all(len(part) > 500 for part in parts)
+    shuffled = [documents(rank=rank, world_size=2, num_lanes=3, shuffle=True) for rank in (0, 1)]
+    assert sorted(joined(shuffled)) == documents()
+
+
+@pytest.mark.parametrize("kind", ["rows", "streaming"])
+def test_a_dataset_that_is_split_by_node(folder, kind):
+    for rank in (0, 1):
+        split = split_dataset_by_node(corpus(folder, kind), rank, 2)
+        ours = TokenWindows(corpus(folder, kind), TOKENIZER, 64, rank=rank, world_size=2)
+        theirs = TokenWindows(split, TOKENIZER, 64)
+        assert plain(theirs.dataloader(16)) == plain(ours.dataloader(16))
+        if kind == "streaming":
+            assert (theirs.rank, theirs.world_size) == (rank, 2)
+            with pytest.raises(ValueError, match="split by node already"):
+                TokenWindows(split, TOKENIZER, 64, rank=0, world_size=2)
+
+
+class TestWhatDoesNotFit:
+    def state(self, folder, **options):
+        windows = TokenWindows(corpus(folder, "rows"), TOKENIZER, 64, **options)
+        return some(windows.dataloader(16), 9)[1]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"max_length": 32, "stride": 32}, "`max_length` is 32, the state was saved with 64; `stride` is 32"),
+            ({"packing": "document"}, "`packing` is 'document', the state was saved with 'stream'"),
+            ({"rank": 1, "world_size": 3}, "`rank` is 1, .* with 0; `world_size` is 3, the state was saved with 1"),
+            ({"num_lanes": 2}, "`num_lanes` is 2, the state was saved with 1"),
+            ({"shuffle": True}, "`shuffle` is True"),
+        ],
+    )
+    def test_settings(self, folder, options, message):
+        windows = TokenWindows(corpus(folder, "rows"), TOKENIZER, **{"max_length": 64, **options})
+        with pytest.raises(ValueError, match=message):
+            windows.load_state_dict(self.state(folder))
+
+    def test_tokenizer(self, folder):
+        other = load_tokenizer()
+        other.add_tokens(["zeppelins"])
+        with pytest.raises(ValueError, match=r"`tokenizer` is '[0-9a-f]*', the state was saved with '[0-9a-f]*'"):
+            TokenWindows(corpus(folder, "rows"), other, 64).load_state_dict(self.state(folder))
+
+    def test_dataset(self, folder):
+        with pytest.raises(ValueError, match=r"`dataset` is '9 rows.*the state was saved with '3300 rows"):
+            TokenWindows(words(9), TOKENIZER, 64).load_state_dict(self.state(folder))
+
+    def test_the_same_number_of_other_rows(self, folder):
+        texts = corpus(folder, "list")
+        other = [texts[0], *(text[::-1] for text in texts[1:-1]), texts[-1]]
+        resumed = TokenWindows(other, TOKENIZER, 64).dataloader(16)
+        resumed.load_state_dict(some(TokenWindows(texts, TOKENIZER, 64).dataloader(16), 30)[1])
+        with pytest.raises(ValueError, match="gives other text at the saved place"):
+            next(iter(resumed))
+
+    def test_fewer_rows_of_a_streaming_dataset(self, folder):
+        texts = corpus(folder, "list")
+        stream = [Dataset.from_dict({"text": part}).to_iterable_dataset() for part in (texts, texts[:100])]
+        state = some(TokenWindows(stream[0], TOKENIZER, 64).dataloader(16), 30)[1]
+        resumed = TokenWindows(stream[1], TOKENIZER, 64).dataloader(16)
+        resumed.load_state_dict(state)
+        with pytest.raises(ValueError, match="gives other text at the saved place"):
+            next(iter(resumed))
+
+    @pytest.mark.parametrize("state", [{}, {"version": 0}, None, []])
+    def test_no_state(self, state):
+        with pytest.raises(ValueError, match="no state of version 1"):
+            TokenWindows(["a b"], TOKENIZER, 4).load_state_dict(state)
+
+    def test_every_field_of_a_cut_is_compared(self, folder):
+        assert set(Cut.__annotations__) <= set(self.state(folder)["settings"])
+
+
+WRITE_BATCHES = """
+import json, os, sys
+from pathlib import Path
+from datasets import load_dataset
+from gpt_embeddings import TokenWindows, load_tokenizer
+folder, out, num_workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+files = sorted(map(str, folder.glob("*.parquet")))
+dataset = load_dataset("parquet", data_files=files, split="train", streaming=True)
+windows = TokenWindows(dataset, load_tokenizer(), 32, 8, shuffle=True, num_lanes=2)
+loader = windows.dataloader(4, num_workers=num_workers)
+checkpoint, lines = out / "checkpoint.json", []
+if checkpoint.exists():
+    saved = json.loads(checkpoint.read_text())
+    lines = (out / "batches").read_text().splitlines()[: saved["batches"]]
+    loader.load_state_dict(saved["state"])
+done = len(lines)
+with open(out / "batches", "w") as file:
+    file.writelines(line + "\\n" for line in lines)
+    for batch in loader:
+        file.write(json.dumps([batch["input_ids"].tolist(), batch["target_ids"].tolist()]) + "\\n")
+        file.flush()
+        done += 1
+        (out / "checkpoint.tmp").write_text(json.dumps({"batches": done, "state": loader.state_dict()}))
+        os.replace(out / "checkpoint.tmp", checkpoint)
+"""
+
+WRITE_STORED = """
+import sys
+from gpt_embeddings.windows import stored_windows
+from gpt_embeddings_cli import app
+stored_windows.FILE_BYTES = 2**15
+app(sys.argv[1:])
+"""
+
+
+def run(code, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def kill_when(process, condition):
+    """Send SIGKILL to a process and its workers in mid-work."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def finish(process):
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.slow
+def test_sigkill_in_mid_epoch(folder, tmp_path):
+    def batches():
+        place = tmp_path / "batches"
+        return len(place.read_bytes().splitlines()) if place.exists() else 0
+
+    kill_when(run(WRITE_BATCHES, folder, tmp_path, 2), lambda: batches() > 150)
+    first = batches()
+    kill_when(run(WRITE_BATCHES, folder, tmp_path, 0), lambda: batches() > first + 100)
+    second = batches()
+    finish(run(WRITE_BATCHES, folder, tmp_path, 0))
+    windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8, shuffle=True, num_lanes=2)
+    wanted = [[b["input_ids"].tolist(), b["target_ids"].tolist()] for b in windows.dataloader(4)]
+    found = [json.loads(line) for line in (tmp_path / "batches").read_text().splitlines()]
+    assert found == wanted and 150 < first < second < len(wanted)
+
+
+@pytest.mark.slow
+def test_sigkill_while_storing(folder, tmp_path):
+    output, partial = tmp_path / "stored", tmp_path / ".stored.partial"
+    arguments = ["windows", *sorted(folder.glob("*.parquet")), "--output", output, "--max-length", 32, "--stride", 8]
+    kill_when(run(WRITE_STORED, *arguments), lambda: len(list(partial.glob("*.arrow"))) > 20)
+    assert not output.exists()
+    first = json.loads((partial / "progress.json").read_text())["windows"]
+    assert first > 0
+    refused = run(WRITE_STORED, *arguments[:-1], 16)
+    assert "`stride` is 16 and was 8" in refused.communicate()[0] and refused.returncode == 1
+    finish(run(WRITE_STORED, *arguments))
+    wanted = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8).to_dataset()
+    found = Dataset.load_from_disk(str(output))
+    assert found.num_rows > first and found[:] == wanted[:]
+    assert not partial.exists()
+
+
+TORCHRUN = """
+import sys
+import torch
+import torch.distributed as dist
+from datasets import load_dataset
+from gpt_embeddings import TokenWindows, load_tokenizer
+dist.init_process_group("gloo")
+rank, world_size = dist.get_rank(), dist.get_world_size()
+for streaming in (False, True):
+    dataset = load_dataset("parquet", data_files=sys.argv[1:], split="train", streaming=streaming)
+    def documents(**options):
+        windows = TokenWindows(dataset, load_tokenizer(), 64, packing="document", shuffle=True, **options)
+        return [tuple(row) for batch in windows.dataloader(64) for row in batch["input_ids"].tolist()]
+    own = documents(rank=rank, world_size=world_size)
+    steps = torch.tensor(len(own))
+    dist.all_reduce(steps, op=dist.ReduceOp.MIN)
+    parts = [None] * world_size
+    dist.all_gather_object(parts, own)
+    assert sorted(sum(parts, [])) == sorted(documents()), "the union is not the corpus"
+    assert 0 < steps <= len(own) < len(sum(parts, []))
+if rank == 0:
+    print("EXACT")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_torchrun(folder, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(TORCHRUN)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    files = [str(path) for path in sorted(folder.glob("*.parquet"))]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), *files],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("tail", ["pad", "drop"])
+def test_a_packer_from_every_place(tail):
+    """Work goes on from the mark after any take, also where a padded window fills a batch."""
+    for total, length, n in itertools.product(range(2, 40), (3, 5, 8), (1, 2, 3)):
+        for stride in range(1, length + 1):
+            cut = Cut(max_length=length, stride=stride, packing="stream", tail=tail, separator=0)
+
+            def packer(place, used, cut=cut, total=total):
+                packer = StreamPacker(cut, used)
+                for start in range(place, total, 7):
+                    ids = np.arange(start, min(start + 7, total), dtype=np.int32)
+                    packer.push(ids, np.array([0, len(ids)]), {"tokens": start})
+                return packer
+
+            going = packer(0, 0)
+            while len(going.take(n, final=True)) == n and not going.ended:
+                mark = going.mark()
+                resumed = packer(mark.place["tokens"], mark.used)
+                assert resumed.take(99, final=True).tolist() == copy.deepcopy(going).take(99, final=True).tolist()

@@ -1,0 +1,515 @@
+"""Windows against their definition, `create_dataloader_v1`, Trainer, and bad input."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiktoken
+import torch
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils.data import DataLoader
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from windows_reference import EOT, TOKENIZER, batched, cut, encode, joined, plain, reference, words
+
+from gpt_embeddings import (
+    GPTEmbeddingsConfig,
+    GPTEmbeddingsModel,
+    TokenWindows,
+    WindowCollator,
+    load_source,
+    load_tokenizer,
+)
+from gpt_embeddings.windows.lanes import BLOCK_ROWS, Lane
+from gpt_embeddings.windows.stored_windows import read_windows
+
+
+documents_of_any_kind = st.lists(
+    st.one_of(st.none(), st.just(""), st.text(max_size=12), st.sampled_from(words(20))), min_size=1, max_size=25
+)
+cuts = st.integers(1, 12).flatmap(lambda length: st.tuples(st.just(length), st.integers(1, length)))
+
+
+class TestDefinition:
+    def test_worked_by_hand_stream(self):
+        windows = TokenWindows(["The cat sat", "", "A mat"], TOKENIZER, 4, 2)
+        assert plain(windows.dataloader(8)) == [
+            [
+                ([464, 3797, 3332, EOT], [3797, 3332, EOT, 32]),
+                ([3332, EOT, 32, 2603], [EOT, 32, 2603, -100]),
+            ]
+        ]
+
+    def test_worked_by_hand_document(self):
+        windows = TokenWindows(["The cat sat", "A mat"], TOKENIZER, 2, packing="document")
+        assert plain(windows.dataloader(8)) == [
+            [
+                ([464, 3797], [3797, 3332]),
+                ([3332, EOT], [EOT, -100]),
+                ([32, 2603], [2603, EOT]),
+            ]
+        ]
+
+    @settings(deadline=None, max_examples=150)
+    @given(
+        documents_of_any_kind, cuts, st.sampled_from(["stream", "document"]), st.sampled_from(["pad", "drop"]),
+        st.integers(1, 7), st.integers(1, 4), st.booleans(),
+    )  # fmt: skip
+    def test_equals_the_slow_reference(
+        self, documents, length_and_stride, packing, tail, batch_size, lanes, drop_last
+    ):
+        length, stride = length_and_stride
+        lanes = min(lanes, len(documents))
+        windows = TokenWindows(
+            documents, TOKENIZER, length, stride, packing=packing, tail=tail, num_lanes=lanes
+        )  # fmt: skip
+        parts = [documents[len(documents) * i // lanes : len(documents) * (i + 1) // lanes] for i in range(lanes)]
+        wanted = [reference(part, length, stride, packing, tail) for part in parts]
+        assert plain(windows.dataloader(batch_size, drop_last=drop_last)) == batched(wanted, batch_size, drop_last)
+        singly = [(w["input_ids"].tolist(), w["target_ids"].tolist()) for w in windows]
+        assert [[pair] for pair in singly] == batched(wanted, 1)
+        assert windows.count().windows == len(singly)
+
+    @settings(deadline=None, max_examples=40)
+    @given(documents_of_any_kind, cuts, st.integers(1, 4), st.data())
+    def test_shards_of_a_streaming_dataset(self, documents, length_and_stride, shards, data):
+        length, stride = length_and_stride
+        shards = min(shards, len(documents))
+        lanes = data.draw(st.integers(1, shards))
+        dataset = Dataset.from_dict({"text": documents}).to_iterable_dataset(num_shards=shards)
+        parts = [[row["text"] for row in dataset.shard(shards, i)] for i in range(shards)]
+        wanted = [reference(joined(parts[lane::lanes]), length, stride) for lane in range(lanes)]
+        windows = TokenWindows(dataset, TOKENIZER, length, stride, num_lanes=lanes)
+        assert plain(windows.dataloader(3)) == batched(wanted, 3)
+
+    def test_every_token_but_the_first_is_a_target_once(self):
+        documents = words(3 * BLOCK_ROWS)
+        windows = TokenWindows(documents, TOKENIZER, 7)
+        targets = torch.cat([batch["target_ids"].flatten() for batch in windows.dataloader(16)])
+        stream = encode(documents[0])
+        for text in documents[1:]:
+            stream += [EOT, *encode(text)] if text else []
+        assert targets[targets != -100].tolist() == stream[1:]
+
+    @pytest.mark.parametrize("kind", ["list", "Dataset", "indices", "IterableDataset", "generator", "iterable"])
+    def test_kinds_of_corpus_agree(self, kind):
+        documents = words(200)
+        rows = Dataset.from_dict({"text": documents, "other": list(range(200))})
+
+        class Lines:
+            def __iter__(self):
+                return iter(documents)
+
+        corpus = {
+            "list": documents,
+            "Dataset": rows,
+            "indices": Dataset.from_dict({"text": documents[::-1]}).select(range(199, -1, -1)),
+            "IterableDataset": rows.to_iterable_dataset(),
+            "generator": IterableDataset.from_generator(lambda: ({"text": text} for text in documents)),
+            "iterable": Lines(),
+        }[kind]
+        assert plain(TokenWindows(corpus, TOKENIZER, 16, 5).dataloader(4)) == batched([reference(documents, 16, 5)], 4)
+
+    def test_tensors_are_contiguous_int64(self):
+        for batch in TokenWindows(words(50), TOKENIZER, 16, 4, return_position_ids=True).dataloader(4):
+            for values in batch.values():
+                assert values.dtype == torch.int64 and values.is_contiguous() and values.shape[1] == 16
+
+
+class GPTDatasetV1(torch.utils.data.Dataset):
+    """As LLMs-from-scratch, chapter 2, defines it."""
+
+    def __init__(self, txt, tokenizer, max_length, stride):
+        self.input_ids, self.target_ids = [], []
+        token_ids = tokenizer.encode(txt, allowed_special={"<|endoftext|>"})
+        for i in range(0, len(token_ids) - max_length, stride):
+            self.input_ids.append(torch.tensor(token_ids[i : i + max_length]))
+            self.target_ids.append(torch.tensor(token_ids[i + 1 : i + max_length + 1]))
+
+    def __len__(self):
+        return len(self.input_ids)
+
+    def __getitem__(self, idx):
+        return self.input_ids[idx], self.target_ids[idx]
+
+
+@pytest.fixture(scope="module")
+def tiktoken_gpt2():
+    to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
+    vocab = TOKENIZER.get_vocab()
+    special = {"<|endoftext|>": vocab.pop("<|endoftext|>")}
+    ranks = {bytes(to_byte[c] for c in token): i for token, i in vocab.items()}
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+    return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+
+class TestCreateDataloaderV1:
+    @pytest.mark.parametrize("drop_last", [True, False])
+    @pytest.mark.parametrize("stride", [1, 4, 32])
+    def test_same_batches_in_the_same_order(self, tiktoken_gpt2, stride, drop_last):
+        with open("data/the_tide_clerk.txt", encoding="utf-8") as file:
+            text = file.read()
+        theirs = DataLoader(
+            GPTDatasetV1(text, tiktoken_gpt2, 32, stride), batch_size=4, shuffle=False, drop_last=drop_last
+        )
+        windows = TokenWindows([text], TOKENIZER, 32, stride, tail="drop")
+        found = list(windows.dataloader(4, drop_last=drop_last))
+        assert len(found) == len(theirs) > 15
+        for ours, (inputs, targets) in zip(found, theirs, strict=True):
+            assert torch.equal(ours["input_ids"], inputs) and torch.equal(ours["target_ids"], targets)
+
+    @pytest.mark.parametrize("stride", [1, 4, 16])
+    def test_documents_joined_by_end_of_text(self, tiktoken_gpt2, stride):
+        documents = [text.replace("<|endoftext|>", "").strip() for text in words(60)]
+        documents = [text for text in documents if text]
+        theirs = DataLoader(GPTDatasetV1("<|endoftext|>".join(documents), tiktoken_gpt2, 16, stride), batch_size=8)
+        ours = TokenWindows(documents, TOKENIZER, 16, stride, tail="drop").dataloader(8)
+        for batch, (inputs, targets) in zip(ours, theirs, strict=True):
+            assert torch.equal(batch["input_ids"], inputs) and torch.equal(batch["target_ids"], targets)
+
+
+class TestPositions:
+    def test_restart_at_each_document(self):
+        windows = TokenWindows(
+            ["The cat sat", "A mat"], TOKENIZER, 8, return_position_ids=True, return_document_ids=True
+        )
+        (batch,) = windows.dataloader(1)
+        assert batch["input_ids"].tolist() == [[464, 3797, 3332, EOT, 32, 2603, EOT, EOT]]
+        assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 0, 0]]
+        assert batch["document_ids"].tolist() == [[0, 0, 0, 0, 1, 1, -1, -1]]
+
+    @settings(deadline=None, max_examples=40)
+    @given(documents_of_any_kind, st.integers(2, 12))
+    def test_equal_a_count_token_by_token(self, documents, length):
+        windows = TokenWindows(documents, TOKENIZER, length, return_position_ids=True, return_document_ids=True)
+        for window in windows:
+            position, document, wanted = 0, 0, []
+            real = 1 + int((window["target_ids"] != -100).sum())
+            for token in window["input_ids"].tolist()[:real]:
+                wanted.append((position, document))
+                position, document = (0, document + 1) if token == EOT else (position + 1, document)
+            wanted += [(0, -1)] * (length - len(wanted))
+            found = zip(window["position_ids"].tolist(), window["document_ids"].tolist(), strict=True)
+            assert list(found) == wanted[:length]
+
+
+def tiny_gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(n_positions=32, n_embd=16, n_layer=1, n_head=2, embd_pdrop=0, resid_pdrop=0, attn_pdrop=0)
+    )
+
+
+class TestCollator:
+    @pytest.mark.parametrize("packing", ["stream", "document"])
+    def test_loss_equals_one_worked_by_hand(self, packing):
+        model, items = tiny_gpt2().eval(), list(TokenWindows(words(9), TOKENIZER, 16, packing=packing))
+        batch = WindowCollator()(items)
+        with torch.no_grad():
+            output = model(**batch)
+            log_probs = model(input_ids=batch["input_ids"]).logits.double().log_softmax(-1)
+        losses = [
+            -log_probs[row, i, target].item()
+            for row, item in enumerate(items)
+            for i, target in enumerate(item["target_ids"].tolist())
+            if target != -100
+        ]
+        assert output.loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+    def test_labels_are_unshifted(self):
+        items = list(TokenWindows(words(9), TOKENIZER, 16))
+        batch = WindowCollator()(items)
+        shifted = batch["labels"][:, 1:]
+        assert torch.equal(shifted, batch["shift_labels"][:, :-1])  # what the model makes of them, but for the last
+        assert torch.equal(batch["labels"][:-1], batch["input_ids"][:-1])
+        assert (batch["shift_labels"] == -100).any()
+
+    def test_stored_rows(self):
+        windows = TokenWindows(words(9), TOKENIZER, 16)
+        stored = windows.to_dataset()
+        streamed, read = WindowCollator()(list(windows)), WindowCollator()([stored[i] for i in range(len(stored))])
+        assert all(torch.equal(streamed[name], read[name]) for name in streamed)
+
+    def test_missing_targets(self):
+        with pytest.raises(ValueError, match="remove_unused_columns=False"):
+            WindowCollator()([{"input_ids": torch.zeros(4)}])
+
+
+class TestModels:
+    def test_input_stage(self):
+        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=256)).eval()
+        batch = next(iter(TokenWindows(words(100), TOKENIZER, 4).dataloader(8)))
+        assert model(batch["input_ids"]).last_hidden_state.shape == (8, 4, 256)
+
+    @pytest.mark.slow
+    def test_trainer(self, tmp_path):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=12, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1,
+            remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        windows = TokenWindows(words(100), TOKENIZER, 32, return_position_ids=True)
+        trainer = Trainer(tiny_gpt2(), arguments, data_collator=WindowCollator(), train_dataset=windows)
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert losses[0] == pytest.approx(np.log(50257), rel=0.05)
+        assert losses[-1] < 0.9 * losses[0]
+
+
+class TestShuffle:
+    def test_documents_in_the_order_of_seed_and_epoch(self):
+        documents = [f"{i}" for i in range(500)]
+        order = np.arange(500, dtype=np.uint32)
+        np.random.default_rng([3, 1]).shuffle(order)
+        windows = TokenWindows(documents, TOKENIZER, 8, shuffle=True, seed=3)
+        windows.set_epoch(1)
+        wanted = reference([documents[i] for i in order], 8, 8)
+        assert plain(windows.dataloader(1)) == [[w] for w in wanted]
+
+    def test_a_loader_shuffles_each_epoch_anew(self):
+        loader = TokenWindows(words(60), TOKENIZER, 8, shuffle=True).dataloader(4)
+        first, second = plain(loader), plain(loader)
+        assert first != second
+        loader.set_epoch(0)
+        assert plain(loader) == first
+
+    def test_shards(self):
+        documents = [f"{i}" for i in range(100)]
+        corpus = Dataset.from_dict({"text": documents}).to_iterable_dataset(num_shards=10)
+        windows = TokenWindows(corpus, TOKENIZER, 1, packing="document", tail="drop", shuffle=True, seed=1)
+        starts = [TOKENIZER.decode(w["input_ids"]) for w in windows if w["target_ids"][0] == EOT]
+        assert sorted(starts, key=int) == documents and starts != documents
+        assert all(int(starts[i]) + 1 == int(starts[i + 1]) for i in range(99) if i % 10 != 9)  # shards stay whole
+
+    def test_what_cannot_be_resumed_is_refused(self):
+        corpus = Dataset.from_dict({"text": words(20)}).to_iterable_dataset(num_shards=2)
+        with pytest.raises(ValueError, match="buffer that is not saved"):
+            TokenWindows(corpus.shuffle(seed=0), TOKENIZER, 8)
+        with pytest.raises(ValueError, match="buffer that is not saved"):
+            TokenWindows(concatenate_datasets([corpus.shuffle(seed=0).select_columns("text"), corpus]), TOKENIZER, 8)
+        with pytest.raises(ValueError, match="Leave the probabilities out"):
+            TokenWindows(interleave_datasets([corpus, corpus], probabilities=[0.5, 0.5], seed=0), TOKENIZER, 8)
+        with pytest.raises(TypeError, match="read only once"):
+            TokenWindows(iter(words(20)), TOKENIZER, 8)
+
+
+class TestStored:
+    @pytest.mark.parametrize("tail", ["pad", "drop"])
+    @pytest.mark.parametrize("lanes", [1, 3])
+    def test_equal_the_streamed(self, tmp_path, tail, lanes):
+        documents = words(300)
+        windows = TokenWindows(documents, TOKENIZER, 16, 6, tail=tail, num_lanes=lanes)
+        parts = [documents[300 * i // lanes : 300 * (i + 1) // lanes] for i in range(lanes)]
+        wanted = [w for part in parts for w in reference(part, 16, 6, tail=tail)]
+        for stored in (windows.to_dataset(), windows.to_dataset(tmp_path / "stored")):
+            assert list(zip(stored["input_ids"], stored["target_ids"], strict=True)) == wanted
+            kinds = [stored.features[name].feature.dtype for name in ("input_ids", "target_ids")]
+            assert kinds == ["uint16", "uint16" if tail == "drop" else "int32"]
+            assert plain(read_windows(stored, 5)) == batched([wanted], 5)
+            assert plain(read_windows(stored, 5, drop_last=True)) == batched([wanted], 5, drop_last=True)
+            picked = stored.select(range(len(stored) - 1, -1, -3))
+            assert plain(read_windows(picked, 5)) == batched([wanted[::-3]], 5)
+
+    def test_several_files(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("gpt_embeddings.windows.stored_windows.FILE_BYTES", 10_000)
+        windows = TokenWindows(words(300), TOKENIZER, 16, 6)
+        stored = windows.to_dataset(tmp_path / "stored")
+        assert len(list((tmp_path / "stored").glob("*.arrow"))) > 5
+        assert stored[:] == windows.to_dataset()[:]
+        assert [path.name for path in tmp_path.iterdir()] == ["stored"]
+
+    def test_a_folder_that_exists(self, tmp_path):
+        with pytest.raises(FileExistsError, match="choose another"):
+            TokenWindows(words(30), TOKENIZER, 16).to_dataset(tmp_path)
+
+    def test_no_window(self, tmp_path):
+        with pytest.raises(ValueError, match=r"no window: a window needs 17 tokens"):
+            TokenWindows(["short"], TOKENIZER, 16, tail="drop").to_dataset(tmp_path / "stored")
+        with pytest.raises(ValueError, match=r"no window: a window needs 2 tokens"):
+            TokenWindows(["", None], TOKENIZER, 16).to_dataset()
+        assert not list(tmp_path.iterdir())
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"max_length": 0}, "`max_length` must be an integer from 1 on, got 0"),
+            ({"max_length": 1025}, r"`max_length` is 1025, above the 1024 positions \(`n_positions`\)"),
+            ({"stride": 0}, "`stride` must be an integer from 1 to 8, got 0"),
+            (
+                {"stride": 9},
+                "`stride` must be an integer from 1 to 8, got 9. A stride above `max_length` would leave out",
+            ),
+            ({"packing": "wrapped"}, "`packing` must be 'stream' or 'document', got 'wrapped'"),
+            ({"tail": "keep"}, "`tail` must be 'pad' or 'drop', got 'keep'"),
+            ({"seed": -1}, "`seed` must be an integer from 0 on"),
+            ({"num_lanes": 0}, "`num_lanes` must be an integer from 1 on"),
+            ({"num_lanes": 4}, "`num_lanes` is 4, more than the 3 rows"),
+            ({"rank": 2, "world_size": 2}, "`rank` must be an integer from 0 to 1, got 2"),
+        ],
+    )
+    def test_arguments(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            TokenWindows(words(3), TOKENIZER, **{"max_length": 8, **options})
+
+    def test_loader_arguments(self):
+        windows = TokenWindows(words(3), TOKENIZER, 8)
+        with pytest.raises(ValueError, match="`batch_size` must be an integer from 1 on, got 0"):
+            windows.dataloader(0)
+        with pytest.raises(ValueError, match="raise `num_lanes` to have more"):
+            windows.dataloader(num_workers=2)
+
+    def test_longer_models(self):
+        tokenizer = load_tokenizer(model_max_length=4096)
+        assert TokenWindows(words(3), tokenizer, 4096).cut.max_length == 4096
+
+    def test_more_lanes_than_shards(self):
+        corpus = Dataset.from_dict({"text": words(20)}).to_iterable_dataset(num_shards=2)
+        with pytest.raises(ValueError, match=r"more than the 2 shards \(files\).*reshard"):
+            TokenWindows(corpus, TOKENIZER, 8, num_lanes=3)
+
+    @pytest.mark.parametrize("dataset", ["one string", b"bytes", {"text": ["a"]}, 3])
+    def test_no_corpus(self, dataset):
+        with pytest.raises(TypeError, match=r"must be a `datasets.Dataset`, an `IterableDataset` or an iterable"):
+            TokenWindows(dataset, TOKENIZER, 8)
+
+    def test_no_rows(self):
+        for dataset in ([], Dataset.from_dict({"text": []})):
+            with pytest.raises(ValueError, match="has no rows"):
+                TokenWindows(dataset, TOKENIZER, 8)
+
+    def test_a_streaming_dataset_without_rows_has_no_windows(self):
+        corpus = IterableDataset.from_generator(lambda: iter([]))
+        windows = TokenWindows(corpus, TOKENIZER, 8)
+        assert list(windows) == [] and windows.count() == (0, 0, 0)
+
+    def test_columns(self):
+        dataset = Dataset.from_dict({"body": ["a"], "n": [1]})
+        for corpus in (dataset, dataset.to_iterable_dataset()):
+            with pytest.raises(ValueError, match="There is no column 'text'; the columns are body, n"):
+                TokenWindows(corpus, TOKENIZER, 8)
+            with pytest.raises(ValueError, match="Column 'n' must hold strings"):
+                TokenWindows(corpus, TOKENIZER, 8, column="n")
+
+    def test_columns_known_while_reading(self):
+        corpus = IterableDataset.from_generator(lambda: iter([{"body": "a", "n": 1}]))
+        with pytest.raises(ValueError, match="no column 'text', only body, n"):
+            list(TokenWindows(corpus, TOKENIZER, 8))
+        with pytest.raises(ValueError, match="must hold strings, it holds int64"):
+            list(TokenWindows(corpus, TOKENIZER, 8, column="n"))
+
+    def test_nulls_are_no_documents(self):
+        for corpus in (
+            ["The cat", None, "sat"],
+            Dataset.from_dict({"text": ["The cat", None, "sat"]}),
+            Dataset.from_dict({"text": ["The cat", None, "sat"]}).to_iterable_dataset(),
+        ):
+            windows = TokenWindows(corpus, TOKENIZER, 4)
+            assert plain(windows.dataloader(1)) == [[w] for w in cut([464, 3797, EOT, 49720], 4, 4, "pad")]
+            assert windows.count() == (2, 3, 1)
+        assert list(TokenWindows(Dataset.from_dict({"text": [None, None]}), TOKENIZER, 4)) == []
+
+    def test_special_tokens_in_a_text_are_plain_text(self):
+        (batch,) = TokenWindows(["a<|endoftext|>b"], TOKENIZER, 16).dataloader(1)
+        assert (batch["target_ids"] == EOT).sum() == 0
+
+    def test_wrong_elements(self):
+        with pytest.raises(TypeError, match="Text 1 must be a string, got int: 3"):
+            list(TokenWindows(["a", 3], TOKENIZER, 8))
+        with pytest.raises(ValueError, match=r"Text 1 holds the lone surrogate .* has no UTF-8 form"):
+            list(TokenWindows(["a", "b\ud800"], TOKENIZER, 8))
+
+    def test_tokenizers(self):
+        class Slow:
+            is_fast = False
+
+        with pytest.raises(TypeError, match="must be a fast tokenizer"):
+            TokenWindows(["a"], Slow(), 8)
+        without = load_tokenizer()
+        without.eos_token = None
+        with pytest.raises(ValueError, match="no end-of-text token"):
+            TokenWindows(["a"], without, 8)
+
+    @pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv"])
+    def test_invalid_utf8_in_a_file_names_it(self, tmp_path, suffix):
+        contents = {
+            "txt": [b"good\n", b"bad \xff\xfe\n"],
+            "jsonl": [b'{"text": "good"}\n', b'{"text": "bad \xff\xfe"}\n'],
+            "csv": [b"text\ngood\n", b"text\nbad \xff\xfe\n"],
+        }[suffix]
+        for i, content in enumerate(contents):
+            (tmp_path / f"{i}.{suffix}").write_bytes(content)
+        corpus = load_source([str(tmp_path / f"{i}.{suffix}") for i in (0, 1)], streaming=True)
+        with pytest.raises(ValueError, match=rf"1\.{suffix} could not be read"):
+            list(TokenWindows(corpus, TOKENIZER, 8))
+
+    def test_invalid_utf8_in_parquet_names_it(self, tmp_path):
+        bad = pa.Array.from_buffers(
+            pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
+        )
+        pq.write_table(pa.table({"text": ["good"] * 10}), tmp_path / "0.parquet")
+        pq.write_table(pa.table({"text": bad}), tmp_path / "1.parquet")
+        corpus = load_source([str(tmp_path / f"{i}.parquet") for i in (0, 1)], streaming=True)
+        with pytest.raises(ValueError, match=r"1\.parquet could not be read: a row is not valid UTF-8"):
+            list(TokenWindows(corpus, TOKENIZER, 8))
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_a_corrupt_shard_in_mid_stream_names_the_file(self, tmp_path, num_workers):
+        for i in range(4):
+            pq.write_table(pa.table({"text": words(3000, seed=i)}), tmp_path / f"{i}.parquet")
+        content = bytearray((tmp_path / "2.parquet").read_bytes())
+        content[2000:-2000] = bytes(len(content) - 4000)
+        (tmp_path / "2.parquet").write_bytes(content)
+        corpus = load_source([str(tmp_path / f"{i}.parquet") for i in range(4)], streaming=True)
+        windows = TokenWindows(corpus, TOKENIZER, 64, num_lanes=2)
+        seen = 0
+        with pytest.raises(ValueError, match=r"2\.parquet could not be read"):
+            for _ in windows.dataloader(8, num_workers=num_workers):
+                seen += 1
+        assert seen > 50
+
+    def test_state_is_small_and_json(self):
+        windows = TokenWindows(words(200), TOKENIZER, 8, num_lanes=4)
+        next(iter(windows.dataloader(4)))
+        assert len(json.dumps(windows.state_dict())) < 1500
+
+
+@pytest.mark.filterwarnings("ignore:The accelerated tokenizer")  # it has no WordLevel
+def test_ids_beyond_sixteen_bits_are_stored_whole():
+    """A vocabulary with holes has larger ids than entries."""
+    vocabulary = {"[UNK]": 0, "<eos>": 1, "a": 2, "big": 70000}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="[UNK]")
+    stored = TokenWindows(["a big a big"], tokenizer, max_length=4).to_dataset()
+    assert stored["input_ids"][:] == [[2, 70000, 2, 70000]]
+
+
+@pytest.mark.parametrize("kind", ["arrow", "pandas", "numpy"])
+def test_a_formatted_dataset_has_a_state(kind):
+    dataset = Dataset.from_dict({"text": ["The cat sat", "A mat"]})
+    state = TokenWindows(dataset.with_format(kind), TOKENIZER, max_length=4).state_dict()
+    windows = TokenWindows(dataset, TOKENIZER, max_length=4)
+    windows.load_state_dict(json.loads(json.dumps(state)))
+
+
+@pytest.mark.parametrize(
+    "damage", [{"settings": None}, {"lanes": []}, {"lanes": None}, {"lanes": [3]}, {"turn": "x"}, {"epoch": -3}]
+)
+def test_a_damaged_state_is_refused(damage):
+    windows = TokenWindows(["The cat sat", "A mat"], TOKENIZER, max_length=4)
+    with pytest.raises(ValueError, match="state of token windows is damaged"):
+        windows.load_state_dict({**windows.state_dict(), **damage})
+    assert plain(windows.dataloader(8)) == plain(TokenWindows(windows.dataset, TOKENIZER, max_length=4).dataloader(8))
+
+
+def test_documents_without_a_window_are_not_kept():
+    windows = TokenWindows(["short"] * 20000, TOKENIZER, max_length=64, packing="document", tail="drop")
+    lane = Lane(windows._deal()[0], TOKENIZER, windows.cut, None)
+    assert len(lane.take(8)) == 0
+    assert len(lane._packer._parts) <= 1
