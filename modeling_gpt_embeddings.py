@@ -27,7 +27,6 @@ What is left out: blocks, attention and the final norm. This file travels to the
 `configuration_gpt_embeddings.py`, so it imports nothing but torch, transformers and the standard library.
 """
 
-import importlib
 import math
 from typing import Any, Literal, TypeAlias
 
@@ -410,45 +409,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             else:
                 sums.add_(F.embedding(lengths, prefix))
         return sums.div_(lengths.clamp(min=1).unsqueeze(1)).to(weight.dtype)
-
-    @classmethod
-    def from_gpt(cls, source: Any, **options: Any) -> "GPTEmbeddingsModel":
-        """Take the tables out of a GPT checkpoint, without reading the rest of it.
-
-        This needs the package: `pip install gpt-embeddings`. `gpt_embeddings.checkpoints.conversion`
-        lists the options.
-
-        Args:
-            source: Folder, Hub name, or a GPT in memory.
-            options: `revision`, `token`, `dtype`, `position_embedding_type`, `wte_key`, `wpe_key` and fields of the
-                configuration.
-
-        Returns:
-            A model in evaluation mode whose vectors are the source's `hidden_states[0]`.
-
-        Raises:
-            ImportError: The package is not installed.
-            OSError: There is no such checkpoint.
-            ValueError: The checkpoint is broken, or of a family that has no absolute positions at its input.
-        """
-        return _import_conversion().from_gpt(source, model_class=cls, **options)
-
-    def to_gpt(self, gpt: Any) -> Any:
-        """Put the tables back into a full GPT of the family that they are from, in place.
-
-        This needs the package: `pip install gpt-embeddings`. A tied head stays tied.
-
-        Args:
-            gpt: The model, with or without a head.
-
-        Returns:
-            `gpt`.
-
-        Raises:
-            ImportError: The package is not installed.
-            ValueError: Family or shapes do not fit; nothing has changed.
-        """
-        return _import_conversion().to_gpt(self, gpt)
 
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
         """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
@@ -949,19 +909,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for made, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return *gradients, None, None, None
-
-
-def _import_conversion() -> Any:
-    """Import the module behind `from_gpt` and `to_gpt`, which a copy of this file in a Hub repository does without."""
-    try:
-        return importlib.import_module("gpt_embeddings.checkpoints.conversion")
-    except ModuleNotFoundError as error:
-        if error.name not in ("gpt_embeddings", "gpt_embeddings.checkpoints.conversion"):
-            raise
-        raise ImportError(
-            "`from_gpt` and `to_gpt` are in the package gpt-embeddings, which is not installed: "
-            "`pip install gpt-embeddings`."
-        ) from error
 
 
 def _is_eager() -> bool:

@@ -32,8 +32,7 @@ CHILD = """
 import gc, json, os, sys, threading, time, warnings
 import torch
 from transformers import GPT2Model
-from gpt_embeddings import GPTEmbeddingsModel
-import gpt_embeddings.checkpoints.conversion
+from gpt_embeddings import from_gpt
 from safetensors import safe_open
 torch.set_num_threads(2)
 source, cold = sys.argv[1], sys.argv[2] == "cold"
@@ -76,7 +75,7 @@ if not cold:
 print(json.dumps(result))
 """
 FULL = ("return GPT2Model.from_pretrained(source)", "model.wte.weight, model.wpe.weight")
-OURS = ("return GPTEmbeddingsModel.from_gpt(source)", "model.wte.weight, model.wpe.weight")
+OURS = ("return from_gpt(source)", "model.wte.weight, model.wpe.weight")
 BY_HAND = (
     'with safe_open(source + "/model.safetensors", "pt") as f: '
     'return f.get_tensor("transformer.wte.weight"), f.get_tensor("transformer.wpe.weight")',

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.families import (
     FAMILIES,
     Family,
@@ -44,7 +45,6 @@ SHARED_FIELDS = (
 def from_gpt(
     source: str | os.PathLike[str] | nn.Module,
     *,
-    model_class: type[GPTEmbeddingsModel] = GPTEmbeddingsModel,
     revision: str | None = None,
     token: str | bool | None = None,
     dtype: torch.dtype | str = "auto",
@@ -60,7 +60,6 @@ def from_gpt(
 
     Args:
         source: A folder, a Hub name, or a GPT in memory (whose tables are copied).
-        model_class: The class to make.
         revision: Branch, tag or commit of a Hub name.
         token: Token for a gated or private repository; None takes the one of `hf auth login`.
         dtype: Dtype of the tables; `"auto"` is what `from_pretrained` gives: that of the source's configuration, else
@@ -69,14 +68,14 @@ def from_gpt(
             positions at the input.
         wte_key: Name of the token table in the checkpoint, for an architecture that is not known.
         wpe_key: Name of its position table.
-        fields: Fields of the configuration to set otherwise than the source has them, such as `embd_pdrop`, or, with
+        fields: Fields of the configuration that are to differ from the source's, such as `embd_pdrop`, or, with
             names given by hand, `position_offset` and `token_scale`.
 
     Returns:
         A model in evaluation mode.
 
     Raises:
-        OSError: There is no such checkpoint, or it cannot be had.
+        OSError: There is no such checkpoint, or it cannot be reached.
         ValueError: The family is unknown or has no absolute positions at its input; the checkpoint is broken or
             disagrees with its configuration.
     """
@@ -106,14 +105,14 @@ def from_gpt(
     if model_type not in FAMILIES or isinstance(source, nn.Module):
         sure = isinstance(source, nn.Module) or wte_key is not None  # else what `config.json` says goes first
         read = _read_sizes_of(stored, read, fields.get("position_offset", family.position_offset), sure)
-    config = _make_config(model_class, family, read, kind, fields)
+    config = _make_config(family, read, kind, fields)
     _check_sizes(name, config, stored)
     if target is None:
         said = None if isinstance(source, nn.Module) else read("dtype") or read("torch_dtype")
         target = _parse_dtype(said or stored["wte.weight"].dtype)
     config.dtype = target
     tables = {key: tensor.read().to(target) for key, tensor in stored.items()}
-    return _build(model_class, config, tables)
+    return _build(config, tables)
 
 
 def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
@@ -214,17 +213,15 @@ def _read_sizes_of(stored: dict[str, StoredTensor], read: ReadField, position_of
 
 
 def _make_config(
-    model_class: type[GPTEmbeddingsModel],
     family: Family,
     read: ReadField,
     kind: str,
     fields: dict[str, Any],
 ) -> Any:
-    config_class = model_class.config_class
     known = component_fields(family, read, position_embedding_type=kind)
     sizes = ("dtype", "n_embd", "n_positions", "position_embedding_type", "vocab_size", "word_embed_proj_dim")
     for field in fields:
-        if field in sizes or field not in config_class.__dataclass_fields__:
+        if field in sizes or field not in GPTEmbeddingsConfig.__dataclass_fields__:
             raise ValueError(
                 f"`{field}` cannot be set here: "
                 + ("the source says what it is." if field in sizes else "the configuration has no such field.")
@@ -239,7 +236,7 @@ def _make_config(
             f"The source's configuration asks for sinusoids of {known['n_positions']} x {known['n_embd']} entries; at "
             f"most {MAX_SINUSOID_ENTRIES} are made, as no table in the file says that the size is meant."
         )
-    return config_class(**{**known, **fields})
+    return GPTEmbeddingsConfig(**{**known, **fields})
 
 
 def _keep_ids(value: Any, vocab_size: int) -> Any:
@@ -275,10 +272,10 @@ def _parse_dtype(dtype: Any) -> torch.dtype | None:
     return parsed
 
 
-def _build(model_class: type[GPTEmbeddingsModel], config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsModel:
+def _build(config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsModel:
     """Make a model around the tables, without making others first."""
     with torch.device("meta"):
-        model = model_class(config)
+        model = GPTEmbeddingsModel(config)
     if model.token_weights is not None:  # no GPT has any: 1 each, until `fit_token_weights` counts a text
         table = tables["wte.weight"]
         tables["token_weights"] = torch.ones(len(table), dtype=table.dtype)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import sys
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import transformers
 from transformers import AutoModel, DynamicCache
 from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_imports
 
+from gpt_embeddings import from_gpt, to_gpt
 from gpt_embeddings.checkpoints.families import FAMILIES, WITHOUT_POSITIONS, field_reader, find_family, find_keys
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -126,7 +126,7 @@ def test_generate_gives_these_positions():
 @pytest.mark.parametrize("case", CASES)
 def test_vectors_are_those_of_the_source(case, dtype, saved):
     source = AutoModel.from_pretrained(saved(case), dtype=dtype).eval()
-    model = GPTEmbeddingsModel.from_gpt(saved(case), dtype=dtype)
+    model = from_gpt(saved(case), dtype=dtype)
     assert model.dtype == dtype and not model.training
     ids = some_ids()
 
@@ -163,7 +163,7 @@ def test_vectors_are_those_of_the_source(case, dtype, saved):
 @pytest.mark.parametrize("case", sorted(CASES.keys() - {"openai-gpt"}))  # which has no cache
 def test_past(case, saved):
     source = AutoModel.from_pretrained(saved(case)).eval()
-    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    model = from_gpt(saved(case))
     ids = some_ids()
 
     def cache():
@@ -191,7 +191,7 @@ def test_past(case, saved):
 
 def test_opt_counts_by_its_mask_and_keeps_a_row_for_padding(saved):
     source = AutoModel.from_pretrained(saved("opt")).eval()
-    model = GPTEmbeddingsModel.from_gpt(saved("opt"))
+    model = from_gpt(saved("opt"))
     ids = some_ids()
     hidden = first_hidden_state(source, input_ids=ids, attention_mask=LEFT)
     assert torch.equal(ours(model, input_ids=ids, attention_mask=LEFT)[LEFT == 1], hidden[LEFT == 1])
@@ -206,7 +206,7 @@ def test_opt_counts_by_its_mask_and_keeps_a_row_for_padding(saved):
 )
 def test_raw_forward_on_left_padding(case, saved):
     source = AutoModel.from_pretrained(saved(case)).eval()
-    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    model = from_gpt(saved(case))
     ids, positions = some_ids(), torch.arange(9).unsqueeze(0)
     expected = first_hidden_state(source, input_ids=ids, attention_mask=LEFT)
     assert torch.equal(ours(model, input_ids=ids, attention_mask=LEFT, position_ids=positions), expected)
@@ -215,7 +215,7 @@ def test_raw_forward_on_left_padding(case, saved):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_flat_path_is_the_padded_one(case, dtype, saved):
-    model = GPTEmbeddingsModel.from_gpt(saved(case), dtype=dtype)
+    model = from_gpt(saved(case), dtype=dtype)
     ids, lengths = some_ids(), RIGHT.sum(1)
     with torch.no_grad():
         expected = model(ids, attention_mask=RIGHT).pooler_output
@@ -227,7 +227,7 @@ def test_flat_path_is_the_padded_one(case, dtype, saved):
 
 @pytest.mark.parametrize("case", CASES)
 def test_windows_of_the_flat_path_begin_again(case, saved):
-    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    model = from_gpt(saved(case))
     ids = some_ids(1, 2 * LENGTH + 3).flatten()
     with torch.no_grad():
         found = model.embed_bags(ids, [0, len(ids)], overflow="windows")
@@ -238,7 +238,7 @@ def test_windows_of_the_flat_path_begin_again(case, saved):
 @pytest.mark.parametrize("case", CASES)
 def test_token_part_is_what_the_source_takes(case, saved):
     source = AutoModel.from_pretrained(saved(case)).eval()
-    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    model = from_gpt(saved(case))
     ids = some_ids()
     tokens = model(ids, add_positions=False).last_hidden_state.detach()
     if FAMILIES[CASES[case][0]].scale_inputs_embeds:
@@ -252,7 +252,7 @@ def test_token_part_is_what_the_source_takes(case, saved):
 
 def test_token_part_drives_a_head_to_the_same_logits():
     gpt = new_model("gpt2", auto=transformers.AutoModelForCausalLM)
-    model, ids = GPTEmbeddingsModel.from_gpt(gpt), some_ids()
+    model, ids = from_gpt(gpt), some_ids()
     with torch.no_grad():
         tokens = model(ids, add_positions=False).last_hidden_state
         assert torch.equal(gpt(inputs_embeds=tokens).logits, gpt(ids).logits)
@@ -262,7 +262,7 @@ def test_token_part_drives_a_head_to_the_same_logits():
 
 @pytest.mark.parametrize("case", CASES)
 def test_saved_and_loaded_again(case, saved, tmp_path):
-    model = GPTEmbeddingsModel.from_gpt(saved(case), dtype=torch.bfloat16)
+    model = from_gpt(saved(case), dtype=torch.bfloat16)
     model.save_pretrained(tmp_path)
     again = GPTEmbeddingsModel.from_pretrained(tmp_path)
     assert again.dtype == torch.bfloat16
@@ -278,7 +278,7 @@ def test_saved_and_loaded_again(case, saved, tmp_path):
 
 @pytest.mark.parametrize("case", ["xglm", "xglm-zero-row", "ctrl"])
 def test_longer_sinusoids_are_the_source_s(case, saved):
-    model = GPTEmbeddingsModel.from_gpt(saved(case))
+    model = from_gpt(saved(case))
     model.resize_position_embeddings(40)
     longer = "n_positions" if case == "ctrl" else "max_position_embeddings"
     source = new_model(case, **{longer: 40})
@@ -288,7 +288,7 @@ def test_longer_sinusoids_are_the_source_s(case, saved):
 
 def test_xglm_grows_past_its_table_to_the_rows_of_a_resized_model(saved):
     source = AutoModel.from_pretrained(saved("xglm")).eval()
-    model, ids = GPTEmbeddingsModel.from_gpt(saved("xglm")), some_ids(1, 40)
+    model, ids = from_gpt(saved("xglm")), some_ids(1, 40)
     with pytest.raises(ValueError, match="resize_position_embeddings"):
         model(ids)
     model.resize_position_embeddings(40)
@@ -300,7 +300,7 @@ def test_sinusoids_of_other_widths(case, width):
     fields = {"n_embd": width, "n_head": 1} if case == "ctrl" else {"d_model": width, "attention_heads": 1}
     for dtype in DTYPES:
         source = new_model(case, **fields).to(dtype)
-        model = GPTEmbeddingsModel.from_gpt(source)
+        model = from_gpt(source)
         assert torch.equal(ours(model, input_ids=some_ids()), first_hidden_state(source, input_ids=some_ids()))
 
 
@@ -335,7 +335,7 @@ def test_models_with_heads(case, name, tied, tmp_path):
     base = getattr(head, head.base_model_prefix)
     expected = first_hidden_state(base, input_ids=some_ids())
     for source in (tmp_path, head, base):
-        assert torch.equal(ours(GPTEmbeddingsModel.from_gpt(source), input_ids=some_ids()), expected)
+        assert torch.equal(ours(from_gpt(source), input_ids=some_ids()), expected)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -343,11 +343,11 @@ def test_the_way_back(case):
     """Tables of one model go into another, which then starts as the first."""
     auto = transformers.ImageGPTForCausalImageModeling if case == "imagegpt" else transformers.AutoModelForCausalLM
     gpt, other = (new_model(case, seed, auto) for seed in (0, 1))
-    model = GPTEmbeddingsModel.from_gpt(gpt)
+    model = from_gpt(gpt)
     with torch.no_grad():
         for table in model.parameters():
             table.add_(1)
-    assert model.to_gpt(other) is other
+    assert to_gpt(model, other) is other
     base = getattr(other, other.base_model_prefix)
     assert torch.equal(first_hidden_state(base, input_ids=some_ids()), ours(model, input_ids=some_ids()))
     table, head = other.get_input_embeddings().weight, other.get_output_embeddings().weight
@@ -369,20 +369,20 @@ def test_the_way_back(case):
     ],
 )
 def test_a_way_back_that_does_not_fit(case, other, fields, message):
-    model, gpt = GPTEmbeddingsModel.from_gpt(new_model(case)), new_model(other, seed=1, **fields)
+    model, gpt = from_gpt(new_model(case)), new_model(other, seed=1, **fields)
     before = {name: value.clone() for name, value in gpt.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        model.to_gpt(gpt)
+        to_gpt(model, gpt)
     assert all(torch.equal(value, before[name]) for name, value in gpt.state_dict().items())
 
 
 def test_token_table_alone_goes_back_too():
     gpt = new_model("gpt2")
-    model = GPTEmbeddingsModel.from_gpt(gpt, position_embedding_type="none")
+    model = from_gpt(gpt, position_embedding_type="none")
     wpe = gpt.wpe.weight.clone()
     with torch.no_grad():
         model.wte.weight.zero_()
-    model.to_gpt(gpt)
+    to_gpt(model, gpt)
     assert not gpt.wte.weight.any() and torch.equal(gpt.wpe.weight, wpe)
 
 
@@ -424,19 +424,19 @@ def test_families_without_positions(model_type, tmp_path):
     source.save_pretrained(tmp_path)
     for where in (tmp_path, source):
         with pytest.raises(ValueError, match=rf"'{model_type}' has .* `position_embedding_type=\"none\"`"):
-            GPTEmbeddingsModel.from_gpt(where)
-        model = GPTEmbeddingsModel.from_gpt(where, position_embedding_type="none")
+            from_gpt(where)
+        model = from_gpt(where, position_embedding_type="none")
         assert model.wpe is None and model.config.position_embedding_type == "none"
         ids = some_ids()
         assert torch.equal(ours(model, input_ids=ids), source.get_input_embeddings().weight[ids])
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": VOCAB + 1}))
     with pytest.raises(ValueError, match=r"has the shape \(41, 24\), the configuration says \(42, 24\)"):
-        GPTEmbeddingsModel.from_gpt(tmp_path, position_embedding_type="none")
+        from_gpt(tmp_path, position_embedding_type="none")
 
 
 def test_none_by_name_for_a_family_with_positions(saved):
-    model = GPTEmbeddingsModel.from_gpt(saved("biogpt"), position_embedding_type="none")
+    model = from_gpt(saved("biogpt"), position_embedding_type="none")
     source = AutoModel.from_pretrained(saved("biogpt"))
     assert model.wpe is None and model.config.token_scale == math.sqrt(N)
     assert torch.equal(ours(model, input_ids=some_ids()), source.get_input_embeddings()(some_ids()))
@@ -457,30 +457,30 @@ def test_none_by_name_for_a_family_with_positions(saved):
 )
 def test_options_that_do_not_fit(options, message, saved):
     with pytest.raises(ValueError, match=message):
-        GPTEmbeddingsModel.from_gpt(saved("gpt2"), **options)
+        from_gpt(saved("gpt2"), **options)
 
 
 def test_fields_may_be_set(saved):
-    model = GPTEmbeddingsModel.from_gpt(saved("gpt2"), embd_pdrop=0.0, pad_token_id=0)
+    model = from_gpt(saved("gpt2"), embd_pdrop=0.0, pad_token_id=0)
     assert (model.config.embd_pdrop, model.config.pad_token_id) == (0.0, 0)
 
 
 def test_a_saved_model_of_ours_is_no_gpt(tmp_path):
-    GPTEmbeddingsModel.from_gpt(new_model("gpt2")).save_pretrained(tmp_path)
+    from_gpt(new_model("gpt2")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="GPTEmbeddingsModel already; load it with `from_pretrained`"):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
 
 
 def test_fields_of_the_source_reach_the_configuration(saved):
-    gpt2 = GPTEmbeddingsModel.from_gpt(saved("gpt2")).config
+    gpt2 = from_gpt(saved("gpt2")).config
     assert (gpt2.vocab_size, gpt2.n_positions, gpt2.n_embd, gpt2.embd_pdrop) == (VOCAB, LENGTH, N, 0.1)
     assert (gpt2.bos_token_id, gpt2.eos_token_id, gpt2.pad_token_id) == (None, None, None)  # 50256 has no row here
-    opt = GPTEmbeddingsModel.from_gpt(saved("opt-projected")).config
+    opt = from_gpt(saved("opt-projected")).config
     assert (opt.n_positions, opt.position_offset, opt.padding_position, opt.embd_pdrop) == (LENGTH, 2, -1, 0.0)
     assert (opt.bos_token_id, opt.eos_token_id, opt.pad_token_id, opt.word_embed_proj_dim) == (2, 2, 1, 10)
-    xglm = GPTEmbeddingsModel.from_gpt(saved("xglm-zero-row")).config
+    xglm = from_gpt(saved("xglm-zero-row")).config
     assert (xglm.sinusoid_type, xglm.sinusoid_zero_row, xglm.position_offset) == ("tensor2tensor", 5, 2)
-    assert GPTEmbeddingsModel.from_gpt(saved("imagegpt")).config.tie_word_embeddings is False
+    assert from_gpt(saved("imagegpt")).config.tie_word_embeddings is False
 
 
 NAMES = ["transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight"]
@@ -603,36 +603,25 @@ def test_hostile_fields(fields, message):
 )
 def test_inputs_that_do_not_fit(inputs, message, saved):
     with pytest.raises(ValueError, match=message):
-        GPTEmbeddingsModel.from_gpt(saved("gpt2"))(some_ids(), **inputs)
+        from_gpt(saved("gpt2"))(some_ids(), **inputs)
 
 
 @pytest.mark.slow
 def test_compiled_graphs_have_the_same_vectors(saved):
     for case in ("opt-projected", "ctrl"):
-        model = GPTEmbeddingsModel.from_gpt(saved(case))
+        model = from_gpt(saved(case))
         inputs = {"input_ids": some_ids(), "attention_mask": RIGHT}
         with torch.no_grad():
             found = torch.compile(model, backend="aot_eager")(**inputs).last_hidden_state
         torch.testing.assert_close(found, ours(model, **inputs))
 
 
-def test_the_copy_in_a_hub_repository_does_without_the_package(saved, tmp_path, monkeypatch):
-    GPTEmbeddingsModel.from_gpt(saved("gpt2")).save_pretrained(tmp_path)
+def test_the_component_knows_nothing_of_the_package(saved, tmp_path):
+    from_gpt(saved("gpt2")).save_pretrained(tmp_path)
     for file in ("configuration_gpt_embeddings.py", "modeling_gpt_embeddings.py"):
         assert not {"gpt_embeddings", "huggingface_hub"} & set(get_imports(tmp_path / file))
-    remote = remote_class(tmp_path)
-    assert remote is not GPTEmbeddingsModel
-    model = remote.from_gpt(saved("ctrl"))  # with the package the copy can do it too, and makes models of its own
-    assert type(model) is remote and type(model.config) is remote.config_class
-    assert torch.equal(
-        ours(model, input_ids=some_ids()), ours(GPTEmbeddingsModel.from_gpt(saved("ctrl")), input_ids=some_ids())
-    )
-    monkeypatch.setitem(sys.modules, "gpt_embeddings", None)
-    monkeypatch.delitem(sys.modules, "gpt_embeddings.checkpoints.conversion")
-    with pytest.raises(ImportError, match="`pip install gpt-embeddings`"):
-        remote.from_gpt(saved("gpt2"))
-    with pytest.raises(ImportError, match="`pip install gpt-embeddings`"):
-        model.to_gpt(new_model("gpt2"))
+    for model_class in (GPTEmbeddingsModel, remote_class(tmp_path)):
+        assert not {"from_gpt", "to_gpt"} & set(dir(model_class))
 
 
 def test_rows_are_frozen():

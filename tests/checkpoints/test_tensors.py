@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file, save_model
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, OpenAIGPTConfig, OpenAIGPTDoubleHeadsModel
 
+from gpt_embeddings import from_gpt
 from gpt_embeddings.checkpoints.files import LocalFile, LocalFolder, open_folder
 from gpt_embeddings.checkpoints.tensors import SafetensorsFile, open_checkpoint
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -55,28 +56,28 @@ def test_sharded_safetensors(gpt, tmp_path):
     gpt.save_pretrained(tmp_path, max_shard_size="5KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 3
-    check(GPTEmbeddingsModel.from_gpt(tmp_path), gpt)
+    check(from_gpt(tmp_path), gpt)
     weight_map = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
     needed = {weight_map["transformer.wte.weight"], weight_map["transformer.wpe.weight"]}
     for shard in shards:
         if shard.name not in needed:
             shard.unlink()
-    check(GPTEmbeddingsModel.from_gpt(tmp_path), gpt)
+    check(from_gpt(tmp_path), gpt)
     (tmp_path / sorted(needed)[0]).unlink()
     with pytest.raises(FileNotFoundError, match=r"no file 'model-.*', which model.safetensors.index.json names"):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("wrap", [dict, OrderedDict])
 def test_bin(gpt, legacy, wrap, tmp_path):
     folder = save_bin(gpt, tmp_path, legacy)
-    check(GPTEmbeddingsModel.from_gpt(folder), gpt)
-    check(GPTEmbeddingsModel.from_gpt(folder, dtype="bfloat16"), gpt)
+    check(from_gpt(folder), gpt)
+    check(from_gpt(folder, dtype="bfloat16"), gpt)
 
 
 def test_weighted_pooling_begins_with_equal_weights(gpt):
-    model = GPTEmbeddingsModel.from_gpt(gpt, pooling="weighted")
+    model = from_gpt(gpt, pooling="weighted")
     assert torch.equal(model.token_weights, torch.ones(gpt.config.vocab_size))
     ids, offsets = [1, 2, 3], [0, 3]
     torch.testing.assert_close(model.embed_bags(ids, offsets), model.embed_bags(ids, offsets, pooling="mean"))
@@ -89,7 +90,7 @@ def test_sharded_bin(gpt, tmp_path):
     for file in set(weight_map.values()):
         torch.save({name: state[name] for name in state if weight_map[name] == file}, tmp_path / file)
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    check(GPTEmbeddingsModel.from_gpt(tmp_path), gpt)
+    check(from_gpt(tmp_path), gpt)
 
 
 class Harmful:
@@ -101,7 +102,7 @@ def test_a_bin_file_is_not_run(gpt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = save_bin(gpt, tmp_path / "gpt", harm=Harmful())
     with pytest.raises(ValueError, match=r"pytorch_model.bin could not be read as tensors alone \(UnpicklingError"):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
     assert not (tmp_path / "harm was done").exists()
 
 
@@ -110,17 +111,17 @@ def test_broken_bin(gpt, content, tmp_path):
     gpt.config.save_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(ValueError, match=r"could not be read as tensors alone|has no tensors"):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
 
 
 def test_bin_with_other_things(gpt, tmp_path):
     gpt.config.save_pretrained(tmp_path)
     torch.save(torch.zeros(3), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="holds Tensor, not tensors by name"):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
     torch.save({"wte.weight": 3, "wpe.weight": 4}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"'wte.weight' is int; read are tensors of BF16"):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
 
 
 @pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -132,12 +133,12 @@ def test_dtype(gpt, stored, tmp_path):
     for name in ("float32", "bfloat16", None):
         (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": name}))
         source = GPT2Model.from_pretrained(tmp_path)
-        model = GPTEmbeddingsModel.from_gpt(tmp_path)
+        model = from_gpt(tmp_path)
         assert model.dtype == source.dtype
         assert torch.equal(model.wte.weight, source.wte.weight)
         assert torch.equal(model.wpe.weight, source.wpe.weight)
-    assert GPTEmbeddingsModel.from_gpt(tmp_path, dtype=torch.float16).dtype == torch.float16
-    assert GPTEmbeddingsModel.from_gpt(tmp_path, dtype="torch.float64").dtype == torch.float64
+    assert from_gpt(tmp_path, dtype=torch.float16).dtype == torch.float16
+    assert from_gpt(tmp_path, dtype="torch.float64").dtype == torch.float64
 
 
 def test_double_heads_keep_the_token_table_in_the_head(tmp_path):
@@ -146,7 +147,7 @@ def test_double_heads_keep_the_token_table_in_the_head(tmp_path):
     gpt.save_pretrained(tmp_path)
     names = load_file(tmp_path / "model.safetensors").keys()
     assert "lm_head.weight" in names and "transformer.tokens_embed.weight" not in names
-    model = GPTEmbeddingsModel.from_gpt(tmp_path)
+    model = from_gpt(tmp_path)
     assert torch.equal(model.wte.weight, gpt.transformer.tokens_embed.weight)
     assert torch.equal(model.wpe.weight, gpt.transformer.positions_embed.weight)
 
@@ -159,7 +160,7 @@ def test_what_save_model_left_out_is_found_by_its_metadata(gpt, tmp_path):
         gpt.config.tie_word_embeddings = tied
     save_model(gpt, str(tmp_path / "model.safetensors"))
     assert "transformer.wte.weight" not in load_file(tmp_path / "model.safetensors")
-    check(GPTEmbeddingsModel.from_gpt(tmp_path), gpt)
+    check(from_gpt(tmp_path), gpt)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "base_model.model."])
@@ -167,20 +168,20 @@ def test_prefixes(gpt, prefix, tmp_path):
     gpt.config.save_pretrained(tmp_path)
     state = {prefix + name: value for name, value in gpt.state_dict().items() if name != "lm_head.weight"}
     save_file(state, tmp_path / "model.safetensors")
-    check(GPTEmbeddingsModel.from_gpt(tmp_path), gpt)
+    check(from_gpt(tmp_path), gpt)
 
 
 def test_models_in_memory(gpt):
     for source in (gpt, gpt.transformer, torch.nn.DataParallel(gpt), torch.compile(gpt)):
-        model = GPTEmbeddingsModel.from_gpt(source)
+        model = from_gpt(source)
         check(model, gpt)
         assert model.wte.weight.data_ptr() != gpt.transformer.wte.weight.data_ptr()
     with pytest.raises(ValueError, match="a Linear, has no `config`"):
-        GPTEmbeddingsModel.from_gpt(torch.nn.Linear(2, 3))
+        from_gpt(torch.nn.Linear(2, 3))
     with torch.device("meta"):
         empty = GPT2Model(gpt.config)
     with pytest.raises(ValueError, match=r"'wte.weight' is on the device 'meta'"):
-        GPTEmbeddingsModel.from_gpt(empty)
+        from_gpt(empty)
 
 
 def test_a_resized_vocabulary(tmp_path):
@@ -189,7 +190,7 @@ def test_a_resized_vocabulary(tmp_path):
     gpt.resize_token_embeddings(50, mean_resizing=False)
     gpt.save_pretrained(tmp_path)
     for source in (tmp_path, gpt):
-        model = GPTEmbeddingsModel.from_gpt(source)
+        model = from_gpt(source)
         assert model.config.vocab_size == 50
         check(model, gpt)
 
@@ -216,7 +217,7 @@ def test_a_configuration_that_disagrees(folder, field, value, message):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(Exception, match=message) as error:
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
     assert isinstance(error.value, ValueError) or "Strict" in type(error.value).__name__
 
 
@@ -226,46 +227,46 @@ def test_a_configuration_that_asks_for_too_many_sinusoids(tmp_path):
     transformers.CTRLModel(config).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "n_positions": 2**24}))
     with pytest.raises(ValueError, match="asks for sinusoids of 16777216 x 24 entries"):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"model_type": "gpt2"}x'])
 def test_broken_configuration(folder, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config.json (is no JSON|holds list, not an object)"):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
 
 
 def test_names_by_hand(gpt, folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of"}))
     with pytest.raises(ValueError, match="wte_key="):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
     keys = {"wte_key": "transformer.wte.weight", "wpe_key": "transformer.wpe.weight"}
-    check(GPTEmbeddingsModel.from_gpt(folder, **keys), gpt)
+    check(from_gpt(folder, **keys), gpt)
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no file 'config.json'"):
-        GPTEmbeddingsModel.from_gpt(folder)
-    model = GPTEmbeddingsModel.from_gpt(folder, **keys)
+        from_gpt(folder)
+    model = from_gpt(folder, **keys)
     check(model, gpt)
-    model = GPTEmbeddingsModel.from_gpt(folder, **keys, position_offset=2, token_scale=3.0)
+    model = from_gpt(folder, **keys, position_offset=2, token_scale=3.0)
     assert (model.config.n_positions, model.config.position_offset, model.config.token_scale) == (10, 2, 3.0)
-    tokens = GPTEmbeddingsModel.from_gpt(folder, wte_key=keys["wte_key"], position_embedding_type="none")
+    tokens = from_gpt(folder, wte_key=keys["wte_key"], position_embedding_type="none")
     assert tokens.wpe is None and torch.equal(tokens.wte.weight, gpt.transformer.wte.weight)
     with pytest.raises(ValueError, match=r"'transformer.h.0.ln_1.weight' has the shape \(24,\)"):
-        GPTEmbeddingsModel.from_gpt(folder, wte_key="transformer.h.0.ln_1.weight", wpe_key=keys["wpe_key"])
+        from_gpt(folder, wte_key="transformer.h.0.ln_1.weight", wpe_key=keys["wpe_key"])
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no checkpoint; looked for model.safetensors, "):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
     with pytest.raises(OSError, match="'nobody/nothing' is no folder here, and could not be had from the Hub"):
-        GPTEmbeddingsModel.from_gpt("nobody/nothing")
+        from_gpt("nobody/nothing")
     with pytest.raises(OSError, match="neither a folder here nor a model on the Hub"):
-        GPTEmbeddingsModel.from_gpt("not/a hub/name")
+        from_gpt("not/a hub/name")
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
-        GPTEmbeddingsModel.from_gpt(tmp_path / "model.safetensors")
+        from_gpt(tmp_path / "model.safetensors")
 
 
 def write_safetensors(path, header, data=b"", length=None):
@@ -312,7 +313,7 @@ def test_broken_safetensors(folder, header, length, message):
     write_safetensors(folder / "model.safetensors", header, bytes(3936 + 1152) if length is None else b"", length)
     before = sorted(folder.iterdir())
     with pytest.raises(ValueError, match=message):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
     assert sorted(folder.iterdir()) == before
 
 
@@ -321,7 +322,7 @@ def test_cut_safetensors(folder, size):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match=r"safetensors file|cut or broken"):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -334,7 +335,7 @@ def test_a_changed_byte_does_no_harm(folder, place, value, cut):
     data[place] = value
     try:
         path.write_bytes(data[: len(data) - cut * 10])
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
     except ValueError:
         pass
     finally:
@@ -345,7 +346,7 @@ def test_a_pointer_of_git_lfs(folder):
     text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 497774208\n"
     (folder / "model.safetensors").write_text(text)
     with pytest.raises(ValueError, match="`git lfs pull`"):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
 
 
 def test_errors_come_before_memory(folder):
@@ -356,7 +357,7 @@ def test_errors_come_before_memory(folder):
     os.truncate(sparse, sparse.stat().st_size + 96 * 10**9)
     tracemalloc.start()
     with pytest.raises(ValueError, match="the configuration says"):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()
 
@@ -366,10 +367,10 @@ def test_an_index_does_not_lead_out_of_the_folder(folder, name):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
     with pytest.raises(ValueError, match="which is none of this folder"):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": [1]}))
     with pytest.raises(ValueError, match="has no `weight_map`"):
-        GPTEmbeddingsModel.from_gpt(folder)
+        from_gpt(folder)
 
 
 def test_an_index_that_is_wrong(gpt, tmp_path):
@@ -381,7 +382,7 @@ def test_an_index_that_is_wrong(gpt, tmp_path):
     with pytest.raises(
         ValueError, match=r"has no tensor 'transformer.wpe.weight', which model.safetensors.index.json"
     ):
-        GPTEmbeddingsModel.from_gpt(tmp_path)
+        from_gpt(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +397,7 @@ def larger(tmp_path_factory):
 
 def test_large_tables_are_mapped_and_copied_where_written_to(larger):
     gpt, path = larger
-    model = GPTEmbeddingsModel.from_gpt(path)
+    model = from_gpt(path)
     check(model, gpt)
     before = (path / "model.safetensors").read_bytes()
     with torch.no_grad():
@@ -405,13 +406,13 @@ def test_large_tables_are_mapped_and_copied_where_written_to(larger):
     model(torch.tensor([[1, 2, 3]])).last_hidden_state.sum().backward()
     optimizer.step()
     assert (path / "model.safetensors").read_bytes() == before
-    check(GPTEmbeddingsModel.from_gpt(path), gpt)
+    check(from_gpt(path), gpt)
 
 
 def test_the_source_may_be_saved_over_while_it_is_mapped(larger, tmp_path):
     gpt, path = larger
     shutil.copytree(path, tmp_path, dirs_exist_ok=True)
-    model = GPTEmbeddingsModel.from_gpt(tmp_path)
+    model = from_gpt(tmp_path)
     gpt.save_pretrained(tmp_path, max_shard_size="2MB")
     model.save_pretrained(tmp_path)
     check(model, gpt)
@@ -423,7 +424,7 @@ def test_only_the_tables_are_read(larger, monkeypatch):
     asked = []
     read = LocalFile.read
     monkeypatch.setattr(LocalFile, "read", lambda self, start, count: asked.append(count) or read(self, start, count))
-    GPTEmbeddingsModel.from_gpt(path)
+    from_gpt(path)
     header = SafetensorsFile(LocalFile(path / "model.safetensors")).start
     assert sum(asked[:4]) == header + (8000 + 16) * 128 * 4
 
@@ -437,7 +438,7 @@ def test_an_odd_place_in_the_file(gpt, folder):
         "wpe.weight": entry(shape=[12, 24], data_offsets=[1 + len(wte), 1 + len(wte) + len(wpe)]),
     }
     write_safetensors(folder / "model.safetensors", header, b"x" + wte + wpe)
-    check(GPTEmbeddingsModel.from_gpt(folder), gpt)
+    check(from_gpt(folder), gpt)
 
 
 def test_open_folder_and_checkpoint(folder):
@@ -469,7 +470,7 @@ def hub(larger, gpt, tmp_path, monkeypatch):
 
 def test_hub_transfers_the_tables_alone(hub, larger):
     gpt, path = larger
-    check(GPTEmbeddingsModel.from_gpt("alice/larger"), gpt)
+    check(from_gpt("alice/larger"), gpt)
     tables = (8000 + 16) * 128 * 4
     sent = sum(entry["sent"] for entry in hub.log if entry["content"])
     assert tables < sent < tables + 2**16 + 1
@@ -480,56 +481,56 @@ def test_hub_transfers_the_tables_alone(hub, larger):
 
 
 def test_hub_sharded_and_bin(hub, gpt):
-    check(GPTEmbeddingsModel.from_gpt("alice/sharded"), gpt)
-    check(GPTEmbeddingsModel.from_gpt("alice/bin"), gpt)
+    check(from_gpt("alice/sharded"), gpt)
+    check(from_gpt("alice/bin"), gpt)
 
 
 def test_hub_without_ranges_gives_the_whole_file(hub, larger):
     hub.ranges = False
-    check(GPTEmbeddingsModel.from_gpt("alice/larger"), larger[0])
+    check(from_gpt("alice/larger"), larger[0])
 
 
 def test_hub_connection_that_breaks(hub, larger):
     hub.cut = [2**16, 100_000, 300_000]
-    check(GPTEmbeddingsModel.from_gpt("alice/larger"), larger[0])
+    check(from_gpt("alice/larger"), larger[0])
     hub.cut = [2**16, *[1000] * 20]
     with pytest.raises(OSError, match=r"connection to .* broke 5 times; it gave \d+ of the"):
-        GPTEmbeddingsModel.from_gpt("alice/larger")
+        from_gpt("alice/larger")
 
 
 def test_hub_answers_of_another_range(hub):
     hub.wrong_range = True
     with pytest.raises(OSError, match=r"was asked for bytes 0-65535/.*, the answer has 'bytes 1-"):
-        GPTEmbeddingsModel.from_gpt("alice/larger")
+        from_gpt("alice/larger")
 
 
 def test_hub_private_and_gated(hub, larger):
     hub.token = "hf_secret"
     with pytest.raises(FileNotFoundError, match="'alice/larger' is neither a folder here nor a model on the Hub"):
-        GPTEmbeddingsModel.from_gpt("alice/larger")
+        from_gpt("alice/larger")
     hub.log.clear()
-    check(GPTEmbeddingsModel.from_gpt("alice/larger", token="hf_secret"), larger[0])
+    check(from_gpt("alice/larger", token="hf_secret"), larger[0])
     assert all(entry["auth"] is None for entry in hub.log if entry["content"])
     hub.gated = True
     with pytest.raises(PermissionError, match=r"'?alice/larger'? is gated: ask for access"):
-        GPTEmbeddingsModel.from_gpt("alice/larger", token="hf_wrong")
+        from_gpt("alice/larger", token="hf_wrong")
 
 
 def test_hub_revisions(hub, larger):
-    check(GPTEmbeddingsModel.from_gpt("alice/larger", revision="0123456789abcdef0123456789abcdef01234567"), larger[0])
+    check(from_gpt("alice/larger", revision="0123456789abcdef0123456789abcdef01234567"), larger[0])
     with pytest.raises(FileNotFoundError, match="alice/larger at v9: the Hub knows no such revision"):
-        GPTEmbeddingsModel.from_gpt("alice/larger", revision="v9")
+        from_gpt("alice/larger", revision="v9")
     with pytest.raises(FileNotFoundError, match="'alice/nothing' is neither"):
-        GPTEmbeddingsModel.from_gpt("alice/nothing")
+        from_gpt("alice/nothing")
 
 
 def test_hub_files_in_the_cache_are_used(hub, larger, monkeypatch):
     hf_hub_download("alice/larger", "model.safetensors")
     hf_hub_download("alice/larger", "config.json")
     hub.log.clear()
-    check(GPTEmbeddingsModel.from_gpt("alice/larger"), larger[0])
+    check(from_gpt("alice/larger"), larger[0])
     assert not any(entry["content"] for entry in hub.log)
     hub.log.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    check(GPTEmbeddingsModel.from_gpt("alice/larger"), larger[0])
+    check(from_gpt("alice/larger"), larger[0])
     assert not hub.log

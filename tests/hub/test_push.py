@@ -380,7 +380,7 @@ from transformers import GPT2Config, GPT2Model
 torch.manual_seed(7)
 gpt = GPT2Model(GPT2Config(n_positions={N_POSITIONS}, n_embd={N_EMBD}, n_layer=1, n_head=1)).eval()
 gpt.push_to_hub("alice/gpt2", private=True)
-model = GPTEmbeddingsModel.from_gpt("alice/gpt2")
+model = from_gpt("alice/gpt2")
 batch = tokenizer({TEXTS!r}, padding=True, return_tensors="pt")
 with torch.no_grad():
     expected = gpt(**batch, output_hidden_states=True).hidden_states[0]
