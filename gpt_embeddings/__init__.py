@@ -7,7 +7,8 @@ from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import from_gpt, to_gpt
 from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
 from gpt_embeddings.hub.cards import CardFacts
-from gpt_embeddings.hub.push import push_dataset, push_folder, push_model, save_folder
+from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
+from gpt_embeddings.hub.repository import save_folder
 from gpt_embeddings.text.encoding import encode_flat, load_tokenizer
 from gpt_embeddings.text.sources import load_source
 from gpt_embeddings.windows.token_windows import TokenWindows, WindowCollator

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from datasets import DatasetDict, IterableDataset, load_dataset, load_from_disk
 
+from gpt_embeddings.checkpoints.loading import find_tokenizer
 from gpt_embeddings.embedding.dataset import Progress, embed_dataset
 from gpt_embeddings.hub.push import push_dataset
 from gpt_embeddings.text.sources import load_source
@@ -172,9 +173,7 @@ def _embed_on_ray(
         raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
     if isinstance(inputs, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
-    if tokenizer is None:
-        tokenizer = model if (Path(model) / "tokenizer.json").is_file() else "openai-community/gpt2"
-    rows = embed_on_cluster(inputs, output, model, tokenizer, address=address, **options)
+    rows = embed_on_cluster(inputs, output, model, find_tokenizer(model, tokenizer), address=address, **options)
     typer.echo(f"{rows} rows, from {model}.\nResult: {output}")
 
 

@@ -1,36 +1,15 @@
 """`gpt-embeddings extract`: a GPT checkpoint in, a folder with its input stage and its tokenizer out."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from transformers import AutoTokenizer
 
 from gpt_embeddings.checkpoints.conversion import from_gpt
-from gpt_embeddings.checkpoints.files import Folder, open_folder
+from gpt_embeddings.checkpoints.files import open_folder
+from gpt_embeddings.checkpoints.loading import copy_tokenizer
 from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
 from gpt_embeddings_cli.options import Overwrite
-
-
-# A tokenizer has one of these; `AutoTokenizer` makes an empty one of some families where there is none.
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-)
-# Files that a tokenizer may be made of, for one that cannot be loaded here.
-TOKENIZER_FILES = (
-    *VOCABULARIES,
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-)
 
 
 def extract(
@@ -79,41 +58,11 @@ def extract(
         )
         with whole_folder(output) as partial:
             model.save_pretrained(partial)
-            said = save_tokenizer(open_folder(name, revision=revision), partial, model.config.n_positions)
+            said = copy_tokenizer(open_folder(name, revision=revision), partial, model.config.n_positions)
         for key, table in model.state_dict().items():
             typer.echo(f"  {key.removesuffix('.weight'):10} {' x '.join(map(str, table.shape)):>16}  {table.dtype}")
         typer.echo(said)
         typer.echo(f"Result: {output.resolve()}")
 
 
-def save_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
-    """Save the source's tokenizer beside the tables and say how that went.
-
-    A tokenizer that needs a library which is not here is copied file by file.
-
-    Args:
-        folder: The source.
-        output: Where to save it.
-        n_positions: Longest sequence of the model; the tokenizer's is made no longer.
-
-    Returns:
-        One line for the user.
-    """
-    paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
-    if not any(path.name in VOCABULARIES for path in paths):
-        return f"{folder.name} has no tokenizer."
-    if folder.has("config.json"):  # it says which class an older tokenizer is of
-        folder.download("config.json")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(paths[0].parent))
-        tokenizer.model_max_length = min(tokenizer.model_max_length, n_positions)
-        tokenizer.save_pretrained(output)
-    except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        for path in paths:
-            shutil.copyfile(path, output / path.name)
-        reason = str(error).strip().split("\n", 1)[0]
-        return f"The tokenizer's files were copied as they are, as it could not be loaded ({reason:.200})."
-    return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
-
-
-__all__ = ["extract", "save_tokenizer"]
+__all__ = ["extract"]

@@ -10,6 +10,7 @@ import typer
 from transformers.utils.logging import disable_progress_bar
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.checkpoints.loading import load_head
 from gpt_embeddings.text.encoding import load_tokenizer, vocabulary_rows
 from gpt_embeddings.text.sources import load_source
 from gpt_embeddings.training.clm import ClmOptions, train_clm
@@ -295,10 +296,7 @@ def _open_head(
     if name is not None and config is not None:
         raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
     if name is not None:
-        try:
-            return GPTEmbeddingsForCausalLM.from_pretrained(name)
-        except OSError as error:
-            raise OSError(f"No model at {name!r}: {error}") from error
+        return load_head(name)
     sizes = (
         GPTEmbeddingsConfig(
             vocab_size=vocab_size,

@@ -1,17 +1,69 @@
-"""Saved models by name, with words for what is wrong with one.
+"""A model and its tokenizer by name, the one way: a folder here or on the Hub, checked for weights that are missing.
 
-Left out: checkpoints of other families (`gpt_embeddings.checkpoints.conversion`).
+A name is that of a saved model of ours or of a GPT checkpoint, whose input stage is taken out. Left out: fresh models.
 """
 
-from typing import Any
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
-from modeling_gpt_embeddings import GPTEmbeddingsModel
+import modeling_gpt_embeddings
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.checkpoints.conversion import from_gpt
+from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
+from gpt_embeddings.text.encoding import load_tokenizer
+from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
+
+
+DEFAULT_TOKENIZER = "openai-community/gpt2"
+MODEL_TYPE = GPTEmbeddingsConfig.model_type
+
+# A tokenizer has one of these; `AutoTokenizer` makes an empty one of some families where there is none.
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+# Files that a tokenizer may be made of.
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+
+_Model = TypeVar("_Model", bound=GPTEmbeddingsPreTrainedModel)
 
 
 def load_model(name: str) -> GPTEmbeddingsModel:
-    """Load a saved model for inference, and refuse one that random numbers would complete.
+    """Load a saved model for inference, or the input stage of a GPT checkpoint.
+
+    Args:
+        name: Folder or Hub name.
+
+    Returns:
+        The model, in evaluation mode; of a model with a head, what is below it.
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: It is broken, lacks weights, or is of a kind that has no input stage to take out.
+    """
+    return _load(GPTEmbeddingsModel, name) if _read_config(name).get("model_type") == MODEL_TYPE else from_gpt(name)
+
+
+def load_head(name: str) -> GPTEmbeddingsForCausalLM:
+    """Load a saved model with its head, of which a tied one needs no weights of its own.
 
     Args:
         name: Folder or Hub name.
@@ -21,10 +73,115 @@ def load_model(name: str) -> GPTEmbeddingsModel:
 
     Raises:
         OSError: There is no such model.
-        ValueError: It is broken, not one of ours, or lacks weights.
+        ValueError: It is broken, lacks weights, or is none of ours.
     """
+    _read_own_config(name)
+    return _load(GPTEmbeddingsForCausalLM, name)
+
+
+def load_as_saved(name: str) -> GPTEmbeddingsPreTrainedModel:
+    """Load a saved model of the class that its configuration names, with or without a head.
+
+    Args:
+        name: Folder or Hub name.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: It is broken, lacks weights, or is none of ours.
+    """
+    saved = _read_own_config(name).get("architectures") or []
+    names = [name for name in saved if name in modeling_gpt_embeddings.__all__]
+    return _load(getattr(modeling_gpt_embeddings, names[0]) if names else GPTEmbeddingsModel, name)
+
+
+def load_pair(name: str, tokenizer: str | None = None) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]:
+    """Load a model as [`load_model`] does, and its tokenizer.
+
+    Args:
+        name: Folder or Hub name of the model.
+        tokenizer: Folder or Hub name of the tokenizer; None takes the model's own where it has one, else GPT-2's.
+
+    Returns:
+        The model, in evaluation mode, and the tokenizer with its longest sequence.
+
+    Raises:
+        OSError: There is no such model or tokenizer.
+        ValueError: One of them is broken.
+    """
+    model = load_model(name)
+    return model, load_tokenizer(find_tokenizer(name, tokenizer), model_max_length=model.config.n_positions)
+
+
+def find_tokenizer(model: str | None, tokenizer: str | None = None) -> str:
+    """Return the name of the tokenizer to load: the one that is given, else the model's own, else GPT-2's.
+
+    Args:
+        model: Folder or Hub name of a model; None for a fresh one.
+        tokenizer: Folder or Hub name of a tokenizer.
+
+    Raises:
+        OSError: The model's repository cannot be reached.
+    """
+    if tokenizer is None and model is not None and any(map(open_folder(model).has, VOCABULARIES)):
+        return model
+    return tokenizer or DEFAULT_TOKENIZER
+
+
+def copy_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
+    """Save a checkpoint's tokenizer beside its tables and say how that went.
+
+    A tokenizer that needs a library which is not here is copied file by file.
+
+    Args:
+        folder: The source.
+        output: Where to save it.
+        n_positions: Longest sequence of the model; the tokenizer's is made no longer.
+
+    Returns:
+        One line for the user.
+    """
+    paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
+    if not any(path.name in VOCABULARIES for path in paths):
+        return f"{folder.name} has no tokenizer."
+    if folder.has("config.json"):  # it says which class an older tokenizer is of
+        folder.download("config.json")
     try:
-        loaded: Any = GPTEmbeddingsModel.from_pretrained(name, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(paths[0].parent))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, n_positions)
+        tokenizer.save_pretrained(output)
+    except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        for path in paths:
+            shutil.copyfile(path, output / path.name)
+        reason = str(error).strip().split("\n", 1)[0]
+        return f"The tokenizer's files were copied as they are, as it could not be loaded ({reason:.200})."
+    return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    try:
+        folder = open_folder(name)
+        if not folder.has("config.json"):
+            raise FileNotFoundError("there is no config.json. Give a folder that `save_pretrained` wrote.")
+    except OSError as error:
+        raise OSError(f"No model at {name!r}: {error}") from error
+    return read_json(folder, "config.json")
+
+
+def _read_own_config(name: str) -> dict[str, Any]:
+    config = _read_config(name)
+    if config.get("model_type") != MODEL_TYPE:
+        raise ValueError(f"{name!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}.")
+    return config
+
+
+def _load(model_class: type[_Model], name: str) -> _Model:
+    """Load a model of ours, and refuse one that random numbers would complete."""
+    try:
+        with _quiet():
+            loaded: Any = model_class.from_pretrained(name, output_loading_info=True)
     except OSError as error:
         raise OSError(f"No model at {name!r}: {error}") from error
     except (RuntimeError, SafetensorError) as error:
@@ -36,4 +193,26 @@ def load_model(name: str) -> GPTEmbeddingsModel:
     return model.eval()
 
 
-__all__ = ["load_model"]
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting what is looked at here: a head's weights, say, which the base does not need."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+__all__ = [
+    "DEFAULT_TOKENIZER",
+    "MODEL_TYPE",
+    "TOKENIZER_FILES",
+    "VOCABULARIES",
+    "copy_tokenizer",
+    "find_tokenizer",
+    "load_as_saved",
+    "load_head",
+    "load_model",
+    "load_pair",
+]

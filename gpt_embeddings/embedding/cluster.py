@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.text.encoding import load_tokenizer
-from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 BATCH_ROWS = 1000
@@ -33,9 +32,7 @@ class EmbedderActor:
     """
 
     def __init__(self, model: str, tokenizer: str, options: dict[str, Any]) -> None:
-        network = GPTEmbeddingsModel.from_pretrained(model).eval()
-        tokens = load_tokenizer(tokenizer, model_max_length=network.config.n_positions)
-        self._embedder = Embedder(network, tokens, **options)
+        self._embedder = Embedder(*load_pair(model, tokenizer), **options)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the batch with its vectors."""

@@ -38,6 +38,11 @@ def write_report(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> N
         partial.unlink(missing_ok=True)
 
 
+def is_local(name: str) -> bool:
+    """Return whether a name is that of a folder here, which takes precedence over the Hub."""
+    return Path(name).is_dir()
+
+
 def _render(subjects: Sequence[Subject]) -> str:
     template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
     parts = {
@@ -81,4 +86,4 @@ def _anchor(view: View) -> str:
     return view.name.lower().replace(" ", "-")
 
 
-__all__ = ["write_report"]
+__all__ = ["is_local", "write_report"]

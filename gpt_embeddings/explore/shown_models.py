@@ -6,21 +6,17 @@ Left out: what is looked at (`views`), and where (`explore`, `report`).
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.analysis.neighbours import Neighbours
-from gpt_embeddings.checkpoints.conversion import from_gpt
-from gpt_embeddings.checkpoints.files import open_folder, read_json
-from gpt_embeddings.checkpoints.loading import load_model
+from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
 from gpt_embeddings.text.encoding import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 FRESH = "fresh tables of GPT-2's size, untrained"
 
 
@@ -72,33 +68,14 @@ def find_subject(name: str | None, tokenizer: str | None = None) -> Subject:
         name: A saved model of ours, or any GPT checkpoint that `from_gpt` knows; None gives fresh tables.
         tokenizer: Folder or Hub name; None takes the model's own where it has one, else GPT-2's.
     """
-    return Subject(name or FRESH, lambda: load_pair(name, tokenizer))
+    return Subject(name or FRESH, lambda: _load(name, tokenizer))
 
 
-def load_pair(name: str | None, tokenizer: str | None) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer, as `find_subject` says.
-
-    Raises:
-        OSError: There is no such model or tokenizer.
-        ValueError: One of them is broken, or of a kind that has no input stage to look at.
-    """
-    if name is None:
-        torch.manual_seed(0)
-        model = GPTEmbeddingsModel(GPTEmbeddingsConfig())
-        return model, load_tokenizer(tokenizer or "openai-community/gpt2")
-    folder = open_folder(name)
-    if not folder.has("config.json"):
-        raise OSError(f"No model at {name!r}: there is no config.json.")
-    ours = read_json(folder, "config.json").get("model_type") == GPTEmbeddingsConfig.model_type
-    model = load_model(name) if ours else from_gpt(name)
-    if tokenizer is None and any(folder.has(file) for file in VOCABULARIES):
-        tokenizer = name
-    return model, load_tokenizer(tokenizer or "openai-community/gpt2")
+def _load(name: str | None, tokenizer: str | None) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]:
+    if name is not None:
+        return load_pair(name, tokenizer)
+    torch.manual_seed(0)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig()), load_tokenizer(find_tokenizer(None, tokenizer))
 
 
-def is_local(name: str) -> bool:
-    """Return whether a name is that of a folder here, which takes precedence over the Hub."""
-    return Path(name).is_dir()
-
-
-__all__ = ["FRESH", "Opened", "Subject", "find_subject", "is_local", "load_pair"]
+__all__ = ["FRESH", "Opened", "Subject", "find_subject"]

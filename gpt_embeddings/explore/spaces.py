@@ -9,7 +9,8 @@ from pathlib import Path
 
 import jinja2
 
-from gpt_embeddings.explore.shown_models import Subject, is_local
+from gpt_embeddings.explore.export import is_local
+from gpt_embeddings.explore.shown_models import Subject
 
 
 APP = """\"\"\"The input stage of a GPT, to look at.\"\"\"

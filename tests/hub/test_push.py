@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.hub.cards import CardFacts
-from gpt_embeddings.hub.push import save_folder
+from gpt_embeddings.hub.repository import save_folder
 from gpt_embeddings.text.encoding import load_tokenizer
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -691,7 +691,7 @@ class TestCommandLine:
         weights = safetensors.torch.load_file(folder / "model.safetensors")
         safetensors.torch.save_file({"wte.weight": weights["wte.weight"]}, tmp_path / "model" / "model.safetensors")
         result = self.invoke(tmp_path / "model", "alice/none")
-        assert result.exit_code == 1 and "lack wpe.weight" in result.stderr
+        assert result.exit_code == 1 and "lacks wpe.weight" in result.stderr
 
     def test_an_error_of_the_hub_is_one_message(self, client, folder):
         result = client.command("push", str(folder), "alice/none", token=None)

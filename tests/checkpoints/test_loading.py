@@ -1,0 +1,104 @@
+"""A model and its tokenizer by name: every kind of folder, and what is wrong with one."""
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt_embeddings.checkpoints.loading import find_tokenizer, load_as_saved, load_head, load_model, load_pair
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+
+
+SIZES = {"n_positions": 8, "n_embd": 4}
+
+
+@pytest.fixture
+def folder(tmp_path, gpt2_tokenizer):
+    """A saved model with a head of its own."""
+    GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
+    gpt2_tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def leave_out(folder, *names):
+    tables = load_file(folder / "model.safetensors")
+    kept = {name: table for name, table in tables.items() if name not in names}
+    assert len(kept) == len(tables) - len(names)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return tables
+
+
+def test_each_way_gives_its_class_quietly(folder, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tables = load_file(folder / "model.safetensors")
+    for load, kind in (
+        (load_model, GPTEmbeddingsModel),
+        (load_head, GPTEmbeddingsForCausalLM),
+        (load_as_saved, GPTEmbeddingsForCausalLM),
+    ):
+        model = load(str(folder))
+        assert type(model) is kind and not model.training
+        assert torch.equal(model.base_model.wpe.weight, tables["transformer.wpe.weight"])
+    assert not caplog.records  # the head, which the base leaves out, is no news
+
+
+@pytest.mark.parametrize(
+    ("load", "missing"),
+    [
+        (load_model, "transformer.wte.weight"),
+        (load_pair, "transformer.wpe.weight"),
+        (load_head, "lm_head.weight"),
+        (load_as_saved, "lm_head.weight"),
+    ],
+)
+def test_weights_that_are_missing(folder, load, missing):
+    leave_out(folder, missing)
+    with pytest.raises(ValueError, match=f"lacks {missing.removeprefix('transformer.')}; random numbers would"):
+        load(str(folder))
+
+
+def test_a_tied_head_needs_no_weights_of_its_own(tmp_path):
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(**SIZES)).save_pretrained(tmp_path)
+    head = load_head(str(tmp_path))
+    assert head.lm_head.weight is head.transformer.wte.weight
+
+
+def test_a_gpt_checkpoint_is_taken_for_its_input_stage(tmp_path, gpt2_tokenizer):
+    gpt = GPT2LMHeadModel(GPT2Config(**SIZES, n_layer=1, n_head=1))
+    gpt.save_pretrained(tmp_path)
+    gpt2_tokenizer.save_pretrained(tmp_path)
+    model, tokenizer = load_pair(str(tmp_path))
+    assert torch.equal(model.wte.weight, gpt.transformer.wte.weight)
+    assert tokenizer("tide").input_ids == gpt2_tokenizer("tide").input_ids and tokenizer.model_max_length == 8
+    for load in (load_head, load_as_saved):
+        with pytest.raises(ValueError, match="holds a model of type 'gpt2', not 'gpt_embeddings'"):
+            load(str(tmp_path))
+
+
+@pytest.mark.parametrize("load", [load_model, load_pair, load_head, load_as_saved])
+def test_what_is_no_model(load, tmp_path):
+    with pytest.raises(OSError, match=r"No model at 'nobody/nothing'"):
+        load("nobody/nothing")
+    with pytest.raises(OSError, match=r"No model at .* no config\.json\. Give a folder that `save_pretrained` wrote"):
+        load(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_embeddings", "n_embd": 4}))
+    with pytest.raises(OSError, match=r"No model at .*model\.safetensors"):
+        load(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(ValueError, match="is broken"):
+        load(str(tmp_path))
+
+
+def test_which_tokenizer(folder, tmp_path):
+    name, other = str(folder), tmp_path / "other"
+    other.mkdir()
+    (other / "vocab.txt").touch()
+    assert find_tokenizer(None) == "openai-community/gpt2"
+    assert find_tokenizer(None, "x") == find_tokenizer(name, "x") == "x"
+    assert find_tokenizer(name) == name
+    assert find_tokenizer(str(other)) == str(other)  # an older form is a tokenizer, too
+    (other / "vocab.txt").unlink()
+    assert find_tokenizer(str(other)) == "openai-community/gpt2"
