@@ -6,13 +6,16 @@
 import math
 import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.families import (
+    BY_HAND,
     FAMILIES,
     Family,
     ReadField,
@@ -24,12 +27,14 @@ from gpt_embeddings.checkpoints.families import (
     read_size,
 )
 from gpt_embeddings.checkpoints.files import open_folder, read_json
-from gpt_embeddings.checkpoints.tensors import Checkpoint, StoredTensor, TensorDict, open_checkpoint
+from gpt_embeddings.checkpoints.tensors import Checkpoint, StoredTensor, TensorDict, open_checkpoint, open_file
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 # A sinusoidal table is in no file that could vouch for its size; this is 1 GiB, 128 times that of XGLM-7.5B.
 MAX_SINUSOID_ENTRIES = 2**28
+
+ADAPTER = "adapter_config.json"
 
 # Fields in which a model and the GPT that takes its tables back have to agree, or the GPT would read them otherwise.
 SHARED_FIELDS = (
@@ -59,7 +64,9 @@ def from_gpt(
     first looked up, and are copied when they are written to.
 
     Args:
-        source: A folder, a Hub name, or a GPT in memory (whose tables are copied).
+        source: A folder, a Hub name, a file of tensors (`.safetensors`, or one of `torch.save`: the tensors, or a
+            dictionary that has them under `model` or `state_dict`), or a model in memory, whose tables are copied: a
+            GPT, or with both names given any module.
         revision: Branch, tag or commit of a Hub name.
         token: Token for a gated or private repository; None takes the one of `hf auth login`.
         dtype: Dtype of the tables; `"auto"` is what `from_pretrained` gives: that of the source's configuration, else
@@ -80,39 +87,32 @@ def from_gpt(
             disagrees with its configuration.
     """
     target = _parse_dtype(dtype)
+    in_memory = isinstance(source, nn.Module)
     if isinstance(source, nn.Module):
-        model_type, read, checkpoint = _open_memory(source)
-        name = type(source).__name__
+        name, (model_type, read, tables) = type(source).__name__, _open_memory(source, by_hand=wte_key is not None)
+        checkpoint: Checkpoint = TensorDict(tables, name, copy=True)
     else:
-        folder = open_folder(source, revision=revision, token=token)
-        checkpoint = open_checkpoint(folder)
-        try:
-            model_type, read = field_reader(read_json(folder, "config.json"))
-        except FileNotFoundError:
-            if wte_key is None:
-                raise
-            model_type, read = field_reader({})
-        name = folder.name
-
+        name, model_type, read, checkpoint = _open_files(source, revision, token, by_hand=wte_key is not None)
     family = find_family(
         model_type, read, position_embedding_type=position_embedding_type, wte_key=wte_key, wpe_key=wpe_key
     )
     kind = position_embedding_type or family.position_embedding_type
     if wpe_key is not None and kind != "learned":
         raise ValueError(f"`wpe_key` is given, but the positions are of the type {kind!r} and have no table.")
-    keys = _find_names(checkpoint.names, family, read, kind, wte_key, wpe_key)
+    if isinstance(source, nn.Module):
+        tables.update(_computed_tables(source, tables, [family.wte, family.wpe, wte_key, wpe_key]))
+    keys = _find_names(checkpoint.names, family, read, kind, wte_key, wpe_key, in_memory=in_memory)
     stored = _find_tables(checkpoint, keys)
-    if model_type not in FAMILIES or isinstance(source, nn.Module):
-        sure = isinstance(source, nn.Module) or wte_key is not None  # else what `config.json` says goes first
+    if model_type not in FAMILIES or in_memory:
+        sure = in_memory or wte_key is not None  # else what `config.json` says goes first
         read = _read_sizes_of(stored, read, fields.get("position_offset", family.position_offset), sure)
     config = _make_config(family, read, kind, fields)
     _check_sizes(name, config, stored)
     if target is None:
-        said = None if isinstance(source, nn.Module) else read("dtype") or read("torch_dtype")
+        said = None if in_memory else read("dtype") or read("torch_dtype")
         target = _parse_dtype(said or stored["wte.weight"].dtype)
     config.dtype = target
-    tables = {key: tensor.read().to(target) for key, tensor in stored.items()}
-    return _build(config, tables)
+    return _build(config, {key: tensor.read().to(target) for key, tensor in stored.items()})
 
 
 def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
@@ -133,7 +133,7 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
     kind = model.config.position_embedding_type
     family = find_family(model_type, read, position_embedding_type=kind)
     parameters = dict(gpt.named_parameters(remove_duplicate=False))
-    keys = _find_names(parameters, family, read, kind)
+    keys = _find_names(parameters, family, read, kind, in_memory=True)
     stored = _find_tables(TensorDict(parameters, type(gpt).__name__, copy=False), keys)
     expected = component_fields(family, read, position_embedding_type=kind)
     for field in SHARED_FIELDS:
@@ -156,18 +156,64 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
     return gpt
 
 
-def _open_memory(source: nn.Module) -> tuple[str | None, ReadField, Checkpoint]:
+def _open_memory(source: nn.Module, *, by_hand: bool = False) -> tuple[str | None, ReadField, dict[str, torch.Tensor]]:
     """Return the model type of a model in memory, a reader of its configuration, and its tensors."""
     config = getattr(source, "config", None)
     if config is None:
         config = getattr(getattr(source, "module", None), "config", None)  # DataParallel
-    if config is None:
-        raise ValueError(f"The source, a {type(source).__name__}, has no `config`: it is no model of transformers.")
+    if config is None and not by_hand:
+        raise ValueError(
+            f"The source, a {type(source).__name__}, has no `config`: it is no model of transformers. {BY_HAND}"
+        )
+    if getattr(getattr(source, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError("The source sets vectors of a learned prompt before its tokens; give its `get_base_model()`.")
 
     def read(name: str) -> Any:
         return getattr(config, name, None)
 
-    return getattr(config, "model_type", None), read, TensorDict(source.state_dict(), type(source).__name__, copy=True)
+    return getattr(config, "model_type", None), read, source.state_dict()
+
+
+def _open_files(
+    source: str | os.PathLike[str], revision: str | None, token: str | bool | None, *, by_hand: bool
+) -> tuple[str, str | None, ReadField, Checkpoint]:
+    """Return the name of a folder or file, the model type in its `config.json`, a reader of that, and the tensors."""
+    file = Path(source) if Path(source).is_file() else None
+    folder = open_folder(source if file is None else file.parent, revision=revision, token=token)
+    if file is None and folder.has(ADAPTER):
+        raise ValueError(
+            f"{folder.name} holds an adapter of PEFT, which may change the tables. Load it with `peft`, and give what "
+            "`merge_and_unload()` returns."
+        )
+    checkpoint = open_checkpoint(folder) if file is None else open_file(folder, file.name)
+    try:
+        model_type, read = field_reader(read_json(folder, "config.json"))
+    except FileNotFoundError:
+        if not by_hand:
+            raise
+        model_type, read = field_reader({})
+    return folder.name if file is None else str(file), model_type, read, checkpoint
+
+
+def _computed_tables(
+    source: nn.Module, tables: dict[str, torch.Tensor], keys: Collection[str | None]
+) -> dict[str, torch.Tensor]:
+    """Return the tables that stand under one of `keys` as a module of another kind: an adapter, a parametrization.
+
+    They are what that module gives for each id. One around an embedding that does more than look up is left out.
+    """
+    computed = {}
+    for path, module in source.named_modules():
+        name = f"{path}.weight"
+        if name in tables or not any(key and f".{name}".endswith(f".{key}") for key in keys):
+            continue
+        inside = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+        plain = all(type_before_parametrizations(part) is nn.Embedding for part in inside)
+        if plain and len({part.num_embeddings for part in inside}) == 1:
+            ids = torch.arange(inside[0].num_embeddings, device=inside[0].weight.device)
+            with torch.no_grad():
+                computed[name] = module(ids)  # (rows, width)
+    return computed
 
 
 def _find_names(
@@ -177,6 +223,8 @@ def _find_names(
     kind: str,
     wte_key: str | None = None,
     wpe_key: str | None = None,
+    *,
+    in_memory: bool = False,
 ) -> dict[str, str]:
     width = read("word_embed_proj_dim")
     return find_keys(
@@ -184,7 +232,7 @@ def _find_names(
         family,
         with_positions=kind == "learned",
         with_projection=width is not None and width != read("hidden_size"),
-        tied=is_tied(read),
+        tied=is_tied(read) and not in_memory,  # a model in memory has its table, whatever it is called there
         wte_key=wte_key,
         wpe_key=wpe_key,
     )

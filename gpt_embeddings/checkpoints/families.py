@@ -256,15 +256,17 @@ def find_keys(
     keys: dict[str, str] = {}
     for name, key in (("wte.weight", wte_key), ("wpe.weight", wpe_key if with_positions else None)):
         if key is not None:
-            if key not in names:
+            prefix = "" if key in names else _find_prefix(names, [key])
+            if prefix is None:
                 raise ValueError(f"There is no tensor {key!r} in the checkpoint. {_name_some(names)}")
             wanted.pop(name, None)
-            keys[name] = key
+            keys[name] = prefix + key
     if not wanted:
         return keys
     found = _find_prefix(names, list(wanted.values()))
     if found is not None:
         return {**keys, **{name: found + key for name, key in wanted.items()}}
+    _refuse_parts(names, wanted.values())
     if tied and "wte.weight" in wanted:
         head = _find_prefix(names, [family.head])
         rest = {name: key for name, key in wanted.items() if name != "wte.weight"}
@@ -275,6 +277,18 @@ def find_keys(
         f"The checkpoint has no tensors {' and '.join(map(repr, wanted.values()))}, with or without a prefix. "
         f"{_name_some(names)} {BY_HAND}"
     )
+
+
+def _refuse_parts(names: Collection[str], keys: Collection[str]) -> None:
+    """Refuse a table of which only parts are there, as an adapter leaves them, before another stands in for it."""
+    for key in keys:
+        place = f".{key.removesuffix('weight')}"
+        parts = [name for name in names if place in f".{name}"]
+        if parts and not any(f".{name}".endswith(f".{key}") for name in names):
+            raise ValueError(
+                f"The table {key!r} is there in parts alone ({parts[0]!r} and others), as an adapter keeps it. "
+                "Call `merge_and_unload()` on the model first, and give or save what it returns."
+            )
 
 
 def _find_prefix(names: Collection[str], keys: list[str]) -> str | None:
@@ -367,6 +381,7 @@ def _or(value: Any, default: Any) -> Any:
 
 
 __all__ = [
+    "BY_HAND",
     "FAMILIES",
     "WITHOUT_POSITIONS",
     "Family",

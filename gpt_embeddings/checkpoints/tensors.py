@@ -20,6 +20,9 @@ from gpt_embeddings.checkpoints.files import Folder, RangeFile, empty_at, read_j
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 MAX_HEADER_BYTES = 2**25
 
+# Where training scripts keep the tensors beside what else they save: nanoGPT, Lightning, and others.
+STATES = ("model", "state_dict", "model_state_dict")
+
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -199,7 +202,7 @@ class ShardedCheckpoint:
         if file not in self._open:
             if not self.folder.has(file):
                 raise FileNotFoundError(f"{self.folder.name} has no file {file!r}, which {self.index} names.")
-            self._open[file] = _open_file(self.folder, file)
+            self._open[file] = open_file(self.folder, file)
         if name not in self._open[file].names:
             raise ValueError(f"{self.folder.name}: {file} has no tensor {name!r}, which {self.index} says it has.")
         return self._open[file].find(name)
@@ -221,11 +224,21 @@ def open_checkpoint(folder: Folder) -> Checkpoint:
     """
     for file in FILES:
         if folder.has(file):
-            return ShardedCheckpoint(folder, file) if file.endswith(".json") else _open_file(folder, file)
+            return ShardedCheckpoint(folder, file) if file.endswith(".json") else open_file(folder, file)
     raise FileNotFoundError(f"{folder.name} has no checkpoint; looked for {', '.join(FILES)}.")
 
 
-def _open_file(folder: Folder, file: str) -> Checkpoint:
+def open_file(folder: Folder, file: str) -> Checkpoint:
+    """Open one file of tensors: safetensors by its suffix, else one that `torch.save` wrote.
+
+    Args:
+        folder: Where it is.
+        file: Its name.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is broken, or holds other things than tensors by name.
+    """
     if file.endswith(".safetensors"):
         return SafetensorsFile(folder.open(file))
     return TensorDict(load_bin(folder.download(file)), f"{folder.name}, {file}", copy=False)
@@ -249,6 +262,10 @@ def load_bin(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # unpickling a broken file may raise anything
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"{path} could not be read as tensors alone ({type(error).__name__}: {reason}).") from error
+    for name in STATES:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+            break
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds {type(state).__name__}, not tensors by name.")
     return {name: value for name, value in state.items() if isinstance(name, str)}
@@ -258,4 +275,12 @@ def _to_bytes(data: torch.Tensor) -> bytes:
     return data.numpy().tobytes()
 
 
-__all__ = ["Checkpoint", "SafetensorsFile", "ShardedCheckpoint", "StoredTensor", "TensorDict", "open_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "SafetensorsFile",
+    "ShardedCheckpoint",
+    "StoredTensor",
+    "TensorDict",
+    "open_checkpoint",
+    "open_file",
+]

@@ -265,8 +265,51 @@ def test_nothing_there(tmp_path):
     with pytest.raises(OSError, match="neither a folder here nor a model on the Hub"):
         from_gpt("not/a hub/name")
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
+    with pytest.raises(ValueError, match="is no safetensors file: it has 0 bytes"):
         from_gpt(tmp_path / "model.safetensors")
+    with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
+        open_folder(tmp_path / "model.safetensors")
+
+
+BY_HAND = {"wte_key": "transformer.wte.weight", "wpe_key": "transformer.wpe.weight"}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "pth", "bin"])
+def test_a_file_alone(gpt, suffix, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    save_model(gpt, path) if suffix == "safetensors" else torch.save(gpt.state_dict(), path)
+    check(from_gpt(path, **BY_HAND), gpt)
+    with pytest.raises(FileNotFoundError, match=r"has no file 'config\.json'"):
+        from_gpt(path)
+    gpt.config.save_pretrained(tmp_path)
+    check(from_gpt(path), gpt)  # with its configuration beside it, no name is needed
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_a_checkpoint_of_nanogpt(gpt, prefix, tmp_path):
+    """What its `train.py` saves: everything in one dictionary, of a model that may have been compiled."""
+    state = {f"{prefix}{name}": value for name, value in gpt.state_dict().items()}
+    state["lm_head.weight"] = state.pop(f"{prefix}lm_head.weight")
+    rest = {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "model_args": {"n_embd": 24}, "iter_num": 9}
+    torch.save({"model": state, **rest, "best_val_loss": torch.tensor(1e9), "config": {}}, tmp_path / "ckpt.pt")
+    check(from_gpt(tmp_path / "ckpt.pt", **BY_HAND), gpt)
+
+
+def test_any_module_by_the_names_of_its_tables(gpt):
+    class Stage(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens = torch.nn.Embedding.from_pretrained(gpt.transformer.wte.weight)
+            self.places = torch.nn.Embedding.from_pretrained(gpt.transformer.wpe.weight)
+
+    for module in (Stage(), torch.nn.DataParallel(Stage())):
+        model = from_gpt(module, wte_key="tokens.weight", wpe_key="places.weight")
+        check(model, gpt)
+        assert (model.config.vocab_size, model.config.n_positions, model.config.n_embd) == (41, 12, 24)
+    alone = from_gpt(Stage(), wte_key="tokens.weight", position_embedding_type="none")
+    assert alone.wpe is None and torch.equal(alone.wte.weight, gpt.transformer.wte.weight)
+    with pytest.raises(ValueError, match=r"no tensor 'wte\.weight' in the checkpoint. It has 2 tensors: 'places"):
+        from_gpt(Stage(), wte_key="wte.weight", wpe_key="places.weight")
 
 
 def write_safetensors(path, header, data=b"", length=None):
