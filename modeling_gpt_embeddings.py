@@ -304,6 +304,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         Raises:
             ValueError: Inputs are missing, given twice, of a wrong shape or dtype, too long, or out of range.
         """
+        if torch.jit.is_tracing():  # the exporter of TorchScript makes tensors of defaults
+            past_length, add_positions = int(past_length), bool(add_positions)
         if not self.config.add_token_types:
             token_type_ids = None
         if not past_length and kwargs.get("past_key_values") is not None:
@@ -481,7 +483,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if past_length and attention_mask.shape[1] == length:
             attention_mask = F.pad(attention_mask, (past_length, 0), value=1)
         real = attention_mask != 0
-        seen = real.cumsum(-1)  # (batch, past_length + position)
+        seen = real.long().cumsum(-1)  # (batch, past_length + position); of booleans some exporters make no sum
         # Padding itself: 0 on the left, as in `generate()`; after real tokens it counts on, as in GPT-2's `forward`,
         # or has a position of its own.
         if self.config.padding_position is None:

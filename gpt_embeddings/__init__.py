@@ -5,6 +5,7 @@ Importing this package registers the model with `AutoConfig` and `AutoModel`.
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import from_gpt, to_gpt
+from gpt_embeddings.checkpoints.static import from_static
 from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
 from gpt_embeddings.hub.cards import CardFacts
 from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
@@ -28,6 +29,7 @@ __all__ = [
     "embed_dataset",
     "encode_flat",
     "from_gpt",
+    "from_static",
     "load_source",
     "load_tokenizer",
     "push_dataset",

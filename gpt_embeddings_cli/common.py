@@ -14,8 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.checkpoints.loading import find_tokenizer, load_model
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.checkpoints.loading import load_model, load_tokenizer_of
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -32,7 +31,7 @@ def open_model(name: str | None, config: Path | None, seed: int) -> tuple[GPTEmb
 
 def open_tokenizer(name: str | None, model: str | None, n_positions: int) -> PreTrainedTokenizerBase:
     """Return the tokenizer that was named, the model's own, or GPT-2's."""
-    return load_tokenizer(find_tokenizer(model, name), model_max_length=n_positions)
+    return load_tokenizer_of(model, name, n_positions)
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -89,6 +89,8 @@ def clm(
             save_steps=save_steps,
             seed=seed,
         )
+        if model is not None and config is not None:
+            raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
         tokens = open_tokenizer(tokenizer, model, max_length)
         network = _open_head(model, config, len(tokens), max_length, seed)
         tokens.model_max_length = network.config.n_positions
@@ -293,8 +295,6 @@ def _report(facts: Mapping[str, Any], output: Path) -> None:
 def _open_head(
     name: str | None, config: Path | None, vocab_size: int, max_length: int, seed: int
 ) -> GPTEmbeddingsForCausalLM:
-    if name is not None and config is not None:
-        raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
     if name is not None:
         return load_head(name)
     sizes = (

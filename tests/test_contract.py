@@ -238,16 +238,26 @@ class TestCompileAndExport:
 
     @pytest.mark.slow
     # The exporter's own libraries warn of their coming changes.
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-    def test_onnx_with_dynamic_axes(self, model, tmp_path):
+    @pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::FutureWarning",
+        "ignore::UserWarning",
+        "ignore::torch.jit.TracerWarning",
+    )
+    @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+    def test_onnx_with_dynamic_axes(self, model, tmp_path, dynamo):
         import onnxruntime
 
-        axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("position")}
-        program = torch.onnx.export(
-            model, (IDS, MASK), dynamo=True, dynamic_shapes={"input_ids": axes, "attention_mask": axes}, verbose=False
-        )
-        program.save(tmp_path / "model.onnx")
-        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        path, axes = tmp_path / "model.onnx", {0: "batch", 1: "position"}
+        if dynamo:
+            dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("position")}
+            shapes = {"input_ids": dynamic, "attention_mask": dynamic}
+            torch.onnx.export(model, (IDS, MASK), dynamo=True, dynamic_shapes=shapes, verbose=False).save(path)
+        else:
+            names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["hidden", "pooled"]}
+            dynamic = {"input_ids": axes, "attention_mask": axes, "hidden": axes, "pooled": {0: "batch"}}
+            torch.onnx.export(model, (IDS, MASK), path, dynamo=False, dynamic_axes=dynamic, **names)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         for ids, mask in ((IDS, MASK), (IDS.repeat(3, 2), MASK.repeat(3, 2).flip(1))):
             names = [entry.name for entry in session.get_inputs()]
             assert len(names) == 2

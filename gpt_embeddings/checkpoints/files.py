@@ -301,8 +301,13 @@ def open_folder(
     return HubFolder(os.fspath(name_or_path), revision, token)
 
 
-def read_json(folder: Folder, file: str) -> dict[str, Any]:
+def read_json(folder: Folder, file: str, kind: type = dict) -> Any:
     """Return what a JSON file holds.
+
+    Args:
+        folder: Where it is.
+        file: Its name.
+        kind: What it has to hold, an object by default.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -318,8 +323,8 @@ def read_json(folder: Folder, file: str) -> dict[str, Any]:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {type(values).__name__}, not an object.")
+    if not isinstance(values, kind):
+        raise ValueError(f"{path} holds {type(values).__name__}, not {'an object' if kind is dict else 'a list'}.")
     return values
 
 

@@ -1,6 +1,7 @@
 """A model and its tokenizer by name, the one way: a folder here or on the Hub, checked for weights that are missing.
 
-A name is that of a saved model of ours or of a GPT checkpoint, whose input stage is taken out. Left out: fresh models.
+A name is that of a saved model of ours, of a GPT checkpoint, whose input stage is taken out, or of a static model of
+another library. Left out: fresh models.
 """
 
 import shutil
@@ -17,6 +18,7 @@ import modeling_gpt_embeddings
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
+from gpt_embeddings.checkpoints.static import find_static, from_static
 from gpt_embeddings.text.encoding import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
 
@@ -47,7 +49,7 @@ _Model = TypeVar("_Model", bound=GPTEmbeddingsPreTrainedModel)
 
 
 def load_model(name: str) -> GPTEmbeddingsModel:
-    """Load a saved model for inference, or the input stage of a GPT checkpoint.
+    """Load a saved model for inference, the input stage of a GPT checkpoint, or a static model of another library.
 
     Args:
         name: Folder or Hub name.
@@ -59,6 +61,8 @@ def load_model(name: str) -> GPTEmbeddingsModel:
         OSError: There is no such model.
         ValueError: It is broken, lacks weights, or is of a kind that has no input stage to take out.
     """
+    if _is_static(name):
+        return from_static(name)[0]
     return _load(GPTEmbeddingsModel, name) if _read_config(name).get("model_type") == MODEL_TYPE else from_gpt(name)
 
 
@@ -112,7 +116,24 @@ def load_pair(name: str, tokenizer: str | None = None) -> tuple[GPTEmbeddingsMod
         ValueError: One of them is broken.
     """
     model = load_model(name)
-    return model, load_tokenizer(find_tokenizer(name, tokenizer), model_max_length=model.config.n_positions)
+    return model, load_tokenizer_of(name, tokenizer, model.config.n_positions)
+
+
+def load_tokenizer_of(model: str | None, tokenizer: str | None, n_positions: int) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that is given, else the model's own, else GPT-2's.
+
+    Args:
+        model: Folder or Hub name of a model; None for a fresh one.
+        tokenizer: Folder or Hub name of a tokenizer.
+        n_positions: Longest sequence of the model.
+
+    Raises:
+        OSError: There is no such model or tokenizer.
+        ValueError: It is broken.
+    """
+    if model is not None and tokenizer in (None, model) and _is_static(model):
+        return from_static(model)[1]
+    return load_tokenizer(find_tokenizer(model, tokenizer), model_max_length=n_positions)
 
 
 def find_tokenizer(model: str | None, tokenizer: str | None = None) -> str:
@@ -125,8 +146,11 @@ def find_tokenizer(model: str | None, tokenizer: str | None = None) -> str:
     Raises:
         OSError: The model's repository cannot be reached.
     """
-    if tokenizer is None and model is not None and any(map(open_folder(model).has, VOCABULARIES)):
-        return model
+    try:
+        if tokenizer is None and model is not None and any(map(open_folder(model).has, VOCABULARIES)):
+            return model
+    except OSError as error:
+        raise OSError(f"No model at {model!r}: {error}") from error
     return tokenizer or DEFAULT_TOKENIZER
 
 
@@ -158,6 +182,14 @@ def copy_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
         reason = str(error).strip().split("\n", 1)[0]
         return f"The tokenizer's files were copied as they are, as it could not be loaded ({reason:.200})."
     return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
+
+
+def _is_static(name: str) -> bool:
+    """Whether a name is that of a static model of another library; what is wrong with it, others say."""
+    try:
+        return find_static(open_folder(name)) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _read_config(name: str) -> dict[str, Any]:
@@ -215,4 +247,5 @@ __all__ = [
     "load_head",
     "load_model",
     "load_pair",
+    "load_tokenizer_of",
 ]

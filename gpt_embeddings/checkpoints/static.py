@@ -1,0 +1,144 @@
+"""Static embedding models of other libraries: model2vec's, and the `StaticEmbedding` of sentence-transformers.
+
+Both are a table of which a text's vector is a mean, so that they become a `GPTEmbeddingsModel` without positions.
+model2vec leaves unknown tokens out of the mean: they weigh nothing. Left out: a normalisation at the end, which keeps
+the direction of a vector; `Embedder(..., normalize=True)` has it. The way back is `gpt_embeddings.hub.export`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
+from gpt_embeddings.text.encoding import check_vocabulary
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+MODEL2VEC = "model2vec"
+MODEL2VEC_LENGTH = 512  # tokens that it reads of a text by default
+UNLIMITED = 2**20
+PADDING = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "[UNK]", "<unk>")
+
+
+def from_static(
+    source: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]:
+    """Load a model of model2vec, or a sentence-transformers model that is a `StaticEmbedding`.
+
+    Args:
+        source: A folder, or a Hub name.
+        revision: Branch, tag or commit of a Hub name.
+        token: Token for a gated or private repository; None takes the one of `hf auth login`.
+
+    Returns:
+        The model, in evaluation mode, and its tokenizer, which puts nothing around a text. Vectors are those of the
+        library, but for a normalisation at the end.
+
+    Raises:
+        OSError: There is no such model, or it cannot be reached.
+        ValueError: It is a model of another kind, or broken.
+    """
+    folder = open_folder(source, revision=revision, token=token)
+    place = find_static(folder)
+    if place is None:
+        raise ValueError(f"{folder.name} is no model of model2vec, nor a `StaticEmbedding` of sentence-transformers.")
+    config = read_json(folder, "config.json") if folder.has("config.json") else {}
+    ours = config.get("model_type") == MODEL2VEC
+    table = _read_table(folder.download(f"{place}model.safetensors"))
+    backend = _read_backend(folder.download(f"{place}tokenizer.json"))
+    unknown = _unknown_id(backend) if ours else None
+    length = config.get("max_length", MODEL2VEC_LENGTH) if ours else None
+    padding = next((token for token in PADDING if backend.token_to_id(token) is not None), None)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=padding)
+    model = _build(table, unknown, length if isinstance(length, int) and 0 < length < UNLIMITED else UNLIMITED)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    tokenizer.model_max_length = model.config.n_positions
+    return model, tokenizer
+
+
+def find_static(folder: Folder) -> str | None:
+    """Return where in a folder a static model lies, such as `"0_StaticEmbedding/"`; None where there is none.
+
+    Raises:
+        OSError: The folder cannot be reached.
+        ValueError: A file of it is broken.
+    """
+    if folder.has("modules.json"):
+        modules = read_json(folder, "modules.json", kind=list)
+        first = modules[0] if modules and isinstance(modules[0], dict) else {}
+        if str(first.get("type")).rsplit(".", 1)[-1] == "StaticEmbedding":
+            path = str(first.get("path", "")).strip("./")
+            return f"{path}/" if path else ""
+    elif folder.has("config.json") and read_json(folder, "config.json").get("model_type") == MODEL2VEC:
+        return ""
+    return None
+
+
+def _read_table(path: Path) -> torch.Tensor:
+    """Return one row a token, `(vocab_size, n_embd)`: what the library averages."""
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is broken: {error}.") from error
+    table = tensors.get("embedding.weight", tensors.get("embeddings"))
+    if table is None or table.ndim != 2 or not table.is_floating_point():
+        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        raise ValueError(f"{path} has no table of floats called 'embedding.weight' or 'embeddings'; it has {found}.")
+    if "mapping" in tensors:  # several tokens share a row
+        table = table[tensors["mapping"].long()]
+    if "weights" in tensors:
+        table = table.float() * tensors["weights"].float().unsqueeze(1)
+    return table.contiguous()
+
+
+def _read_backend(path: Path) -> Tokenizer:
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # of the class `Exception` itself
+        raise ValueError(f"{path} is no tokenizer: {error}.") from error
+    backend.post_processor = None  # both libraries encode a text without what their teachers had around it
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _unknown_id(backend: Tokenizer) -> int | None:
+    """Return the id that stands for what the vocabulary lacks, which model2vec leaves out."""
+    model = json.loads(backend.to_str())["model"]
+    unknown = model.get("unk_token")
+    found: int | None = model.get("unk_id") if unknown is None else backend.token_to_id(unknown)
+    return found
+
+
+def _build(table: torch.Tensor, unknown: int | None, n_positions: int) -> GPTEmbeddingsModel:
+    config: Any = GPTEmbeddingsConfig(
+        vocab_size=table.shape[0],
+        n_positions=n_positions,
+        n_embd=table.shape[1],
+        embd_pdrop=0.0,
+        position_embedding_type="none",
+        pooling="mean" if unknown is None else "weighted",
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    config.dtype = table.dtype
+    with torch.device("meta"):
+        model = GPTEmbeddingsModel(config)
+    tables = {"wte.weight": table}
+    if unknown is not None:
+        tables["token_weights"] = torch.ones(len(table), dtype=table.dtype)
+        tables["token_weights"][unknown] = 0
+    model.load_state_dict(tables, assign=True)
+    return model.eval()
+
+
+__all__ = ["find_static", "from_static"]

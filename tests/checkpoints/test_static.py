@@ -1,0 +1,146 @@
+"""Static models of other libraries against the libraries themselves."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from model2vec import StaticModel
+from safetensors.numpy import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from gpt_embeddings import Embedder, from_static
+from gpt_embeddings.checkpoints.loading import load_pair
+
+
+TEXTS = ["the tide came in", "The tide, unheard-of!", "zzz", "a", "", "in the the [CLS] tide"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "the",
+    "tide",
+    "came",
+    "in",
+    "a",
+    "##s",
+    ",",
+    "un",
+    "##heard",
+    "-",
+    "of",
+    "!",
+]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The accelerated tokenizer:UserWarning"
+)
+
+
+def word_piece():
+    """A tokenizer in the manner of BERT's, which has `[CLS]` and `[SEP]` around a text, and unknown words."""
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def unigram():
+    words = [("<unk>", 0.0), ("▁the", -1.0), ("▁tide", -2.0), ("▁in", -3.0), ("a", -4.0), ("▁", -5.0), ("t", -6.0)]
+    tokenizer = Tokenizer(models.Unigram(words, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def table(rows, width=8, dtype=np.float32):
+    return np.random.default_rng(0).normal(size=(rows, width)).astype(dtype)
+
+
+def vectors(name, **options):
+    model, tokenizer = from_static(name)
+    return Embedder(model, tokenizer, pooling=model.config.pooling, **options).embed(TEXTS)
+
+
+@pytest.mark.parametrize("make", [word_piece, unigram])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_model2vec(make, normalize, dtype, tmp_path):
+    tokenizer = make()
+    theirs = StaticModel(table(tokenizer.get_vocab_size(), dtype=dtype), tokenizer, normalize=normalize)
+    theirs.config["model_type"] = "model2vec"
+    theirs.save_pretrained(tmp_path)
+    expected = StaticModel.from_pretrained(tmp_path, force_download=False).encode(TEXTS)
+    tolerance = 1e-6 if dtype == np.float32 else 2e-3
+    np.testing.assert_allclose(vectors(tmp_path, normalize=normalize), expected, rtol=0, atol=tolerance)
+
+
+def test_model2vec_with_shared_and_weighted_rows(tmp_path):
+    tokenizer, mapping = word_piece(), np.arange(len(WORDS)) % 5
+    weights = np.linspace(0.1, 2, len(WORDS)).astype(np.float32)
+    theirs = StaticModel(table(5), tokenizer, {"model_type": "model2vec"}, weights=weights, token_mapping=mapping)
+    theirs.save_pretrained(tmp_path)
+    expected = StaticModel.from_pretrained(tmp_path, force_download=False).encode(TEXTS)
+    np.testing.assert_allclose(vectors(tmp_path), expected, rtol=0, atol=1e-6)
+
+
+def test_model2vec_cuts_long_texts(tmp_path):
+    theirs = StaticModel(table(len(WORDS)), word_piece(), {"model_type": "model2vec", "max_length": 3}, max_length=3)
+    theirs.save_pretrained(tmp_path)
+    model, _ = from_static(tmp_path)
+    assert model.config.n_positions == 3
+    long = StaticModel.from_pretrained(tmp_path, force_download=False).encode(["a in a a in in in"])
+    np.testing.assert_allclose(Embedder(*from_static(tmp_path)).embed(["a in a a in in in"]), long, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [word_piece, unigram])
+def test_static_embedding(make, tmp_path):
+    tokenizer = make()
+    module = StaticEmbedding(tokenizer, embedding_weights=table(tokenizer.get_vocab_size()))
+    SentenceTransformer(modules=[module, Normalize()], device="cpu").save(str(tmp_path))
+    expected = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(vectors(tmp_path, normalize=True)[:5], expected[:5], rtol=0, atol=1e-6)
+    # A special token that is spelled out is plain text here, as everywhere.
+    assert make is unigram or "[CLS]" not in from_static(tmp_path)[1].convert_ids_to_tokens(
+        from_static(tmp_path)[1]("the [cls]").input_ids
+    )
+
+
+def test_every_way_in_gives_the_vector(tmp_path):
+    """The pair that comes back agrees with itself, saved or not, and commands load it by its name."""
+    StaticModel(table(len(WORDS)), word_piece(), {"model_type": "model2vec"}).save_pretrained(tmp_path)
+    model, tokenizer = load_pair(str(tmp_path), str(tmp_path))  # as the actors of a cluster are given them
+    assert tokenizer("the").input_ids == [4]
+    model, tokenizer = load_pair(str(tmp_path))
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**batch).pooler_output
+    np.testing.assert_allclose(found, vectors(tmp_path), rtol=0, atol=1e-6)
+
+
+def test_what_is_none(tmp_path):
+    with pytest.raises(ValueError, match="is no model of model2vec, nor a `StaticEmbedding`"):
+        from_static(tmp_path)
+    StaticModel(table(len(WORDS)), word_piece(), {"model_type": "model2vec"}).save_pretrained(tmp_path)
+    rows = load_file(tmp_path / "model.safetensors")["embeddings"]
+    save_file({"embeddings": (rows * 9).astype(np.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="has no table of floats called"):
+        from_static(tmp_path)
+    save_file({"embeddings": rows[:9]}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="16 entries, more than the model's `vocab_size` 9"):
+        from_static(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(ValueError, match="is broken"):
+        from_static(tmp_path)
+    save_file({"embeddings": rows}, tmp_path / "model.safetensors")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no tokenizer"):
+        from_static(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match="holds dict, not a list"):
+        from_static(tmp_path)
