@@ -18,8 +18,8 @@
 Fields of the configuration, at GPT-2's values by default, cover where other families differ: a factor or a projection
 on the token vectors, rows of `wpe` before position 0, sinusoids in place of `wpe`.
 
-Two ways in: `forward` takes padded batches, as every transformers model does; `embed_bags` takes documents of uneven
-length as one flat id array and gives their means without ever forming a vector per token.
+Three ways in: `forward` takes padded batches, as every transformers model does; `embed_bags` takes documents of uneven
+length as one flat id array and gives their means without ever forming a vector per token; `embed_flat` gives those.
 
 `GPTEmbeddingsForCausalLM` sets an unembedding right behind it: the zero-layer GPT, which can learn bigrams.
 
@@ -410,6 +410,33 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             else:
                 sums.add_(F.embedding(lengths, prefix))
         return sums.div_(lengths.clamp(min=1).unsqueeze(1)).to(weight.dtype)
+
+    def embed_flat(
+        self, input_ids: torch.Tensor | Any, position_ids: torch.Tensor | Any | None = None
+    ) -> torch.Tensor:
+        """Embed tokens given as one flat id array, each by itself; dropout is not applied, in training neither.
+
+        Args:
+            input_ids: Ids of shape `(n_tokens,)`, int64 or int32; a tensor, or anything that `torch.as_tensor` takes.
+            position_ids: The position of each, from 0 to `n_positions - 1`, of the same shape. None gives the token
+                part alone, scaled and projected as it is added to positions.
+
+        Returns:
+            Vectors of shape `(n_tokens, n_embd)`, those of `last_hidden_state`.
+
+        Raises:
+            ValueError: An id or a position is outside its table.
+        """
+        device = self.wte.weight.device
+        input_ids = torch.as_tensor(input_ids)
+        self._check_range("input_ids", input_ids, self._vocab_rows())
+        vectors, _ = self._finish_tokens(self._look_up_tokens(input_ids.to(device)), False)  # (n_tokens, n_embd)
+        if position_ids is None or self.wpe is None:
+            return vectors
+        position_ids = torch.as_tensor(position_ids)
+        self._check_range("position_ids", position_ids, self.config.n_positions, -self.config.position_offset)
+        rows = self.wpe((position_ids + self.config.position_offset).to(device))
+        return vectors + rows.to(vectors.dtype)
 
     @classmethod
     def from_gpt(cls, source: Any, **options: Any) -> "GPTEmbeddingsModel":
