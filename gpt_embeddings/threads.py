@@ -1,4 +1,8 @@
-"""How many cores there are, how many threads torch takes of them, and what a fork changes about that."""
+"""Threads: how many cores there are, torch on some of them, and what a fork leaves of them.
+
+A forked child inherits OpenMP's thread pool without its threads, and waits for them for ever as soon as torch uses
+more than one: so whoever computes asks [`was_forked`] first.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,24 +11,21 @@ from contextlib import contextmanager
 import torch
 
 
-_is_forked = False
+_forked = False
 
 
 def _after_fork_in_child() -> None:
-    global _is_forked
-    _is_forked = True
+    global _forked
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def forked() -> bool:
-    """Return whether this process is a forked child, in which torch must not use more than one thread.
-
-    It inherits OpenMP's thread pool without its threads, and waits for them for ever.
-    """
-    return _is_forked
+def was_forked() -> bool:
+    """Return whether this process was forked after this module had been imported."""
+    return _forked
 
 
 def n_cores() -> int:
@@ -34,7 +35,7 @@ def n_cores() -> int:
 
 @contextmanager
 def torch_threads(n: int | None) -> Iterator[None]:
-    """Run torch on n threads, and afterwards on as many as before; None changes nothing."""
+    """Run torch on n threads, and afterwards on as many as before; None leaves it as it is."""
     before = torch.get_num_threads()
     if n is None or n == before:
         yield
@@ -43,8 +44,8 @@ def torch_threads(n: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if not forked():
+        if not _forked:
             torch.set_num_threads(before)
 
 
-__all__ = ["forked", "n_cores", "torch_threads"]
+__all__ = ["n_cores", "torch_threads", "was_forked"]

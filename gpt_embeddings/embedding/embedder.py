@@ -62,7 +62,7 @@ class Embedder:
         dtype: `"float32"` or `"float16"` for the column; sums are float32 in either case.
 
     Raises:
-        TypeError: The model is no `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
+        TypeError: The model is not a `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
         ValueError: An option is unknown, the model has no token weights to pool by, or the tokenizer can give ids that
             the model does not have.
     """
@@ -146,7 +146,7 @@ class Embedder:
             be returned but `{}`.
 
         Raises:
-            TypeError: The column or one of its values is no string; the message names column and row.
+            TypeError: The column or one of its values is not a string; the message names column and row.
             ValueError: There is no such column, or a text is not valid Unicode; the message names column and row.
         """
         if isinstance(batch, pa.Table):

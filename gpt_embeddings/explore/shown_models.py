@@ -1,12 +1,11 @@
 """A model to be looked at, with its tokenizer and its search, opened once and when it is first needed.
 
-Left out: what is looked at (`views`), and where (`explore`, `report`).
+Left out: what is looked at (`views`), and where (`page`, `export`).
 """
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -96,9 +95,4 @@ def load_pair(name: str | None, tokenizer: str | None) -> tuple[GPTEmbeddingsMod
     return model, load_tokenizer(tokenizer or "openai-community/gpt2")
 
 
-def is_local(name: str) -> bool:
-    """Return whether a name is that of a folder here, which takes precedence over the Hub."""
-    return Path(name).is_dir()
-
-
-__all__ = ["FRESH", "Opened", "Subject", "find_subject", "is_local", "load_pair"]
+__all__ = ["FRESH", "Opened", "Subject", "find_subject", "load_pair"]
