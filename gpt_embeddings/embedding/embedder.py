@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
 from gpt_embeddings.text.encoding import Texts, check_vocabulary, encode_flat, tokenizer_digest
-from gpt_embeddings.threads import forked, n_cores, torch_threads
+from gpt_embeddings.threads import n_cores, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -225,7 +225,7 @@ class Embedder:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
         if self.pooling in ("mean", "weighted"):
             return self._means(input_ids, offsets, n_threads), None
-        with torch.inference_mode(), torch_threads(1 if forked() else None):
+        with torch.inference_mode(), torch_threads(1 if was_forked() else None):
             vectors, starts = self._token_vectors(input_ids, offsets)
             return self._finish(vectors), starts
 
@@ -237,7 +237,7 @@ class Embedder:
         torch's own threads would share out each small step; they wait for each other busily, which costs more than
         the sums themselves as soon as another process runs.
         """
-        n_threads = 1 if forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
+        n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
         cuts = np.searchsorted(offsets, np.linspace(0, len(input_ids), n_threads + 1)[1:-1]).tolist()
         bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
 
