@@ -173,6 +173,8 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         elif isinstance(module, GPTEmbeddingsModel):
             if module.token_weights is not None:
                 init.ones_(module.token_weights)
+            if module.wte_scale is not None:  # the checkpoint lacks it; `_unpack_rows` says so
+                init.constant_(module.wte_scale, math.nan)
         elif isinstance(module, (nn.Embedding, nn.Linear)):
             std = float(self.config.initializer_range)
             positions = getattr(self.base_model, "wpe", None)
@@ -180,12 +182,31 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
                 std = float(self.config.position_initializer_range)
             init.normal_(module.weight, mean=0.0, std=std)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as [`PreTrainedModel.from_pretrained`] does; a `wte` stored in int8 becomes a plain table.
+
+        Raises:
+            ValueError: The rows are not what `config.wte_storage` says.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model._unpack_rows()
+        return loaded
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as [`PreTrainedModel.save_pretrained`] does; `AutoModel` can load what a head has saved, too."""
+        """Save as [`PreTrainedModel.save_pretrained`] does; `AutoModel` can load what a head has saved, too.
+
+        A `state_dict` may hold `wte.weight` as int8 and `wte_scale`, a float32 factor for each row.
+        """
+        self.config.wte_storage = "int8" if "wte_scale" in (kwargs.get("state_dict") or {}) else "float"
         if self._auto_class is not None:  # the saver adds the class at hand, and keeps what it finds here
             module = type(self).__module__.rsplit(".", 1)[-1]
             self.config.auto_map = {"AutoModel": f"{module}.GPTEmbeddingsModel"}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.wte_storage = "float"
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize `wte` as [`PreTrainedModel.resize_token_embeddings`] does; positions keep their size.
@@ -233,6 +254,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     """
 
     token_weights: torch.Tensor | None
+    wte_scale: torch.Tensor | None
 
     def __init__(self, config: GPTEmbeddingsConfig) -> None:
         config.validate_sizes()  # fields may have been set since the configuration was made; nothing is allocated yet
@@ -243,6 +265,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.wpe = self._new_position_table(config.n_positions)
         self.drop = nn.Dropout(float(config.embd_pdrop))
         self.register_buffer("token_weights", torch.ones(config.vocab_size) if config.pooling == "weighted" else None)
+        # Only while `from_pretrained` loads, which builds modules without memory.
+        packed = config.wte_storage == "int8" and self.wte.weight.device.type == "meta"
+        self.register_buffer("wte_scale", torch.empty(config.vocab_size, dtype=torch.float32) if packed else None)
         self.post_init()
 
     @can_return_tuple
@@ -508,6 +533,23 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.wpe = new
         self.config.n_positions = new_num_position_embeddings
         return new
+
+    @torch.no_grad()
+    def _unpack_rows(self) -> None:
+        """Multiply the whole numbers that a checkpoint has for `wte` by the factors of their rows."""
+        self.config.wte_storage = "float"
+        if self.wte_scale is None:
+            return
+        rows, scale = self.wte.weight, self.wte_scale.unsqueeze(1)  # (vocab_size, width), (vocab_size, 1)
+        if not bool((rows.abs() <= 127).all() & (rows == rows.round()).all()):
+            raise ValueError("`wte_storage` is 'int8', but `wte.weight` holds other values than -127 to 127.")
+        if not bool((scale.isfinite() & (scale >= 0)).all()):
+            raise ValueError(
+                "`wte_storage` is 'int8', but the checkpoint lacks `wte_scale`, or it holds values that are not "
+                "finite or below 0."
+            )
+        rows.copy_(rows * scale)  # in float32
+        self.wte_scale = None
 
     def _new_position_table(self, n_positions: int) -> PositionTable:
         config, rows = self.config, n_positions + self.config.position_offset
