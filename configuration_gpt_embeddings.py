@@ -84,6 +84,10 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
         pooling (`str`, *optional*, defaults to `"mean"`):
             How `pooler_output` and `embed_bags` make one vector of a text. `"mean"`: every token counts alike.
             `"weighted"`: each counts by its entry in `token_weights`, a part of the checkpoint.
+        wte_storage (`str`, *optional*, defaults to `"float"`):
+            How a checkpoint stores `wte`. `"int8"`: as whole numbers from -127 to 127, with a float32 factor for each
+            row in `wte_scale`. It says nothing of a model in memory: `from_pretrained` multiplies, and
+            `save_pretrained` writes what it is given.
         bos_token_id (`int`, *optional*, defaults to 50256):
             Id of `<|endoftext|>`. This default becomes `None` where the vocabulary is too small to hold it.
         eos_token_id (`int` or `list[int]`, *optional*, defaults to 50256):
@@ -132,6 +136,7 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
     word_embed_proj_dim: int | None = None
     add_token_types: bool = True
     pooling: Literal["mean", "weighted"] = "mean"
+    wte_storage: Literal["float", "int8"] = "float"
     bos_token_id: int | None = GPT2_ENDOFTEXT_ID
     eos_token_id: int | list[int] | None = GPT2_ENDOFTEXT_ID
     pad_token_id: int | None = None

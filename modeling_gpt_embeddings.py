@@ -18,8 +18,8 @@
 Fields of the configuration, at GPT-2's values by default, cover where other families differ: a factor or a projection
 on the token vectors, rows of `wpe` before position 0, sinusoids in place of `wpe`.
 
-Two ways in: `forward` takes padded batches, as every transformers model does; `embed_bags` takes documents of uneven
-length as one flat id array and gives their means without ever forming a vector per token.
+Three ways in: `forward` takes padded batches, as every transformers model does; `embed_bags` takes documents of uneven
+length as one flat id array and gives their means without ever forming a vector per token; `embed_flat` gives those.
 
 `GPTEmbeddingsForCausalLM` sets an unembedding right behind it: the zero-layer GPT, which can learn bigrams.
 
@@ -172,6 +172,8 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         elif isinstance(module, GPTEmbeddingsModel):
             if module.token_weights is not None:
                 init.ones_(module.token_weights)
+            if module.wte_scale is not None:  # the checkpoint lacks it; `_unpack_rows` says so
+                init.constant_(module.wte_scale, math.nan)
         elif isinstance(module, (nn.Embedding, nn.Linear)):
             std = float(self.config.initializer_range)
             positions = getattr(self.base_model, "wpe", None)
@@ -179,12 +181,31 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
                 std = float(self.config.position_initializer_range)
             init.normal_(module.weight, mean=0.0, std=std)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as [`PreTrainedModel.from_pretrained`] does; a `wte` stored in int8 becomes a plain table.
+
+        Raises:
+            ValueError: The rows are not what `config.wte_storage` says.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model._unpack_rows()
+        return loaded
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as [`PreTrainedModel.save_pretrained`] does; `AutoModel` can load what a head has saved, too."""
+        """Save as [`PreTrainedModel.save_pretrained`] does; `AutoModel` can load what a head has saved, too.
+
+        A `state_dict` may hold `wte.weight` as int8 and `wte_scale`, a float32 factor for each row.
+        """
+        self.config.wte_storage = "int8" if "wte_scale" in (kwargs.get("state_dict") or {}) else "float"
         if self._auto_class is not None:  # the saver adds the class at hand, and keeps what it finds here
             module = type(self).__module__.rsplit(".", 1)[-1]
             self.config.auto_map = {"AutoModel": f"{module}.GPTEmbeddingsModel"}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.wte_storage = "float"
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize `wte` as [`PreTrainedModel.resize_token_embeddings`] does; positions keep their size.
@@ -216,6 +237,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
 
     Args:
         config ([`GPTEmbeddingsConfig`]): Sizes and options.
+        add_pooling_layer (`bool`, *optional*, defaults to `True`): Whether `forward` computes `pooler_output`, which
+            costs a third of it. `from_pretrained` and `AutoModel` take it too.
 
     Example:
     ```python
@@ -232,16 +255,21 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     """
 
     token_weights: torch.Tensor | None
+    wte_scale: torch.Tensor | None
 
-    def __init__(self, config: GPTEmbeddingsConfig) -> None:
+    def __init__(self, config: GPTEmbeddingsConfig, add_pooling_layer: bool = True) -> None:
         config.validate_sizes()  # fields may have been set since the configuration was made; nothing is allocated yet
         super().__init__(config)
+        self.add_pooling_layer = add_pooling_layer
         token_width = config.word_embed_proj_dim or config.n_embd
         self.wte = nn.Embedding(config.vocab_size, token_width)
         self.project_in = None if token_width == config.n_embd else nn.Linear(token_width, config.n_embd, bias=False)
         self.wpe = self._new_position_table(config.n_positions)
         self.drop = nn.Dropout(float(config.embd_pdrop))
         self.register_buffer("token_weights", torch.ones(config.vocab_size) if config.pooling == "weighted" else None)
+        # Only while `from_pretrained` loads, which builds modules without memory.
+        packed = config.wte_storage == "int8" and self.wte.weight.device.type == "meta"
+        self.register_buffer("wte_scale", torch.empty(config.vocab_size, dtype=torch.float32) if packed else None)
         self.post_init()
 
     @can_return_tuple
@@ -299,17 +327,18 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(batch, position, n_embd)` and
             `pooler_output` of shape `(batch, n_embd)`, the mean of `last_hidden_state` over the real tokens (a zero
             vector where there is none), with `config.pooling` "weighted" by their weights; `inputs_embeds`, of which
-            no ids are known, weigh 1.
+            no ids are known, weigh 1. Without the pooling layer it is None.
 
         Raises:
             ValueError: Inputs are missing, given twice, of a wrong shape or dtype, too long, or out of range.
         """
         if torch.jit.is_tracing():  # the exporter of TorchScript makes tensors of defaults
             past_length, add_positions = int(past_length), bool(add_positions)
-        if not self.config.add_token_types:
+        if token_type_ids is not None and not self.config.add_token_types:
             token_type_ids = None
         if not past_length and kwargs.get("past_key_values") is not None:
             past_length = int(kwargs["past_key_values"].get_seq_length())
+        self._check_types(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
         self._check_shapes(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, past_length)
         if check_ids is not False:
             everywhere = check_ids is True
@@ -324,11 +353,15 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if add_positions:
             hidden_states, in_place = self._finish_tokens(hidden_states, in_place)  # (batch, position, n_embd)
             if self.wpe is not None:
-                if position_ids is None:
-                    position_ids = self._count_positions(hidden_states, attention_mask, past_length)
-                if self.config.position_offset:
-                    position_ids = position_ids + self.config.position_offset
-                hidden_states = _add_positions(hidden_states, self.wpe, position_ids, in_place)
+                first = past_length + self.config.position_offset
+                if position_ids is None and attention_mask is None and in_place and self._owns_position_rows():
+                    hidden_states.add_(self.wpe.weight[first : first + hidden_states.shape[1]])
+                else:
+                    if position_ids is None:
+                        position_ids = self._count_positions(hidden_states, attention_mask, past_length)
+                    if self.config.position_offset:
+                        position_ids = position_ids + self.config.position_offset
+                    hidden_states = _add_positions(hidden_states, self.wpe, position_ids, in_place)
             if token_type_ids is not None:
                 token_types, _ = self._finish_tokens(self._look_up_tokens(token_type_ids), self._owns_token_rows())
                 hidden_states = hidden_states + token_types
@@ -338,11 +371,13 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
 
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        pooled = None
+        if self.add_pooling_layer:
+            weights = self._weigh(input_ids, self._check_pooling(None))
+            pooled = _mean_over_tokens(hidden_states, attention_mask, weights)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
-            pooler_output=_mean_over_tokens(
-                hidden_states, attention_mask, self._weigh(input_ids, self._check_pooling(None))
-            ),
+            pooler_output=pooled,
             hidden_states=(hidden_states,) if output_hidden_states else None,
         )
 
@@ -412,6 +447,33 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 sums.add_(F.embedding(lengths, prefix))
         return sums.div_(lengths.clamp(min=1).unsqueeze(1)).to(weight.dtype)
 
+    def embed_flat(
+        self, input_ids: torch.Tensor | Any, position_ids: torch.Tensor | Any | None = None
+    ) -> torch.Tensor:
+        """Embed tokens given as one flat id array, each by itself; dropout is not applied, in training neither.
+
+        Args:
+            input_ids: Ids of shape `(n_tokens,)`, int64 or int32; a tensor, or anything that `torch.as_tensor` takes.
+            position_ids: The position of each, from 0 to `n_positions - 1`, of the same shape. None gives the token
+                part alone, scaled and projected as it is added to positions.
+
+        Returns:
+            Vectors of shape `(n_tokens, n_embd)`, those of `last_hidden_state`.
+
+        Raises:
+            ValueError: An id or a position is outside its table.
+        """
+        device = self.wte.weight.device
+        input_ids = torch.as_tensor(input_ids)
+        self._check_range("input_ids", input_ids, self._vocab_rows())
+        vectors, _ = self._finish_tokens(self._look_up_tokens(input_ids.to(device)), False)  # (n_tokens, n_embd)
+        if position_ids is None or self.wpe is None:
+            return vectors
+        position_ids = torch.as_tensor(position_ids)
+        self._check_range("position_ids", position_ids, self.config.n_positions, -self.config.position_offset)
+        rows = self.wpe((position_ids + self.config.position_offset).to(device))
+        return vectors + rows.to(vectors.dtype)
+
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
         """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
         return self.wpe
@@ -444,6 +506,23 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.config.n_positions = new_num_position_embeddings
         return new
 
+    @torch.no_grad()
+    def _unpack_rows(self) -> None:
+        """Multiply the whole numbers that a checkpoint has for `wte` by the factors of their rows."""
+        self.config.wte_storage = "float"
+        if self.wte_scale is None:
+            return
+        rows, scale = self.wte.weight, self.wte_scale.unsqueeze(1)  # (vocab_size, width), (vocab_size, 1)
+        if not bool((rows.abs() <= 127).all() & (rows == rows.round()).all()):
+            raise ValueError("`wte_storage` is 'int8', but `wte.weight` holds other values than -127 to 127.")
+        if not bool((scale.isfinite() & (scale >= 0)).all()):
+            raise ValueError(
+                "`wte_storage` is 'int8', but the checkpoint lacks `wte_scale`, or it holds values that are not "
+                "finite or below 0."
+            )
+        rows.copy_(rows * scale)  # in float32
+        self.wte_scale = None
+
     def _new_position_table(self, n_positions: int) -> PositionTable:
         config, rows = self.config, n_positions + self.config.position_offset
         if config.position_embedding_type == "learned":
@@ -455,9 +534,10 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     def _look_up_tokens(self, token_ids: torch.Tensor | None) -> torch.Tensor:
         """Return what the GPT of these tables takes as `inputs_embeds`, `(batch, position, width of wte)`."""
         vectors: torch.Tensor = self.wte(token_ids)
-        if self.config.scale_inputs_embeds:
-            return vectors  # still to be scaled, by `_finish_tokens`
-        return _scale(vectors, self.config.token_scale, self._owns_token_rows())
+        scale = self.config.token_scale
+        if scale == 1 or self.config.scale_inputs_embeds:
+            return vectors  # or still to be scaled, by `_finish_tokens`
+        return _scale(vectors, scale, self._owns_token_rows())
 
     def _finish_tokens(self, vectors: torch.Tensor, in_place: bool) -> tuple[torch.Tensor, bool]:
         """Do to `inputs_embeds` what the GPT does before it adds positions, to `(batch, position, n_embd)`.
@@ -465,8 +545,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         Returns:
             The vectors, and whether they are memory that nobody else can see.
         """
-        if self.config.scale_inputs_embeds and self.config.token_scale != 1:
-            vectors, in_place = _scale(vectors, self.config.token_scale, in_place), True
+        scale = self.config.token_scale
+        if scale != 1 and self.config.scale_inputs_embeds:
+            vectors, in_place = _scale(vectors, scale, in_place), True
         if self.project_in is not None:
             in_place = type(self.project_in) is nn.Linear and not self.project_in._forward_hooks
             vectors = self.project_in(vectors)
@@ -501,6 +582,13 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     def _owns_token_rows(self) -> bool:
         """Whether what `wte` returns is new memory that nobody else can see: no adapter, no hook that keeps it."""
         return type(self.wte) is nn.Embedding and not self.wte._forward_hooks
+
+    def _owns_position_rows(self) -> bool:
+        """Whether rows of `wpe` can be read from its memory, and added in place: no adapter, hook or gradient."""
+        wpe: Any = self.wpe
+        if type(wpe) is not nn.Embedding or wpe._forward_hooks or wpe._forward_pre_hooks:
+            return False
+        return _is_eager() and not torch.is_grad_enabled() and wpe.weight.dtype == self.wte.weight.dtype
 
     def set_token_weights(self, weights: torch.Tensor | Any) -> None:
         """Store a weight for each token and pool by them from now on; they are saved with the model.
@@ -561,6 +649,21 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
         return _sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets, weights=weights)
 
+    @staticmethod
+    def _check_types(input_ids: Any, *others: Any) -> None:
+        for name, value in zip(
+            ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids"),
+            (input_ids, *others),
+            strict=True,
+        ):
+            if value is not None and not isinstance(value, torch.Tensor):
+                what = "a text" if isinstance(value, str) else f"a {type(value).__name__}"
+                raise TypeError(
+                    f"`{name}` must be a tensor, got {what}. The model takes what a tokenizer gives: "
+                    '`model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))`; for texts '
+                    "themselves there is `gpt_embeddings.Embedder(model, tokenizer).encode(texts)`."
+                )
+
     def _check_shapes(
         self,
         input_ids: torch.Tensor | None,
@@ -573,9 +676,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             given = "neither" if input_ids is None else "both"
             raise ValueError(f"Give either `input_ids` or `inputs_embeds`, got {given}.")
-        name = "n_embd" if self.project_in is None else "word_embed_proj_dim"
-        width = getattr(self.config, name)
         if inputs_embeds is not None:
+            name = "n_embd" if self.project_in is None else "word_embed_proj_dim"
+            width = getattr(self.config, name)
             if inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != width or not inputs_embeds.is_floating_point():
                 raise ValueError(
                     f"`inputs_embeds` must be floating-point of shape (batch, position, {name}={width}), got "
@@ -598,8 +701,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 f"`attention_mask` must have the shape (batch, position) = {tuple(shape)} of the inputs{past}, got "
                 f"{tuple(attention_mask.shape)}."
             )
-        self._check_like_inputs("position_ids", position_ids, shape)
-        self._check_like_inputs("token_type_ids", token_type_ids, shape)
+        for name, ids in (("position_ids", position_ids), ("token_type_ids", token_type_ids)):
+            if ids is not None:
+                self._check_like_inputs(name, ids, shape)
         # Not while exporting: the comparison would tie a dynamic length to this very limit.
         if position_ids is None and not _is_exporting() and past_length + shape[1] > self.config.n_positions:
             raise ValueError(
@@ -609,9 +713,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             )
 
     @staticmethod
-    def _check_like_inputs(name: str, ids: torch.Tensor | None, shape: torch.Size) -> None:
-        if ids is None:
-            return
+    def _check_like_inputs(name: str, ids: torch.Tensor, shape: torch.Size) -> None:
         if ids.ndim not in (1, 2) or ids.shape[-1] != shape[1] or ids.shape[:-1] not in ((), (1,), shape[:1]):
             raise ValueError(
                 f"`{name}` must have the shape {tuple(shape)} of the inputs or (1, {shape[1]}), got "
@@ -630,17 +732,18 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     ) -> None:
         if _is_exporting():
             return
-        ranges = (
-            ("input_ids", input_ids, 0, self._vocab_rows()),
-            ("token_type_ids", token_type_ids, 0, self._vocab_rows()),
-            ("position_ids", position_ids, -self.config.position_offset, self.config.n_positions),
-        )
-        for name, values, first, rows in ranges:
-            if values is not None and torch.compiler.is_compiling():
+        given = (("input_ids", input_ids), ("token_type_ids", token_type_ids), ("position_ids", position_ids))
+        for name, values in given:
+            if values is None:
+                continue
+            first, rows = 0, self._vocab_rows()
+            if name == "position_ids":
+                first, rows = -self.config.position_offset, self.config.n_positions
+            if torch.compiler.is_compiling():
                 # Without a value to name, but the graph stays whole and no device is waited for.
                 inside = ((values >= first) & (values < rows)).all()
                 torch._assert_async(inside, f"`{name}` must lie from {first} to {rows - 1}.")
-            elif values is not None and (everywhere or values.device.type == "cpu"):
+            elif everywhere or values.device.type == "cpu":
                 self._check_range(name, values, rows, first)
         if attention_mask is not None and _is_eager() and (everywhere or attention_mask.device.type == "cpu"):
             # An additive mask (0 and -inf) would be read upside down.
@@ -651,7 +754,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 )
 
     def _vocab_rows(self) -> int:
-        return int(getattr(self.wte, "num_embeddings", self.config.vocab_size))
+        rows = getattr(self.wte, "num_embeddings", None)
+        return int(self.config.vocab_size if rows is None else rows)
 
     @staticmethod
     def _check_range(name: str, values: torch.Tensor, rows: int, first: int = 0) -> None:
@@ -708,7 +812,7 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
                 f"= {width}; set `tie_word_embeddings` to False."
             )
         super().__init__(config)
-        self.transformer = GPTEmbeddingsModel(config)
+        self.transformer = GPTEmbeddingsModel(config, add_pooling_layer=False)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
 
@@ -980,15 +1084,8 @@ def _bag(
     sparse: bool = False,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    return F.embedding_bag(
-        ids,
-        table,
-        offsets.to(ids.dtype),
-        mode="sum",
-        sparse=sparse,
-        per_sample_weights=weights,
-        include_last_offset=True,
-    )
+    # `F.embedding_bag` without its checks, which take as long as the sums of a short text.
+    return torch.embedding_bag(table, ids, offsets.to(ids.dtype), False, 0, sparse, weights, True)[0]
 
 
 def _mean_over_tokens(
@@ -1008,13 +1105,14 @@ def _mean_over_tokens(
     overflows = hidden_states.dtype == torch.float16  # `embedding_bag` gives sums in the dtype of the table
     if _is_eager() and hidden_states.device.type == "cpu" and hidden_states.is_contiguous() and not overflows:
         # One after the other over the real tokens alone: the result does not depend on padding or batch, bit by bit.
-        real = (
-            torch.arange(batch * length) if attention_mask is None else attention_mask.flatten().nonzero().squeeze(1)
-        )
-        lengths = torch.full((batch,), length) if attention_mask is None else (attention_mask != 0).sum(1)
-        offsets = F.pad(lengths.cumsum(0), (1, 0))
         flat = hidden_states.view(-1, n_embd)
-        return F.embedding_bag(real, flat, offsets, mode="mean", include_last_offset=True)
+        if attention_mask is None and length:
+            sums = _bag(flat, torch.arange(batch * length), torch.arange(0, batch * length + 1, length))
+            return sums / length
+        real = torch.arange(0) if attention_mask is None else attention_mask.flatten().nonzero().squeeze(1)
+        lengths = torch.zeros(batch) if attention_mask is None else (attention_mask != 0).sum(1)
+        sums = _bag(flat, real, F.pad(lengths.cumsum(0), (1, 0)))
+        return sums / lengths.clamp(min=1).unsqueeze(1)
     dtype = torch.promote_types(hidden_states.dtype, torch.float32)
     if attention_mask is None:
         return (hidden_states.sum(1, dtype=dtype) / max(length, 1)).to(hidden_states.dtype)

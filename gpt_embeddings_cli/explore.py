@@ -73,7 +73,7 @@ def explore(
         names = [model] if compare is None else [model, compare]
         subjects = [find_subject(name, tokenizer) for name in names]
         if export is not None:
-            from gpt_embeddings.explore.spaces import write_space
+            from gpt_embeddings.explore.export import write_space
 
             with whole_folder(export) as folder:
                 write_space(folder, subjects, names)

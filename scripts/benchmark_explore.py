@@ -20,10 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from browser import find_chromium, open_browser
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.analysis.neighbours import Neighbours
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "explore"))
+from browser import find_chromium, open_browser
 
 
 ROOT = Path(__file__).parent.parent

@@ -28,7 +28,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.analysis.meaning import nearest_words, similar_pairs, spearman, whole_words
+from gpt_embeddings.analysis.meaning import similar_pairs, spearman
+from gpt_embeddings.analysis.neighbours import nearest_words
+from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.training import distillation as ours
 
 

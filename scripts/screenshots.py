@@ -8,13 +8,13 @@ Goldberg 2014). It takes a minute and needs no network.
 
 import argparse
 import pydoc_data.topics
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from browser import Watched, open_browser
 from PIL import Image
 from scipy.sparse import coo_array
 from sklearn.utils.extmath import randomized_svd
@@ -24,6 +24,10 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, encode_flat, load_tokenizer
 from gpt_embeddings.explore.page import launch_page
 from gpt_embeddings.explore.shown_models import Subject
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "explore"))
+from browser import Watched, open_browser
 
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

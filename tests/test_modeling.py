@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import GPT2Config, GPT2Model
+from transformers import AutoModel, GPT2Config, GPT2Model
 
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -506,3 +506,43 @@ def test_output_hidden_states():
     assert output.hidden_states == (output.last_hidden_state,)
     assert model(random_ids(2, 3)).hidden_states is None
     assert len(model(random_ids(2, 3), return_dict=False)) == 2
+
+
+class TestWithoutPooling:
+    def test_every_way_of_making_one(self, tmp_path):
+        model = make_pair()[0]
+        model.save_pretrained(tmp_path)
+        made = GPTEmbeddingsModel(model.config, add_pooling_layer=False).eval()
+        made.load_state_dict(model.state_dict())
+        ids = random_ids(2, 5)
+        expected = model(ids)
+        assert expected.pooler_output is not None
+        for other in (
+            made,
+            *(c.from_pretrained(tmp_path, add_pooling_layer=False) for c in (GPTEmbeddingsModel, AutoModel)),
+        ):
+            output = other(ids)
+            assert torch.equal(output.last_hidden_state, expected.last_hidden_state)
+            assert output.pooler_output is None
+            assert len(other(ids, return_dict=False)) == 1
+
+    @pytest.mark.parametrize("past_length", [0, 3])
+    def test_a_hook_on_positions_is_heard(self, past_length):
+        model = make_pair()[0]
+        ids = random_ids(2, 5)
+        with torch.inference_mode():
+            expected = model(ids, past_length=past_length).last_hidden_state
+            model.wpe.register_forward_hook(lambda module, inputs, rows: rows + 1)
+            assert torch.equal(
+                model(ids, past_length=past_length).last_hidden_state,
+                model.wte(ids) + (model.wpe(torch.arange(past_length, past_length + 5))),
+            )
+        assert not torch.equal(expected, model(ids, past_length=past_length).last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    "given, message", [("Hello", "got a text"), ([[1, 2]], "got a list"), (np.ones((1, 2), int), "got a ndarray")]
+)
+def test_what_is_not_a_tensor_is_told_so(given, message):
+    with pytest.raises(TypeError, match=f"`input_ids` must be a tensor, {message}.*tokenizer"):
+        make_pair()[0](given)

@@ -92,8 +92,7 @@ def token_vectors(model: GPTEmbeddingsModel, input_ids: torch.Tensor | None = No
     if input_ids is None and plain:
         return table.float().cpu()
     rows = torch.arange(len(table)) if input_ids is None else input_ids
-    vectors, _ = model._finish_tokens(model._look_up_tokens(rows.to(table.device)), False)
-    return vectors.float().cpu()
+    return model.embed_flat(rows).float().cpu()
 
 
 @torch.no_grad()

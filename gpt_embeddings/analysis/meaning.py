@@ -1,35 +1,14 @@
-"""What vectors mean, as far as it can be measured: rank correlation with a teacher, and nearest words.
+"""What vectors mean, as far as it can be measured: rank correlation with a teacher.
 
 Left out: benchmarks with human judgements, which come with data of their own.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from transformers import PreTrainedTokenizerBase
-
-from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 Vectors = npt.NDArray[np.floating]
-SPACE_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
 NEIGHBOUR_RANKS = (1, 2, 4, 10, 30, 100, 500, 2000)
-
-
-def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Return the entries of a vocabulary that are whole words, without the mark of their space, and their ids.
-
-    >>> from gpt_embeddings import load_tokenizer
-    >>> words = whole_words(load_tokenizer())
-    >>> words["harbour"], "ing" in words, len(words)
-    (39720, True, 32012)
-    """
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    marked = [(token[1:], i) for token, i in vocabulary if token.startswith(SPACE_MARKS)]
-    return {word: i for word, i in marked or vocabulary if len(word) > 1 and word.isalpha() and _is_text(word)}
 
 
 def similar_pairs(vectors: Vectors, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Vectors]:
@@ -68,40 +47,4 @@ def spearman(ours: Vectors, theirs: Vectors) -> float:
     return float((ranks[0] * ranks[1]).sum() / (ranks[0] ** 2).sum())
 
 
-@torch.no_grad()
-def nearest_words(
-    model: GPTEmbeddingsModel, words: Sequence[str], vocabulary: dict[str, int], n: int = 5
-) -> list[list[str]]:
-    """Return the words whose rows of `wte` have the largest cosines with those of given words.
-
-    Args:
-        model: The model.
-        words: Words of the vocabulary.
-        vocabulary: What [`whole_words`] gave.
-        n: How many neighbours; those that differ in case alone are passed over.
-
-    Raises:
-        KeyError: A word is not in the vocabulary.
-    """
-    names = list(vocabulary)
-    ids = torch.tensor([vocabulary[name] for name in names])
-    table = F.normalize(model.wte.weight[ids].float(), dim=1)
-    index = {name: i for i, name in enumerate(names)}
-    found = []
-    for word in words:
-        seen, nearest = {word.lower()}, []
-        for i in (table @ table[index[word]]).argsort(descending=True).tolist():
-            if names[i].lower() not in seen:
-                seen.add(names[i].lower())
-                nearest.append(names[i])
-            if len(nearest) == n:
-                break
-        found.append(nearest)
-    return found
-
-
-def _is_text(word: str) -> bool:
-    return word.isascii() or not any("\x80" <= c <= "\u0143" for c in word)  # bytes of a byte-level vocabulary
-
-
-__all__ = ["nearest_words", "similar_pairs", "spearman", "whole_words"]
+__all__ = ["similar_pairs", "spearman"]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import token_vectors
@@ -136,7 +137,7 @@ class Neighbours:
             exclude_inputs: Whether the tokens of the three are left out, as is usual: one of them wins otherwise.
         """
         words = self.find(a), self.find(b), self.find(c)
-        first, second, third = (torch.nn.functional.normalize(word.vector, dim=0) for word in words)
+        first, second, third = (normalize(word.vector, dim=0) for word in words)
         inputs = {token_id for word in words for token_id in word.input_ids} if exclude_inputs else set()
         return words, self.nearest(first - second + third, count, inputs)
 
@@ -154,6 +155,38 @@ class Neighbours:
         expected = 1 / math.sqrt(n_embd)
         tolerance = expected * (ANISOTROPY + 3 / math.sqrt(len(cosines)))
         return bool(abs(cosines.mean()) < tolerance and abs(cosines.std() - expected) < tolerance)
+
+
+@torch.no_grad()
+def nearest_words(
+    model: GPTEmbeddingsModel, words: Sequence[str], vocabulary: dict[str, int], n: int = 5
+) -> list[list[str]]:
+    """Return the words whose rows of `wte` have the largest cosines with those of given words.
+
+    Args:
+        model: The model.
+        words: Words of the vocabulary.
+        vocabulary: What [`whole_words`] gave.
+        n: How many neighbours; those that differ in case alone are passed over.
+
+    Raises:
+        KeyError: A word is not in the vocabulary.
+    """
+    names = list(vocabulary)
+    ids = torch.tensor([vocabulary[name] for name in names])
+    table = normalize(model.wte.weight[ids].float(), dim=1)
+    index = {name: i for i, name in enumerate(names)}
+    found = []
+    for word in words:
+        seen, nearest = {word.lower()}, []
+        for i in (table @ table[index[word]]).argsort(descending=True).tolist():
+            if names[i].lower() not in seen:
+                seen.add(names[i].lower())
+                nearest.append(names[i])
+            if len(nearest) == n:
+                break
+        found.append(nearest)
+    return found
 
 
 def describe_chance(neighbours: Neighbours, best: float | None) -> str:
@@ -183,4 +216,4 @@ def parse_words(text: str, limit: int) -> Sequence[str]:
     return words
 
 
-__all__ = ["Neighbour", "Neighbours", "Word", "describe_chance", "parse_words"]
+__all__ = ["Neighbour", "Neighbours", "Word", "describe_chance", "nearest_words", "parse_words"]

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.text.encoding import encode_flat
 
 
+SPACE_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
 SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥", "▁": "␣"}
 
 
@@ -85,6 +86,19 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.in
     return chosen
 
 
+def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the entries of a vocabulary that are whole words, without the mark of their space, and their ids.
+
+    >>> from gpt_embeddings import load_tokenizer
+    >>> words = whole_words(load_tokenizer())
+    >>> words["harbour"], "ing" in words, len(words)
+    (39720, True, 32012)
+    """
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    marked = [(token[1:], i) for token, i in vocabulary if token.startswith(SPACE_MARKS)]
+    return {word: i for word, i in marked or vocabulary if len(word) > 1 and word.isalpha() and _is_text(word)}
+
+
 def _state(part: object) -> bytes:
     return b"" if part is None else part.__getstate__()  # type: ignore[return-value]
 
@@ -98,4 +112,8 @@ def _show_bytes(data: bytes) -> str:
     )
 
 
-__all__ = ["readable_pieces", "show", "word_ids"]
+def _is_text(word: str) -> bool:
+    return word.isascii() or not any("\x80" <= c <= "\u0143" for c in word)  # bytes of a byte-level vocabulary
+
+
+__all__ = ["SPACE_MARKS", "readable_pieces", "show", "whole_words", "word_ids"]

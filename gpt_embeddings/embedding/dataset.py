@@ -28,8 +28,9 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.embedding.embedder import OPTIONS, Embedder, n_cores, torch_threads
+from gpt_embeddings.embedding.embedder import OPTIONS, Embedder
 from gpt_embeddings.embedding.shards import SHARD_BYTES, Format, Shards, open_output, shard_bounds
+from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

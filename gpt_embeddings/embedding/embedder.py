@@ -9,17 +9,10 @@ Left out: running over a dataset, which is `map()`'s business or that of `gpt_em
 
 import hashlib
 import json
-import os
-import pickle
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from datasets import List, Value
 from datasets.formatting.formatting import LazyBatch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
 from gpt_embeddings.text.encoding import Texts, check_vocabulary, encode_flat, tokenizer_digest
+from gpt_embeddings.threads import n_cores, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -42,19 +36,6 @@ Dtype: TypeAlias = Literal["float32", "float16"]
 MIN_THREAD_TOKENS = 2**15  # less is not worth a thread
 OPTIONS = ("column", "output_column", "pooling", "normalize", "overflow", "dtype")
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-
-# Models by the digest of their weights, for forked workers and for copies within a process.
-_models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
-_forked = False
-
-
-def _after_fork_in_child() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Embedder:
@@ -81,7 +62,7 @@ class Embedder:
         dtype: `"float32"` or `"float16"` for the column; sums are float32 in either case.
 
     Raises:
-        TypeError: The model is no `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
+        TypeError: The model is not a `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
         ValueError: An option is unknown, the model has no token weights to pool by, or the tokenizer can give ids that
             the model does not have.
     """
@@ -165,7 +146,7 @@ class Embedder:
             be returned but `{}`.
 
         Raises:
-            TypeError: The column or one of its values is no string; the message names column and row.
+            TypeError: The column or one of its values is not a string; the message names column and row.
             ValueError: There is no such column, or a text is not valid Unicode; the message names column and row.
         """
         if isinstance(batch, pa.Table):
@@ -188,7 +169,9 @@ class Embedder:
         return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (_spill(self), self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
+        # Only a whole pickle has all of a model with an adapter.
+        source = share(self.model, self._weights_digest()) if can_share(self.model) else self.model
+        return _load, (source, self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
 
     def _check_column(self, names: list[str]) -> None:
         if self.column not in names:
@@ -242,7 +225,7 @@ class Embedder:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
         if self.pooling in ("mean", "weighted"):
             return self._means(input_ids, offsets, n_threads), None
-        with torch.inference_mode(), torch_threads(1 if _forked else None):
+        with torch.inference_mode(), torch_threads(1 if was_forked() else None):
             vectors, starts = self._token_vectors(input_ids, offsets)
             return self._finish(vectors), starts
 
@@ -254,7 +237,7 @@ class Embedder:
         torch's own threads would share out each small step; they wait for each other busily, which costs more than
         the sums themselves as soon as another process runs.
         """
-        n_threads = 1 if _forked else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
+        n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
         cuts = np.searchsorted(offsets, np.linspace(0, len(input_ids), n_threads + 1)[1:-1]).tolist()
         bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
 
@@ -280,7 +263,7 @@ class Embedder:
         self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
     ) -> tuple[torch.Tensor, npt.NDArray[np.int64] | None]:
         """Return the last token's vector of each text, or every token's and where each text begins among them."""
-        n_positions, device = self.model.config.n_positions, self.model.wte.weight.device
+        n_positions = self.model.config.n_positions
         starts, lengths = offsets[:-1], np.diff(offsets)
         kept = np.minimum(lengths, n_positions) if self.overflow == "truncate" else lengths
         if self.pooling == "last":
@@ -291,121 +274,28 @@ class Embedder:
             ends = np.concatenate([[0], np.cumsum(kept)])
             positions = np.arange(ends[-1]) - np.repeat(ends[:-1], kept)
             index = positions + np.repeat(starts, kept)
-        # The steps of `forward` without its dropout, on flat ids.
-        model = self.model
-        vectors, _ = model._finish_tokens(model._look_up_tokens(torch.from_numpy(input_ids[index]).to(device)), False)
-        if model.wpe is not None:
-            rows = torch.from_numpy(positions % n_positions + model.config.position_offset).to(device)
-            vectors = vectors + model.wpe(rows).to(vectors.dtype)
+        vectors = self.model.embed_flat(input_ids[index], positions % n_positions)
         if self.pooling == "none":
             return vectors, ends
         result = vectors.new_zeros(len(lengths), vectors.shape[1])
-        result[torch.from_numpy(some).to(device)] = vectors
+        result[torch.from_numpy(some).to(vectors.device)] = vectors
         return result, None
 
     def _weights_digest(self) -> str:
         state = self.model.state_dict()
         seen = [(name, t.data_ptr(), None if t.is_inference() else t._version) for name, t in state.items()]
         if self._digest is None or self._digest[0] != seen or any(version is None for _, _, version in seen):
-            self._digest = (seen, _hash_weights(self.model, state))
+            self._digest = (seen, hash_weights(self.model, state))
         return self._digest[1]
-
-
-def _hash_weights(model: GPTEmbeddingsModel, state: Mapping[str, torch.Tensor]) -> str:
-    # The fields of our own configuration: those inherited from transformers tell how a model was saved.
-    fields = {name: getattr(model.config, name) for name in type(model.config).__annotations__}
-    sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(state.items()):
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        sha256.update(flat.view(torch.uint8).numpy().data)  # no copy
-    return sha256.hexdigest()
-
-
-def n_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def torch_threads(n: int | None) -> Iterator[None]:
-    """Run torch on n threads.
-
-    A forked child must not use more than one: it inherits OpenMP's thread pool without its threads, and waits for
-    them for ever.
-    """
-    before = torch.get_num_threads()
-    if n is None or n == before:
-        yield
-        return
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        if not _forked:
-            torch.set_num_threads(before)
 
 
 # Pickles ---------------------------------------------------------------------------------------------------------
 
 
-class _Weights(NamedTuple):
-    """Where a worker finds a model: by its digest in memory that it inherited, else in a file."""
-
-    digest: str
-    folder: str
-    config: dict[str, Any]
-
-
-_spill_folder: str | None = None
-
-
-def _spill(embedder: Embedder) -> "_Weights | GPTEmbeddingsModel":
-    """Put the weights into a temporary file, once, for the processes that an embedder is sent to."""
-    global _spill_folder
-    model = embedder.model
-    if type(model) is not GPTEmbeddingsModel or type(model.wte) is not nn.Embedding or model.wte._forward_hooks:
-        return model  # an adapter or a subclass: only a whole pickle has all of it
-    digest = embedder._weights_digest()
-    _models[digest] = model
-    if _spill_folder is None or not os.path.isdir(_spill_folder):
-        _spill_folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
-        weakref.finalize(_models, _remove_folder, _spill_folder, os.getpid())
-    path = Path(_spill_folder) / f"{digest}.pt"
-    if not path.exists():
-        partial = path.with_suffix(f".{os.getpid()}")
-        torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
-        os.replace(partial, path)
-    return _Weights(digest, _spill_folder, model.config.to_dict())
-
-
-def _remove_folder(folder: str, pid: int) -> None:
-    if os.getpid() == pid:  # not by a forked child as it ends
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _load(
-    source: "_Weights | GPTEmbeddingsModel", tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
+    source: SharedWeights | GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
 ) -> Embedder:
-    if isinstance(source, GPTEmbeddingsModel):
-        return Embedder(source, tokenizer, **options)
-    model = _models.get(source.digest)
-    if model is None:
-        path = Path(source.folder) / f"{source.digest}.pt"
-        if not path.is_file():
-            raise pickle.UnpicklingError(
-                f"The weights of this pickled Embedder are gone ({path}): the process that pickled it has ended. Save "
-                "the model with `save_pretrained` and make an Embedder from it."
-            )
-        config = GPTEmbeddingsModel.config_class.from_dict(source.config)
-        with torch.device("meta"):
-            model = GPTEmbeddingsModel(config)
-        state = torch.load(path, mmap=True, weights_only=True)  # workers share the pages
-        if model.config.position_embedding_type == "sinusoidal":
-            model.wpe = GPTEmbeddingsModel(config).wpe
-        model.load_state_dict(state, assign=True)
-        model = model.eval()
-        _models[source.digest] = model
+    model = source if isinstance(source, GPTEmbeddingsModel) else open_shared(source)
     return Embedder(model, tokenizer, **options)
 
 
@@ -424,4 +314,4 @@ def _register_hash() -> None:
 _register_hash()
 
 
-__all__ = ["OPTIONS", "Dtype", "Embedder", "Overflow", "Pooling", "n_cores", "torch_threads"]
+__all__ = ["OPTIONS", "Dtype", "Embedder", "Overflow", "Pooling"]

@@ -1,19 +1,31 @@
-"""One file with every view of one model, or of two side by side: a page without a server.
+"""The page of `explore` to take away: as one file without a server, or as a Space to push to the Hub.
 
-It holds plotly.js, so that it works offline and years from now; figures turn, zoom and answer the mouse as on the
-page of `explore`. Needs the extra `explore`.
+The file has every view of one model, or of two side by side. It holds plotly.js, so that it works offline and years
+from now; figures turn, zoom and answer the mouse as on the page. Needs the extra `explore`.
+
+Left out: pushing a Space, which `hf upload --repo-type space` does.
 """
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, style_sheet, table_to_html, text_to_html
 from gpt_embeddings.explore.shown_models import Subject
 from gpt_embeddings.explore.views import VIEWS, View
+
+
+APP = """\"\"\"The input stage of a GPT, to look at.\"\"\"
+
+from gpt_embeddings.explore.page import main
+
+main({names})
+"""
 
 
 def write_report(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> None:
@@ -38,9 +50,39 @@ def write_report(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> N
         partial.unlink(missing_ok=True)
 
 
-def is_local(name: str) -> bool:
-    """Return whether a name is that of a folder here, which takes precedence over the Hub."""
-    return Path(name).is_dir()
+def write_space(folder: Path, subjects: Sequence[Subject], names: Sequence[str | None]) -> None:
+    """Write `app.py`, `requirements.txt`, the card, and copies of models that are folders here.
+
+    Args:
+        folder: Where to; it exists.
+        subjects: What the page shows.
+        names: Their names: a folder is copied, a Hub name stays one, None stands for fresh tables.
+
+    Raises:
+        Exception: What opening a model raised.
+    """
+    named = []
+    for i, (subject, name) in enumerate(zip(subjects, names, strict=True)):
+        opened = subject.open()  # what cannot be opened here would fail there
+        if name is not None and Path(name).is_dir():
+            name = "model" if len(names) == 1 else f"model-{i + 1}"
+            opened.model.save_pretrained(folder / name)
+            opened.tokenizer.save_pretrained(folder / name)
+        named.append(name)
+    arguments = ", ".join(map(repr, named if named != [None] else []))
+    (folder / "app.py").write_text(APP.format(names=arguments), encoding="utf-8")
+    requirement = f"gpt-embeddings[explore,offline]=={version('gpt-embeddings')}\n"
+    (folder / "requirements.txt").write_text(requirement, encoding="utf-8")
+    template = (Path(__file__).parent / "templates" / "space_card.md").read_text(encoding="utf-8")
+    card = jinja2.Template(template, keep_trailing_newline=True).render(
+        sdk_version=version("gradio"),
+        hub_names=[name for name in named if name is not None and "/" in name],
+        titles=[
+            subject.name if name is None or "/" in name else Path(subject.name).name
+            for subject, name in zip(subjects, named, strict=True)
+        ],
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _render(subjects: Sequence[Subject]) -> str:
@@ -86,4 +128,4 @@ def _anchor(view: View) -> str:
     return view.name.lower().replace(" ", "-")
 
 
-__all__ = ["is_local", "write_report"]
+__all__ = ["write_report", "write_space"]

@@ -1,10 +1,10 @@
-"""Plotly figures of the input stage: what the modules beside this one compute, drawn.
+"""Plotly figures of the input stage: what `gpt_embeddings.analysis` computes, drawn.
 
 Each function is pure: model, tokenizer and text in, a figure out. Texts are shown and never read as markup, though
 Plotly reads some HTML in every label. Colours are legible on light and on dark paper, which is left transparent.
 
-Needs the extra `explore`. Left out: 3-D maps of words (`maps`), numbers as rows (`tables`), what is computed (`parts`,
-`neighbours`, `projections`, `encodings`, `costs`) and the page (`explore`).
+Needs the extra `explore`. Left out: 3-D maps of words (`maps`), numbers as rows (`tables`), what is computed
+(`gpt_embeddings.analysis`) and the page (`page`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours
 from gpt_embeddings.analysis.projections import project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from gpt_embeddings.explore.style import COLOURS, GRID, escape_label, finish, scene
+from gpt_embeddings.explore.tables import TOKENS_SHOWN
 from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
 
 
 COSINES = ("cos(sum, token)", "cos(sum, position)", "cos(token, position)")
 NORMS = ("‖token‖", "‖position‖", "‖sum‖")
 
-TOKENS_SHOWN = 256  # more are not legible
 POSITIONS_SHOWN = 128  # rows of a square heat map
 CURVE_POINTS = 256
 

@@ -14,10 +14,10 @@ from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.projections import Method, Projection, project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from gpt_embeddings.explore.style import COLOURS, escape_label, finish, scene
+from gpt_embeddings.explore.tables import TOKENS_SHOWN
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-TOKENS_SHOWN = 256  # of a text
 LABELS_SHOWN = 80  # further points keep their hover text
 
 

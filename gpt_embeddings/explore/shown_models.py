@@ -1,6 +1,6 @@
 """A model to be looked at, with its tokenizer and its search, opened once and when it is first needed.
 
-Left out: what is looked at (`views`), and where (`explore`, `report`).
+Left out: what is looked at (`views`), and where (`page`, `export`).
 """
 
 import threading

@@ -18,7 +18,7 @@ from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-TOKENS_SHOWN = 256  # rows of a text
+TOKENS_SHOWN = 256  # of a text: more are not legible
 RIGHT = ' style="text-align: right"'
 
 Cell: TypeAlias = str | int | float
@@ -142,4 +142,4 @@ def costs_table(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> Tabl
     return Table(columns, rows)
 
 
-__all__ = ["Cell", "Table", "costs_table", "encodings_table", "neighbours_table", "text_table"]
+__all__ = ["TOKENS_SHOWN", "Cell", "Table", "costs_table", "encodings_table", "neighbours_table", "text_table"]

@@ -1,7 +1,7 @@
 """What there is to see of a model: for each view its fields, and what they give.
 
 A view is a function from values of its fields to figures, a table and notes; the page and the report both show it.
-Left out: widgets (`explore`) and files (`report`).
+Left out: widgets (`page`) and files (`export`).
 """
 
 import logging

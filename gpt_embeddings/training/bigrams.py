@@ -36,7 +36,7 @@ class BigramCounts:
 
     Args:
         vocab_size: Size of the vocabulary.
-        n_positions: Number of positions to tell apart; None takes no notice of positions.
+        n_positions: Number of positions to tell apart; None counts pairs whatever their position.
 
     Raises:
         ValueError: A size is below 1, or there are more possible keys than 63 bits can tell apart.

@@ -15,15 +15,25 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_from_disk
 from datasets.utils import tqdm
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
+from torch import nn
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.runs import (
     KEPT_CHECKPOINTS,
-    ProgressBar,
+    MARK,
     RunFolder,
-    SafeCheckpoints,
     check_options,
+    not_finite,
+    not_written,
     versions,
 )
 from gpt_embeddings.windows.token_windows import TokenWindows, WindowCollator
@@ -102,7 +112,7 @@ def train_clm(
     Raises:
         OSError: The output exists, or could not be written; the last good checkpoint stays.
         ValueError: The data gives no window, the settings are not those of the unfinished run at this place, or the
-            loss is no number.
+            loss is not finite.
     """
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
@@ -155,8 +165,75 @@ def train_clm(
     return facts
 
 
-class _ClmTrainer(SafeCheckpoints, Trainer):
-    """A Trainer with checkpoints that are complete."""
+class _ClmTrainer(Trainer):
+    """A Trainer whose checkpoints are complete and sane.
+
+    A checkpoint is marked when all of it is on the disk. A step whose loss is not finite ends the run before anything
+    of it is saved.
+    """
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not math.isfinite(loss.item()):
+            raise not_finite(self.state.global_step, f"the loss is {loss.item()}")
+        return loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        for name, parameter in model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise not_finite(self.state.global_step, f"{name} holds values that are not finite")
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            (folder / MARK).touch()
+        except Exception as error:  # each of the writers behind it has errors of its own
+            raise not_written(self.state.global_step, folder, error) from error
+
+
+class _ProgressBar(TrainerCallback):
+    """A bar with the loss, what it is to be judged by, and the tokens a second.
+
+    Args:
+        title: Name of the run.
+        tokens_per_step: Tokens of a step.
+        bound: The least loss that is possible.
+    """
+
+    def __init__(self, title: str, tokens_per_step: float, bound: float) -> None:
+        self.title, self.tokens_per_step = title, tokens_per_step
+        self._bar: Any = None
+        self._shown: dict[str, str] = {"loss": "-", "bound": f"{bound:.3f}"}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar where the run begins or goes on."""
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+        self._first = state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        self._bar.update(state.global_step - self._bar.n)
+        seconds = self._bar.format_dict["elapsed"]
+        if seconds:
+            self._shown["tokens/s"] = f"{(state.global_step - self._first) * self.tokens_per_step / seconds:,.0f}"
+            self._bar.set_postfix(self._shown, refresh=False)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show the loss."""
+        logs = kwargs.get("logs") or {}
+        if "loss" in logs:
+            self._shown["loss"] = f"{float(logs['loss']):.3f}"
+            if self._bar is not None:
+                self._bar.set_postfix(self._shown)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
 
 
 def _trainer(
@@ -183,7 +260,7 @@ def _trainer(
     )
     trainer = _ClmTrainer(model, arguments, data_collator=WindowCollator(), train_dataset=windows)
     trainer.pop_callback(PrinterCallback)
-    trainer.add_callback(ProgressBar("Training", options.batch_size * options.max_length, bound))
+    trainer.add_callback(_ProgressBar("Training", options.batch_size * options.max_length, bound))
     return trainer
 
 

@@ -83,7 +83,7 @@ def train_contrastive(
     Raises:
         OSError: The output exists, or could not be written; the last good checkpoint stays.
         ValueError: There are too few pairs, the settings are not those of the unfinished run at this place, or the
-            loss is no number.
+            loss is not finite.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     pairs = _Pairs(list(_pairs(dataset, columns, column)), tokenizer, model.config.n_positions)

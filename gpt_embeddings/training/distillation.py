@@ -31,7 +31,9 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
-from gpt_embeddings.analysis.meaning import nearest_words, similar_pairs, spearman, whole_words
+from gpt_embeddings.analysis.meaning import similar_pairs, spearman
+from gpt_embeddings.analysis.neighbours import nearest_words
+from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.text.encoding import tokenizer_digest, vocabulary_rows
 from gpt_embeddings.text.sources import take_column
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
@@ -108,7 +110,7 @@ def distil(
         ImportError: sentence-transformers is not installed.
         OSError: The output exists, the teacher could not be loaded, or something could not be written.
         ValueError: The data has too few sentences, the settings are not those of the unfinished run at this place, or
-            the loss is no number.
+            the loss is not finite.
     """
     settings = {
         **asdict(options),

@@ -110,7 +110,7 @@ def fit_pooled(
 
     Raises:
         OSError: A checkpoint could not be written; the one before is good.
-        ValueError: The loss is no number.
+        ValueError: The loss is not finite.
     """
     optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
     step, per_epoch = 0, max(1, n_examples // options.batch_size)

@@ -6,7 +6,6 @@ the run is complete. Left out: what is trained, and on what.
 """
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -15,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets.utils import tqdm
-from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 FACTS_FILE = "training_facts.json"  # `gpt-embeddings push` puts these into the model card
@@ -81,7 +77,7 @@ class RunFolder:
             torch.save(dict(state), folder / STATE)
             (folder / MARK).touch()
         except (OSError, RuntimeError) as error:  # torch's writer has the latter for a full disk
-            raise _not_written(step, folder, error) from error
+            raise not_written(step, folder, error) from error
         complete = sorted((mark.parent for mark in self.checkpoints.glob(f"checkpoint-*/{MARK}")), key=_step)
         for old in complete[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
@@ -105,85 +101,8 @@ class RunFolder:
         return self.path / "result"
 
 
-class SafeCheckpoints:
-    """What a run adds to a `transformers.Trainer`, as the base before it: checkpoints that are complete and sane.
-
-    A checkpoint is marked when all of it is on the disk. A step whose loss is no number ends the run before anything
-    of it is saved.
-    """
-
-    args: TrainingArguments
-    state: TrainerState
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Take a step, and end the run if the loss is no number."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if not math.isfinite(loss.item()):
-            raise not_finite(self.state.global_step, f"the loss is {loss.item()}")
-        return loss
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        for name, parameter in model.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
-                raise not_finite(self.state.global_step, f"{name} holds values that are no numbers")
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            (folder / MARK).touch()
-        except Exception as error:  # each of the writers behind it has errors of its own
-            raise _not_written(self.state.global_step, folder, error) from error
-
-
-class ProgressBar(TrainerCallback):
-    """A bar with the loss, what it is to be judged by, and the tokens a second.
-
-    Args:
-        title: Name of the run.
-        tokens_per_step: Tokens of a step.
-        bound: The least loss that can be had, if it is known.
-    """
-
-    def __init__(self, title: str, tokens_per_step: float, bound: float | None = None) -> None:
-        self.title, self.tokens_per_step, self.bound = title, tokens_per_step, bound
-        self.losses: list[tuple[int, float]] = []
-        self._bar: Any = None
-        self._shown: dict[str, str] = {} if bound is None else {"loss": "-", "bound": f"{bound:.3f}"}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar where the run begins or goes on."""
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
-        self._first = state.global_step
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Move the bar."""
-        self._bar.update(state.global_step - self._bar.n)
-        seconds = self._bar.format_dict["elapsed"]
-        if seconds:
-            self._shown["tokens/s"] = f"{(state.global_step - self._first) * self.tokens_per_step / seconds:,.0f}"
-            self._bar.set_postfix(self._shown, refresh=False)
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the loss."""
-        logs = kwargs.get("logs") or {}
-        if "loss" in logs:
-            self.losses.append((state.global_step, float(logs["loss"])))
-            self._shown["loss"] = f"{float(logs['loss']):.3f}"
-            if self._bar is not None:
-                self._bar.set_postfix(self._shown)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        self._bar.close()
-
-
 def not_finite(step: int, what: str) -> ValueError:
-    """Return the error that ends a run whose numbers are no numbers any more."""
+    """Return the error that ends a run whose numbers are not finite any more."""
     return ValueError(
         f"After step {step} {what}. Nothing of it was saved, and the checkpoint before is good: try again with a "
         "lower learning rate (and another output, as this run's settings are kept)."
@@ -206,7 +125,7 @@ def check_options(options: Any, *, whole: Iterable[str], above_0: Iterable[str] 
         raise ValueError(f"`seed` must be at least 0, got {options.seed}.")
 
 
-def _not_written(step: int, folder: Path, error: Exception) -> OSError:
+def not_written(step: int, folder: Path, error: Exception) -> OSError:
     """Delete what was written of a checkpoint; return the error to raise."""
     shutil.rmtree(folder, ignore_errors=True)
     reason = str(error).split("\n", 1)[0]
@@ -250,11 +169,11 @@ def _check_same(settings: dict[str, Any], saved: dict[str, Any], folder: Path) -
 __all__ = [
     "FACTS_FILE",
     "KEPT_CHECKPOINTS",
-    "ProgressBar",
+    "MARK",
     "RunFolder",
-    "SafeCheckpoints",
     "check_options",
     "not_finite",
+    "not_written",
     "versions",
     "write_json",
 ]

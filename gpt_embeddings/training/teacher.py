@@ -70,7 +70,7 @@ def encode_texts(teacher: Any, texts: Sequence[str], folder: str | os.PathLike[s
 
     Raises:
         OSError: A block could not be written; those before it stay.
-        ValueError: The teacher gave values that are no numbers.
+        ValueError: The teacher gave values that are not finite.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def _block(teacher: Any, texts: list[str], path: Path) -> npt.NDArray[np.float16
         encoded = teacher.encode(texts, batch_size=BATCH_TEXTS, show_progress_bar=False, convert_to_tensor=True)
         vectors = torch.nn.functional.normalize(encoded.float(), dim=1).cpu().numpy().astype(np.float16)
     if not np.isfinite(vectors).all():
-        raise ValueError("The teacher gave values that are no numbers; is its checkpoint whole?")
+        raise ValueError("The teacher gave values that are not finite; is its checkpoint whole?")
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:

@@ -1,14 +1,12 @@
-"""Rank correlation and pairs against scipy and numpy, neighbours worked by hand."""
+"""Rank correlation and pairs against scipy and numpy."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from gpt_embeddings.analysis.meaning import nearest_words, similar_pairs, spearman, whole_words
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from gpt_embeddings.analysis.meaning import similar_pairs, spearman
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=30, unique=True), st.randoms())
@@ -35,17 +33,3 @@ def test_pairs_are_never_of_a_text_with_itself():
 def test_too_few_texts():
     with pytest.raises(ValueError, match="at least 3 texts, got 2"):
         similar_pairs(np.eye(2))
-
-
-def test_words_of_a_vocabulary(gpt2_tokenizer):
-    words = whole_words(gpt2_tokenizer)
-    assert all(gpt2_tokenizer.decode([i]) == f" {word}" for word, i in list(words.items())[::500])
-    assert "harbour" in words and "!" not in words and "I" not in words
-
-
-def test_nearest_words():
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=5, n_embd=2, n_positions=4))
-    with torch.no_grad():
-        model.wte.weight[:] = torch.tensor([[1.0, 0.0], [5.0, 0.1], [1.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
-    vocabulary = {"sea": 0, "Sea": 1, "tide": 2, "moon": 3, "land": 4}
-    assert nearest_words(model, ["sea", "moon"], vocabulary, n=2) == [["tide", "moon"], ["tide", "Sea"]]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
-from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance, parse_words
+from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance, nearest_words, parse_words
 from gpt_embeddings.analysis.projections import has_umap, project
 
 
@@ -184,3 +184,11 @@ def test_umap_keeps_two_clouds_apart():
     assert distances[:20, :20].max() < distances[:20, 20:].min()
     with pytest.raises(ValueError, match="at least 5 points, got 4"):
         project(vectors[:4], method="umap")
+
+
+def test_nearest_words():
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=5, n_embd=2, n_positions=4))
+    with torch.no_grad():
+        model.wte.weight[:] = torch.tensor([[1.0, 0.0], [5.0, 0.1], [1.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
+    vocabulary = {"sea": 0, "Sea": 1, "tide": 2, "moon": 3, "land": 4}
+    assert nearest_words(model, ["sea", "moon"], vocabulary, n=2) == [["tide", "moon"], ["tide", "Sea"]]

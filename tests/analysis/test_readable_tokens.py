@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings.analysis.decomposition import measure, position_vectors, split_parts, token_vectors
-from gpt_embeddings.analysis.readable_tokens import BYTES, readable_pieces, show, word_ids
+from gpt_embeddings.analysis.readable_tokens import BYTES, readable_pieces, show, whole_words, word_ids
 
 
 def make_model(**fields):
@@ -135,3 +135,9 @@ def test_what_has_no_parts_is_refused(gpt2_tokenizer):
 
 def test_special_tokens_in_a_text_are_plain_text(gpt2_tokenizer):
     assert 50256 not in split_parts(make_model(), gpt2_tokenizer, "<|endoftext|>").input_ids
+
+
+def test_words_of_a_vocabulary(gpt2_tokenizer):
+    words = whole_words(gpt2_tokenizer)
+    assert all(gpt2_tokenizer.decode([i]) == f" {word}" for word, i in list(words.items())[::500])
+    assert "harbour" in words and "!" not in words and "I" not in words

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, List, Value
 from transformers import GPT2Model
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.embedding import embedder as embedder_module
+from gpt_embeddings.embedding import shared_weights
 
 
 TEXTS = ["The tide clerk counts.", "", None, "Lamp oil", "a<|endoftext|>b", " ".join(["wave"] * 40), "é\0漢字"]
@@ -364,9 +364,9 @@ def test_the_cache_of_datasets_hits_in_another_process(tmp_path):
 
 
 def test_a_pickle_whose_weights_are_gone_says_so(tokenizer, monkeypatch):
-    monkeypatch.setattr(embedder_module, "_spill_folder", None)
+    monkeypatch.setattr(shared_weights, "_folder", None)
     pickled = pickle.dumps(Embedder(new_model(seed=9), tokenizer))
-    shutil.rmtree(embedder_module._spill_folder)
+    shutil.rmtree(shared_weights._folder)
     gc.collect()
     with pytest.raises(pickle.UnpicklingError, match="the process that pickled it has ended"):
         pickle.loads(pickled)

@@ -18,7 +18,6 @@ from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 pytest.importorskip("playwright", reason="playwright, of the extra `test`, is not installed")
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from browser import find_chromium, open_browser
 
 from gpt_embeddings.explore.export import write_report

@@ -1,0 +1,101 @@
+"""One copy of a model's weights for all processes of a machine, found by their digest.
+
+A forked worker, or a copy within a process, finds the model in memory; a process that starts anew finds a temporary
+file, which all of them map. The file goes when the process that wrote it ends.
+
+Left out: what else an `Embedder` has, which its pickle holds.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+_models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
+_folder: str | None = None
+
+
+class SharedWeights(NamedTuple):
+    """Where another process finds a model: by its digest in memory that it inherited, else in a file."""
+
+    digest: str
+    folder: str
+    config: dict[str, Any]
+
+
+def hash_weights(model: GPTEmbeddingsModel, state: Mapping[str, torch.Tensor]) -> str:
+    """Return a name for what a model holds: its configuration and its state."""
+    # The fields of our own configuration: those inherited from transformers tell how a model was saved.
+    fields = {name: getattr(model.config, name) for name in type(model.config).__annotations__}
+    sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(state.items()):
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha256.update(flat.view(torch.uint8).numpy().data)  # no copy
+    return sha256.hexdigest()
+
+
+def can_share(model: GPTEmbeddingsModel) -> bool:
+    """Return whether configuration and state are all of a model: not with an adapter, a hook or a subclass."""
+    return type(model) is GPTEmbeddingsModel and type(model.wte) is nn.Embedding and not model.wte._forward_hooks
+
+
+def share(model: GPTEmbeddingsModel, digest: str) -> SharedWeights:
+    """Put the weights of a model that `can_share` into a temporary file, once, and return where they are."""
+    global _folder
+    _models[digest] = model
+    if _folder is None or not os.path.isdir(_folder):
+        _folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
+        weakref.finalize(_models, _remove_folder, _folder, os.getpid())
+    path = Path(_folder) / f"{digest}.pt"
+    if not path.exists():
+        partial = path.with_suffix(f".{os.getpid()}")
+        torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
+        os.replace(partial, path)
+    return SharedWeights(digest, _folder, model.config.to_dict())
+
+
+def open_shared(source: SharedWeights) -> GPTEmbeddingsModel:
+    """Return the model of what `share` gave, in evaluation mode.
+
+    Raises:
+        pickle.UnpicklingError: The process that shared it has ended.
+    """
+    model = _models.get(source.digest)
+    if model is None:
+        path = Path(source.folder) / f"{source.digest}.pt"
+        if not path.is_file():
+            raise pickle.UnpicklingError(
+                f"The weights of this pickled Embedder are gone ({path}): the process that pickled it has ended. Save "
+                "the model with `save_pretrained` and make an Embedder from it."
+            )
+        config = GPTEmbeddingsModel.config_class.from_dict(source.config)
+        with torch.device("meta"):
+            model = GPTEmbeddingsModel(config)
+        state = torch.load(path, mmap=True, weights_only=True)  # workers share the pages
+        if model.config.position_embedding_type == "sinusoidal":
+            model.wpe = GPTEmbeddingsModel(config).wpe
+        model.load_state_dict(state, assign=True)
+        model = model.eval()
+        _models[source.digest] = model
+    return model
+
+
+def _remove_folder(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # not by a forked child as it ends
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+__all__ = ["SharedWeights", "can_share", "hash_weights", "open_shared", "share"]

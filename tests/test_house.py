@@ -1,0 +1,52 @@
+"""The plan of the house, read from the imports: rooms in the order of the data, arrows that run one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+COMPONENT = ["configuration_gpt_embeddings", "modeling_gpt_embeddings"]
+# A room imports from itself and from those to its left.
+ROOMS = ["outputs", "threads", "text", "checkpoints", "analysis", "windows", "embedding", "training", "hub", "explore"]
+ORDER = [*COMPONENT, *ROOMS, "gpt_embeddings", "gpt_embeddings_cli"]
+FILES = sorted(
+    path.relative_to(ROOT)
+    for name in ("", "gpt_embeddings/**/", "gpt_embeddings_cli/")
+    for path in ROOT.glob(f"{name}*.py")
+)
+
+
+def room_of(module: str) -> str:
+    """`gpt_embeddings.text.sources` is in the room `text`."""
+    names = module.split(".")
+    return names[1] if names[0] == "gpt_embeddings" and len(names) > 1 else names[0]
+
+
+def imports(path: Path) -> list[tuple[str, str]]:
+    """Every module of ours that a file imports, wherever in it, and the name taken from there."""
+    found = []
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            found += [(node.module or "", name.name) for name in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(name.name, "") for name in node.names]
+    return [(module, name) for module, name in found if room_of(module) in ORDER]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_arrows_run_one_way(path):
+    room = room_of(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+    assert room in ORDER, f"where in the order is {room}?"
+    for module, name in imports(path):
+        if name in ROOMS:  # `from gpt_embeddings.explore import figures` is of its own room
+            module = f"{module}.{name}"
+        assert ORDER.index(room_of(module)) <= ORDER.index(room), f"{path} imports {module}"
+        assert not name.startswith("_"), f"{path} imports {name}, which {module} keeps to itself"
+
+
+@pytest.mark.parametrize("room", ["", *ROOMS[2:]])
+def test_a_room_is_taken_in_at_a_look(room):
+    modules = {path.stem for path in FILES if path.parent == Path("gpt_embeddings", room)} - {"__init__"}
+    assert 0 < len(modules) <= 9
