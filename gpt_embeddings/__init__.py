@@ -8,6 +8,7 @@ from gpt_embeddings.checkpoints.conversion import from_gpt, to_gpt
 from gpt_embeddings.checkpoints.static import from_static
 from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
 from gpt_embeddings.hub.cards import CardFacts
+from gpt_embeddings.hub.export import export_model
 from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
 from gpt_embeddings.hub.repository import save_folder
 from gpt_embeddings.text.encoding import encode_flat, load_tokenizer
@@ -28,6 +29,7 @@ __all__ = [
     "WindowCollator",
     "embed_dataset",
     "encode_flat",
+    "export_model",
     "from_gpt",
     "from_static",
     "load_source",

@@ -7,6 +7,7 @@ import typer
 
 from gpt_embeddings_cli.embed import embed
 from gpt_embeddings_cli.explore import explore
+from gpt_embeddings_cli.export import export
 from gpt_embeddings_cli.extract import extract
 from gpt_embeddings_cli.push import push
 from gpt_embeddings_cli.train import app as train
@@ -28,6 +29,7 @@ def main(
 
 app.command()(embed)
 app.command()(explore)
+app.command()(export)
 app.command()(extract)
 app.command()(push)
 app.command()(windows)

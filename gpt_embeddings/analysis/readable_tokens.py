@@ -77,7 +77,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.in
     word = word.strip()
     if not word:
         raise ValueError("There is no word; type one.")
-    input_ids, offsets = encode_flat([f" {word}", word], tokenizer)
+    input_ids, offsets = encode_flat([f" {word}", word], tokenizer, add_special_tokens=False)
     within, first = input_ids[: offsets[1]], input_ids[offsets[1] :]
     chosen = within if len(within) <= len(first) else first
     unknown = tokenizer.unk_token_id

@@ -53,9 +53,9 @@ def from_static(
     config = read_json(folder, "config.json") if folder.has("config.json") else {}
     ours = config.get("model_type") == MODEL2VEC
     table = _read_table(folder.download(f"{place}model.safetensors"))
-    backend = _read_backend(folder.download(f"{place}tokenizer.json"))
-    unknown = _unknown_id(backend) if ours else None
-    length = config.get("max_length", MODEL2VEC_LENGTH) if ours else None
+    backend, cut = _read_backend(folder.download(f"{place}tokenizer.json"))
+    unknown = unknown_id(backend) if ours else None
+    length = config.get("max_length", MODEL2VEC_LENGTH) if ours else cut
     padding = next((token for token in PADDING if backend.token_to_id(token) is not None), None)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=padding)
     model = _build(table, unknown, length if isinstance(length, int) and 0 < length < UNLIMITED else UNLIMITED)
@@ -100,18 +100,20 @@ def _read_table(path: Path) -> torch.Tensor:
     return table.contiguous()
 
 
-def _read_backend(path: Path) -> Tokenizer:
+def _read_backend(path: Path) -> tuple[Tokenizer, int | None]:
+    """Return a tokenizer, and the longest text that its file allows, which sentence-transformers keeps to."""
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # of the class `Exception` itself
         raise ValueError(f"{path} is no tokenizer: {error}.") from error
     backend.post_processor = None  # both libraries encode a text without what their teachers had around it
+    cut = (backend.truncation or {}).get("max_length")
     backend.no_truncation()
     backend.no_padding()
-    return backend
+    return backend, cut
 
 
-def _unknown_id(backend: Tokenizer) -> int | None:
+def unknown_id(backend: Tokenizer) -> int | None:
     """Return the id that stands for what the vocabulary lacks, which model2vec leaves out."""
     model = json.loads(backend.to_str())["model"]
     unknown = model.get("unk_token")
@@ -141,4 +143,4 @@ def _build(table: torch.Tensor, unknown: int | None, n_positions: int) -> GPTEmb
     return model.eval()
 
 
-__all__ = ["find_static", "from_static"]
+__all__ = ["MODEL2VEC", "UNLIMITED", "find_static", "from_static", "unknown_id"]

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
 from gpt_embeddings.text.encoding import Texts, check_vocabulary, encode_flat, tokenizer_digest
+from gpt_embeddings.text.frame import find_frame
 from gpt_embeddings.threads import n_cores, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -131,7 +132,7 @@ class Embedder:
             Vectors of shape `(len(texts), n_embd)`; with `pooling="none"` of shape `(n_tokens, n_embd)`, the texts
             one after the other.
         """
-        return self._vectors(*encode_flat(texts, self.tokenizer), n_cores())[0]
+        return self._vectors(*self._encode(texts)[:2], n_cores())[0]
 
     def __call__(self, batch: Any) -> Any:
         """Add the vectors to a batch from `map(..., batched=True)`.
@@ -163,7 +164,9 @@ class Embedder:
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
-        vectors, starts = self._embed_texts(["" if text is None else text for text in texts], n_cores())[:2]
+        missing = np.array([text is None for text in texts], dtype=bool)
+        texts = ["" if text is None else text for text in texts]
+        vectors, starts = self._embed_texts(texts, n_cores(), missing=missing)[:2]
         if starts is None:
             return {self.output_column: vectors}
         return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}
@@ -195,22 +198,27 @@ class Embedder:
         texts = table[self.column]
         if not any(check(texts.type) for check in _STRINGS):
             raise TypeError(f"Column {self.column!r} must hold strings, it holds {texts.type}.")
+        missing = np.asarray(texts.is_null()) if texts.null_count else None
         if texts.null_count:
             if not pa.types.is_large_string(texts.type):
                 texts = texts.cast(pa.string())  # from null and string_view, which have no `fill_null`
             texts = texts.fill_null("")
-        vectors, starts, n_tokens = self._embed_texts(texts, n_threads, first_row)
+        vectors, starts, n_tokens = self._embed_texts(texts, n_threads, first_row, missing)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.model.config.n_embd)
         if starts is not None:
             values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
         return values, n_tokens
 
     def _embed_texts(
-        self, texts: Texts, n_threads: int, first_row: int | None = None
+        self,
+        texts: Texts,
+        n_threads: int,
+        first_row: int | None = None,
+        missing: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
         """Return vectors, with `pooling="none"` also where each text begins among them, and the number of tokens."""
         try:
-            input_ids, offsets = encode_flat(texts, self.tokenizer)
+            input_ids, offsets, n_tokens = self._encode(texts, missing)
         except (TypeError, ValueError) as error:
             row = getattr(error, "index", None)
             where = f"Column {self.column!r}"
@@ -218,7 +226,16 @@ class Embedder:
                 where += f", row {row} of the batch" if first_row is None else f", row {first_row + row}"
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{where}: {error}") from error
-        return *self._vectors(input_ids, offsets, n_threads), len(input_ids)
+        return *self._vectors(input_ids, offsets, n_threads), n_tokens
+
+    def _encode(
+        self, texts: Texts, missing: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], int]:
+        """Return flat ids and offsets, with what the tokenizer puts around a text, and the tokens of the texts."""
+        input_ids, offsets = encode_flat(texts, self.tokenizer, add_special_tokens=False)
+        frame = find_frame(self.tokenizer)
+        limit = self.model.config.n_positions if frame.width and self.overflow == "truncate" else None
+        return *frame.put_around(input_ids, offsets, max_length=limit, bare=missing), len(input_ids)
 
     def _vectors(
         self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int

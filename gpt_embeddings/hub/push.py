@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
 from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_as_saved
+from gpt_embeddings.checkpoints.saving import save_pair
 from gpt_embeddings.hub.advice import LOG_IN, STATE_LICENCE, add_advice
 from gpt_embeddings.hub.cards import (
     CardFacts,
@@ -37,7 +38,6 @@ from gpt_embeddings.hub.repository import (
     read_text,
     read_training_facts,
     stale_files,
-    write_files,
 )
 from gpt_embeddings.text.encoding import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
@@ -243,7 +243,7 @@ def _push(
 ) -> CommitInfo:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        saved_tokenizer = write_files(folder, model, tokenizer, facts)
+        saved_tokenizer = save_pair(folder, model, tokenizer, facts.training)
         new = files_in(folder)
         with add_advice(target.repo_id):
             target = _open(target)

@@ -3,9 +3,7 @@
 Left out: sending it to the Hub (`push`), and the text of the card (`cards`).
 """
 
-import copy
 import fnmatch
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -13,22 +11,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
+from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_FACTS, save_pair
 from gpt_embeddings.hub.cards import CardFacts, ParsedCard, parse_card, write_model_card
-from gpt_embeddings.text.encoding import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
 CARD = "README.md"
-TRAINING_FACTS = "training_facts.json"
-COMPONENT = {
-    "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
-    "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
-}
 # Files of ours that a push removes where it does not bring them: a stale shard or index would be loaded.
-# The second module of sentence-transformers is there with mean pooling alone.
-POOLING_FILE = "1_Pooling/config.json"
 OWN_FILES = (
     "model.safetensors",
     "model-?????-of-?????.safetensors",
@@ -66,7 +56,7 @@ def save_folder(
     # Within the folder, which may be a mount point or a link to another file system: renaming does not leave one.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         complete = Path(name)
-        saved_tokenizer = write_files(complete, model, tokenizer, facts)
+        saved_tokenizer = save_pair(complete, model, tokenizer, facts.training)
         card = write_model_card(model, saved_tokenizer, folder.resolve().name, facts, read_card(folder / CARD))
         (complete / CARD).write_text(card, encoding="utf-8", newline="")
         new = files_in(complete)
@@ -75,75 +65,6 @@ def save_folder(
             os.replace(complete / path, folder / path)
     for path in stale_files(files_in(folder), new):
         (folder / path).unlink()
-
-
-def write_files(
-    folder: Path, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: CardFacts
-) -> PreTrainedTokenizerBase:
-    """Write all but the card; return the tokenizer as it was saved."""
-    check_vocabulary(tokenizer, model.config.vocab_size)
-    model.save_pretrained(folder)
-    config = read_json(LocalFolder(folder), "config.json")
-    # A head's own entry alone would leave AutoModel without a class; names of other repositories are dropped.
-    heads = {name: path for name, path in config.get("auto_map", {}).items() if "--" not in path}
-    _write_json(folder / "config.json", {**config, "auto_map": {**COMPONENT, **heads}})
-    tokenizer = _detached_tokenizer(tokenizer, model.config.n_positions)
-    tokenizer.save_pretrained(folder)
-    for path, content in _sentence_transformers_files(model.config).items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        _write_json(folder / path, content)
-    if facts.training:
-        _write_json(folder / TRAINING_FACTS, dict(facts.training))
-    return tokenizer
-
-
-def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
-    """Return what sentence-transformers 6 loads this model from: its own module classes, no code of ours.
-
-    Mean pooling is a module of theirs. Theirs for weights keeps a second copy of them as a Python list, so a model
-    that pools by weights gives its `pooler_output` as the vector of the text.
-    """
-    modules = "sentence_transformers"
-    transformer = {"idx": 0, "name": "0", "path": "", "type": f"{modules}.base.modules.transformer.Transformer"}
-    files: dict[str, Any] = {
-        "modules.json": [transformer],
-        "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
-            "prompts": {"query": "", "document": ""},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-    }
-    output, name = "pooler_output", "sentence_embedding"
-    if config.pooling == "mean":
-        output, name = "last_hidden_state", "token_embeddings"
-        pooling = {"idx": 1, "name": "1", "path": "1_Pooling"}
-        files["modules.json"].append({**pooling, "type": f"{modules}.sentence_transformer.modules.pooling.Pooling"})
-        files[POOLING_FILE] = {
-            "embedding_dimension": config.n_embd,
-            "pooling_mode": "mean",
-            "include_prompt": True,
-        }
-    files["sentence_bert_config.json"] = {
-        "transformer_task": "feature-extraction",
-        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
-        "module_output_name": name,
-    }
-    return files
-
-
-def _detached_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int) -> PreTrainedTokenizerBase:
-    """Copy a tokenizer without what its use and its origin left in it, so that it is always saved alike."""
-    tokenizer = copy.deepcopy(tokenizer)
-    if tokenizer.is_fast:
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.model_max_length = n_positions
-    for name in ("is_local", "local_files_only", "token"):
-        tokenizer.init_kwargs.pop(name, None)
-    return tokenizer
 
 
 def read_training_facts(folder: Path) -> dict[str, Any]:
@@ -176,10 +97,6 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path.name} is not UTF-8: {error}. Save it as UTF-8.") from error
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def files_in(folder: Path) -> list[str]:
     """Return the paths of all files in a folder, relative to it and sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -198,5 +115,4 @@ __all__ = [
     "read_training_facts",
     "save_folder",
     "stale_files",
-    "write_files",
 ]

@@ -17,6 +17,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
 
+from gpt_embeddings.text.frame import Frame, find_frame
 from gpt_embeddings.text.splintr_engine import Accelerator, FlatIds, encode_lock, find_accelerator
 from gpt_embeddings.text.word_cache import WordCache, find_word_cache
 
@@ -84,8 +85,15 @@ def load_tokenizer(
     return tokenizer
 
 
-def encode_flat(texts: Texts, tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> FlatIds:
-    """Encode texts to one flat id array; nothing is added, cut or padded.
+def encode_flat(
+    texts: Texts,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    special_tokens: bool = False,
+    add_special_tokens: bool = True,
+    max_length: int | None = None,
+) -> FlatIds:
+    """Encode texts to one flat id array: the ids that `tokenizer(text)` has, without padding.
 
     With the extra `fast` installed the work is done by splintr, after a proof that it gives the ids of `tokenizers`
     for this very tokenizer (see `splintr_engine`); otherwise by `tokenizers`, which is asked for each word of GPT-2's
@@ -96,6 +104,9 @@ def encode_flat(texts: Texts, tokenizer: PreTrainedTokenizerBase, *, special_tok
         tokenizer: A fast tokenizer.
         special_tokens: Whether a literal such as `<|endoftext|>` in a text becomes the special token. By default it
             is plain text, so that no document can inject a separator.
+        add_special_tokens: Whether each text gets what the tokenizer puts around it, such as OPT's `</s>` before it;
+            GPT-2's tokenizer adds nothing.
+        max_length: Longest sequence, with what is added; of a longer text the end is left out. None keeps all.
 
     Returns:
         `input_ids` of shape `(n_tokens,)`, int32, and `offsets` of shape `(len(texts) + 1,)`, int64: text i is
@@ -111,9 +122,11 @@ def encode_flat(texts: Texts, tokenizer: PreTrainedTokenizerBase, *, special_tok
     with encode_lock:
         engine = _engine(tokenizer, special_tokens)
         try:
-            return engine.encode(documents)
+            input_ids, offsets = engine.encode(documents)
         except (TypeError, UnicodeEncodeError) as error:
             raise _bad_text(documents) from error
+    frame = find_frame(tokenizer) if add_special_tokens else Frame()
+    return frame.put_around(input_ids, offsets, max_length=max_length)
 
 
 class _Reference:
@@ -189,7 +202,7 @@ def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> "_Engin
 
 def _backend_state(backend: Tokenizer) -> Hashable:
     """Return what tells that a backend has been changed in place, without writing out its vocabulary."""
-    parts = (backend.normalizer, backend.pre_tokenizer)
+    parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
     return (
         id(backend),
         backend.get_vocab_size(),

@@ -38,7 +38,7 @@ from gpt_embeddings.text.encoding import tokenizer_digest, vocabulary_rows
 from gpt_embeddings.text.sources import take_column
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.training.runs import RunFolder, versions
-from gpt_embeddings.training.teacher import encode_texts, load_teacher
+from gpt_embeddings.training.teacher import encode_texts, load_teacher, tokenizer_of
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -124,7 +124,7 @@ def distil(
     texts = _Texts.kept_in(run.path / "texts.parquet")
     if texts is None:
         sentences = pick_sentences(_read(dataset, column), options.sentences, options.seed)
-        phrases = make_phrases([tokenizer, model_of_teacher.tokenizer], options.phrases, options.seed)
+        phrases = make_phrases([tokenizer, tokenizer_of(model_of_teacher)], options.phrases, options.seed)
         texts = _Texts(_token_texts(tokenizer), sentences, phrases)
         texts.keep(run.path / "texts.parquet")
     vectors = encode_texts(model_of_teacher, texts.all, run.path / "teacher")
@@ -144,7 +144,7 @@ def distil(
     after = judge.facts(model)
     facts = {
         "Objective": "vectors of a teacher (distillation): cosine, and cosines within a batch",
-        "Teacher": f"{Path(teacher).name or teacher}, {vectors.shape[1]} dimensions",
+        "Teacher": f"{Path(teacher).name if Path(teacher).is_dir() else teacher}, {vectors.shape[1]} dimensions",
         "Data": f"{data_name}; {texts.n_learned:,} sentences and {len(texts.phrases):,} phrases of random words",
         "Steps": f"{options.epochs} epochs in batches of {options.batch_size}",
         "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",

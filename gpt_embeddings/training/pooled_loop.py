@@ -69,23 +69,17 @@ class Bags:
         >>> bags.offsets.tolist(), [part.tolist() for part in bags.take([1, 0])]
         ([0, 2, 4], [[66, 480, 1169, 20013], [0, 2, 4]])
         """
-        whole = cls(*encode_flat(texts, tokenizer))
-        return whole if (np.diff(whole.offsets) <= limit).all() else whole._cut(limit)
+        return cls(*encode_flat(texts, tokenizer, max_length=limit))
 
     def take(self, rows: Rows | list[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Return ids and offsets of some of the texts."""
-        return self._gather(self.offsets[:-1][rows], np.diff(self.offsets)[rows])
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def _cut(self, limit: int) -> "Bags":
-        return Bags(*self._gather(self.offsets[:-1], np.minimum(np.diff(self.offsets), limit)))
-
-    def _gather(self, starts: Rows, lengths: Rows) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return self.input_ids[index], offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
 
 def fit_pooled(

@@ -4,6 +4,7 @@ Encoding is the long part of a distillation, so that it is done in blocks that s
 goes on with the next block. Left out: what is learned from the vectors (`gpt_embeddings.training.distillation`).
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from datasets.utils import tqdm
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 BLOCK_TEXTS = 4096  # what a killed run has to encode again at most
@@ -50,11 +53,19 @@ def load_teacher(name: str) -> Any:
             f"The teacher {name!r} could not be loaded: {reason} Give a folder that holds a sentence-transformers "
             "model, or the name of one on the Hub (for which the Hub must be reachable)."
         ) from error
+    if teacher.max_seq_length == math.inf:  # a static model, which is fast as it is and reads all of a text
+        return teacher.eval()
     if teacher.device.type == "cpu" and _has_bfloat16():
         teacher = teacher.bfloat16()
     if (teacher.max_seq_length or MAX_TOKENS + 1) > MAX_TOKENS:
         teacher.max_seq_length = MAX_TOKENS
     return teacher.eval()
+
+
+def tokenizer_of(teacher: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of what [`load_teacher`] gave."""
+    tokenizer = teacher.tokenizer  # a static model has that of `tokenizers`
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer) if isinstance(tokenizer, Tokenizer) else tokenizer
 
 
 def encode_texts(teacher: Any, texts: Sequence[str], folder: str | os.PathLike[str]) -> npt.NDArray[np.float16]:
@@ -119,4 +130,4 @@ def _has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-__all__ = ["encode_texts", "load_teacher"]
+__all__ = ["encode_texts", "load_teacher", "tokenizer_of"]

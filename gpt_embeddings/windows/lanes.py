@@ -175,7 +175,7 @@ class Lane:
             self._check(None)
             return
         source, texts = piece
-        input_ids, offsets = encode_flat(texts, self._tokenizer)
+        input_ids, offsets = encode_flat(texts, self._tokenizer, add_special_tokens=False)
         lengths = np.diff(offsets)
         if not len(input_ids):
             return

@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset, Value
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from typer.testing import CliRunner
 
 import gpt_embeddings.training.distillation
@@ -92,6 +93,20 @@ def test_a_run(run):
     assert words and all(" at the start, " in facts[name] for name in words)
     model = GPTEmbeddingsModel.from_pretrained(output)
     assert (model.config.pooling, model.config.position_embedding_type, model.config.n_embd) == ("mean", "none", 64)
+
+
+def test_a_static_teacher(small_tokenizer, tmp_path):
+    """A table that texts are a mean of has other attributes than a transformer: a tokenizer of `tokenizers`, say."""
+    torch.manual_seed(0)
+    words = StaticEmbedding(load_tokenizer().backend_tokenizer, embedding_dim=32)
+    SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path / "static"))
+    options = DistilOptions(n_embd=16, phrases=40, batch_size=32, epochs=40, learning_rate=0.003)
+    facts = distil(str(tmp_path / "static"), small_tokenizer, story(), tmp_path / "out", options)
+    assert facts["Teacher"] == "static, 32 dimensions"
+    before, after = map(
+        float, re.findall(r"-?\d\.\d{3}", facts["Rank correlation with the teacher on held-out pairs"])
+    )
+    assert after > before
 
 
 def test_it_learned_the_teachers_similarities(run, small_tokenizer):

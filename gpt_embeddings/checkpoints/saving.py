@@ -1,0 +1,119 @@
+"""A model and its tokenizer written to a folder so that every library gives the model's own vectors from it.
+
+That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, and what
+sentence-transformers reads. Left out: the card of a repository (`gpt_embeddings.hub`).
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.checkpoints.files import LocalFolder, read_json
+from gpt_embeddings.text.encoding import check_vocabulary
+from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
+
+
+TRAINING_FACTS = "training_facts.json"
+COMPONENT = {
+    "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
+    "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
+}
+POOLING_FILE = "1_Pooling/config.json"  # the second module of sentence-transformers is there with mean pooling alone
+
+
+def save_pair(
+    folder: Path,
+    model: GPTEmbeddingsPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Mapping[str, Any] | None = None,
+) -> PreTrainedTokenizerBase:
+    """Write a model and its tokenizer into a folder.
+
+    Args:
+        folder: Where to; it exists.
+        model: The model, with a head or without.
+        tokenizer: The tokenizer that belongs to it; the object itself is not changed.
+        facts: Facts of the run that trained the model, for `training_facts.json`, which `push` puts into the card.
+
+    Returns:
+        The tokenizer as it was saved: with the model's `n_positions` as its `model_max_length`.
+
+    Raises:
+        ValueError: The tokenizer has ids that the model lacks.
+    """
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    model.save_pretrained(folder)
+    config = read_json(LocalFolder(folder), "config.json")
+    # A head's own entry alone would leave AutoModel without a class; names of other repositories are dropped.
+    heads = {name: path for name, path in config.get("auto_map", {}).items() if "--" not in path}
+    write_json(folder / "config.json", {**config, "auto_map": {**COMPONENT, **heads}})
+    tokenizer = detached_tokenizer(tokenizer, model.config.n_positions)
+    tokenizer.save_pretrained(folder)
+    for path, content in _sentence_transformers_files(model.config).items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        write_json(folder / path, content)
+    if facts:
+        (folder / TRAINING_FACTS).write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+    return tokenizer
+
+
+def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
+    """Return what sentence-transformers 6 loads this model from: its own module classes, no code of ours.
+
+    Mean pooling is a module of theirs. Theirs for weights keeps a second copy of them as a Python list, so a model
+    that pools by weights gives its `pooler_output` as the vector of the text.
+    """
+    modules = "sentence_transformers"
+    transformer = {"idx": 0, "name": "0", "path": "", "type": f"{modules}.base.modules.transformer.Transformer"}
+    files: dict[str, Any] = {
+        "modules.json": [transformer],
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+    output, name = "pooler_output", "sentence_embedding"
+    if config.pooling == "mean":
+        output, name = "last_hidden_state", "token_embeddings"
+        pooling = {"idx": 1, "name": "1", "path": "1_Pooling"}
+        files["modules.json"].append({**pooling, "type": f"{modules}.sentence_transformer.modules.pooling.Pooling"})
+        files[POOLING_FILE] = {
+            "embedding_dimension": config.n_embd,
+            "pooling_mode": "mean",
+            "include_prompt": True,
+        }
+    files["sentence_bert_config.json"] = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
+        "module_output_name": name,
+    }
+    return files
+
+
+def detached_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int) -> PreTrainedTokenizerBase:
+    """Copy a tokenizer without what its use and its origin left in it, so that it is always saved alike."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_max_length = n_positions
+    for name in ("is_local", "local_files_only", "token"):
+        tokenizer.init_kwargs.pop(name, None)
+    return tokenizer
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, its keys sorted."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+__all__ = ["POOLING_FILE", "TRAINING_FACTS", "detached_tokenizer", "save_pair", "write_json"]

@@ -1,0 +1,165 @@
+"""A model for other libraries, which then need no code of ours: a static table, or ONNX.
+
+A static model of sentence-transformers or model2vec is a table of which a text's vector is a mean. That is what a
+model without positions is. Left out: models with positions as tables, and quantisation.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.checkpoints.saving import detached_tokenizer, write_json
+from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, unknown_id
+from gpt_embeddings.text.encoding import check_vocabulary, vocabulary_rows
+from gpt_embeddings.text.frame import find_frame
+from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+Format: TypeAlias = Literal["static", "model2vec", "onnx"]
+
+STATIC_FOLDER = "0_StaticEmbedding"
+SENTENCE_TRANSFORMERS = "sentence_transformers.models"  # where every version has these modules
+MAX_ONNX_BYTES = 2**31 - 2**20  # of one file; a larger model has its tables in a second
+
+
+def export_model(
+    model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str], format: Format
+) -> str:
+    """Write a model into a folder that other libraries load without code of ours.
+
+    Args:
+        model: The model.
+        tokenizer: The tokenizer that belongs to it.
+        folder: Where to; made if need be.
+        format: `"static"` for a `StaticEmbedding` of sentence-transformers, which model2vec loads, too; `"model2vec"`
+            for model2vec's own form; `"onnx"` for `model.onnx` beside the tokenizer, with the inputs `input_ids` and
+            `attention_mask` and the outputs `last_hidden_state` and `pooler_output`.
+
+    Returns:
+        A line on how its vectors compare with the model's own.
+
+    Raises:
+        ImportError: The exporter of ONNX is not installed.
+        ValueError: The format is unknown, or cannot hold this model.
+    """
+    if format not in get_args(Format):
+        raise ValueError(f"`format` must be one of {', '.join(map(repr, get_args(Format)))}, got {format!r}.")
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    folder = Path(folder)
+    if format == "onnx":
+        return _export_onnx(model, tokenizer, folder)
+    if model.wpe is not None:
+        raise ValueError(
+            f"The model adds positions (`position_embedding_type` {model.config.position_embedding_type!r}), for "
+            "which a static table has no place. Export it as 'onnx'."
+        )
+    if find_frame(tokenizer).width:
+        raise ValueError(
+            f"The {type(tokenizer).__name__} puts tokens of its own around each text, which static models leave out. "
+            "Export the model as 'onnx'."
+        )
+    return _export_static(model, tokenizer, folder, format)
+
+
+def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format) -> str:
+    backend = _plain_backend(tokenizer, model.config.n_positions)
+    rows = vocabulary_rows(tokenizer)
+    with torch.no_grad():
+        table = model.embed_flat(torch.arange(rows, dtype=torch.int64)).cpu()  # (rows, n_embd)
+    weights = torch.ones(rows) if model.token_weights is None else model.token_weights[:rows].float().cpu()
+    if format == "model2vec":
+        unknown = unknown_id(backend)
+        if backend.get_vocab_size() != rows:
+            raise ValueError(f"model2vec wants ids without holes; {rows} rows have {backend.get_vocab_size()} tokens.")
+        if unknown is not None and weights[unknown] != 0:
+            raise ValueError(
+                "model2vec leaves unknown tokens out of the mean, and this model counts them. Export it as 'static'."
+            )
+        weights[slice(0) if unknown is None else unknown] = 1  # left out there whatever it weighs
+    weighted = bool((weights != 1).any())
+    if weighted:
+        table = (table.float() * weights.unsqueeze(1)).to(table.dtype)
+    _write_static(folder, table.contiguous(), backend, format, normalize=weighted, length=model.config.n_positions)
+    if weighted:
+        return "Its vectors are the model's own scaled to length 1: weights are in the rows of the table."
+    return "Its vectors are the model's own."
+
+
+def _write_static(
+    folder: Path, table: torch.Tensor, backend: Tokenizer, format: Format, *, normalize: bool, length: int
+) -> None:
+    place = folder if format == "model2vec" else folder / STATIC_FOLDER
+    place.mkdir(parents=True, exist_ok=True)
+    name = "embeddings" if format == "model2vec" else "embedding.weight"
+    save_file({name: table}, place / "model.safetensors", metadata={"format": "pt"})
+    backend.save(str(place / "tokenizer.json"))
+    path = "." if format == "model2vec" else STATIC_FOLDER
+    modules = [{"idx": 0, "name": "0", "path": path, "type": f"{SENTENCE_TRANSFORMERS}.StaticEmbedding"}]
+    if normalize:
+        (folder / "1_Normalize").mkdir(exist_ok=True)
+        modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{SENTENCE_TRANSFORMERS}.Normalize"})
+    write_json(folder / "modules.json", modules)
+    own: dict[str, Any] = {"normalize": normalize, "max_length": length if length < UNLIMITED else None}
+    if format == "model2vec":
+        write_json(folder / "config.json", {"model_type": MODEL2VEC, "architectures": ["StaticModel"], **own})
+    else:  # what model2vec looks for stands beside what sentence-transformers does
+        said = {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": "cosine"}
+        write_json(folder / "config_sentence_transformers.json", {**said, **own})
+
+
+def _plain_backend(tokenizer: PreTrainedTokenizerBase, length: int) -> Tokenizer:
+    """Return a tokenizer that encodes as `encode_flat` does: literal special tokens of a text are plain text."""
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    known = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    added = [token for token in document["added_tokens"] if not (token["special"] and token["content"] in known)]
+    backend = Tokenizer.from_str(json.dumps({**document, "added_tokens": added, "post_processor": None}))
+    backend.no_padding()
+    backend.no_truncation()
+    if length < UNLIMITED:
+        backend.enable_truncation(length)
+    return backend
+
+
+class _Named(nn.Module):
+    """The model with two inputs and two outputs."""
+
+    def __init__(self, model: GPTEmbeddingsModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.model(input_ids, attention_mask=attention_mask)
+        return output.last_hidden_state, output.pooler_output
+
+
+def _export_onnx(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ImportError("ONNX needs torch's exporter: `pip install 'gpt-embeddings[onnx]'`.")
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("position")}
+    example = torch.zeros(2, min(3, model.config.n_positions), dtype=torch.int64)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        _Named(model).eval(),
+        (example, torch.ones_like(example)),
+        folder / "model.onnx",
+        input_names=["input_ids", "attention_mask"],
+        output_names=["last_hidden_state", "pooler_output"],
+        dynamic_shapes=(axes, axes),
+        external_data=sum(tensor.nbytes for tensor in model.state_dict().values()) > MAX_ONNX_BYTES,
+        dynamo=True,
+        verbose=False,
+    )
+    model.config.save_pretrained(folder)
+    detached_tokenizer(tokenizer, model.config.n_positions).save_pretrained(folder)
+    return "Its vectors are the model's own; longer inputs than `n_positions` have to be cut by the tokenizer."
+
+
+__all__ = ["Format", "export_model"]

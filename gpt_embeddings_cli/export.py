@@ -1,0 +1,42 @@
+"""`gpt-embeddings export`: a saved model in, a folder that other libraries load without our code out."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings_cli.options import Overwrite, Tokenizer
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Folder or Hub name of a saved model.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    format: Annotated[
+        Literal["static", "model2vec", "onnx"],
+        typer.Option(
+            help="static: a StaticEmbedding of sentence-transformers, which model2vec loads, too; model2vec: that "
+            "library's own form; onnx: model.onnx and the tokenizer."
+        ),
+    ] = "static",
+    tokenizer: Tokenizer = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write MODEL for other libraries, which load it without trust_remote_code.
+
+    The static forms are for models without positions, such as those of `train distil`.
+
+    Example: gpt-embeddings export meaning --format static --output meaning-static
+    """
+    with errors_as_messages():
+        from gpt_embeddings.checkpoints.loading import load_pair
+        from gpt_embeddings.hub.export import export_model
+
+        check_output(output, overwrite)
+        with whole_folder(output) as partial:
+            said = export_model(*load_pair(model, tokenizer), partial, format)
+        typer.echo(said)
+        typer.echo(f"Result: {output.resolve()}")
+
+
+__all__ = ["export"]
