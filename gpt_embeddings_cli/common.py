@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.loading import load_model
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -10,8 +10,8 @@ import typer
 from transformers.utils.logging import disable_progress_bar
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.text.encoding import load_tokenizer, vocabulary_rows
 from gpt_embeddings.text.sources import load_source
+from gpt_embeddings.text.tokenizer import load_tokenizer, vocabulary_rows
 from gpt_embeddings.training.clm import ClmOptions, train_clm
 from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
 from gpt_embeddings.training.distillation import DistilOptions
@@ -89,7 +89,7 @@ def clm(
             seed=seed,
         )
         tokens = open_tokenizer(tokenizer, model, max_length)
-        network = _open_head(model, config, len(tokens), max_length, seed)
+        network = _open_head(model, config, vocabulary_rows(tokens), max_length, seed)
         tokens.model_max_length = network.config.n_positions
         source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
         other = None

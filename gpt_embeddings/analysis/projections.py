@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from gpt_embeddings.embedding.embedder import torch_threads
+from gpt_embeddings.threads import torch_threads
 
 
 Method: TypeAlias = Literal["pca", "umap"]

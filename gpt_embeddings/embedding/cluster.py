@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -14,9 +14,8 @@ import pickle
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -31,7 +30,10 @@ from datasets.formatting.formatting import LazyBatch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.encoding import Texts, check_vocabulary, encode_flat, tokenizer_digest
+from gpt_embeddings.text.encoding import Texts, encode_flat
+from gpt_embeddings.text.sources import check_column, take_column
+from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
+from gpt_embeddings.threads import n_cores, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -41,20 +43,9 @@ Dtype: TypeAlias = Literal["float32", "float16"]
 
 MIN_THREAD_TOKENS = 2**15  # less is not worth a thread
 OPTIONS = ("column", "output_column", "pooling", "normalize", "overflow", "dtype")
-_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 # Models by the digest of their weights, for forked workers and for copies within a process.
 _models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
-_forked = False
-
-
-def _after_fork_in_child() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Embedder:
@@ -100,10 +91,7 @@ class Embedder:
     ) -> None:
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
-        if not getattr(tokenizer, "is_fast", False):
-            raise TypeError(
-                f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
-            )
+        check_fast(tokenizer)
         for name, value, known in (
             ("pooling", pooling, get_args(Pooling)),
             ("overflow", overflow, get_args(Overflow)),
@@ -178,7 +166,7 @@ class Embedder:
                 f"A batch must be a pa.Table or a dictionary of columns, got {type(batch).__name__}. Set the format "
                 "'arrow' on the dataset, and give map() `batched=True`."
             )
-        self._check_column(list(batch))
+        check_column(batch, self.column)
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
@@ -189,10 +177,6 @@ class Embedder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (_spill(self), self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
-
-    def _check_column(self, names: list[str]) -> None:
-        if self.column not in names:
-            raise ValueError(f"There is no column {self.column!r}; the columns are {', '.join(names)}.")
 
     def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
         """Return a table with the vectors as one more column, and the number of tokens.
@@ -208,13 +192,8 @@ class Embedder:
         return table.append_column(self.output_column, column), n_tokens
 
     def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, int]:
-        self._check_column(table.column_names)
-        texts = table[self.column]
-        if not any(check(texts.type) for check in _STRINGS):
-            raise TypeError(f"Column {self.column!r} must hold strings, it holds {texts.type}.")
+        texts = take_column(table, self.column)
         if texts.null_count:
-            if not pa.types.is_large_string(texts.type):
-                texts = texts.cast(pa.string())  # from null and string_view, which have no `fill_null`
             texts = texts.fill_null("")
         vectors, starts, n_tokens = self._embed_texts(texts, n_threads, first_row)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.model.config.n_embd)
@@ -242,7 +221,7 @@ class Embedder:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
         if self.pooling in ("mean", "weighted"):
             return self._means(input_ids, offsets, n_threads), None
-        with torch.inference_mode(), torch_threads(1 if _forked else None):
+        with torch.inference_mode(), torch_threads(1 if was_forked() else None):
             vectors, starts = self._token_vectors(input_ids, offsets)
             return self._finish(vectors), starts
 
@@ -254,7 +233,7 @@ class Embedder:
         torch's own threads would share out each small step; they wait for each other busily, which costs more than
         the sums themselves as soon as another process runs.
         """
-        n_threads = 1 if _forked else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
+        n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
         cuts = np.searchsorted(offsets, np.linspace(0, len(input_ids), n_threads + 1)[1:-1]).tolist()
         bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
 
@@ -320,30 +299,6 @@ def _hash_weights(model: GPTEmbeddingsModel, state: Mapping[str, torch.Tensor]) 
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         sha256.update(flat.view(torch.uint8).numpy().data)  # no copy
     return sha256.hexdigest()
-
-
-def n_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def torch_threads(n: int | None) -> Iterator[None]:
-    """Run torch on n threads.
-
-    A forked child must not use more than one: it inherits OpenMP's thread pool without its threads, and waits for
-    them for ever.
-    """
-    before = torch.get_num_threads()
-    if n is None or n == before:
-        yield
-        return
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        if not _forked:
-            torch.set_num_threads(before)
 
 
 # Pickles ---------------------------------------------------------------------------------------------------------
@@ -424,4 +379,4 @@ def _register_hash() -> None:
 _register_hash()
 
 
-__all__ = ["OPTIONS", "Dtype", "Embedder", "Overflow", "Pooling", "n_cores", "torch_threads"]
+__all__ = ["OPTIONS", "Dtype", "Embedder", "Overflow", "Pooling"]

@@ -16,7 +16,7 @@ from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import open_folder, read_json
 from gpt_embeddings.checkpoints.loading import load_model
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

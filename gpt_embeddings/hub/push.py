@@ -42,7 +42,8 @@ from gpt_embeddings.hub.cards import (
     write_dataset_card,
     write_model_card,
 )
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.sources import check_column
+from gpt_embeddings.text.tokenizer import check_vocabulary, load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
 
 
@@ -241,8 +242,7 @@ def push_dataset(
         HfHubHTTPError: The Hub refused, or there is no such model or revision; else as [`push_model`].
         ValueError: There is no such column.
     """
-    if column not in dataset.column_names:
-        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(dataset.column_names)}.")
+    check_column(dataset.column_names, column)
     api = _api(token)
     with _advice(model_id):
         made_by = {"model_id": model_id, "model_revision": api.model_info(model_id, revision=model_revision).sha}
@@ -345,11 +345,7 @@ def _write_files(
     folder: Path, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: CardFacts
 ) -> PreTrainedTokenizerBase:
     """Write all but the card; return the tokenizer as it was saved."""
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} entries, more than the model's `vocab_size` "
-            f"{model.config.vocab_size}. Give the tokenizer that belongs to the model."
-        )
+    check_vocabulary(tokenizer, model.config.vocab_size)
     model.save_pretrained(folder)
     config = _read_json(folder / "config.json")
     # A head's own entry alone would leave AutoModel without a class; names of other repositories are dropped.

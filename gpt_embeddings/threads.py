@@ -1,0 +1,51 @@
+"""Threads: how many cores there are, torch on some of them, and what a fork leaves of them.
+
+A forked child inherits OpenMP's thread pool without its threads, and waits for them for ever as soon as torch uses
+more than one: so whoever computes asks [`was_forked`] first.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+_forked = False
+
+
+def _after_fork_in_child() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def was_forked() -> bool:
+    """Return whether this process was forked after this module had been imported."""
+    return _forked
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Run torch on n threads, and afterwards on as many as before; None leaves it as it is."""
+    before = torch.get_num_threads()
+    if n is None or n == before:
+        yield
+        return
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        if not _forked:
+            torch.set_num_threads(before)
+
+
+__all__ = ["n_cores", "torch_threads", "was_forked"]
