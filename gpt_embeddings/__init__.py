@@ -11,8 +11,9 @@ from gpt_embeddings.hub.cards import CardFacts
 from gpt_embeddings.hub.export import export_model
 from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
 from gpt_embeddings.hub.repository import save_folder
-from gpt_embeddings.text.encoding import encode_flat, load_tokenizer
+from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.sources import load_source
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from gpt_embeddings.windows.token_windows import TokenWindows, WindowCollator
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 

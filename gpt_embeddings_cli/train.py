@@ -11,8 +11,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.loading import load_head
-from gpt_embeddings.text.encoding import load_tokenizer, vocabulary_rows
 from gpt_embeddings.text.sources import load_source
+from gpt_embeddings.text.tokenizer import load_tokenizer, vocabulary_rows
 from gpt_embeddings.training.clm import ClmOptions, train_clm
 from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
 from gpt_embeddings.training.distillation import DistilOptions
@@ -92,7 +92,7 @@ def clm(
         if model is not None and config is not None:
             raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
         tokens = open_tokenizer(tokenizer, model, max_length)
-        network = _open_head(model, config, len(tokens), max_length, seed)
+        network = _open_head(model, config, vocabulary_rows(tokens), max_length, seed)
         tokens.model_max_length = network.config.n_positions
         source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
         other = None

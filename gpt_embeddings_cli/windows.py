@@ -5,8 +5,8 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from gpt_embeddings.text.encoding import load_tokenizer
 from gpt_embeddings.text.sources import load_source
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from gpt_embeddings.windows.token_windows import TokenWindows
 from gpt_embeddings_cli.common import errors_as_messages
 from gpt_embeddings_cli.options import Column, Inputs, SampleBy, Split

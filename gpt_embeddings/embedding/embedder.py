@@ -24,8 +24,10 @@ from datasets.formatting.formatting import LazyBatch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
-from gpt_embeddings.text.encoding import Texts, check_vocabulary, encode_flat, tokenizer_digest
+from gpt_embeddings.text.encoding import Texts, encode_flat
 from gpt_embeddings.text.frame import find_frame
+from gpt_embeddings.text.sources import check_column, take_column
+from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
 from gpt_embeddings.threads import n_cores, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -36,7 +38,6 @@ Dtype: TypeAlias = Literal["float32", "float16"]
 
 MIN_THREAD_TOKENS = 2**15  # less is not worth a thread
 OPTIONS = ("column", "output_column", "pooling", "normalize", "overflow", "dtype")
-_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 
 class Embedder:
@@ -82,10 +83,7 @@ class Embedder:
     ) -> None:
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
-        if not getattr(tokenizer, "is_fast", False):
-            raise TypeError(
-                f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
-            )
+        check_fast(tokenizer)
         for name, value, known in (
             ("pooling", pooling, get_args(Pooling)),
             ("overflow", overflow, get_args(Overflow)),
@@ -160,7 +158,7 @@ class Embedder:
                 f"A batch must be a pa.Table or a dictionary of columns, got {type(batch).__name__}. Set the format "
                 "'arrow' on the dataset, and give map() `batched=True`."
             )
-        self._check_column(list(batch))
+        check_column(batch, self.column)
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
@@ -176,10 +174,6 @@ class Embedder:
         source = share(self.model, self._weights_digest()) if can_share(self.model) else self.model
         return _load, (source, self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
 
-    def _check_column(self, names: list[str]) -> None:
-        if self.column not in names:
-            raise ValueError(f"There is no column {self.column!r}; the columns are {', '.join(names)}.")
-
     def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
         """Return a table with the vectors as one more column, and the number of tokens.
 
@@ -194,14 +188,9 @@ class Embedder:
         return table.append_column(self.output_column, column), n_tokens
 
     def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, int]:
-        self._check_column(table.column_names)
-        texts = table[self.column]
-        if not any(check(texts.type) for check in _STRINGS):
-            raise TypeError(f"Column {self.column!r} must hold strings, it holds {texts.type}.")
+        texts = take_column(table, self.column)
         missing = np.asarray(texts.is_null()) if texts.null_count else None
         if texts.null_count:
-            if not pa.types.is_large_string(texts.type):
-                texts = texts.cast(pa.string())  # from null and string_view, which have no `fill_null`
             texts = texts.fill_null("")
         vectors, starts, n_tokens = self._embed_texts(texts, n_threads, first_row, missing)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.model.config.n_embd)

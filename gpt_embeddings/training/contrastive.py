@@ -20,9 +20,9 @@ from datasets import Dataset, IterableDataset
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.encoding import check_vocabulary, tokenizer_digest
+from gpt_embeddings.text.sentences import split_sentences
 from gpt_embeddings.text.sources import take_column
-from gpt_embeddings.training.distillation import split_sentences
+from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.training.runs import RunFolder, versions
 from modeling_gpt_embeddings import GPTEmbeddingsModel
