@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -76,6 +77,16 @@ class Bags:
         """Return ids and offsets of some of the texts."""
         return self._gather(self.offsets[:-1][rows], np.diff(self.offsets)[rows])
 
+    def numbers(self) -> Rows:
+        """Return a number for each text, the same for texts of the same ids.
+
+        >>> Bags(np.array([5, 5, 7, 5, 5], np.int32), np.array([0, 2, 3, 5])).numbers().tolist()
+        [0, 1, 0]
+        """
+        buffers = [None, pa.py_buffer(self.offsets * self.input_ids.itemsize), pa.py_buffer(self.input_ids)]
+        texts = pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
+        return texts.dictionary_encode().indices.to_numpy().astype(np.int64)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -110,7 +121,7 @@ def fit_pooled(
 
     Raises:
         OSError: A checkpoint could not be written; the one before is good.
-        ValueError: The loss is no number.
+        ValueError: The loss is not finite.
     """
     optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
     step, per_epoch = 0, max(1, n_examples // options.batch_size)
