@@ -2,15 +2,18 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from transformers import AutoTokenizer
 
-from gpt_embeddings.checkpoints.conversion import from_gpt
-from gpt_embeddings.checkpoints.files import Folder, open_folder
 from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
-from gpt_embeddings_cli.options import Overwrite
+from gpt_embeddings_cli.options import Overwrite, check_names
+
+
+if TYPE_CHECKING:
+    from gpt_embeddings.checkpoints.files import Folder
+
+TABLES = "Which tables"
 
 
 # A tokenizer has one of these; `AutoTokenizer` makes an empty one of some families where there is none.
@@ -42,19 +45,30 @@ def extract(
         str | None, typer.Option(help="Branch, tag or commit of a Hub name.", show_default=False)
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Dtype of the tables, such as bfloat16; auto is the checkpoint's own.")
+        str,
+        typer.Option(
+            help="Dtype of the tables, such as bfloat16; auto is the checkpoint's own.", rich_help_panel=TABLES
+        ),
     ] = "auto",
     position_embedding_type: Annotated[
         str | None,
         typer.Option(
-            help="none gives the token table alone, as for families with rotary positions.", show_default=False
+            help="none gives the token table alone, as for families with rotary positions.",
+            show_default=False,
+            rich_help_panel=TABLES,
         ),
     ] = None,
     wte_key: Annotated[
         str | None,
-        typer.Option(help="Name of the token table, for an architecture that is not known.", show_default=False),
+        typer.Option(
+            help="Name of the token table, for an architecture that is not known.",
+            show_default=False,
+            rich_help_panel=TABLES,
+        ),
     ] = None,
-    wpe_key: Annotated[str | None, typer.Option(help="Name of its position table.", show_default=False)] = None,
+    wpe_key: Annotated[
+        str | None, typer.Option(help="Name of its position table.", show_default=False, rich_help_panel=TABLES)
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.
@@ -65,7 +79,12 @@ def extract(
     Example: gpt-embeddings extract openai-community/gpt2 --output gpt2-embeddings
     """
     with errors_as_messages():
+        check_names(name)
         check_output(output, overwrite)
+
+        from gpt_embeddings.checkpoints.conversion import from_gpt
+        from gpt_embeddings.checkpoints.files import open_folder
+
         source = Path(name).resolve()
         if source.is_dir() and (source == output.resolve() or output.resolve() in source.parents):
             raise ValueError(f"The output {str(output)!r} holds the checkpoint at {name!r}; choose another folder.")
@@ -86,7 +105,7 @@ def extract(
         typer.echo(f"Result: {output.resolve()}")
 
 
-def save_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
+def save_tokenizer(folder: "Folder", output: Path, n_positions: int) -> str:
     """Save the source's tokenizer beside the tables and say how that went.
 
     A tokenizer that needs a library which is not here is copied file by file.
@@ -99,6 +118,8 @@ def save_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
     Returns:
         One line for the user.
     """
+    from transformers import AutoTokenizer
+
     paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
     if not any(path.name in VOCABULARIES for path in paths):
         return f"{folder.name} has no tokenizer."
