@@ -1,9 +1,6 @@
-"""What the commands share: models and tokenizers by name, outputs that appear whole or not at all, errors as text."""
+"""What the commands share: models and tokenizers by name, errors as text."""
 
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,28 +43,6 @@ def check_one_model(name: str | None, config: Path | None) -> None:
         raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output that exists before any work is done."""
-    if output.exists() and not overwrite:
-        raise ValueError(f"The output {str(output)!r} exists; choose another, delete it, or give --overwrite.")
-
-
-@contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """Give a folder beside the output that takes its name in the end, or is gone where something fails."""
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True
-    ) as folder:
-        partial = Path(folder) / output.name
-        partial.mkdir()
-        yield partial
-        if output.is_dir():
-            shutil.rmtree(output)
-        os.replace(partial, output)
-
-
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
     """Print an expected error as one message and exit with 1, or with 130 after Ctrl-C, instead of a traceback."""
@@ -89,4 +64,4 @@ def _is_refused_setting(error: Exception) -> bool:
     return errors is not None and isinstance(error, errors.StrictDataclassError)
 
 
-__all__ = ["check_one_model", "check_output", "errors_as_messages", "open_model", "open_tokenizer", "whole_folder"]
+__all__ = ["check_one_model", "errors_as_messages", "open_model", "open_tokenizer"]

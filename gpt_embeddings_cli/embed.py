@@ -1,7 +1,5 @@
 """`gpt-embeddings embed`: a text corpus in, a dataset of vectors out."""
 
-import os
-import shutil
 import sys
 from itertools import islice
 from pathlib import Path
@@ -11,7 +9,6 @@ import typer
 
 from gpt_embeddings_cli.common import (
     check_one_model,
-    check_output,
     errors_as_messages,
     open_model,
     open_tokenizer,
@@ -128,14 +125,16 @@ def embed(
         check_one_model(model, config)
         check_inputs(inputs)
         check_names(model, tokenizer)
-        check_output(output, overwrite)
-        _check_replaceable(output, inputs)
+        _check_place(output, inputs)
 
         from datasets import IterableDataset
 
         from gpt_embeddings.embedding.dataset import Progress, embed_dataset
+        from gpt_embeddings.embedding.shards import WRITTEN
+        from gpt_embeddings.outputs import check_output
         from gpt_embeddings.text.sources import load_source
 
+        check_output(output, "embed" if ray is None else "embed --ray", overwrite=overwrite, ours=WRITTEN)
         options: dict[str, Any] = {
             "column": column,
             "output_column": output_column,
@@ -144,12 +143,13 @@ def embed(
             "overflow": overflow,
             "dtype": dtype,
         }
-        target = _new_output(output)
         if ray is not None:
             parquet = all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs)
             source = inputs if parquet else load_source(inputs, column=column, split=split, sample_by=sample_by)
-            _embed_on_ray(source, target, model, tokenizer, ray, options)
-            _replace(target, output)
+            rows = _embed_on_ray(source, output, model, tokenizer, ray, {**options, "overwrite": overwrite})
+            if push_to_hub is not None:
+                _push(output, push_to_hub, model, output_column)
+            typer.echo(f"{rows} rows, from {model}.\nResult: {output.resolve()}")
             return
         network, name = open_model(model, config, seed)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
@@ -157,15 +157,22 @@ def embed(
         progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
         try:
             embedded = embed_dataset(
-                dataset, network, tokens, output=target, num_proc=num_proc, resume=resume, progress=progress, **options
+                dataset,
+                network,
+                tokens,
+                output=output,
+                num_proc=num_proc,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                **options,
             )
         except KeyboardInterrupt:
             typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
             sys.exit(130)
         _show(embedded, column, output_column)
         if push_to_hub is not None:
-            _push(target, push_to_hub, model, output_column)
-        _replace(target, output)
+            _push(output, push_to_hub, model, output_column)
         rows = progress.documents + progress.resumed
         again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
         typer.echo(f"{rows} rows x {network.config.n_embd} dimensions{again}, from {name}.")
@@ -177,47 +184,17 @@ def embed(
         typer.echo(f"Result: {output.resolve()}")
 
 
-def _check_replaceable(output: Path, inputs: list[str]) -> None:
-    """Refuse to replace what no command of ours has written, or what holds an input."""
-    if not output.exists():
-        return
+def _check_place(output: Path, inputs: list[str]) -> None:
+    """Refuse to replace what holds an input."""
     place = output.resolve()
     for name in inputs:
         if Path(name).exists() and place in (Path(name).resolve(), *Path(name).resolve().parents):
             raise ValueError(f"The output {str(output)!r} is, or holds, the input {name!r}; choose another output.")
-    written = ("state.json", "dataset_dict.json", "*.parquet")
-    if output.is_dir() and any(output.iterdir()) and not any(True for name in written for _ in output.glob(name)):
-        raise ValueError(
-            f"The folder {str(output)!r} is no dataset; --overwrite replaces nothing else. Choose another."
-        )
-    if output.is_file() and output.suffix != ".parquet":
-        raise ValueError(f"The output {str(output)!r} is a file, but a folder would be written; choose another.")
-
-
-def _new_output(output: Path) -> Path:
-    """Return where to write: beside an output that is to be replaced, so that it stays until the new one is whole."""
-    output = output.resolve()
-    if not output.exists():
-        return output
-    new = output.with_name(f".new.{output.name}")
-    if new.is_dir():
-        shutil.rmtree(new)
-    new.unlink(missing_ok=True)
-    return new
-
-
-def _replace(new: Path, output: Path) -> None:
-    output = output.resolve()
-    if new == output:
-        return
-    if output.is_dir():
-        shutil.rmtree(output)
-    os.replace(new, output)
 
 
 def _embed_on_ray(
     inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
-) -> None:
+) -> int:
     if model is None:
         raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
 
@@ -228,8 +205,7 @@ def _embed_on_ray(
 
     if isinstance(inputs, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
-    rows = embed_on_cluster(inputs, output, model, find_tokenizer(model, tokenizer), address=address, **options)
-    typer.echo(f"{rows} rows, from {model}.\nResult: {output}")
+    return embed_on_cluster(inputs, output, model, find_tokenizer(model, tokenizer), address=address, **options)
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
@@ -237,8 +213,9 @@ def _push(output: Path, name: str, model: str | None, output_column: str) -> Non
 
     from gpt_embeddings.hub.push import push_dataset
 
-    if output.suffix == ".parquet":
-        dataset = load_dataset("parquet", data_files=str(output), split="train")
+    if output.is_file() or any(output.glob("*.parquet")):
+        files = [output] if output.is_file() else sorted(output.glob("*.parquet"))
+        dataset = load_dataset("parquet", data_files=[str(path) for path in files], split="train")
     else:
         dataset = load_from_disk(str(output))
     if model is None or Path(model).exists() or isinstance(dataset, DatasetDict):

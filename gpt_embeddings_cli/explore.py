@@ -4,12 +4,13 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings_cli.common import errors_as_messages
 from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
 
 
@@ -79,25 +80,31 @@ def explore(
                 "`pip install 'gpt-embeddings[explore]'`."
             )
         check_names(model, compare, tokenizer)
-        for output in (export, report):
-            if output is not None:
-                check_output(output, overwrite)
 
         from gpt_embeddings.explore.shown_models import find_subject
+        from gpt_embeddings.outputs import Output
 
-        names = [model] if compare is None else [model, compare]
-        subjects = [find_subject(name, tokenizer) for name in names]
-        if export is not None:
-            from gpt_embeddings.explore.export import write_space
+        with ExitStack() as stack:
+            space = report_file = None
+            if export is not None:
+                space = stack.enter_context(Output(export, "explore --export", overwrite=overwrite, ours=("app.py",)))
+            if report is not None:
+                report_file = stack.enter_context(Output(report, "explore --report", overwrite=overwrite, ours=("*",)))
+            names = [model] if compare is None else [model, compare]
+            subjects = [find_subject(name, tokenizer) for name in names]
+            if space is not None:
+                from gpt_embeddings.explore.export import write_space
 
-            with whole_folder(export) as folder:
-                write_space(folder, subjects, names)
-            typer.echo(f"Space: {export.resolve()}")
-        if report is not None:
-            from gpt_embeddings.explore.export import write_report
+                space.result.mkdir()
+                write_space(space.result, subjects, names)
+                space.finish()
+                typer.echo(f"Space: {space.path}")
+            if report_file is not None:
+                from gpt_embeddings.explore.export import write_report
 
-            write_report(report, subjects)
-            typer.echo(f"Report: {report.resolve()}")
+                write_report(report_file.result, subjects)
+                report_file.finish()
+                typer.echo(f"Report: {report_file.path}")
         if export is None and report is None:
             _serve(subjects, host, port, browser)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings_cli.common import errors_as_messages
 from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
 
 
@@ -30,13 +30,15 @@ def export(
     """
     with errors_as_messages():
         check_names(model, tokenizer)
-        check_output(output, overwrite)
 
         from gpt_embeddings.checkpoints.loading import load_pair
         from gpt_embeddings.hub.export import export_model
+        from gpt_embeddings.outputs import Output
 
-        with whole_folder(output) as partial:
-            said = export_model(*load_pair(model, tokenizer), partial, format)
+        with Output(output, "export", overwrite=overwrite, ours=("modules.json", "model.onnx")) as out:
+            out.result.mkdir()
+            said = export_model(*load_pair(model, tokenizer), out.result, format)
+            out.finish()
         typer.echo(said)
         typer.echo(f"Result: {output.resolve()}")
 

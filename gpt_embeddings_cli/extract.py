@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
+from gpt_embeddings_cli.common import errors_as_messages
 from gpt_embeddings_cli.options import Overwrite, check_names
 
 
@@ -56,26 +56,27 @@ def extract(
     """
     with errors_as_messages():
         check_names(name)
-        check_output(output, overwrite)
+        source = Path(name).resolve()
+        if source.is_dir() and (source == output.resolve() or output.resolve() in source.parents):
+            raise ValueError(f"The output {str(output)!r} holds the checkpoint at {name!r}; choose another folder.")
 
         from gpt_embeddings.checkpoints.conversion import from_gpt
         from gpt_embeddings.checkpoints.files import open_folder
         from gpt_embeddings.checkpoints.loading import copy_tokenizer
+        from gpt_embeddings.outputs import Output
 
-        source = Path(name).resolve()
-        if source.is_dir() and (source == output.resolve() or output.resolve() in source.parents):
-            raise ValueError(f"The output {str(output)!r} holds the checkpoint at {name!r}; choose another folder.")
-        model = from_gpt(
-            name,
-            revision=revision,
-            dtype=dtype,
-            position_embedding_type=position_embedding_type,
-            wte_key=wte_key,
-            wpe_key=wpe_key,
-        )
-        with whole_folder(output) as partial:
-            model.save_pretrained(partial)
-            said = copy_tokenizer(open_folder(name, revision=revision), partial, model.config.n_positions)
+        with Output(output, "extract", overwrite=overwrite, ours=("config.json",)) as out:
+            model = from_gpt(
+                name,
+                revision=revision,
+                dtype=dtype,
+                position_embedding_type=position_embedding_type,
+                wte_key=wte_key,
+                wpe_key=wpe_key,
+            )
+            model.save_pretrained(out.result)
+            said = copy_tokenizer(open_folder(name, revision=revision), out.result, model.config.n_positions)
+            out.finish()
         for key, table in model.state_dict().items():
             typer.echo(f"  {key.removesuffix('.weight'):10} {' x '.join(map(str, table.shape)):>16}  {table.dtype}")
         typer.echo(said)

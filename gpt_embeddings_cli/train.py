@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.common import check_one_model, check_output, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings_cli.common import check_one_model, errors_as_messages, open_model, open_tokenizer
 from gpt_embeddings_cli.options import (
     MODEL,
     TRAINING,
@@ -86,7 +86,7 @@ def clm(
     """
     with errors_as_messages():
         check_one_model(model, config)
-        _prepare(output, [*data, *(held_out or ())], model, tokenizer)
+        _prepare(output, "train clm", [*data, *(held_out or ())], model, tokenizer)
 
         from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.text.tokenizer import vocabulary_rows
@@ -157,7 +157,7 @@ def distil(
     Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
     """
     with errors_as_messages():
-        _prepare(output, data, teacher, tokenizer)
+        _prepare(output, "train distil", data, teacher, tokenizer)
 
         from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.text.tokenizer import load_tokenizer
@@ -225,7 +225,7 @@ def contrastive(
     """
     with errors_as_messages():
         check_one_model(model, config)
-        _prepare(output, data, model, tokenizer)
+        _prepare(output, "train contrastive", data, model, tokenizer)
 
         import torch
 
@@ -288,38 +288,38 @@ def weights(
     Example: gpt-embeddings train weights wte-of-gpt2 corpus.parquet --output weighted
     """
     with errors_as_messages():
-        _prepare(output, data, model, tokenizer)
+        _prepare(output, "train weights", data, model, tokenizer)
 
         from gpt_embeddings.text.sources import load_source
-        from gpt_embeddings.training.runs import RunFolder, versions
-        from gpt_embeddings.training.token_weights import fit_token_weights
+        from gpt_embeddings.training.token_weights import train_token_weights
 
         network, name = open_model(model, None, 0)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
         source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
-        run = RunFolder(output, {"model": model, "data": data, "a": a, "column": column})
         with _interruptible():
-            counts = fit_token_weights(network, tokens, source, a=a, column=column)
-        facts = {
-            "Token weights": f"a / (a + share of the token), a = {a:g}",
-            "Data": f"{_names(data)}; {counts.sum():,} tokens, {(counts > 0).sum():,} different ones",
-            "Tables": f"of {Path(name).name}",
-            "Versions": versions(),
-        }
-        network.save_pretrained(run.result)
-        tokens.save_pretrained(run.result)
-        run.finish(facts)
+            facts = train_token_weights(
+                network,
+                tokens,
+                source,
+                output,
+                a=a,
+                column=column,
+                model_name=Path(name).name,
+                data_name=_names(data),
+            )
         _report(facts, output)
 
 
-def _prepare(output: Path, data: list[str], *names: str | None) -> None:
+def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> None:
     """Refuse what is not there before anything is imported; then have transformers be quiet."""
     check_inputs(data)
     check_names(*names)
-    check_output(output, overwrite=False)
 
     from transformers.utils.logging import disable_progress_bar
 
+    from gpt_embeddings.outputs import check_output
+
+    check_output(output, kind)
     disable_progress_bar()  # one for each file that it saves
 
 

@@ -70,10 +70,13 @@ def windows(
         check_inputs(inputs)
         check_names(tokenizer)
 
+        from gpt_embeddings.outputs import check_output
         from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.text.tokenizer import load_tokenizer
         from gpt_embeddings.windows.token_windows import TokenWindows
 
+        if output is not None:
+            check_output(output, "windows")
         cut = TokenWindows(
             load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=True),
             load_tokenizer(tokenizer, model_max_length=n_positions),

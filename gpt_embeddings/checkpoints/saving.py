@@ -5,7 +5,6 @@ sentence-transformers reads. Left out: the card of a repository (`gpt_embeddings
 """
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
+from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
@@ -51,14 +51,14 @@ def save_pair(
     config = read_json(LocalFolder(folder), "config.json")
     # A head's own entry alone would leave AutoModel without a class; names of other repositories are dropped.
     heads = {name: path for name, path in config.get("auto_map", {}).items() if "--" not in path}
-    write_json(folder / "config.json", {**config, "auto_map": {**COMPONENT, **heads}})
+    write_json({**config, "auto_map": {**COMPONENT, **heads}}, folder / "config.json", sort_keys=True)
     tokenizer = detached_tokenizer(tokenizer, model.config.n_positions)
     tokenizer.save_pretrained(folder)
     for path, content in _sentence_transformers_files(model.config).items():
         (folder / path).parent.mkdir(exist_ok=True)
-        write_json(folder / path, content)
+        write_json(content, folder / path, sort_keys=True)
     if facts:
-        (folder / TRAINING_FACTS).write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+        write_json(facts, folder / TRAINING_FACTS)
     return tokenizer
 
 
@@ -111,9 +111,4 @@ def detached_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int) -> 
     return tokenizer
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, its keys sorted."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-__all__ = ["POOLING_FILE", "TRAINING_FACTS", "detached_tokenizer", "save_pair", "write_json"]
+__all__ = ["POOLING_FILE", "TRAINING_FACTS", "detached_tokenizer", "save_pair"]

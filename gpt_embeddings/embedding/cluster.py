@@ -8,7 +8,6 @@ Left out: starting a cluster (`ray start`), and outputs other than Parquet.
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +16,12 @@ from datasets import Dataset
 
 from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.embedding.embedder import Embedder
+from gpt_embeddings.embedding.shards import WRITTEN
+from gpt_embeddings.outputs import Output, check_output
 
 
 BATCH_ROWS = 1000
+KIND = "embed --ray"  # of job, for `outputs`
 
 
 class EmbedderActor:
@@ -47,6 +49,7 @@ def embed_on_cluster(
     *,
     address: str | None = None,
     n_actors: int | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> int:
     """Embed Parquet files or a dataset on a Ray cluster.
@@ -62,13 +65,14 @@ def embed_on_cluster(
             process, or starts one on this machine.
         n_actors: Number of actors, each on one CPU; by default one for each CPU of the cluster but one, which reads
             and writes.
+        overwrite: Whether to replace an output that exists, when the new one is whole.
         options: The options of [`Embedder`].
 
     Returns:
         The number of rows.
 
     Raises:
-        FileExistsError: The output exists and is not empty.
+        FileExistsError: The output exists.
         ImportError: The extra `ray` is not installed.
         ValueError: The cluster has fewer than two CPUs, or no input was given.
     """
@@ -79,9 +83,7 @@ def embed_on_cluster(
         raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.") from error
     if not len(inputs):
         raise ValueError("No input was given: name at least one Parquet file, or give a dataset with rows.")
-    target = Path(output).resolve()
-    if target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"The output {str(target)!r} exists; choose another or delete it.")
+    check_output(output, KIND, overwrite=overwrite, ours=WRITTEN)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)
     n_cpus = int(ray.cluster_resources().get("CPU", 0))
@@ -104,14 +106,10 @@ def embed_on_cluster(
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
     )
-    partial = target.parent / f".{target.name}.partial"
-    if partial.exists():
-        raise FileExistsError(f"An earlier run has left {str(partial)!r}; delete it.")
-    embedded.write_parquet(str(partial))
-    n_rows = sum(int(pq.read_metadata(path).num_rows) for path in partial.glob("*.parquet"))
-    if target.exists():
-        target.rmdir()
-    os.replace(partial, target)
+    with Output(output, KIND, overwrite=overwrite, ours=WRITTEN) as out:
+        embedded.write_parquet(str(out.result))
+        n_rows = sum(int(pq.read_metadata(path).num_rows) for path in out.result.glob("*.parquet"))
+        out.finish()
     return n_rows
 
 

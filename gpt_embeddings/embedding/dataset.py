@@ -12,7 +12,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -29,13 +28,14 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.embedding.embedder import OPTIONS, Embedder
-from gpt_embeddings.embedding.shards import SHARD_BYTES, Format, Shards, open_output, shard_bounds
+from gpt_embeddings.embedding.shards import SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
+from gpt_embeddings.outputs import Output, write_json
 from gpt_embeddings.text.sources import check_texts
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-SPLITS_JOB = "job.json"  # in a folder of splits, until all are there
+KIND = "embed"  # of job, for `outputs`
 
 AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
@@ -92,6 +92,7 @@ def embed_dataset(
     format: Format | None = None,
     num_proc: int | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> AnyDataset:
@@ -112,6 +113,7 @@ def embed_dataset(
         num_proc: Worker processes, each on one thread and on shards of its own. By default one process uses all cores
             by threads, which is as fast on a few cores. Streaming datasets take no workers.
         resume: Whether to continue what an earlier run has left; False throws that away.
+        overwrite: Whether to replace an output that exists, when the new one is whole.
         progress: Counts and shows the progress; by default a bar.
         options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`, `dtype`.
 
@@ -133,7 +135,7 @@ def embed_dataset(
     if format not in get_args(Format):
         raise ValueError(f"`format` must be 'arrow' or 'parquet', got {format!r}.")
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        return _embed_splits(dataset, embedder, target, format, num_proc, resume, progress)
+        return _embed_splits(dataset, embedder, target, format, num_proc, resume, overwrite, progress)
     _check_dataset(dataset, embedder)
     if isinstance(dataset, IterableDataset) and num_proc is not None:
         raise ValueError("`num_proc` does not work on a streaming dataset; leave it out.")
@@ -143,17 +145,25 @@ def embed_dataset(
     try:
         if target is None:
             return _embed_in_memory(dataset, embedder, bar)
-        job = {"digest": embedder.digest, "dataset": _mark(dataset), "format": format}
+        job = {"dataset": _mark(dataset), "format": format}
         features = _output_features(dataset, embedder)
-        with Shards(target, features, job, format=format, resume=resume) as shards:
+        with _new_output(target, embedder, job, resume=resume, overwrite=overwrite) as out:
+            shards = Shards(out.result, features, format=format)
             if isinstance(dataset, IterableDataset):
                 _write_stream(dataset, embedder, shards, bar)
             else:
                 _write_dataset(dataset, embedder, shards, num_proc or 0, bar)
-            shards.finish(hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16], dataset.split)
+            fingerprint = hashlib.sha256(json.dumps([job, embedder.digest]).encode()).hexdigest()[:16]
+            out.finish(shards.finish(fingerprint, dataset.split, one_file=target.suffix == ".parquet"))
     finally:
         bar.close()
     return open_output(target)
+
+
+def _new_output(target: Path, embedder: Embedder, job: dict[str, Any], *, resume: bool, overwrite: bool) -> Output:
+    options = {name: getattr(embedder, name) for name in OPTIONS}
+    settings = {**options, **job, "digest of model, tokenizer and options": embedder.digest}
+    return Output(target, KIND, settings, resume=resume, overwrite=overwrite, ours=WRITTEN)
 
 
 def _embed_splits(
@@ -163,47 +173,37 @@ def _embed_splits(
     format: Format,
     num_proc: int | None,
     resume: bool,
+    overwrite: bool,
     progress: Progress | None,
 ) -> AnyDataset:
-    options = {name: getattr(embedder, name) for name in OPTIONS}
-    partial = None
-    if target is not None:
+    def embed(split: Dataset | IterableDataset, output: Path | None) -> Any:
+        options = {name: getattr(embedder, name) for name in OPTIONS}
+        workers = None if isinstance(split, IterableDataset) else num_proc
+        return embed_dataset(
+            split,
+            embedder.model,
+            embedder.tokenizer,
+            output=output,
+            format=format,
+            num_proc=workers,
+            progress=progress,
+            **options,
+        )
+
+    if target is None:
+        opened = {name: embed(split, None) for name, split in datasets.items()}
+    else:
         if target.suffix == ".parquet":
             raise ValueError(f"{len(datasets)} splits do not go into one file; give a folder as `output`.")
-        if target.exists():
-            raise FileExistsError(f"The output {str(target)!r} exists; choose another or delete it.")
-        partial = target.parent / f".{target.name}.partial"
-        if not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        _claim(
-            partial,
-            {"digest": embedder.digest, "format": format, "splits": {n: _mark(d) for n, d in datasets.items()}},
-        )
-        for name, split in datasets.items():
-            done = partial / name
-            if not done.exists():
-                embed_dataset(
-                    split,
-                    embedder.model,
-                    embedder.tokenizer,
-                    output=done,
-                    format=format,
-                    num_proc=num_proc,
-                    progress=progress,
-                    **options,
-                )
-        if format == "arrow":
-            (partial / "dataset_dict.json").write_text(json.dumps({"splits": list(datasets)}), encoding="utf-8")
-        (partial / SPLITS_JOB).unlink()
-        os.replace(partial, target)
+        job = {"format": format, "splits": {n: _mark(d) for n, d in datasets.items()}}
+        with _new_output(target, embedder, job, resume=resume, overwrite=overwrite) as out:
+            for name, split in datasets.items():
+                if not (out.result / name).exists():
+                    embed(split, out.result / name)
+            if format == "arrow":
+                write_json({"splits": list(datasets)}, out.result / "dataset_dict.json")
+            out.finish()
         opened = {name: open_output(target / name) for name in datasets}
-    else:
-        opened = {
-            name: embed_dataset(
-                split, embedder.model, embedder.tokenizer, num_proc=num_proc, progress=progress, **options
-            )
-            for name, split in datasets.items()
-        }
     lazy = any(isinstance(split, IterableDataset) for split in opened.values())
     return (IterableDatasetDict if lazy else DatasetDict)(opened)
 
@@ -220,21 +220,6 @@ def _mark(dataset: Dataset | IterableDataset) -> str:
     files = [name for names in lists for name in names if isinstance(name, str)]
     first = next(iter(dataset.with_format(None)), None)
     return hashlib.sha256(repr((dataset.num_shards, files, first)).encode(errors="replace")).hexdigest()
-
-
-def _claim(folder: Path, job: dict[str, Any]) -> None:
-    """Note in a folder of splits what they are made from, or refuse a folder that was begun for something else."""
-    mark, text = folder / SPLITS_JOB, json.dumps(job, sort_keys=True)
-    if mark.is_file() and mark.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{str(folder)!r} holds splits of another job (another dataset, model, tokenizer or option). Finish that "
-            "one first, or give `resume=False` (--no-resume) to throw them away."
-        )
-    if not mark.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        mark.with_suffix(".tmp").write_text(text, encoding="utf-8")
-        os.replace(mark.with_suffix(".tmp"), mark)
 
 
 def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder) -> None:

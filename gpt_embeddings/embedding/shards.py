@@ -1,75 +1,40 @@
 """A dataset on disk that is written shard by shard and can be continued: Arrow for `load_from_disk`, or Parquet.
 
-Shards are gathered in a hidden folder beside the output, each under its name only when it is whole. The output itself
-appears at the end, by one rename. A run that was killed is continued after its last whole shard, provided it is the
-same job: the folder names the job that it belongs to.
-
-Left out: what is in the shards.
+A shard gets its name when it is whole, and a run that was killed is continued after its last whole shard. Left out:
+what is in the shards, and whose they are (`outputs`).
 """
 
-import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features, IterableDataset, load_dataset
-from filelock import FileLock, Timeout
+
+from gpt_embeddings.outputs import whole_file, write_dataset_files
 
 
 Format: TypeAlias = Literal["arrow", "parquet"]
 
 SHARD_BYTES = 2**28  # 256 MiB: a few seconds of work are lost at most, and few files are made
 PARQUET_ROWS = 2**14  # of a row group
+WRITTEN = ("state.json", "dataset_dict.json", "*.parquet")  # one of these is in each output, or its name
 
 
 class Shards:
     """The shards of one output, finished or not.
 
     Args:
-        output: The folder to make; for Parquet also a file that ends in `.parquet`, into which all shards go at last.
+        folder: Where they are gathered; made if need be.
         features: Features of the rows.
-        job: What makes this job the same as an earlier one, as JSON.
         format: `"arrow"` or `"parquet"`.
-        resume: Whether the shards of an earlier run are kept.
-
-    Raises:
-        FileExistsError: The output exists.
-        OSError: Another process is writing this output.
-        ValueError: There are shards of another job.
     """
 
-    def __init__(
-        self, output: Path, features: Features, job: dict[str, Any], *, format: Format = "arrow", resume: bool = True
-    ) -> None:
-        self.output, self.features, self.format = output, features, format
+    def __init__(self, folder: Path, features: Features, *, format: Format = "arrow") -> None:
+        self.folder, self.features, self.format = folder, features, format
         self.schema: pa.Schema = features.arrow_schema
-        self.folder = output.parent / f".{output.name}.partial"
-        if output.exists():
-            raise FileExistsError(f"The output {str(output)!r} exists; choose another or delete it.")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(output.parent / f".{output.name}.lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise OSError(f"Another process is writing {str(output)!r}.") from None
-        try:
-            self._open(json.dumps(job, sort_keys=True), resume)
-        except BaseException:
-            self._release()
-            raise
-
-    def __enter__(self) -> "Shards":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._release()
+        folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, index: int) -> Path:
         """Return where the shard of that index is, or will be when it is whole."""
@@ -89,61 +54,31 @@ class Shards:
 
     def write(self, index: int, tables: Iterable[pa.Table]) -> int:
         """Write a shard, whole or not at all, and return its number of rows."""
-        path, rows = self.path(index), 0
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with pa.OSFile(str(partial), "wb") as file, self._new_writer(file) as writer:
+        rows = 0
+        with whole_file(self.path(index)) as path, pa.OSFile(str(path), "wb") as file:
+            with self._new_writer(file) as writer:
                 for table in tables:
                     rows += table.num_rows
                     writer.write_table(table.select(self.schema.names).cast(self.schema))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return rows
 
-    def finish(self, fingerprint: str, split: Any = None) -> None:
-        """Turn the shards into the output."""
+    def finish(self, fingerprint: str, split: Any = None, *, one_file: bool = False) -> Path:
+        """Make a dataset of the shards.
+
+        Args:
+            fingerprint: Of the dataset.
+            split: Its split.
+            one_file: Whether Parquet shards become one file.
+
+        Returns:
+            The folder, or the file.
+        """
         for rest in self.folder.glob("*.tmp"):
             rest.unlink()
         paths = sorted(self.folder.glob(f"data-*.{self.format}"))
         if self.format == "arrow":
-            state: dict[str, Any] = {
-                "_data_files": [{"filename": path.name} for path in paths],
-                "_fingerprint": fingerprint,
-                "_format_columns": None,
-                "_format_kwargs": {},
-                "_format_type": None,
-                "_output_all_columns": False,
-                "_split": None if split is None else str(split),
-            }
-            (self.folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-            DatasetInfo(features=self.features).write_to_directory(str(self.folder))
-        elif self.output.suffix == ".parquet":
-            whole = self._merge(paths)
-            os.replace(whole, self.output)
-            shutil.rmtree(self.folder)
-            return
-        (self.folder / "job.json").unlink()
-        os.replace(self.folder, self.output)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None}  # workers write shards, the lock stays with their parent
-
-    def _open(self, job: str, resume: bool) -> None:
-        mark = self.folder / "job.json"
-        if self.folder.exists() and not resume:
-            shutil.rmtree(self.folder)
-        if mark.is_file() and mark.read_text(encoding="utf-8") != job:
-            raise ValueError(
-                f"{str(self.folder)!r} holds shards of another job (another dataset, model, tokenizer or option). "
-                "Finish that one first, or give `resume=False` (--no-resume) to throw them away."
-            )
-        if not mark.is_file():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir()
-            partial = mark.with_suffix(".tmp")
-            partial.write_text(job, encoding="utf-8")
-            os.replace(partial, mark)
+            write_dataset_files(self.folder, paths, DatasetInfo(features=self.features), fingerprint, split)
+        return self._merge(paths) if one_file else self.folder
 
     def _new_writer(self, file: Any) -> Any:
         if self.format == "parquet":
@@ -159,10 +94,6 @@ class Shards:
                 for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS):
                     writer.write_batch(batch)
         return whole
-
-    def _release(self) -> None:
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 def open_output(output: Path) -> Dataset | IterableDataset:
@@ -183,4 +114,4 @@ def shard_bounds(n_rows: int, row_bytes: float) -> list[tuple[int, int]]:
     return [(i, min(i + step, n_rows)) for i in range(0, n_rows, step)] or [(0, 0)]
 
 
-__all__ = ["Format", "Shards", "open_output", "shard_bounds"]
+__all__ = ["WRITTEN", "Format", "Shards", "open_output", "shard_bounds"]

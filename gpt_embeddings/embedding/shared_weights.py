@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from gpt_embeddings.outputs import whole_file
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -61,9 +62,8 @@ def share(model: GPTEmbeddingsModel, digest: str) -> SharedWeights:
         weakref.finalize(_models, _remove_folder, _folder, os.getpid())
     path = Path(_folder) / f"{digest}.pt"
     if not path.exists():
-        partial = path.with_suffix(f".{os.getpid()}")
-        torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
     return SharedWeights(digest, _folder, model.config.to_dict())
 
 

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, style_sheet, table_to_html, text_to_html
 from gpt_embeddings.explore.shown_models import Subject
 from gpt_embeddings.explore.views import VIEWS, View
+from gpt_embeddings.outputs import whole_file
 
 
 APP = """\"\"\"The input stage of a GPT, to look at.\"\"\"
@@ -41,13 +42,9 @@ def write_report(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> N
     for subject in subjects:
         subject.open()
     target = Path(path).resolve()
-    partial = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole_file(target) as partial:
         partial.write_text(_render(subjects), encoding="utf-8")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_space(folder: Path, subjects: Sequence[Subject], names: Sequence[str | None]) -> None:

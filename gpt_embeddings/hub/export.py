@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.checkpoints.saving import detached_tokenizer, write_json
+from gpt_embeddings.checkpoints.saving import detached_tokenizer
 from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, unknown_id
+from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.frame import find_frame
 from gpt_embeddings.text.tokenizer import check_vocabulary, vocabulary_rows
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -106,13 +107,15 @@ def _write_static(
     if normalize:
         (folder / "1_Normalize").mkdir(exist_ok=True)
         modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{SENTENCE_TRANSFORMERS}.Normalize"})
-    write_json(folder / "modules.json", modules)
+    write_json(modules, folder / "modules.json", sort_keys=True)
     own: dict[str, Any] = {"normalize": normalize, "max_length": length if length < UNLIMITED else None}
     if format == "model2vec":
-        write_json(folder / "config.json", {"model_type": MODEL2VEC, "architectures": ["StaticModel"], **own})
+        write_json(
+            {"model_type": MODEL2VEC, "architectures": ["StaticModel"], **own}, folder / "config.json", sort_keys=True
+        )
     else:  # what model2vec looks for stands beside what sentence-transformers does
         said = {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": "cosine"}
-        write_json(folder / "config_sentence_transformers.json", {**said, **own})
+        write_json({**said, **own}, folder / "config_sentence_transformers.json", sort_keys=True)
 
 
 def _plain_backend(tokenizer: PreTrainedTokenizerBase, length: int) -> Tokenizer:

@@ -28,6 +28,7 @@ import numpy as np
 from huggingface_hub import cached_assets_path
 from tokenizers import Tokenizer
 
+from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.engine import FlatIds
 
 
@@ -230,10 +231,7 @@ def _read_verdict(digest: str) -> str | None:
 
 def _write_verdict(digest: str, verdict: str) -> None:
     try:
-        path = _verdicts() / f"{digest}.json"
-        partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        partial.write_text(json.dumps({"verdict": verdict}), encoding="utf-8")
-        os.replace(partial, path)
+        write_json({"verdict": verdict}, _verdicts() / f"{digest}.json")
     except (OSError, ValueError):
         return  # a cache that cannot be written costs two seconds next time
 

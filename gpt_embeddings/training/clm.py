@@ -123,42 +123,38 @@ def train_clm(
         )
     windows = TokenWindows(dataset, tokenizer, options.max_length, column=column)
     other = None if held_out is None else TokenWindows(held_out, tokenizer, options.max_length, column=column)
-    run = RunFolder(
-        output,
-        {
-            **asdict(options),
-            **{name: getattr(model.config, name) for name in MODEL_SETTINGS},
-            "data": data_name,
-            "windows": windows.state_dict()["settings"],
-            "held_out": None if other is None else other.state_dict()["settings"],
-        },
-    )
-    train = _store(windows, run.path / "windows")
-    evaluation = None if other is None else _store(other, run.path / "held_out")
-    if other is None and len(train) >= HELD_OUT_SHARE:
-        kept = len(train) - len(train) // HELD_OUT_SHARE
-        train, evaluation = train.select(range(kept)), train.select(range(kept, len(train)))
-
-    counts, bound = _count(train, model)
-    trainer = _trainer(model, train, options, run, bound)
-    last = run.last_checkpoint()
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    facts = {
-        "Objective": "next token (clm), cross-entropy in nats",
-        "Data": data_name,
-        "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
-        "Steps": f"{trainer.state.global_step:,} of {options.batch_size} windows, {options.epochs:g} epochs",
-        "Learning rate": f"{options.learning_rate:g}, AdamW, falling to 0; seed {options.seed}",
-        "Loss on the training text": _with_bound(_evaluate(trainer, _some(train)), bound),
+    settings = {
+        **asdict(options),
+        **{name: getattr(model.config, name) for name in MODEL_SETTINGS},
+        "data": data_name,
+        "windows": windows.state_dict()["settings"],
+        "held_out": None if other is None else other.state_dict()["settings"],
     }
-    if len(train) > JUDGED_WINDOWS:
-        facts["Loss on the training text"] += f" (loss of {JUDGED_WINDOWS:,} windows, bound of all)"
-    if evaluation is not None:
-        facts["Loss on held-out text"] = _with_bound(_evaluate(trainer, evaluation), _count(evaluation, model)[1])
-    facts["Versions"] = versions()
-    model.save_pretrained(run.result)
-    tokenizer.save_pretrained(run.result)
-    run.finish(facts)
+    with RunFolder(output, "train clm", settings) as run:
+        train = _store(windows, run.folder / "windows")
+        evaluation = None if other is None else _store(other, run.folder / "held_out")
+        if other is None and len(train) >= HELD_OUT_SHARE:
+            kept = len(train) - len(train) // HELD_OUT_SHARE
+            train, evaluation = train.select(range(kept)), train.select(range(kept, len(train)))
+
+        counts, bound = _count(train, model)
+        trainer = _trainer(model, train, options, run, bound)
+        last = run.last_checkpoint()
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        facts = {
+            "Objective": "next token (clm), cross-entropy in nats",
+            "Data": data_name,
+            "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
+            "Steps": f"{trainer.state.global_step:,} of {options.batch_size} windows, {options.epochs:g} epochs",
+            "Learning rate": f"{options.learning_rate:g}, AdamW, falling to 0; seed {options.seed}",
+            "Loss on the training text": _with_bound(_evaluate(trainer, _some(train)), bound),
+        }
+        if len(train) > JUDGED_WINDOWS:
+            facts["Loss on the training text"] += f" (loss of {JUDGED_WINDOWS:,} windows, bound of all)"
+        if evaluation is not None:
+            facts["Loss on held-out text"] = _with_bound(_evaluate(trainer, evaluation), _count(evaluation, model)[1])
+        facts["Versions"] = versions()
+        run.save(model, tokenizer, facts)
     return facts
 
 

@@ -99,21 +99,19 @@ def train_contrastive(
         "n_embd": model.config.n_embd,
         "pooling": model.config.pooling,
     }
-    run = RunFolder(output, settings)
-    before = pairs.judge(model)
-    fit_pooled(model, pairs.n_learned, lambda rows: pairs.loss(model, rows), options, run, "Contrasting")
-    after = pairs.judge(model)
-    facts = {
-        "Objective": f"pairs against the others of a batch (contrastive), temperature {TEMPERATURE}",
-        "Data": f"{data_name}; {pairs.n_learned:,} pairs, {len(pairs) - pairs.n_learned:,} held out",
-        "Steps": f"{options.epochs} epochs in batches of {options.batch_size}",
-        "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
-        "Held-out pairs of which one finds the other": f"{before:.1%} at the start, {after:.1%} trained",
-        "Versions": versions(),
-    }
-    model.save_pretrained(run.result)
-    tokenizer.save_pretrained(run.result)
-    run.finish(facts)
+    with RunFolder(output, "train contrastive", settings) as run:
+        before = pairs.judge(model)
+        fit_pooled(model, pairs.n_learned, lambda rows: pairs.loss(model, rows), options, run, "Contrasting")
+        after = pairs.judge(model)
+        facts = {
+            "Objective": f"pairs against the others of a batch (contrastive), temperature {TEMPERATURE}",
+            "Data": f"{data_name}; {pairs.n_learned:,} pairs, {len(pairs) - pairs.n_learned:,} held out",
+            "Steps": f"{options.epochs} epochs in batches of {options.batch_size}",
+            "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
+            "Held-out pairs of which one finds the other": f"{before:.1%} at the start, {after:.1%} trained",
+            "Versions": versions(),
+        }
+        run.save(model, tokenizer, facts)
     return facts
 
 

@@ -31,6 +31,7 @@ from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
 from gpt_embeddings.analysis.meaning import similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
+from gpt_embeddings.outputs import whole_file
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import take_column
 from gpt_embeddings.text.tokenizer import tokenizer_digest, vocabulary_rows
@@ -116,40 +117,38 @@ def distil(
         "data": data_name,
     }
     model_of_teacher = load_teacher(teacher)
-    run = RunFolder(output, settings)
-    texts = _Texts.kept_in(run.path / "texts.parquet")
-    if texts is None:
-        sentences = pick_sentences(_read(dataset, column), options.sentences, options.seed)
-        phrases = make_phrases([tokenizer, tokenizer_of(model_of_teacher)], options.phrases, options.seed)
-        texts = _Texts(_token_texts(tokenizer), sentences, phrases)
-        texts.keep(run.path / "texts.parquet")
-    vectors = encode_texts(model_of_teacher, texts.all, run.path / "teacher")
-    del model_of_teacher
-    if options.n_embd > vectors.shape[1]:
-        raise ValueError(
-            f"`n_embd` is {options.n_embd}, but the teacher's vectors have {vectors.shape[1]} dimensions."
-        )
+    with RunFolder(output, "train distil", settings) as run:
+        texts = _Texts.kept_in(run.folder / "texts.parquet")
+        if texts is None:
+            sentences = pick_sentences(_read(dataset, column), options.sentences, options.seed)
+            phrases = make_phrases([tokenizer, tokenizer_of(model_of_teacher)], options.phrases, options.seed)
+            texts = _Texts(_token_texts(tokenizer), sentences, phrases)
+            texts.keep(run.folder / "texts.parquet")
+        vectors = encode_texts(model_of_teacher, texts.all, run.folder / "teacher")
+        del model_of_teacher
+        if options.n_embd > vectors.shape[1]:
+            raise ValueError(
+                f"`n_embd` is {options.n_embd}, but the teacher's vectors have {vectors.shape[1]} dimensions."
+            )
 
-    limit = min(tokenizer.model_max_length, MAX_N_POSITIONS)  # where it knows no limit it has a huge number
-    bags = Bags.of(texts.sentences + texts.phrases, tokenizer, limit)
-    counts = np.bincount(bags.input_ids, minlength=len(texts.tokens))
-    model = _start(texts, vectors, counts, tokenizer, options)
-    judge = _Judge(texts, vectors, bags, counts, tokenizer)
-    before = judge.facts(model)
-    _fit(model, texts.n_held_out, bags, vectors[len(texts.tokens) :], options, run)
-    after = judge.facts(model)
-    facts = {
-        "Objective": "vectors of a teacher (distillation): cosine, and cosines within a batch",
-        "Teacher": f"{Path(teacher).name if Path(teacher).is_dir() else teacher}, {vectors.shape[1]} dimensions",
-        "Data": f"{data_name}; {texts.n_learned:,} sentences and {len(texts.phrases):,} phrases of random words",
-        "Steps": f"{options.epochs} epochs in batches of {options.batch_size}",
-        "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
-        **{name: f"{before[name]} at the start, {after[name]} trained" for name in before},
-        "Versions": versions("sentence-transformers"),
-    }
-    model.save_pretrained(run.result)
-    tokenizer.save_pretrained(run.result)
-    run.finish(facts)
+        limit = min(tokenizer.model_max_length, MAX_N_POSITIONS)  # where it knows no limit it has a huge number
+        bags = Bags.of(texts.sentences + texts.phrases, tokenizer, limit)
+        counts = np.bincount(bags.input_ids, minlength=len(texts.tokens))
+        model = _start(texts, vectors, counts, tokenizer, options)
+        judge = _Judge(texts, vectors, bags, counts, tokenizer)
+        before = judge.facts(model)
+        _fit(model, texts.n_held_out, bags, vectors[len(texts.tokens) :], options, run)
+        after = judge.facts(model)
+        facts = {
+            "Objective": "vectors of a teacher (distillation): cosine, and cosines within a batch",
+            "Teacher": f"{Path(teacher).name if Path(teacher).is_dir() else teacher}, {vectors.shape[1]} dimensions",
+            "Data": f"{data_name}; {texts.n_learned:,} sentences and {len(texts.phrases):,} phrases of random words",
+            "Steps": f"{options.epochs} epochs in batches of {options.batch_size}",
+            "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
+            **{name: f"{before[name]} at the start, {after[name]} trained" for name in before},
+            "Versions": versions("sentence-transformers"),
+        }
+        run.save(model, tokenizer, facts)
     return facts
 
 
@@ -198,9 +197,8 @@ class _Texts:
 
     def keep(self, path: Path) -> None:
         parts = np.repeat([0, 1, 2], [len(self.tokens), len(self.sentences), len(self.phrases)])
-        partial = path.with_suffix(".partial")
-        pq.write_table(pa.table({"text": pa.array(self.all, pa.large_string()), "part": parts}), partial)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            pq.write_table(pa.table({"text": pa.array(self.all, pa.large_string()), "part": parts}), partial)
 
     @classmethod
     def kept_in(cls, path: Path) -> "_Texts | None":

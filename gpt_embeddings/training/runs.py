@@ -1,12 +1,9 @@
 """Training runs that can be killed at any moment: where they work, what they keep, and how they go on.
 
-While a run NAME is under way it works in the folder `.NAME.partial` beside it: `settings.json`, what was made of the
-data, and `checkpoints`. A checkpoint counts once its mark is there, which is written last. NAME itself appears when
-the run is complete. Left out: what is trained, and on what.
+While a run is under way, the folder that `outputs` gives it has what was made of the data, and `checkpoints`. A
+checkpoint counts once its mark is there, which is written last. Left out: what is trained, and on what.
 """
 
-import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -14,42 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.checkpoints.saving import save_pair
+from gpt_embeddings.outputs import Output
+from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
-FACTS_FILE = "training_facts.json"  # `gpt-embeddings push` puts these into the model card
 MARK = "complete"  # in a checkpoint's folder
 STATE = "state.pt"  # of a loop of our own, beside it
 KEPT_CHECKPOINTS = 2  # the one being written, and the last good one
 
 
-class RunFolder:
-    """The folder in which a run works, and its settings.
-
-    Args:
-        output: The folder that the run is for; it must not exist.
-        settings: What must be the same for a run to go on; JSON-serialisable.
-
-    Raises:
-        FileExistsError: The output exists.
-        ValueError: A run of other settings was left unfinished there; the message names what differs.
-    """
-
-    def __init__(self, output: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-        self.output = Path(output).absolute()
-        if self.output.exists():
-            raise FileExistsError(f"The output {str(output)!r} exists; choose another, or delete it.")
-        self.path = self.output.with_name(f".{self.output.name}.partial")
-        self.path.mkdir(parents=True, exist_ok=True)
-        log = self.path / "settings.json"
-        if log.exists():
-            _check_same(dict(settings), json.loads(log.read_text(encoding="utf-8")), self.path)
-        else:
-            write_json(settings, log)
+class RunFolder(Output):
+    """The output of a run, its kind being the command (`train clm`), with the checkpoints of the run."""
 
     @property
     def checkpoints(self) -> Path:
         """Where the trainer puts checkpoints."""
-        return self.path / "checkpoints"
+        return self.folder / "checkpoints"
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, and delete what was left of incomplete ones."""
@@ -89,16 +69,13 @@ class RunFolder:
             return None
         return _step(folder), torch.load(folder / STATE, weights_only=True)
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Give the result, saved in `result`, the name of the output, and delete the rest."""
-        write_json(facts, self.result / FACTS_FILE)
-        os.replace(self.result, self.output)
-        shutil.rmtree(self.path)
-
-    @property
-    def result(self) -> Path:
-        """Where the result is saved before it gets its name."""
-        return self.path / "result"
+    def save(
+        self, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Mapping[str, Any]
+    ) -> None:
+        """Save what the run has made, with its facts, under the name of the output."""
+        self.result.mkdir(exist_ok=True)
+        save_pair(self.result, model, tokenizer, facts)
+        self.finish()
 
 
 def not_finite(step: int, what: str) -> ValueError:
@@ -135,13 +112,6 @@ def not_written(step: int, folder: Path, error: Exception) -> OSError:
     )
 
 
-def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file as a whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def versions(*more: str) -> str:
     """Return the versions of what a run depends on, for its facts."""
     names = ("gpt-embeddings", "torch", "transformers", "tokenizers", "datasets", *more)
@@ -152,22 +122,7 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("checkpoint-"))
 
 
-def _check_same(settings: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
-    settings = json.loads(json.dumps(settings))
-    differing = [
-        f"`{name}` is {settings.get(name)!r} and was {saved.get(name)!r}"
-        for name in sorted(settings.keys() | saved.keys())
-        if settings.get(name) != saved.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"An earlier run left unfinished work in {str(folder)!r} under other settings: {'; '.join(differing)}. "
-            "Repeat that run as it was to go on, or delete that folder to begin anew."
-        )
-
-
 __all__ = [
-    "FACTS_FILE",
     "KEPT_CHECKPOINTS",
     "MARK",
     "RunFolder",
@@ -175,5 +130,4 @@ __all__ = [
     "not_finite",
     "not_written",
     "versions",
-    "write_json",
 ]

@@ -17,6 +17,8 @@ from datasets.utils import tqdm
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gpt_embeddings.outputs import whole_file
+
 
 BLOCK_TEXTS = 4096  # what a killed run has to encode again at most
 BATCH_TEXTS = 64
@@ -110,13 +112,10 @@ def _block(teacher: Any, texts: list[str], path: Path) -> npt.NDArray[np.float16
         vectors = torch.nn.functional.normalize(encoded.float(), dim=1).cpu().numpy().astype(np.float16)
     if not np.isfinite(vectors).all():
         raise ValueError("The teacher gave values that are not finite; is its checkpoint whole?")
-    partial = path.with_suffix(".partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             np.save(file, vectors)
-        os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(
             f"The teacher's vectors could not be written to {str(path)!r}: {error}. Make room on the disk and give "
             "the same command again: it goes on with this block."

@@ -5,6 +5,9 @@ sentence embeddings") weigh it a / (a + p), where p is its share of all tokens. 
 principal component, which they do afterwards and which depends on the set of texts.
 """
 
+import os
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, IterableDataset
@@ -13,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.sources import take_column
 from gpt_embeddings.text.tokenizer import check_vocabulary
+from gpt_embeddings.training.runs import RunFolder, versions
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -56,4 +60,46 @@ def fit_token_weights(
     return counts
 
 
-__all__ = ["fit_token_weights"]
+def train_token_weights(
+    model: GPTEmbeddingsModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset | IterableDataset,
+    output: str | os.PathLike[str],
+    *,
+    a: float = 1e-3,
+    column: str = "text",
+    model_name: str = "a model",
+    data_name: str = "a dataset",
+) -> dict[str, Any]:
+    """Give a model token weights with [`fit_token_weights`], and save model, tokenizer and the facts of the run.
+
+    Args:
+        model: The model that gets the weights.
+        tokenizer: The tokenizer that belongs to it.
+        dataset: The corpus.
+        output: Folder to make; it appears when it is complete.
+        a: Share of all tokens at which a token weighs half.
+        column: The column of texts.
+        model_name: What the facts call the model.
+        data_name: What the facts call the data.
+
+    Returns:
+        The facts that `training_facts.json` has.
+
+    Raises:
+        OSError: The output exists, or could not be written.
+        ValueError: `a` is not above 0, the column is missing, or there is no token.
+    """
+    with RunFolder(output, "train weights") as run:
+        counts = fit_token_weights(model, tokenizer, dataset, a=a, column=column)
+        facts = {
+            "Token weights": f"a / (a + share of the token), a = {a:g}",
+            "Data": f"{data_name}; {counts.sum():,} tokens, {(counts > 0).sum():,} different ones",
+            "Tables": f"of {model_name}",
+            "Versions": versions(),
+        }
+        run.save(model, tokenizer, facts)
+    return facts
+
+
+__all__ = ["fit_token_weights", "train_token_weights"]

@@ -1,13 +1,12 @@
 """Windows stored as a dataset, written so that a run that was killed goes on where it stopped.
 
-While it is written, a dataset NAME is the folder `.NAME.partial` beside it: finished Arrow files, and `progress.json`
-with the state after the last of them, replaced as a whole. It gets its name when it is complete.
+While it is written, the folder that `outputs` gives it has finished Arrow files, and `progress.json` with the state
+after the last of them, replaced as a whole.
 """
 
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
 from datasets.utils import tqdm
 
+from gpt_embeddings.outputs import Output, whole_file, write_dataset_files, write_json
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
 from gpt_embeddings.windows.lanes import Lane
@@ -28,6 +28,7 @@ from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
 
 FILE_BYTES = 2**26  # of one Arrow file, and so what a killed run has to do again at most
 BATCH_ROWS = 256  # windows of one Arrow record batch
+KIND = "windows"  # of job, for `outputs`
 READ_ROWS = 256  # windows read at a time
 
 
@@ -55,15 +56,11 @@ def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | N
         if not tables:
             raise _no_window(corpus.cut)
         return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
-    final = Path(folder).absolute()
-    if final.exists():
-        raise FileExistsError(f"The folder {str(folder)!r} exists; choose another, or delete it.")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.partial")
-    partial.mkdir(exist_ok=True)
-    _write(corpus, epoch, partial, features)
-    os.replace(partial, final)
-    return Dataset.load_from_disk(str(final))
+    with Output(folder, KIND, {**corpus.settings, "epoch": epoch}) as out:
+        out.result.mkdir(exist_ok=True)
+        _write(corpus, epoch, out, features)
+        out.finish()
+    return Dataset.load_from_disk(str(out.path))
 
 
 def read_windows(
@@ -95,33 +92,25 @@ def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def _write(corpus: Corpus, epoch: int, folder: Path, features: Features) -> None:
-    progress: dict[str, Any] = {
-        "settings": corpus.settings,
-        "epoch": epoch,
-        "lane": 0,
-        "state": None,
-        "files": [],
-        "windows": 0,
-    }
-    log = folder / "progress.json"
+def _write(corpus: Corpus, epoch: int, out: Output, features: Features) -> None:
+    progress: dict[str, Any] = {"lane": 0, "state": None, "files": [], "windows": 0}
+    log = out.folder / "progress.json"
     if log.exists():
         progress = json.loads(log.read_text(encoding="utf-8"))
-        _check_same(corpus, epoch, progress, folder)
-    bar = tqdm(desc="Windows", unit=" windows", initial=progress["windows"])
-    with bar:
+    with tqdm(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
         for lane, state_after, ids in _walk(corpus, epoch, progress["lane"], progress["state"]):
-            name = f"data-{len(progress['files']):05d}.arrow"
-            _write_arrow(_table(ids, corpus.cut, features), folder / name)
-            progress["files"].append(name)
+            path = out.result / f"data-{len(progress['files']):05d}.arrow"
+            _write_arrow(_table(ids, corpus.cut, features), path)
+            progress["files"].append(path.name)
             progress.update(lane=lane, state=state_after, windows=progress["windows"] + len(ids))
-            _write_text(json.dumps(progress), log)
+            write_json(progress, log)
             bar.update(len(ids))
     if not progress["files"]:
-        shutil.rmtree(folder)
         raise _no_window(corpus.cut)
-    _finish(folder, features, progress)
-    log.unlink()
+    content = {"settings": corpus.settings, "epoch": epoch, **progress}
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    paths = [out.result / name for name in progress["files"]]
+    write_dataset_files(out.result, paths, DatasetInfo(features=features), fingerprint)
 
 
 def _walk(
@@ -161,42 +150,9 @@ def _table(ids: Ids, cut: Cut, features: Features) -> pa.Table:
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=BATCH_ROWS)
-    os.replace(temporary, path)
-
-
-def _write_text(text: str, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _finish(folder: Path, features: Features, progress: dict[str, Any]) -> None:
-    """Add the two files that `datasets.load_from_disk` reads beside the Arrow files."""
-    DatasetInfo(features=features).write_to_directory(str(folder))
-    state: dict[str, Any] = {
-        "_data_files": [{"filename": name} for name in progress["files"]],
-        "_fingerprint": hashlib.sha256(json.dumps(progress).encode()).hexdigest()[:16],
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    _write_text(json.dumps(state, indent=2), folder / "state.json")
-
-
-def _check_same(corpus: Corpus, epoch: int, progress: dict[str, Any], folder: Path) -> None:
-    differing = corpus.differences(progress["settings"])
-    if progress["epoch"] != epoch:
-        differing.append(f"`epoch` is {epoch} and was {progress['epoch']}")
-    if differing:
-        raise ValueError(
-            f"An earlier run left unfinished windows in {str(folder)!r} that were cut otherwise: "
-            f"{'; '.join(differing)}. Delete that folder to begin anew, or repeat the run as it was."
-        )
+    with whole_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=BATCH_ROWS)
 
 
 def _no_window(cut: Cut) -> ValueError:

@@ -107,9 +107,9 @@ def test_overwrite_spares_inputs_and_other_folders(config, tmp_path):
     result = run(folder / "in.txt", "--output", folder, "--config", config, "--overwrite")
     assert (result.exit_code, "holds, the input" in result.stderr) == (1, True)
     result = run(STORY, "--output", folder, "--config", config, "--overwrite")
-    assert (result.exit_code, "is no dataset" in result.stderr) == (1, True)
+    assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
     result = run(STORY, "--output", folder / "in.txt", "--config", config, "--overwrite")
-    assert (result.exit_code, "is a file, but a folder" in result.stderr) == (1, True)
+    assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
     assert [path.name for path in folder.iterdir()] == ["in.txt"]
 
 

@@ -1,6 +1,5 @@
 """The options of `gpt-embeddings embed` that `embed_dataset` brought."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from datasets import load_from_disk
 from typer.testing import CliRunner
 
+from gpt_embeddings.outputs import Output
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig
 
@@ -53,9 +53,9 @@ def test_messages(run, tmp_path, options, message):
 
 
 def test_shards_of_another_job_are_not_mixed_in(run, tmp_path):
-    partial = tmp_path / ".out.partial"
-    partial.mkdir()
-    (partial / "job.json").write_text(json.dumps({"digest": "another"}))
+    with Output(tmp_path / "out", "embed", {"dtype": "float16"}) as out:
+        out.result.mkdir()
+        (out.result / "data-00000.arrow").write_bytes(b"")
     result = run("--output", tmp_path / "out")
-    assert result.exit_code == 1 and "holds shards of another job" in result.stderr
+    assert result.exit_code == 1 and "`dtype` is 'float32' and was 'float16'" in result.stderr
     assert run("--output", tmp_path / "out", "--no-resume").exit_code == 0

@@ -76,6 +76,9 @@ def test_options(gpt, tmp_path):
 def test_an_output_that_exists(gpt, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "file").touch()
+    result = run(gpt, "--output", tmp_path / "old", "--overwrite")
+    assert result.exit_code == 1 and "is not what `extract` writes" in result.output.replace("\n", " ")
+    (tmp_path / "old" / "config.json").touch()
     result = run(gpt, "--output", tmp_path / "old")
     assert result.exit_code == 1 and "exists; choose another" in result.output.replace("\n", " ")
     assert run(gpt, "--output", tmp_path / "old", "--overwrite").exit_code == 0

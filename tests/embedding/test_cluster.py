@@ -64,7 +64,7 @@ def test_every_row_once_although_an_actor_is_killed(cluster, saved, tmp_path):
         while not killed and time.monotonic() < deadline:
             # Its title says that it has a batch, so it is not in the middle of its start.
             busy = [p for p in actor_processes() if any(part.endswith(".submit") for part in p.info["cmdline"])]
-            written = list((tmp_path / ".out.partial").glob("*.parquet"))
+            written = list((tmp_path / ".out.partial" / "result").glob("*.parquet"))
             if busy and written:
                 os.kill(busy[0].pid, signal.SIGKILL)
                 killed.append(busy[0].pid)

@@ -190,7 +190,7 @@ def test_resume(model, tokenizer, small, tmp_path, format, streaming):
         with pytest.raises(StopError):
             embed_dataset(dataset, model, tokenizer, progress=StopAfter(documents), **options)
     assert not (tmp_path / "out").exists()
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.partial").glob("data-*")}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.partial" / "result").glob("data-*")}
     assert kept
     progress = embed_module.Progress(hidden=True)
     check(embed_dataset(dataset, model, tokenizer, progress=progress, **options), model, tokenizer)
@@ -202,7 +202,7 @@ def test_resume(model, tokenizer, small, tmp_path, format, streaming):
 def test_another_job_is_not_continued(model, tokenizer, small, tmp_path):
     with pytest.raises(StopError):
         embed_dataset(source(), model, tokenizer, output=tmp_path / "out", progress=StopAfter(90))
-    with pytest.raises(ValueError, match="holds shards of another job"):
+    with pytest.raises(ValueError, match=r"unfinished work in .* under other settings: `d"):
         embed_dataset(source(), new_model(seed=1), tokenizer, output=tmp_path / "out")
     embedded = embed_dataset(source(), new_model(seed=1), tokenizer, output=tmp_path / "out", resume=False)
     check(embedded, new_model(seed=1), tokenizer)
@@ -211,7 +211,7 @@ def test_another_job_is_not_continued(model, tokenizer, small, tmp_path):
 def test_a_shard_cut_short_is_made_again(model, tokenizer, small, tmp_path):
     with pytest.raises(StopError):
         embed_dataset(source(), model, tokenizer, output=tmp_path / "out", progress=StopAfter(90))
-    shard = tmp_path / ".out.partial" / "data-00000.arrow"
+    shard = tmp_path / ".out.partial" / "result" / "data-00000.arrow"
     shard.write_bytes(shard.read_bytes()[:1000])
     check(embed_dataset(source(), model, tokenizer, output=tmp_path / "out"), model, tokenizer)
 
@@ -236,7 +236,7 @@ def test_sigkill(model, tokenizer, tmp_path, num_proc):
     texts = [f"{i} " + "the tide " * 100 for i in range(20_000)]
     Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "data")
     command = [sys.executable, "-c", LONG_RUN, str(tmp_path / "data"), str(tmp_path / "out"), str(num_proc)]
-    partial, killed = tmp_path / ".out.partial", 0
+    partial, killed = tmp_path / ".out.partial" / "result", 0
     for shards in (1, 8):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(partial.glob("data-*.arrow"))) < shards:
@@ -250,12 +250,6 @@ def test_sigkill(model, tokenizer, tmp_path, num_proc):
     assert embedded["text"][:] == texts
     found = embedded.data.column("embedding").combine_chunks().flatten().to_numpy().reshape(-1, 16)
     assert np.array_equal(found, Embedder(model, tokenizer).embed(texts))
-
-
-def test_only_one_process_writes_an_output(model, tokenizer, tmp_path):
-    job, features = {"a": 1}, source().features
-    with shards_module.Shards(tmp_path / "out", features, job), pytest.raises(OSError, match="Another process"):
-        shards_module.Shards(tmp_path / "out", features, job)
 
 
 MEMORY = """
@@ -309,29 +303,29 @@ def test_another_stream_or_model_does_not_continue_a_run(tmp_path, monkeypatch):
         streams.append(load_source([str(path)], streaming=True))
     finish = shards_module.Shards.finish
 
-    def stop(self, *arguments):
+    def stop(self, *arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shards_module.Shards, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
         embed_dataset(streams[0], models[0], tokenizer, output=tmp_path / "out")
     monkeypatch.setattr(shards_module.Shards, "finish", finish)
-    with pytest.raises(ValueError, match="holds shards of another job"):
+    with pytest.raises(ValueError, match=r"unfinished work in .* under other settings: `d"):
         embed_dataset(streams[1], models[0], tokenizer, output=tmp_path / "out")
     assert embed_dataset(streams[0], models[0], tokenizer, output=tmp_path / "out")["text"][:][0] == "x0"
 
     splits = DatasetDict({name: Dataset.from_dict({"text": [name]}) for name in ("train", "test")})
     calls = []
 
-    def stop_at_the_second(self, *arguments):
+    def stop_at_the_second(self, *arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return finish(self, *arguments)
+        return finish(self, *arguments, **options)
 
     monkeypatch.setattr(shards_module.Shards, "finish", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         embed_dataset(splits, models[0], tokenizer, output=tmp_path / "splits")
-    with pytest.raises(ValueError, match="holds splits of another job"):
+    with pytest.raises(ValueError, match=r"unfinished work in .* under other settings: `digest"):
         embed_dataset(splits, models[1], tokenizer, output=tmp_path / "splits")
     assert set(embed_dataset(splits, models[0], tokenizer, output=tmp_path / "splits")) == {"train", "test"}

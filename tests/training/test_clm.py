@@ -131,7 +131,7 @@ def test_killed_after_the_last_step(gpt2_tokenizer, tmp_path, monkeypatch):
     model = make_model()
     finish = RunFolder.finish
 
-    def killed(self, facts):
+    def killed(self):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "finish", killed)
@@ -199,13 +199,14 @@ class TestBadInput:
 
 class TestRunFolder:
     def test_other_settings(self, tmp_path):
-        RunFolder(tmp_path / "run", {"seed": 0, "epochs": 1.0})
-        RunFolder(tmp_path / "run", {"seed": 0, "epochs": 1.0})
+        for _ in range(2):
+            with RunFolder(tmp_path / "run", "train clm", {"seed": 0, "epochs": 1.0}) as run:
+                run.save_state(1, {})
         with pytest.raises(ValueError, match="`seed` is 1 and was 0"):
-            RunFolder(tmp_path / "run", {"seed": 1, "epochs": 1.0})
+            RunFolder(tmp_path / "run", "train clm", {"seed": 1, "epochs": 1.0})
 
     def test_only_complete_checkpoints_count(self, tmp_path):
-        folder = RunFolder(tmp_path / "run", {})
+        folder = RunFolder(tmp_path / "run", "train clm", {})
         assert folder.last_checkpoint() is None
         for step, complete in ((9, True), (10, True), (11, False)):
             checkpoint = folder.checkpoints / f"checkpoint-{step}"

