@@ -14,7 +14,12 @@ TABLES = "Which tables"
 
 def extract(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Folder or Hub name of a GPT checkpoint.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Folder or Hub name of a GPT checkpoint or a static model, or a file of tensors.",
+            show_default=False,
+        ),
     ],
     output: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
     revision: Annotated[
@@ -49,8 +54,9 @@ def extract(
 ) -> None:
     """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.
 
-    Nothing else of the checkpoint is read. Its vectors are the GPT's own hidden_states[0]. A gated or private
-    repository needs `hf auth login`, or the token in the variable HF_TOKEN.
+    Nothing else of the checkpoint is read. Its vectors are the GPT's own hidden_states[0]. A static model (of model2vec,
+    or a StaticEmbedding of sentence-transformers) is one table. A gated or private repository needs `hf auth login`,
+    or the token in the variable HF_TOKEN.
 
     Example: gpt-embeddings extract openai-community/gpt2 --output gpt2-embeddings
     """
@@ -62,20 +68,30 @@ def extract(
 
         from gpt_embeddings.checkpoints.conversion import from_gpt
         from gpt_embeddings.checkpoints.files import open_folder
-        from gpt_embeddings.checkpoints.loading import copy_tokenizer
+        from gpt_embeddings.checkpoints.loading import save_with_tokenizer
+        from gpt_embeddings.checkpoints.saving import save_pair
+        from gpt_embeddings.checkpoints.static import find_static, from_static
         from gpt_embeddings.outputs import Output
 
         with Output(output, "extract", overwrite=overwrite, ours=("config.json",)) as out:
-            model = from_gpt(
-                name,
-                revision=revision,
-                dtype=dtype,
-                position_embedding_type=position_embedding_type,
-                wte_key=wte_key,
-                wpe_key=wpe_key,
-            )
-            model.save_pretrained(out.result)
-            said = copy_tokenizer(open_folder(name, revision=revision), out.result, model.config.n_positions)
+            folder = open_folder(source.parent if source.is_file() else name, revision=revision)
+            out.result.mkdir()
+            if wte_key is None and find_static(folder) is not None:
+                if dtype != "auto":
+                    raise ValueError(f"`--dtype` is {dtype}, but the tables of a static model are taken as they are.")
+                model, tokenizer = from_static(name, revision=revision)
+                save_pair(out.result, model, tokenizer)
+                said = f"  tokenizer  {len(tokenizer)} entries, with nothing around a text"
+            else:
+                model = from_gpt(
+                    name,
+                    revision=revision,
+                    dtype=dtype,
+                    position_embedding_type=position_embedding_type,
+                    wte_key=wte_key,
+                    wpe_key=wpe_key,
+                )
+                said = save_with_tokenizer(model, folder, out.result)
             out.finish()
         for key, table in model.state_dict().items():
             typer.echo(f"  {key.removesuffix('.weight'):10} {' x '.join(map(str, table.shape)):>16}  {table.dtype}")

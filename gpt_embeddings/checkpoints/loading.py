@@ -18,6 +18,7 @@ import modeling_gpt_embeddings
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
+from gpt_embeddings.checkpoints.saving import save_pair
 from gpt_embeddings.checkpoints.static import find_static, from_static
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
@@ -154,33 +155,34 @@ def find_tokenizer(model: str | None, tokenizer: str | None = None) -> str:
     return tokenizer or DEFAULT_TOKENIZER
 
 
-def copy_tokenizer(folder: Folder, output: Path, n_positions: int) -> str:
-    """Save a checkpoint's tokenizer beside its tables and say how that went.
+def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path) -> str:
+    """Save a model and the tokenizer of the checkpoint that it is from, and say how that went.
 
     A tokenizer that needs a library which is not here is copied file by file.
 
     Args:
-        folder: The source.
-        output: Where to save it.
-        n_positions: Longest sequence of the model; the tokenizer's is made no longer.
+        model: What was taken out of the checkpoint.
+        folder: The checkpoint.
+        output: Where to save both; it exists.
 
     Returns:
         One line for the user.
     """
     paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
     if not any(path.name in VOCABULARIES for path in paths):
+        model.save_pretrained(output)
         return f"{folder.name} has no tokenizer."
     if folder.has("config.json"):  # it says which class an older tokenizer is of
         folder.download("config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(paths[0].parent))
-        tokenizer.model_max_length = min(tokenizer.model_max_length, n_positions)
-        tokenizer.save_pretrained(output)
+        save_pair(output, model, tokenizer)
     except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        model.save_pretrained(output)
         for path in paths:
             shutil.copyfile(path, output / path.name)
         reason = str(error).strip().split("\n", 1)[0]
-        return f"The tokenizer's files were copied as they are, as it could not be loaded ({reason:.200})."
+        return f"The tokenizer's files were copied as they are, as they do not load here ({reason:.200})."
     return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
 
 
@@ -241,11 +243,11 @@ __all__ = [
     "MODEL_TYPE",
     "TOKENIZER_FILES",
     "VOCABULARIES",
-    "copy_tokenizer",
     "find_tokenizer",
     "load_as_saved",
     "load_head",
     "load_model",
     "load_pair",
     "load_tokenizer_of",
+    "save_with_tokenizer",
 ]

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints_server import COMMIT, RangeServer
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import AutoModel, AutoTokenizer, CTRLConfig, CTRLModel, GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
@@ -113,8 +116,32 @@ def test_sources_with_no_tokenizer_or_a_strange_one(tmp_path):
     assert not (tmp_path / "a" / "tokenizer.json").exists()
     (tmp_path / "ctrl" / "tokenizer.json").write_text("{}")
     result = run(tmp_path / "ctrl", "--output", tmp_path / "b")
+    assert GPTEmbeddingsModel.from_pretrained(tmp_path / "b").config.n_embd == 8
     assert result.exit_code == 0 and "files were copied as they are" in result.output.replace("\n", " ")
     assert (tmp_path / "b" / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_static_model_and_a_file(gpt, gpt2_tokenizer, tmp_path):
+    """What comes out gives its vectors in sentence-transformers, too."""
+    torch.manual_seed(0)
+    static = StaticEmbedding(gpt2_tokenizer.backend_tokenizer, embedding_dim=8)
+    theirs = SentenceTransformer(modules=[static], device="cpu")
+    theirs.save(str(tmp_path / "static"))
+    texts = ["The tide clerk", "wrote down what the sea did."]
+    assert run(tmp_path / "static", "--output", tmp_path / "a").exit_code == 0
+    ours = SentenceTransformer(str(tmp_path / "a"), device="cpu").encode(texts)
+    np.testing.assert_allclose(ours, theirs.encode(texts), rtol=0, atol=1e-6)
+    result = run(tmp_path / "static", "--output", tmp_path / "c", "--dtype", "float16")
+    assert result.exit_code == 1 and "taken as they are" in result.output.replace("\n", " ")
+
+    (tmp_path / "file").mkdir()
+    state = {"model": AutoModel.from_pretrained(gpt).state_dict(), "iter_num": 3}
+    torch.save(state, tmp_path / "file" / "ckpt.pt")
+    keys = ["--wte-key", "wte.weight", "--wpe-key", "wpe.weight"]
+    assert run(tmp_path / "file" / "ckpt.pt", "--output", tmp_path / "b", *keys).exit_code == 0
+    table = GPTEmbeddingsModel.from_pretrained(tmp_path / "b").wte.weight
+    assert torch.equal(table, state["model"]["wte.weight"])
 
 
 @pytest.mark.slow

@@ -187,7 +187,6 @@ class TestBadInput:
         [
             (["--model", "x", "--config", "y"], "not both"),
             (["--model", "nowhere", "--tokenizer", "gpt2"], "No model at 'nowhere'"),
-            (["--sample-by", "word"], "`--sample-by` must be"),
             (["--learning-rate", "0"], "`learning_rate` must be above 0"),
         ],
     )
