@@ -1,23 +1,78 @@
 """The input stage of GPT for the Hugging Face libraries: text, tokens, token + position embeddings.
 
-Importing this package registers the model with `AutoConfig` and `AutoModel`.
+Importing this package registers the model with `AutoConfig` and `AutoModel`. The rooms, in the order of the data, are
+imported when one of their names is first asked for:
+
+- `text`: files and datasets to texts, texts to one flat array of token ids
+- `checkpoints`: the input stage out of a saved GPT and back into it, saved models by name
+- `analysis`: what can be computed of an input stage, as numbers
+- `windows`: flat ids cut into training windows, streamed or stored
+- `embedding`: texts to vectors, in a `map()`, over a dataset, on a cluster
+- `training`: the tables learned, from text, from a teacher or from pairs
+- `hub`: one complete repository from one call
+- `explore`: an input stage to look at
+
+The model itself is at the top level: `configuration_gpt_embeddings` and `modeling_gpt_embeddings`, which travel to the
+Hub with every checkpoint. The command line is `gpt_embeddings_cli`.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.checkpoints.conversion import from_gpt, to_gpt
-from gpt_embeddings.checkpoints.static import from_static
-from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
-from gpt_embeddings.hub.cards import CardFacts
-from gpt_embeddings.hub.export import export_model
-from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
-from gpt_embeddings.hub.repository import save_folder
-from gpt_embeddings.text.encoding import encode_flat, load_tokenizer
-from gpt_embeddings.text.sources import load_source
-from gpt_embeddings.windows.token_windows import TokenWindows, WindowCollator
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
+if TYPE_CHECKING:
+    from gpt_embeddings.checkpoints.conversion import from_gpt, to_gpt
+    from gpt_embeddings.checkpoints.static import from_static
+    from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
+    from gpt_embeddings.hub.cards import CardFacts
+    from gpt_embeddings.hub.export import export_model
+    from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
+    from gpt_embeddings.hub.repository import save_folder
+    from gpt_embeddings.text.encoding import encode_flat
+    from gpt_embeddings.text.sources import load_source
+    from gpt_embeddings.text.tokenizer import load_tokenizer
+    from gpt_embeddings.windows.token_windows import TokenWindows, WindowCollator
+
+
 __version__ = "0.1.0"
+
+# Where the names are that cost more than the model does: datasets, the Hub's client, Arrow.
+_HOMES = {
+    "CardFacts": "hub.cards",
+    "Embedder": "embedding.dataset",
+    "TokenWindows": "windows.token_windows",
+    "WindowCollator": "windows.token_windows",
+    "embed_dataset": "embedding.dataset",
+    "encode_flat": "text.encoding",
+    "export_model": "hub.export",
+    "from_gpt": "checkpoints.conversion",
+    "from_static": "checkpoints.static",
+    "load_source": "text.sources",
+    "load_tokenizer": "text.tokenizer",
+    "push_dataset": "hub.push",
+    "push_folder": "hub.push",
+    "push_model": "hub.push",
+    "save_folder": "hub.repository",
+    "to_gpt": "checkpoints.conversion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room when it is first asked for (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names that are not imported yet, too."""
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "CardFacts",

@@ -1,6 +1,11 @@
-"""The command line: `gpt-embeddings COMMAND`. Each command is one call of the library with files around it."""
+"""The command line: `gpt-embeddings COMMAND`. Each command is one call of the library with files around it.
 
-from importlib.metadata import version as installed_version
+This package imports typer alone, and the library inside each command: what is asked of the command line itself (help,
+a version, a wrong option, a file that is not there) is answered before seconds of imports begin.
+
+Read `options`, `common`, then the commands.
+"""
+
 from typing import Annotated
 
 import typer
@@ -14,7 +19,7 @@ from gpt_embeddings_cli.train import app as train
 from gpt_embeddings_cli.windows import windows
 
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -23,6 +28,8 @@ def main(
 ) -> None:
     """The input stage of GPT: text to tokens to token + position embeddings."""
     if version:
+        from importlib.metadata import version as installed_version
+
         typer.echo(installed_version("gpt-embeddings"))
         raise typer.Exit
 

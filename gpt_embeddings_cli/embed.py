@@ -5,17 +5,33 @@ import shutil
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from datasets import DatasetDict, IterableDataset, load_dataset, load_from_disk
 
-from gpt_embeddings.checkpoints.loading import find_tokenizer
-from gpt_embeddings.embedding.dataset import Progress, embed_dataset
-from gpt_embeddings.hub.push import push_dataset
-from gpt_embeddings.text.sources import load_source
-from gpt_embeddings_cli.common import check_output, errors_as_messages, open_model, open_tokenizer
-from gpt_embeddings_cli.options import Column, Inputs, Overwrite, SampleBy, Split, Tokenizer, check_sample_by
+from gpt_embeddings_cli.common import (
+    check_one_model,
+    check_output,
+    errors_as_messages,
+    open_model,
+    open_tokenizer,
+)
+from gpt_embeddings_cli.options import (
+    MODEL,
+    RUN,
+    TEXT,
+    Column,
+    Inputs,
+    Overwrite,
+    SampleBy,
+    Split,
+    Tokenizer,
+    check_inputs,
+    check_names,
+)
+
+
+VECTORS = "Vectors"
 
 
 def embed(
@@ -31,34 +47,67 @@ def embed(
         str | None,
         typer.Option(help="Folder or Hub name of a saved model; without it the tables are fresh.", show_default=False),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="config.json of a fresh model; without it the sizes of GPT-2 small.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of a fresh model's tables.", min=0)] = 0,
-    tokenizer: Tokenizer = None,
     column: Column = "text",
-    output_column: Annotated[str, typer.Option(help="The column to add.")] = "embedding",
     split: Split = "train",
     sample_by: SampleBy = "line",
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming", help="Read the input as it is needed, without a copy in the cache.", rich_help_panel=TEXT
+        ),
+    ] = False,
     pooling: Annotated[
-        str, typer.Option(help="Vectors of a text: mean, weighted (by token_weights), last, or none (keep all).")
-    ] = "mean",
+        Literal["mean", "weighted", "last", "none"] | None,
+        typer.Option(
+            help="Vectors of a text: their mean, weighted by token_weights, the last, or none (keep all); by default "
+            "as the model's configuration says.",
+            rich_help_panel=VECTORS,
+            show_default=False,
+        ),
+    ] = None,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale to length 1: inner product is cosine.")
+        bool,
+        typer.Option("--normalize", help="Scale to length 1: inner product is cosine.", rich_help_panel=VECTORS),
     ] = False,
     overflow: Annotated[
-        str, typer.Option(help="Tokens past n_positions: truncate, or windows (positions begin again).")
+        Literal["truncate", "windows"],
+        typer.Option(help="Tokens past n_positions: cut, or positions begin again.", rich_help_panel=VECTORS),
     ] = "truncate",
-    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    num_proc: Annotated[
-        int | None, typer.Option(help="Worker processes; by default threads use all cores.", min=1, show_default=False)
+    dtype: Annotated[
+        Literal["float32", "float16", "binary"],
+        typer.Option(help="Numbers of the vectors; binary packs 8 dimensions into a byte.", rich_help_panel=VECTORS),
+    ] = "float32",
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(help="How many dimensions to keep.", min=1, show_default=False, rich_help_panel=VECTORS),
     ] = None,
-    streaming: Annotated[
-        bool, typer.Option("--streaming", help="Read the input as it is needed, without a copy in the cache.")
-    ] = False,
+    output_column: Annotated[str, typer.Option(help="The column to add.", rich_help_panel=VECTORS)] = "embedding",
+    tokenizer: Tokenizer = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="config.json of a fresh model; without it the sizes of GPT-2 small.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of a fresh model's tables.", min=0, rich_help_panel=MODEL)] = 0,
+    num_proc: Annotated[
+        int | None,
+        typer.Option(
+            help="Worker processes; by default threads use all cores.",
+            min=1,
+            show_default=False,
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Continue a run that was stopped, or throw its shards away.")
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Continue a run that was stopped, or throw its shards away.",
+            rich_help_panel=RUN,
+        ),
     ] = True,
     ray: Annotated[
         str | None,
@@ -66,6 +115,7 @@ def embed(
             metavar="ADDRESS",
             help="Embed on the Ray cluster there (auto: the one of this machine), by --model; best from Parquet.",
             show_default=False,
+            rich_help_panel=RUN,
         ),
     ] = None,
     push_to_hub: Annotated[
@@ -82,9 +132,17 @@ def embed(
     Example: gpt-embeddings embed reviews.jsonl --column review --output reviews.parquet
     """
     with errors_as_messages():
+        check_one_model(model, config)
+        check_inputs(inputs)
+        check_names(model, tokenizer)
         check_output(output, overwrite)
         _check_replaceable(output, inputs)
-        check_sample_by(sample_by)
+
+        from datasets import IterableDataset
+
+        from gpt_embeddings.embedding.dataset import Progress, embed_dataset
+        from gpt_embeddings.text.sources import load_source
+
         options: dict[str, Any] = {
             "column": column,
             "output_column": output_column,
@@ -92,6 +150,7 @@ def embed(
             "normalize": normalize,
             "overflow": overflow,
             "dtype": dtype,
+            "truncate_dim": truncate_dim,
         }
         target = _new_output(output)
         if ray is not None:
@@ -117,7 +176,7 @@ def embed(
         _replace(target, output)
         rows = progress.documents + progress.resumed
         again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
-        typer.echo(f"{rows} rows x {network.config.n_embd} dimensions{again}, from {name}.")
+        typer.echo(f"{rows} rows x {truncate_dim or network.config.n_embd} dimensions{again}, from {name}.")
         seconds = max(progress.seconds, 1e-9)
         typer.echo(
             f"{progress.tokens:,} tokens and {progress.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
@@ -167,10 +226,14 @@ def _replace(new: Path, output: Path) -> None:
 def _embed_on_ray(
     inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
 ) -> None:
-    from gpt_embeddings.embedding.cluster import embed_on_cluster
-
     if model is None:
         raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
+
+    from datasets import DatasetDict
+
+    from gpt_embeddings.checkpoints.loading import find_tokenizer
+    from gpt_embeddings.embedding.cluster import embed_on_cluster
+
     if isinstance(inputs, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
     rows = embed_on_cluster(inputs, output, model, find_tokenizer(model, tokenizer), address=address, **options)
@@ -178,6 +241,10 @@ def _embed_on_ray(
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    from gpt_embeddings.hub.push import push_dataset
+
     if output.suffix == ".parquet":
         dataset = load_dataset("parquet", data_files=str(output), split="train")
     else:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
-from gpt_embeddings_cli.options import Overwrite, Tokenizer
+from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
 
 
 if TYPE_CHECKING:
     from gpt_embeddings.explore.shown_models import Subject
+
+SERVING = "Serving"
 
 
 def explore(
@@ -34,13 +36,25 @@ def explore(
     ] = None,
     tokenizer: Tokenizer = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; others than the loopback can be reached from outside.")
+        str,
+        typer.Option(
+            help="Address to listen at; others than the loopback can be reached from outside.", rich_help_panel=SERVING
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
-        typer.Option(help="Port; by default the first free one from 7860.", min=1, max=65535, show_default=False),
+        typer.Option(
+            help="Port; by default the first free one from 7860.",
+            min=1,
+            max=65535,
+            show_default=False,
+            rich_help_panel=SERVING,
+        ),
     ] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    browser: Annotated[
+        bool,
+        typer.Option("--browser/--no-browser", help="Open the page in the browser.", rich_help_panel=SERVING),
+    ] = True,
     export: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write a Space that shows this page, and end.", show_default=False),
@@ -64,12 +78,13 @@ def explore(
                 f"The page needs the extra `explore` ({', '.join(missing)} is missing): "
                 "`pip install 'gpt-embeddings[explore]'`."
             )
-        # Imported here: they take seconds, which other commands need not wait for.
-        from gpt_embeddings.explore.shown_models import find_subject
-
+        check_names(model, compare, tokenizer)
         for output in (export, report):
             if output is not None:
                 check_output(output, overwrite)
+
+        from gpt_embeddings.explore.shown_models import find_subject
+
         names = [model] if compare is None else [model, compare]
         subjects = [find_subject(name, tokenizer) for name in names]
         if export is not None:

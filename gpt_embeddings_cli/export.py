@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
-from gpt_embeddings_cli.options import Overwrite, Tokenizer
+from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
 
 
 def export(
@@ -29,10 +29,12 @@ def export(
     Example: gpt-embeddings export meaning --format static --output meaning-static
     """
     with errors_as_messages():
+        check_names(model, tokenizer)
+        check_output(output, overwrite)
+
         from gpt_embeddings.checkpoints.loading import load_pair
         from gpt_embeddings.hub.export import export_model
 
-        check_output(output, overwrite)
         with whole_folder(output) as partial:
             said = export_model(*load_pair(model, tokenizer), partial, format)
         typer.echo(said)

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings.checkpoints.conversion import from_gpt
-from gpt_embeddings.checkpoints.files import open_folder
-from gpt_embeddings.checkpoints.loading import copy_tokenizer
 from gpt_embeddings_cli.common import check_output, errors_as_messages, whole_folder
-from gpt_embeddings_cli.options import Overwrite
+from gpt_embeddings_cli.options import Overwrite, check_names
+
+
+TABLES = "Which tables"
 
 
 def extract(
@@ -21,19 +21,30 @@ def extract(
         str | None, typer.Option(help="Branch, tag or commit of a Hub name.", show_default=False)
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Dtype of the tables, such as bfloat16; auto is the checkpoint's own.")
+        str,
+        typer.Option(
+            help="Dtype of the tables, such as bfloat16; auto is the checkpoint's own.", rich_help_panel=TABLES
+        ),
     ] = "auto",
     position_embedding_type: Annotated[
         str | None,
         typer.Option(
-            help="none gives the token table alone, as for families with rotary positions.", show_default=False
+            help="none gives the token table alone, as for families with rotary positions.",
+            show_default=False,
+            rich_help_panel=TABLES,
         ),
     ] = None,
     wte_key: Annotated[
         str | None,
-        typer.Option(help="Name of the token table, for an architecture that is not known.", show_default=False),
+        typer.Option(
+            help="Name of the token table, for an architecture that is not known.",
+            show_default=False,
+            rich_help_panel=TABLES,
+        ),
     ] = None,
-    wpe_key: Annotated[str | None, typer.Option(help="Name of its position table.", show_default=False)] = None,
+    wpe_key: Annotated[
+        str | None, typer.Option(help="Name of its position table.", show_default=False, rich_help_panel=TABLES)
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.
@@ -44,7 +55,13 @@ def extract(
     Example: gpt-embeddings extract openai-community/gpt2 --output gpt2-embeddings
     """
     with errors_as_messages():
+        check_names(name)
         check_output(output, overwrite)
+
+        from gpt_embeddings.checkpoints.conversion import from_gpt
+        from gpt_embeddings.checkpoints.files import open_folder
+        from gpt_embeddings.checkpoints.loading import copy_tokenizer
+
         source = Path(name).resolve()
         if source.is_dir() and (source == output.resolve() or output.resolve() in source.parents):
             raise ValueError(f"The output {str(output)!r} holds the checkpoint at {name!r}; choose another folder.")

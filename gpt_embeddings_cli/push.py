@@ -3,11 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import httpx2
 import typer
 
-from gpt_embeddings.hub.cards import CardFacts
-from gpt_embeddings.hub.push import push_folder
 from gpt_embeddings_cli.common import errors_as_messages
 
 
@@ -48,8 +45,16 @@ def push(
 
     Example: gpt-embeddings push my-model me/my-model --private --license mit
     """
-    facts = CardFacts(license=license, base_model=base_model, datasets=dataset or ())
     with errors_as_messages():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+
+        import httpx2
+
+        from gpt_embeddings.hub.cards import CardFacts
+        from gpt_embeddings.hub.push import push_folder
+
+        facts = CardFacts(license=license, base_model=base_model, datasets=dataset or ())
         try:
             commit = push_folder(
                 folder, repo_id, facts=facts, private=private or None, revision=revision, create_pr=create_pr

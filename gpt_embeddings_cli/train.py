@@ -3,34 +3,36 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from transformers.utils.logging import disable_progress_bar
 
-from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.checkpoints.loading import load_head
-from gpt_embeddings.text.encoding import load_tokenizer, vocabulary_rows
-from gpt_embeddings.text.sources import load_source
-from gpt_embeddings.training.clm import ClmOptions, train_clm
-from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
-from gpt_embeddings.training.distillation import DistilOptions
-from gpt_embeddings.training.distillation import distil as train_distil
-from gpt_embeddings.training.runs import RunFolder, versions
-from gpt_embeddings.training.token_weights import fit_token_weights
-from gpt_embeddings_cli.common import check_output, errors_as_messages, open_model, open_tokenizer
-from gpt_embeddings_cli.options import Column, Data, SampleBy, Split, Tokenizer, TrainingOutput, check_sample_by
-from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+from gpt_embeddings_cli.common import check_one_model, check_output, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings_cli.options import (
+    MODEL,
+    TRAINING,
+    Column,
+    Data,
+    Epochs,
+    LearningRate,
+    SampleBy,
+    SaveSteps,
+    Split,
+    StartModel,
+    Tokenizer,
+    TrainingOutput,
+    check_inputs,
+    check_names,
+)
 
+
+if TYPE_CHECKING:
+    from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
 app = typer.Typer(no_args_is_help=True)
 
 GPT2 = "openai-community/gpt2"
 FRESH_N_EMBD = 256  # of a model for which neither --model nor --config is given
-
-Epochs = Annotated[int, typer.Option(help="How often the texts are gone through.", min=1)]
-SaveSteps = Annotated[int, typer.Option(help="Steps from checkpoint to checkpoint.", min=1)]
 
 
 @app.callback()
@@ -42,15 +44,13 @@ def main() -> None:
 def clm(
     data: Data,
     output: TrainingOutput,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Folder or Hub name of a saved model to start from.", show_default=False),
-    ] = None,
+    model: StartModel = None,
     config: Annotated[
         Path | None,
         typer.Option(
             help="config.json of a fresh model; without it 256 dimensions, untied, without dropout.",
             show_default=False,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     tokenizer: Tokenizer = None,
@@ -62,12 +62,17 @@ def clm(
             show_default=False,
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of a window.", min=1)] = 128,
-    batch_size: Annotated[int, typer.Option(help="Windows of a step.", min=1)] = 32,
-    epochs: Annotated[float, typer.Option(help="How often DATA is gone through.")] = 1.0,
-    learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to 0.")] = 0.01,
+    max_length: Annotated[int, typer.Option(help="Tokens of a window.", min=1, rich_help_panel=TRAINING)] = 128,
+    batch_size: Annotated[int, typer.Option(help="Windows of a step.", min=1, rich_help_panel=TRAINING)] = 32,
+    epochs: Annotated[float, typer.Option(help="How often DATA is gone through.", rich_help_panel=TRAINING)] = 1.0,
+    learning_rate: LearningRate = 0.01,
     save_steps: SaveSteps = 500,
-    seed: Annotated[int, typer.Option(help="Seed of fresh tables, of the order of windows, of dropout.", min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of fresh tables, of the order of windows, of dropout.", min=0, rich_help_panel=TRAINING
+        ),
+    ] = 0,
     column: Column = "text",
     split: Split = "train",
     sample_by: SampleBy = "document",
@@ -80,7 +85,13 @@ def clm(
     Example: gpt-embeddings train clm corpus.parquet --output zero-layer --epochs 3
     """
     with errors_as_messages():
-        _prepare(output, sample_by)
+        check_one_model(model, config)
+        _prepare(output, [*data, *(held_out or ())], model, tokenizer)
+
+        from gpt_embeddings.text.sources import load_source
+        from gpt_embeddings.text.tokenizer import vocabulary_rows
+        from gpt_embeddings.training.clm import ClmOptions, train_clm
+
         options = ClmOptions(
             max_length=max_length,
             batch_size=batch_size,
@@ -89,10 +100,8 @@ def clm(
             save_steps=save_steps,
             seed=seed,
         )
-        if model is not None and config is not None:
-            raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
         tokens = open_tokenizer(tokenizer, model, max_length)
-        network = _open_head(model, config, len(tokens), max_length, seed)
+        network = _open_head(model, config, vocabulary_rows(tokens), max_length, seed)
         tokens.model_max_length = network.config.n_positions
         source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
         other = None
@@ -112,17 +121,28 @@ def distil(
         str, typer.Option(help="Folder or Hub name of a sentence-transformers model.", show_default=False)
     ],
     output: TrainingOutput,
-    tokenizer: Annotated[str, typer.Option(help="Folder or Hub name; its ids are the rows.")] = GPT2,
+    tokenizer: Annotated[
+        str, typer.Option(help="Folder or Hub name; its ids are the rows.", rich_help_panel=MODEL)
+    ] = GPT2,
     n_embd: Annotated[int, typer.Option(help="Dimensions, at most the teacher's.", min=1)] = 256,
     sentences: Annotated[
-        int, typer.Option(help="Sentences of DATA to learn from: a random choice where there are more.", min=1)
+        int,
+        typer.Option(
+            help="Sentences of DATA to learn from: a random choice where there are more.",
+            min=1,
+            rich_help_panel=TRAINING,
+        ),
     ] = 250_000,
-    phrases: Annotated[int, typer.Option(help="Phrases of random words, for words that DATA lacks.", min=0)] = 150_000,
-    batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1)] = 1024,
+    phrases: Annotated[
+        int, typer.Option(help="Phrases of random words, for words that DATA lacks.", min=0, rich_help_panel=TRAINING)
+    ] = 150_000,
+    batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1, rich_help_panel=TRAINING)] = 1024,
     epochs: Epochs = 4,
-    learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to 0.")] = 0.001,
+    learning_rate: LearningRate = 0.001,
     save_steps: SaveSteps = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of what is chosen, and of its order.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of what is chosen, and of its order.", min=0, rich_help_panel=TRAINING)
+    ] = 0,
     column: Column = "text",
     split: Split = "train",
     sample_by: SampleBy = "paragraph",
@@ -137,7 +157,13 @@ def distil(
     Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
     """
     with errors_as_messages():
-        _prepare(output, sample_by)
+        _prepare(output, data, teacher, tokenizer)
+
+        from gpt_embeddings.text.sources import load_source
+        from gpt_embeddings.text.tokenizer import load_tokenizer
+        from gpt_embeddings.training.distillation import DistilOptions
+        from gpt_embeddings.training.distillation import distil as train_distil
+
         options = DistilOptions(
             n_embd=n_embd,
             sentences=sentences,
@@ -160,13 +186,13 @@ def distil(
 def contrastive(
     data: Data,
     output: TrainingOutput,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of a saved model to start from.", show_default=False)
-    ] = None,
+    model: StartModel = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="config.json of a fresh model; without it 256 dimensions, no positions.", show_default=False
+            help="config.json of a fresh model; without it 256 dimensions, no positions.",
+            show_default=False,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     tokenizer: Tokenizer = None,
@@ -177,11 +203,15 @@ def contrastive(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Pairs of a step; the others are the negatives.", min=2)] = 512,
+    batch_size: Annotated[
+        int, typer.Option(help="Pairs of a step; the others are the negatives.", min=2, rich_help_panel=TRAINING)
+    ] = 512,
     epochs: Epochs = 3,
-    learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to 0.")] = 0.001,
+    learning_rate: LearningRate = 0.001,
     save_steps: SaveSteps = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of a fresh table, and of the order of pairs.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of a fresh table, and of the order of pairs.", min=0, rich_help_panel=TRAINING)
+    ] = 0,
     column: Column = "text",
     split: Split = "train",
     sample_by: SampleBy = "paragraph",
@@ -194,7 +224,17 @@ def contrastive(
     Example: gpt-embeddings train contrastive faq.csv --columns question answer --model meaning --output answers
     """
     with errors_as_messages():
-        _prepare(output, sample_by)
+        check_one_model(model, config)
+        _prepare(output, data, model, tokenizer)
+
+        import torch
+
+        from configuration_gpt_embeddings import GPTEmbeddingsConfig
+        from gpt_embeddings.text.sources import load_source
+        from gpt_embeddings.text.tokenizer import vocabulary_rows
+        from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
+        from modeling_gpt_embeddings import GPTEmbeddingsModel
+
         options = ContrastiveOptions(
             batch_size=batch_size, epochs=epochs, learning_rate=learning_rate, save_steps=save_steps, seed=seed
         )
@@ -248,7 +288,12 @@ def weights(
     Example: gpt-embeddings train weights wte-of-gpt2 corpus.parquet --output weighted
     """
     with errors_as_messages():
-        _prepare(output, sample_by)
+        _prepare(output, data, model, tokenizer)
+
+        from gpt_embeddings.text.sources import load_source
+        from gpt_embeddings.training.runs import RunFolder, versions
+        from gpt_embeddings.training.token_weights import fit_token_weights
+
         network, name = open_model(model, None, 0)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
         source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
@@ -267,10 +312,15 @@ def weights(
         _report(facts, output)
 
 
-def _prepare(output: Path, sample_by: str) -> None:
+def _prepare(output: Path, data: list[str], *names: str | None) -> None:
+    """Refuse what is not there before anything is imported; then have transformers be quiet."""
+    check_inputs(data)
+    check_names(*names)
     check_output(output, overwrite=False)
-    disable_progress_bar()  # transformers' own, for each file that it saves
-    check_sample_by(sample_by)
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # one for each file that it saves
 
 
 def _names(data: list[str]) -> str:
@@ -294,7 +344,13 @@ def _report(facts: Mapping[str, Any], output: Path) -> None:
 
 def _open_head(
     name: str | None, config: Path | None, vocab_size: int, max_length: int, seed: int
-) -> GPTEmbeddingsForCausalLM:
+) -> "GPTEmbeddingsForCausalLM":
+    import torch
+
+    from configuration_gpt_embeddings import GPTEmbeddingsConfig
+    from gpt_embeddings.checkpoints.loading import load_head
+    from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
+
     if name is not None:
         return load_head(name)
     sizes = (

@@ -1,15 +1,15 @@
 """`gpt-embeddings windows`: a text corpus in, a dataset of training windows out."""
 
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings.text.encoding import load_tokenizer
-from gpt_embeddings.text.sources import load_source
-from gpt_embeddings.windows.token_windows import TokenWindows
 from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import Column, Inputs, SampleBy, Split
+from gpt_embeddings_cli.options import MODEL, Column, Inputs, SampleBy, Split, check_inputs, check_names
+
+
+CUTTING = "Cutting"
 
 
 def windows(
@@ -21,21 +21,32 @@ def windows(
     max_length: Annotated[int, typer.Option(help="Tokens of a window.", min=1)] = 1024,
     stride: Annotated[
         int | None,
-        typer.Option(help="Tokens from window to window; by default --max-length.", show_default=False),
+        typer.Option(
+            help="Tokens from window to window; by default --max-length.", show_default=False, rich_help_panel=CUTTING
+        ),
     ] = None,
     packing: Annotated[
-        str, typer.Option(help="stream: windows run across documents; document: each is cut by itself.")
+        Literal["stream", "document"],
+        typer.Option(
+            help="stream: windows run across documents; document: each is cut by itself.", rich_help_panel=CUTTING
+        ),
     ] = "stream",
     tail: Annotated[
-        str, typer.Option(help="A last window that is not full: pad it (targets -100), or drop it.")
+        Literal["pad", "drop"],
+        typer.Option(
+            help="A last window that is not full: pad it (targets -100), or drop it.", rich_help_panel=CUTTING
+        ),
     ] = "pad",
-    tokenizer: Annotated[str, typer.Option(help="Folder or Hub name.")] = "openai-community/gpt2",
+    tokenizer: Annotated[
+        str, typer.Option(help="Folder or Hub name.", rich_help_panel=MODEL)
+    ] = "openai-community/gpt2",
     n_positions: Annotated[
         int | None,
         typer.Option(
             help="Positions of the model, the limit of --max-length; by default the tokenizer's.",
             min=1,
             show_default=False,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     column: Column = "text",
@@ -56,15 +67,20 @@ def windows(
     with errors_as_messages():
         if (output is None) != dry_run:
             raise ValueError("Give `--output FOLDER` to write windows, or `--dry-run` to count them.")
-        if sample_by not in ("line", "paragraph", "document"):
-            raise ValueError(f"`--sample-by` must be line, paragraph or document, got {sample_by!r}.")
+        check_inputs(inputs)
+        check_names(tokenizer)
+
+        from gpt_embeddings.text.sources import load_source
+        from gpt_embeddings.text.tokenizer import load_tokenizer
+        from gpt_embeddings.windows.token_windows import TokenWindows
+
         cut = TokenWindows(
             load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=True),
             load_tokenizer(tokenizer, model_max_length=n_positions),
             max_length,
             stride,
-            packing=cast(Literal["stream", "document"], packing),  # checked there
-            tail=cast(Literal["pad", "drop"], tail),
+            packing=packing,
+            tail=tail,
             column=column,
         )
         if output is None:

@@ -11,7 +11,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.encoding import check_vocabulary, encode_flat
+from gpt_embeddings.text.encoding import encode_flat
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

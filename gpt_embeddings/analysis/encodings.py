@@ -16,7 +16,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import position_vectors, token_vectors
-from gpt_embeddings.text.encoding import check_vocabulary, encode_flat
+from gpt_embeddings.text.encoding import encode_flat
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

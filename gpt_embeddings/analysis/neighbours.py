@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import token_vectors
 from gpt_embeddings.analysis.readable_tokens import readable_pieces, word_ids
-from gpt_embeddings.text.encoding import check_vocabulary
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

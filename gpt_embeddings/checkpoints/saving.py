@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
-from gpt_embeddings.text.encoding import check_vocabulary
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 

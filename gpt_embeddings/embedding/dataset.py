@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.embedding.embedder import OPTIONS, Embedder
 from gpt_embeddings.embedding.shards import SHARD_BYTES, Format, Shards, open_output, shard_bounds
+from gpt_embeddings.text.sources import check_texts
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -241,13 +242,9 @@ def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder) -> No
     features = dataset.features
     if features is None:
         return  # a stream of unknown columns: the first batch will tell
-    if embedder.column not in features:
-        raise ValueError(f"There is no column {embedder.column!r}; the columns are {', '.join(features)}.")
+    check_texts(dataset, embedder.column)
     if embedder.output_column in features:
         raise ValueError(f"The dataset already has a column {embedder.output_column!r}; remove it or name another.")
-    dtype = getattr(features[embedder.column], "dtype", None)
-    if dtype not in ("string", "large_string", "string_view", "null"):
-        raise TypeError(f"Column {embedder.column!r} must hold strings, it holds {features[embedder.column]}.")
 
 
 def _output_features(dataset: Dataset | IterableDataset, embedder: Embedder) -> Features:

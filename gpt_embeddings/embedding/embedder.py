@@ -34,8 +34,10 @@ from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_rows
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
 from gpt_embeddings.hub.push import push_model
-from gpt_embeddings.text.encoding import Texts, check_vocabulary, encode_flat, tokenizer_digest
+from gpt_embeddings.text.encoding import Texts, encode_flat
 from gpt_embeddings.text.frame import find_frame
+from gpt_embeddings.text.sources import check_column, take_column
+from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
 from gpt_embeddings.threads import n_cores, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -57,7 +59,6 @@ OPTIONS = (
     "ranges",
     "weights",
 )
-_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 
 class Embedder:
@@ -117,10 +118,7 @@ class Embedder:
     ) -> None:
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
-        if not getattr(tokenizer, "is_fast", False):
-            raise TypeError(
-                f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
-            )
+        check_fast(tokenizer)
         pooling = model.config.pooling if pooling is None else pooling
         for name, value, known in (
             ("pooling", pooling, get_args(Pooling)),
@@ -209,7 +207,8 @@ class Embedder:
     @property
     def weights_error(self) -> float:
         """The largest error of an entry of the table that is summed, as a share of the largest entry of its row."""
-        packed = self._packed_rows()
+        with torch_threads(1 if was_forked() else None):
+            packed = self._packed_rows()
         return 0.0 if packed is None else packed.error
 
     def encode(self, texts: Any, *, show_progress_bar: bool | None = None) -> npt.NDArray[Any]:
@@ -321,7 +320,7 @@ class Embedder:
                 f"A batch must be a pa.Table or a dictionary of columns, got {type(batch).__name__}. Set the format "
                 "'arrow' on the dataset, and give map() `batched=True`."
             )
-        self._check_column(list(batch))
+        check_column(batch, self.column)
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
@@ -334,10 +333,6 @@ class Embedder:
         # Only a whole pickle has all of a model with an adapter.
         source = share(self.model, self._weights_digest()) if can_share(self.model) else self.model
         return _load, (source, self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
-
-    def _check_column(self, names: list[str]) -> None:
-        if self.column not in names:
-            raise ValueError(f"There is no column {self.column!r}; the columns are {', '.join(names)}.")
 
     def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
         """Return a table with the vectors as one more column, and the number of tokens.
@@ -353,10 +348,7 @@ class Embedder:
         return table.append_column(self.output_column, column), n_tokens
 
     def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, int]:
-        self._check_column(table.column_names)
-        texts = table[self.column]
-        if not any(check(texts.type) for check in _STRINGS):
-            raise TypeError(f"Column {self.column!r} must hold strings, it holds {texts.type}.")
+        texts = take_column(table, self.column)
         vectors, starts, n_tokens = self._embed_named(texts, n_threads, first_row)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
         if starts is not None:
@@ -414,7 +406,6 @@ class Embedder:
         bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
 
         pooling: Literal["mean", "weighted"] = "weighted" if self.pooling == "weighted" else "mean"
-        packed = self._packed_rows()
 
         def run(bound: tuple[int, int]) -> npt.NDArray[Any]:
             with torch.inference_mode():  # for this thread
@@ -422,6 +413,7 @@ class Embedder:
                 return self._finish(self.model.embed_bags(input_ids, own, self.overflow, pooling, packed))
 
         with torch_threads(1):
+            packed = self._packed_rows()  # by whoever comes first, and seen by `run`
             if n_threads == 1:
                 return run(bounds[0])
             with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -483,12 +475,14 @@ class Embedder:
 
 def _as_column(texts: Any) -> Any:
     """Return texts as an Arrow column or a list, from whatever holds them."""
-    if isinstance(texts, (list, pa.Array, pa.ChunkedArray)):
-        return texts
     if hasattr(texts, "to_arrow"):  # polars
-        return texts.to_arrow()
-    if hasattr(texts, "isna"):  # pandas
-        return pa.array(texts, from_pandas=True)
+        texts = texts.to_arrow()
+    elif hasattr(texts, "isna"):  # pandas
+        texts = pa.array(texts, from_pandas=True)
+    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        return take_column(pa.table({"texts": texts}), "texts")
+    if isinstance(texts, list):
+        return texts
     if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
         raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
     return list(texts)
@@ -502,10 +496,7 @@ def _fill_missing(texts: Any) -> tuple[Texts, npt.NDArray[np.bool_] | None]:
         return ["" if text is None else text for text in texts], np.array([text is None for text in texts])
     if not texts.null_count:
         return texts, None
-    missing = np.asarray(texts.is_null())
-    if not pa.types.is_large_string(texts.type):
-        texts = texts.cast(pa.string())  # from null and string_view, which have no `fill_null`
-    return texts.fill_null(""), missing
+    return texts.fill_null(""), np.asarray(texts.is_null())
 
 
 def _seen(tensor: torch.Tensor) -> tuple[int, int | None]:

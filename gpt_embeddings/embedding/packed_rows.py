@@ -78,13 +78,14 @@ def pack_rows(table: torch.Tensor, form: Form | None) -> PackedRows | None:
         return PackedRows(table, form)
     if form == "float32" or table.dtype != torch.float32 or table.device.type != "cpu":
         return None
-    if not bool(table.isfinite().all()):
-        return None
     probe = table[torch.linspace(0, len(table) - 1, min(len(table), PROBED_ROWS)).long()]
-    if PackedRows(probe, "int8").error > EXACT or not bool(probe.any()):
-        return None
-    packed = PackedRows(table, "int8")
-    return packed if packed.error <= EXACT else None
+    for rows in (probe, table):
+        if not bool(rows.isfinite().all() & rows.any()):
+            return None
+        packed = PackedRows(rows, "int8")
+        if packed.error > EXACT:
+            return None
+    return packed
 
 
 __all__ = ["Form", "PackedRows", "pack_rows"]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.saving import detached_tokenizer, write_json
 from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, unknown_id
-from gpt_embeddings.text.encoding import check_vocabulary, vocabulary_rows
 from gpt_embeddings.text.frame import find_frame
+from gpt_embeddings.text.tokenizer import check_vocabulary, vocabulary_rows
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -39,7 +39,8 @@ from gpt_embeddings.hub.repository import (
     read_training_facts,
     stale_files,
 )
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.sources import check_column
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
@@ -169,8 +170,7 @@ def push_dataset(
         HfHubHTTPError: The Hub refused, or there is no such model or revision; else as [`push_model`].
         ValueError: There is no such column.
     """
-    if column not in dataset.column_names:
-        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(dataset.column_names)}.")
+    check_column(dataset.column_names, column)
     api = _api(token)
     with add_advice(model_id):
         made_by = {"model_id": model_id, "model_revision": api.model_info(model_id, revision=model_revision).sha}

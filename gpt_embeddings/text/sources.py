@@ -3,7 +3,7 @@
 Left out: any format of our own, and shuffling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -23,6 +23,14 @@ FORMATS = {
     ".tsv": "csv",
     ".txt": "text",
 }
+
+
+class ColumnError(ValueError):
+    """The column of texts is not there, or it is not one."""
+
+
+class NotStringsError(ColumnError, TypeError):
+    """The column of texts holds something else."""
 
 
 @overload
@@ -90,7 +98,7 @@ def load_source(
         dataset = _load_from_hub(inputs[0], split, streaming)
     else:
         dataset = _load_files([Path(name) for name in inputs], sample_by, streaming)
-    _check_column(dataset, column)
+    check_texts(dataset, column)
     return dataset
 
 
@@ -144,25 +152,59 @@ def _load_from_hub(name: str, split: str, streaming: bool) -> Dataset | Iterable
         ) from error
 
 
-def _check_column(dataset: Dataset | IterableDataset, column: str) -> None:
-    if dataset.column_names is None:
+def check_column(names: Iterable[str], column: str) -> None:
+    """Refuse a column that is not there.
+
+    Raises:
+        ColumnError: It is not among the names.
+    """
+    names = list(names)
+    if column not in names:
+        raise ColumnError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
+
+
+def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
+    """Refuse a dataset without a column of strings, as far as that is known before it is read.
+
+    Raises:
+        NotStringsError: The column holds something else.
+        ColumnError: There is no such column.
+    """
+    if dataset.column_names is None or dataset.features is None:
         return  # known when the first rows are read
-    if column not in dataset.column_names:
-        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(dataset.column_names)}.")
-    dtype = getattr(dataset.features[column], "dtype", None)
-    if dtype not in ("string", "large_string", "string_view", "null"):
-        raise ValueError(f"Column {column!r} must hold strings, it holds {dataset.features[column]}.")
+    check_column(dataset.column_names, column)
+    feature = dataset.features[column]
+    if getattr(feature, "dtype", None) not in ("string", "large_string", "string_view", "null"):
+        raise NotStringsError(f"Column {column!r} must hold strings, it holds {feature}.")
 
 
 def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
-    """Return a column of a batch.
+    """Return the texts of a batch as `string` or `large_string`, whichever of Arrow's types for strings they have.
 
     Raises:
-        ValueError: There is no such column.
+        NotStringsError: The column holds something else.
+        ColumnError: There is no such column.
     """
-    if column not in batch.column_names:
-        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(batch.column_names)}.")
-    return batch[column]
+    check_column(batch.column_names, column)
+    texts = batch[column]
+    kind = texts.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_null(kind):
+        return texts.cast(pa.string())
+    if pa.types.is_string_view(kind):
+        return texts.cast(pa.large_string())
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise NotStringsError(f"Column {column!r} must hold strings, it holds {texts.type}.")
+    return texts if kind == texts.type else texts.cast(kind)
 
 
-__all__ = ["file_being_read", "load_source", "take_column"]
+__all__ = [
+    "ColumnError",
+    "NotStringsError",
+    "check_column",
+    "check_texts",
+    "file_being_read",
+    "load_source",
+    "take_column",
+]

@@ -22,15 +22,14 @@ from collections.abc import Callable
 from importlib import metadata
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from huggingface_hub import cached_assets_path
 from tokenizers import Tokenizer
 
+from gpt_embeddings.text.engine import FlatIds
 
-FlatIds: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 PROBES_VERSION = 1  # part of a verdict's name: raise it when `probes` changes
 PROBE_BATCH = 4096
@@ -239,4 +238,4 @@ def _write_verdict(digest: str, verdict: str) -> None:
         return  # a cache that cannot be written costs two seconds next time
 
 
-__all__ = ["Accelerator", "FlatIds", "encode_lock", "find_accelerator", "probes"]
+__all__ = ["Accelerator", "encode_lock", "find_accelerator", "probes"]

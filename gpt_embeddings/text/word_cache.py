@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from gpt_embeddings.text.splintr_engine import FlatIds
+from gpt_embeddings.text.engine import FlatIds
 
 
 # From encoder.py of openai/gpt-2, which `tokenizers.pre_tokenizers.ByteLevel` repeats.

@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.runs import (
     KEPT_CHECKPOINTS,
@@ -114,11 +115,7 @@ def train_clm(
         ValueError: The data gives no window, the settings are not those of the unfinished run at this place, or the
             loss is not finite.
     """
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} entries, more than the model's `vocab_size` "
-            f"{model.config.vocab_size}. Give the tokenizer that belongs to the model."
-        )
+    check_vocabulary(tokenizer, model.config.vocab_size)
     if options.max_length > model.config.n_positions:
         raise ValueError(
             f"`max_length` is {options.max_length}, above the model's `n_positions` = {model.config.n_positions}. "

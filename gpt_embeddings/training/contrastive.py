@@ -5,24 +5,27 @@ a batch each first text has to find its own by cosine, and the other way round (
 al. 2017). sentence-transformers' trainer is not used: it pads every text and keeps dense gradients of the table, at
 many times the cost of a step of `gpt_embeddings.training.pooled_loop`.
 
-Left out: hard negatives, and more than two texts a row.
+A text that occurs several times in a batch is no negative of what it belongs to there. Left out: hard negatives, and
+more than two texts a row.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.encoding import check_vocabulary, tokenizer_digest
+from gpt_embeddings.text.sentences import split_sentences
 from gpt_embeddings.text.sources import take_column
-from gpt_embeddings.training.distillation import split_sentences
+from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.training.runs import RunFolder, versions
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -123,25 +126,40 @@ class _Pairs:
                 f"The data has {len(pairs)} pairs; at least 4 are needed, and thousands to learn anything. Give more "
                 "text, or the right columns."
             )
-        self.sides = [Bags.of([pair[side] for pair in pairs], tokenizer, limit) for side in (0, 1)]
-        self.n_learned = len(pairs) - max(1, min(HELD_OUT, len(pairs) // 10))
+        self.texts = Bags.of([pair[side] for side in (0, 1) for pair in pairs], tokenizer, limit)  # firsts, seconds
+        self.numbers = self.texts.numbers()
+        self.n_pairs = len(pairs)
+        self.n_learned = self.n_pairs - max(1, min(HELD_OUT, self.n_pairs // 10))
 
     def __len__(self) -> int:
-        return len(self.sides[0])
+        return self.n_pairs
 
     def loss(self, model: GPTEmbeddingsModel, rows: Rows) -> torch.Tensor:
-        first, second = (F.normalize(model.embed_bags(*side.take(rows)), dim=1) for side in self.sides)
-        scores = first @ second.T / TEMPERATURE  # (batch, batch); each pair is on the diagonal
+        scores = self._cosines(model, rows) / TEMPERATURE
         right = torch.arange(len(rows), device=scores.device)
         return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
 
     @torch.no_grad()
     def judge(self, model: GPTEmbeddingsModel) -> float:
         """Return the share of held-out first texts whose nearest second text is their own."""
-        rows = list(range(self.n_learned, len(self)))
-        first, second = (F.normalize(model.embed_bags(*side.take(rows)), dim=1) for side in self.sides)
-        nearest = (first @ second.T).argmax(1).cpu()
+        rows = np.arange(self.n_learned, len(self))
+        nearest = self._cosines(model, rows).argmax(1).cpu()
         return float((nearest == torch.arange(len(rows))).float().mean())
+
+    def _cosines(self, model: GPTEmbeddingsModel, rows: Rows) -> torch.Tensor:
+        """Return cosines of firsts and seconds, `(batch, batch)`, each pair's own on the diagonal.
+
+        Where a second is another right answer to a first, or the first itself, which are no negatives, it is -inf.
+        """
+        sides = rows, rows + self.n_pairs
+        vectors = [F.normalize(model.embed_bags(*self.texts.take(side)), dim=1) for side in sides]
+        first, second = (np.unique(self.numbers[side], return_inverse=True)[1] for side in sides)
+        paired = np.zeros((len(rows), len(rows)), bool)  # which of the batch's distinct texts belong together
+        paired[first, second] = True
+        masked = paired[np.ix_(first, second)] | (self.numbers[sides[0]][:, None] == self.numbers[sides[1]])
+        np.fill_diagonal(masked, False)
+        cosines = vectors[0] @ vectors[1].T
+        return cosines.masked_fill(torch.from_numpy(masked).to(cosines.device), -math.inf)
 
 
 def _pairs(

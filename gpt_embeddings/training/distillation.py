@@ -11,10 +11,7 @@ afterwards. Positions are left out: `position_embedding_type` is "none". Left ou
 anything but text, and training on human judgements.
 """
 
-import hashlib
 import os
-import re
-import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,16 +31,15 @@ from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
 from gpt_embeddings.analysis.meaning import similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
-from gpt_embeddings.text.encoding import tokenizer_digest, vocabulary_rows
+from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import take_column
+from gpt_embeddings.text.tokenizer import tokenizer_digest, vocabulary_rows
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.training.runs import RunFolder, versions
 from gpt_embeddings.training.teacher import encode_texts, load_teacher, tokenizer_of
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=\s*[-*#\d])")  # a single line end is none: prose is wrapped
-SHORTEST, LONGEST = 10, 300  # characters of a sentence; a longer one is cut up
 HELD_OUT = 2000  # sentences, and at most a tenth of all, on which training is judged
 PHRASE_WORDS = (2, 8)
 WEIGHT_SHARE = 1e-4  # a in a / (a + p)
@@ -155,33 +151,6 @@ def distil(
     tokenizer.save_pretrained(run.result)
     run.finish(facts)
     return facts
-
-
-def pick_sentences(texts: Iterable[str], limit: int, seed: int) -> list[str]:
-    """Split texts into sentences, and return some of the distinct ones, in random order.
-
-    A sentence is picked by its hash, so that the choice depends on what is there and not on its order.
-
-    >>> pick_sentences(["The tide came in. It went out again!", "The tide came in."], limit=5, seed=0)
-    ['It went out again!', 'The tide came in.']
-    """
-    picked: dict[bytes, str] = {}
-    key = seed.to_bytes(8, "little")
-    for text in texts:
-        for sentence in split_sentences(text):
-            if len(sentence) >= SHORTEST and any(map(str.isalpha, sentence)):
-                digest = hashlib.blake2b(sentence.encode("utf-8", "replace"), digest_size=8, key=key).digest()
-                picked[digest] = sentence
-        if len(picked) > 2 * limit:
-            picked = dict(sorted(picked.items())[:limit])
-    return [sentence for _, sentence in sorted(picked.items())[:limit]]
-
-
-def split_sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of a text, their spaces and line ends made one; long ones in pieces."""
-    for sentence in SENTENCE_END.split(text):
-        sentence = " ".join(sentence.split())
-        yield from [sentence] if len(sentence) <= LONGEST else textwrap.wrap(sentence, LONGEST)
 
 
 def make_phrases(tokenizers: Iterable[PreTrainedTokenizerBase], n: int, seed: int) -> list[str]:
@@ -328,4 +297,4 @@ def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
         yield from (text for text in take_column(batch, column).to_pylist() if text)
 
 
-__all__ = ["DistilOptions", "distil", "make_phrases", "pick_sentences", "split_sentences"]
+__all__ = ["DistilOptions", "distil", "make_phrases"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -70,6 +71,16 @@ class Bags:
         ([0, 2, 4], [[66, 480, 1169, 20013], [0, 2, 4]])
         """
         return cls(*encode_flat(texts, tokenizer, max_length=limit))
+
+    def numbers(self) -> Rows:
+        """Return a number for each text, the same for texts of the same ids.
+
+        >>> Bags(np.array([5, 5, 7, 5, 5], np.int32), np.array([0, 2, 3, 5])).numbers().tolist()
+        [0, 1, 0]
+        """
+        buffers = [None, pa.py_buffer(self.offsets * self.input_ids.itemsize), pa.py_buffer(self.input_ids)]
+        texts = pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
+        return texts.dictionary_encode().indices.to_numpy().astype(np.int64)
 
     def take(self, rows: Rows | list[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Return ids and offsets of some of the texts."""

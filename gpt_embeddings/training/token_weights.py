@@ -5,16 +5,14 @@ sentence embeddings") weigh it a / (a + p), where p is its share of all tokens. 
 principal component, which they do afterwards and which depends on the set of texts.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.sources import take_column
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -46,25 +44,16 @@ def fit_token_weights(
     if not 0 < a < float("inf"):
         raise ValueError(f"`a` must be above 0, got {a}.")
     size = model.config.vocab_size
+    check_vocabulary(tokenizer, size)
     counts = np.zeros(size, np.int64)
     for batch in dataset.with_format("arrow").iter(batch_size=batch_size):
-        input_ids, _ = encode_flat(_texts(batch, column), tokenizer)
-        if len(input_ids) and input_ids.max() >= size:
-            raise ValueError(
-                f"The tokenizer gives the id {input_ids.max()}, the model's `vocab_size` is {size}. "
-                "Give the tokenizer that belongs to the model."
-            )
+        input_ids, _ = encode_flat(take_column(batch, column).fill_null(""), tokenizer)
         counts += np.bincount(input_ids, minlength=size)
     total = counts.sum()
     if not total:
         raise ValueError(f"Column {column!r} has no token to count. Is the right column or file given?")
     model.set_token_weights(a / (a + counts / total))
     return counts
-
-
-def _texts(batch: Any, column: str) -> pa.ChunkedArray:
-    texts = take_column(batch, column)
-    return texts.cast(pa.large_string()).fill_null("") if texts.null_count else texts
 
 
 __all__ = ["fit_token_weights"]

@@ -19,14 +19,17 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.encoding import encode_flat
-from gpt_embeddings.text.sources import file_being_read
+from gpt_embeddings.text.encoding import bad_text, encode_flat
+from gpt_embeddings.text.sources import file_being_read, take_column
 from gpt_embeddings.windows.packing import Cut, DocumentPacker, Ids, StreamPacker
 
 
 BLOCK_ROWS = 1024  # rows read at a time
 PIECE_BYTES = 2**20  # text tokenized at a time, beyond a single document; bounds memory
 CHECKED_IDS = 4096  # ids of the first document at a place that tell whether the corpus is still the same
+
+# What the readers behind `datasets` raise over a broken file.
+READING_ERRORS = (OSError, EOFError, ValueError, pa.ArrowException, zlib.error)
 
 Place: TypeAlias = dict[str, Any]
 
@@ -56,7 +59,7 @@ class RowDocuments:
             rows = slice(self._start + row, min(self._start + row + BLOCK_ROWS, self._stop))
             chosen = None if order is None else order[row : row + BLOCK_ROWS]
             if table is not None:
-                texts = table[rows if chosen is None else chosen][self._column]
+                texts = take_column(table[rows if chosen is None else chosen], self._column)
             else:
                 block = self._corpus[rows] if chosen is None else [self._corpus[i] for i in chosen]
                 texts = _as_column(list(block), rows.start if chosen is None else None)
@@ -110,16 +113,30 @@ class ShardDocuments:
         state, row = (place["state"], place["row"]) if place else (None, 0)
         if state is not None:
             dataset.load_state_dict(state)
-        try:
-            for block in dataset.iter(batch_size=BLOCK_ROWS):
-                if self._column not in block.column_names:
-                    raise ValueError(f"there is no column {self._column!r}, only {', '.join(block.column_names)}")
-                for skip, piece in _pieces(block[self._column].slice(row), "a row"):
-                    yield {"shard": shard, "state": state, "row": row + skip}, piece
-                state, row = dataset.state_dict(), 0
-        except (OSError, EOFError, ValueError, pa.ArrowException, zlib.error) as error:
-            name = file_being_read(dataset) or f"Shard {shard or 0} of the dataset"
-            raise ValueError(f"{name} could not be read: {error}") from error
+        blocks = dataset.iter(batch_size=BLOCK_ROWS)
+        while True:
+            # Only reading is tried: nothing that goes wrong where the text is used is a fault of the file.
+            try:
+                block = next(blocks, None)
+            except READING_ERRORS as error:
+                raise _unreadable(dataset, shard, error) from error
+            if block is None:
+                return
+            pieces = _pieces(take_column(block, self._column).slice(row), "a row")
+            while True:
+                try:
+                    found = next(pieces, None)
+                except ValueError as error:
+                    raise _unreadable(dataset, shard, error) from error
+                if found is None:
+                    break
+                yield {"shard": shard, "state": state, "row": row + found[0]}, found[1]
+            state, row = dataset.state_dict(), 0
+
+
+def _unreadable(dataset: IterableDataset, shard: int | None, error: Exception) -> ValueError:
+    name = file_being_read(dataset) or f"Shard {shard or 0} of the dataset"
+    return ValueError(f"{name} could not be read: {error}")
 
 
 class Lane:
@@ -283,29 +300,12 @@ def _as_column(texts: list[Any], first: int | None) -> pa.Array:
     try:
         return pa.array(texts, pa.large_string())
     except (pa.ArrowException, UnicodeEncodeError):
-        for i, text in enumerate(texts):
-            name = f"Text {i + (first or 0)}" if first is not None else "A text"
-            if text is not None and not isinstance(text, str):
-                raise TypeError(f"{name} must be a string, got {type(text).__name__}: {text!r:.80}.") from None
-            text = text or ""
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{name} holds the lone surrogate {text[error.start]!r} at character {error.start}, which has no "
-                    "UTF-8 form. Clean it with text.encode('utf-8', 'replace').decode()."
-                ) from None
-        raise
+        given = ["" if text is None else text for text in texts]
+        raise bad_text(given, lambda i: "A text" if first is None else f"Text {first + i}") from None
 
 
 def _pieces(texts: pa.Array | pa.ChunkedArray, name: str) -> Iterator[tuple[int, list[str]]]:
     """Split a block of texts where `PIECE_BYTES` are passed; a null counts as an empty text."""
-    if pa.types.is_null(texts.type):
-        return
-    if pa.types.is_string_view(texts.type):
-        texts = texts.cast(pa.large_string())
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise ValueError(f"the column of texts must hold strings, it holds {texts.type}")
     sizes = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
     start = 0
     while start < len(texts):

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,27 +20,26 @@ from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
 from datasets.utils import tqdm
 
-from gpt_embeddings.text.encoding import vocabulary_rows
+from gpt_embeddings.text.tokenizer import vocabulary_rows
+from gpt_embeddings.windows.corpus import Corpus
 from gpt_embeddings.windows.lanes import Lane
 from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
 
-
-if TYPE_CHECKING:
-    from gpt_embeddings.windows.token_windows import TokenWindows
 
 FILE_BYTES = 2**26  # of one Arrow file, and so what a killed run has to do again at most
 BATCH_ROWS = 256  # windows of one Arrow record batch
 READ_ROWS = 256  # windows read at a time
 
 
-def store_windows(windows: "TokenWindows", folder: str | os.PathLike[str] | None = None) -> Dataset:
+def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Cut a whole epoch into windows and store them, lane after lane.
 
     `input_ids` are uint16 where the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and
     int32 with `tail="pad"`, where they can be -100.
 
     Args:
-        windows: The windows; the place of their iteration stays as it is.
+        corpus: The text and how it is cut.
+        epoch: The epoch, which decides the order where the corpus is shuffled.
         folder: Where to write, for `datasets.load_from_disk`. It must not exist. None keeps the result in memory.
 
     Returns:
@@ -50,11 +49,11 @@ def store_windows(windows: "TokenWindows", folder: str | os.PathLike[str] | None
         FileExistsError: The folder exists.
         ValueError: There is no window, or what a killed run left is of other windows; the message says what differs.
     """
-    features = _features(windows)
+    features = _features(corpus)
     if folder is None:
-        tables = [_table(ids, windows.cut, features) for _, _, ids in _walk(windows)]
+        tables = [_table(ids, corpus.cut, features) for _, _, ids in _walk(corpus, epoch)]
         if not tables:
-            raise _no_window(windows.cut)
+            raise _no_window(corpus.cut)
         return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
     final = Path(folder).absolute()
     if final.exists():
@@ -62,7 +61,7 @@ def store_windows(windows: "TokenWindows", folder: str | os.PathLike[str] | None
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.name}.partial")
     partial.mkdir(exist_ok=True)
-    _write(windows, partial, features)
+    _write(corpus, epoch, partial, features)
     os.replace(partial, final)
     return Dataset.load_from_disk(str(final))
 
@@ -96,48 +95,53 @@ def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def _write(windows: "TokenWindows", folder: Path, features: Features) -> None:
-    state = windows.state_dict()
-    settings = {"settings": state["settings"], "epoch": state["epoch"]}
-    progress: dict[str, Any] = {**settings, "lane": 0, "state": None, "files": [], "windows": 0}
+def _write(corpus: Corpus, epoch: int, folder: Path, features: Features) -> None:
+    progress: dict[str, Any] = {
+        "settings": corpus.settings,
+        "epoch": epoch,
+        "lane": 0,
+        "state": None,
+        "files": [],
+        "windows": 0,
+    }
     log = folder / "progress.json"
     if log.exists():
         progress = json.loads(log.read_text(encoding="utf-8"))
-        _check_same({**settings["settings"], "epoch": settings["epoch"]}, progress, folder)
+        _check_same(corpus, epoch, progress, folder)
     bar = tqdm(desc="Windows", unit=" windows", initial=progress["windows"])
     with bar:
-        for lane, state_after, ids in _walk(windows, progress["lane"], progress["state"]):
+        for lane, state_after, ids in _walk(corpus, epoch, progress["lane"], progress["state"]):
             name = f"data-{len(progress['files']):05d}.arrow"
-            _write_arrow(_table(ids, windows.cut, features), folder / name)
+            _write_arrow(_table(ids, corpus.cut, features), folder / name)
             progress["files"].append(name)
             progress.update(lane=lane, state=state_after, windows=progress["windows"] + len(ids))
             _write_text(json.dumps(progress), log)
             bar.update(len(ids))
     if not progress["files"]:
         shutil.rmtree(folder)
-        raise _no_window(windows.cut)
+        raise _no_window(corpus.cut)
     _finish(folder, features, progress)
     log.unlink()
 
 
 def _walk(
-    windows: "TokenWindows", first: int = 0, state: dict[str, Any] | None = None
+    corpus: Corpus, epoch: int, first: int = 0, state: dict[str, Any] | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | None, Ids]]:
     """Give (lane, state after, windows) from a lane and its state on, as many windows at a time as a file holds."""
-    rows = max(1, FILE_BYTES // (8 * windows.cut.max_length))
-    for number, documents in enumerate(windows._deal()):
+    rows = max(1, FILE_BYTES // (8 * corpus.cut.max_length))
+    for number, documents in enumerate(corpus.deal(epoch)):
         if number < first:
             continue
-        lane = Lane(documents, windows.tokenizer, windows.cut, state if number == first else None)
+        lane = Lane(documents, corpus.tokenizer, corpus.cut, state if number == first else None)
         while len(ids := lane.take(rows)):
             yield number, lane.state(), ids
 
 
-def _features(windows: "TokenWindows") -> Features:
-    small = vocabulary_rows(windows.tokenizer) <= 2**16
+def _features(corpus: Corpus) -> Features:
+    small = vocabulary_rows(corpus.tokenizer) <= 2**16
     input_type = "uint16" if small else "int32"
-    target_type = input_type if windows.cut.tail == "drop" else "int32"
-    length = windows.cut.max_length
+    target_type = input_type if corpus.cut.tail == "drop" else "int32"
+    length = corpus.cut.max_length
     return Features(
         {"input_ids": List(Value(input_type), length=length), "target_ids": List(Value(target_type), length=length)}
     )
@@ -184,9 +188,10 @@ def _finish(folder: Path, features: Features, progress: dict[str, Any]) -> None:
     _write_text(json.dumps(state, indent=2), folder / "state.json")
 
 
-def _check_same(expected: dict[str, Any], progress: dict[str, Any], folder: Path) -> None:
-    saved = {**progress["settings"], "epoch": progress["epoch"]}
-    differing = [f"`{k}` is {v!r} and was {saved.get(k)!r}" for k, v in expected.items() if saved.get(k) != v]
+def _check_same(corpus: Corpus, epoch: int, progress: dict[str, Any], folder: Path) -> None:
+    differing = corpus.differences(progress["settings"])
+    if progress["epoch"] != epoch:
+        differing.append(f"`epoch` is {epoch} and was {progress['epoch']}")
     if differing:
         raise ValueError(
             f"An earlier run left unfinished windows in {str(folder)!r} that were cut otherwise: "

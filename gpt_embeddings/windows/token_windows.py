@@ -4,11 +4,8 @@ The order of work is: shuffle documents (or shards), tokenize, cut. Left out: at
 corpora (`datasets.interleave_datasets` does that before).
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,19 +16,13 @@ from torch.utils.data import DataLoader, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.encoding import encode_flat
-from gpt_embeddings.windows.lanes import Lane, deal
-from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
+from gpt_embeddings.windows.corpus import check_integer, open_corpus
+from gpt_embeddings.windows.lanes import Lane
+from gpt_embeddings.windows.packing import IGNORED, Ids
+from gpt_embeddings.windows.stored_windows import store_windows
 
 
 STATE_VERSION = 1
-
-# What of `datasets` draws random numbers while iterating, and why it is refused.
-RANDOM_SOURCES = {
-    "BufferShuffledExamplesIterable": "`IterableDataset.shuffle` fills a buffer that is not saved: resuming would "
-    "lose and repeat rows. Leave it out and give `shuffle=True` here: it shuffles shards",
-    "RandomlyCyclingMultiSourcesExamplesIterable": "`interleave_datasets` with probabilities draws random numbers "
-    "that differ from shard to shard. Leave the probabilities out",
-}
 
 
 class WindowCounts(NamedTuple):
@@ -134,48 +125,32 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return_position_ids: bool = False,
         return_document_ids: bool = False,
     ) -> None:
-        stride = max_length if stride is None else stride
-        _check_tokenizer(tokenizer, max_length)
-        _check_integer("max_length", max_length, 1)
-        _check_integer("stride", stride, 1, max_length, "A stride above `max_length` would leave out tokens.")
-        _check_integer("seed", seed, 0)
-        _check_integer("num_lanes", num_lanes, 1)
-        _check_integer("world_size", world_size, 1)
-        _check_integer("rank", rank, 0, world_size - 1)
-        _check_choice("packing", packing, ("stream", "document"))
-        _check_choice("tail", tail, ("pad", "drop"))
-        _check_corpus(dataset, column)
-        if isinstance(dataset, IterableDataset) and dataset._distributed is not None:
-            split = dataset._distributed  # lanes are dealt from the whole dataset, by the same rules
-            if world_size > 1:
-                raise ValueError(
-                    f"The dataset is split by node already ({split.rank} of {split.world_size}); leave out `rank` and "
-                    "`world_size`."
-                )
-            dataset = dataset.with_format("arrow")  # a new object: the caller's stays split
-            dataset._distributed = None
-            rank, world_size = split.rank, split.world_size
-
-        self.dataset, self.tokenizer, self.column = dataset, tokenizer, column
-        self.shuffle, self.seed, self.num_lanes, self.rank, self.world_size = (
-            shuffle,
-            seed,
-            num_lanes,
-            rank,
-            world_size,
+        self.corpus = open_corpus(
+            dataset,
+            tokenizer,
+            max_length,
+            stride,
+            packing=packing,
+            tail=tail,
+            column=column,
+            shuffle=shuffle,
+            seed=seed,
+            num_lanes=num_lanes,
+            rank=rank,
+            world_size=world_size,
         )
         self.return_position_ids, self.return_document_ids = return_position_ids, return_document_ids
-        self.cut = Cut(
-            max_length=max_length, stride=stride, packing=packing, tail=tail, separator=int(tokenizer.eos_token_id)
-        )
         self._epoch, self._turn, self._resumed = 0, 0, False
         self._states: list[dict[str, Any] | None] = [None] * num_lanes
-        self._deal()  # tells now what it would tell later
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Iterate over the windows of the epoch, `(max_length,)` int64 tensors; a worker process takes its lanes."""
         worker = get_worker_info()
-        own = range(self.num_lanes) if worker is None else range(worker.id, self.num_lanes, worker.num_workers)
+        own = (
+            range(self.corpus.num_lanes)
+            if worker is None
+            else range(worker.id, self.corpus.num_lanes, worker.num_workers)
+        )
         self._begin()
         order = [lane for lane in self._rotation() if lane in own]
         for lane, windows, state in self._rotate(order, 1, drop_last=False):
@@ -194,12 +169,12 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         Raises:
             ValueError: A number is out of its range.
         """
-        _check_integer("batch_size", batch_size, 1)
-        _check_integer(
+        check_integer("batch_size", batch_size, 1)
+        check_integer(
             "num_workers",
             num_workers,
             0,
-            self.num_lanes,
+            self.corpus.num_lanes,
             "A lane is read by one worker: raise `num_lanes` to have more.",
         )
         return WindowLoader(self, batch_size, drop_last, num_workers)
@@ -207,7 +182,10 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     def count(self) -> WindowCounts:
         """Read the epoch through and count it; the place of iteration stays as it is."""
         windows = 0
-        lanes = [Lane(documents, self.tokenizer, self.cut, None) for documents in self._deal()]
+        lanes = [
+            Lane(documents, self.corpus.tokenizer, self.corpus.cut, None)
+            for documents in self.corpus.deal(self._epoch)
+        ]
         for lane in lanes:
             while taken := len(lane.take(1024)):
                 windows += taken
@@ -223,11 +201,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         Returns:
             A dataset with the columns `input_ids` and `target_ids`, fixed-size lists of `max_length`.
         """
-        from gpt_embeddings.windows.stored_windows import (
-            store_windows,  # stored windows are made of windows, not the reverse
-        )
-
-        return store_windows(self, folder)
+        return store_windows(self.corpus, self._epoch, folder)
 
     @property
     def epoch(self) -> int:
@@ -236,7 +210,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
-        _check_integer("epoch", epoch, 0)
+        check_integer("epoch", epoch, 0)
         if epoch != self._epoch:
             self._epoch = epoch
             self._restart()
@@ -245,7 +219,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         """Return where the iteration stands after the last window or batch that was handed out."""
         return {
             "version": STATE_VERSION,
-            "settings": self._settings,
+            "settings": self.corpus.settings,
             "epoch": self._epoch,
             "turn": self._turn,
             "lanes": list(self._states),
@@ -260,14 +234,8 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         """
         if not isinstance(state_dict, Mapping) or state_dict.get("version") != STATE_VERSION:
             raise ValueError(f"This is no state of version {STATE_VERSION} of token windows: {state_dict!r:.80}.")
-        _check_state(state_dict, self.num_lanes)
-        saved = state_dict["settings"]
-        differing = [
-            f"`{name}` is {value!r}, the state was saved with {saved.get(name)!r}"
-            for name, value in self._settings.items()
-            if saved.get(name) != value
-        ]
-        if differing:
+        _check_state(state_dict, self.corpus.num_lanes)
+        if differing := self.corpus.differences(state_dict["settings"]):
             raise ValueError(f"The state does not fit: {'; '.join(differing)}. Use what it was saved with.")
         self._epoch, self._turn, self._states = state_dict["epoch"], state_dict["turn"], list(state_dict["lanes"])
         self._resumed = True
@@ -278,10 +246,10 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         padding = inputs == IGNORED if windows[:, -1].min() == IGNORED else None  # padding is on the right
         batch = {"input_ids": inputs, "target_ids": windows[:, 1:].astype(np.int64)}
         if padding is not None:
-            inputs[padding] = self.cut.separator
+            inputs[padding] = self.corpus.cut.separator
         if self.return_position_ids or self.return_document_ids:
             begins = np.zeros(inputs.shape, np.bool_)
-            begins[:, 1:] = inputs[:, :-1] == self.cut.separator
+            begins[:, 1:] = inputs[:, :-1] == self.corpus.cut.separator
             if self.return_position_ids:
                 count = np.arange(inputs.shape[1])
                 positions = count - np.maximum.accumulate(np.where(begins, count, 0), axis=1)
@@ -291,32 +259,32 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
                 batch["document_ids"] = documents if padding is None else np.where(padding, -1, documents)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _deal(self) -> list[Any]:
-        seed = (self.seed, self._epoch) if self.shuffle else None
-        return deal(self.dataset, self.column, self.num_lanes, self.rank, self.world_size, seed)
-
     def _begin(self) -> None:
         if not self._resumed:
             self._restart()
         self._resumed = False
 
     def _restart(self) -> None:
-        self._states = [None] * self.num_lanes
+        self._states = [None] * self.corpus.num_lanes
         self._turn, self._resumed = 0, False
 
     def _commit(self, lane: int, state: dict[str, Any] | None) -> None:
         self._states[lane] = state
-        self._turn = (lane + 1) % self.num_lanes
+        self._turn = (lane + 1) % self.corpus.num_lanes
 
     def _rotation(self) -> list[int]:
-        return [(self._turn + i) % self.num_lanes for i in range(self.num_lanes)]
+        return [(self._turn + i) % self.corpus.num_lanes for i in range(self.corpus.num_lanes)]
 
     def _rotate(
         self, order: Sequence[int | None], batch_size: int, drop_last: bool
     ) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
         """Give (lane, windows, state after them) in turn; None where a lane has ended keeps the workers in step."""
-        documents = self._deal()
-        lanes = {n: Lane(documents[n], self.tokenizer, self.cut, self._states[n]) for n in order if n is not None}
+        documents = self.corpus.deal(self._epoch)
+        lanes = {
+            n: Lane(documents[n], self.corpus.tokenizer, self.corpus.cut, self._states[n])
+            for n in order
+            if n is not None
+        }
         ended: dict[int | None, dict[str, Any] | None] = {None: None}
         while len(ended) <= len(lanes):
             for n in order:
@@ -329,26 +297,6 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
                     yield n, None, ended[n]
                 else:
                     yield n, windows, lanes[n].state()
-
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """What must be the same for a state to be of use."""
-        cut = self.cut
-        return {
-            "max_length": cut.max_length,
-            "stride": cut.stride,
-            "packing": cut.packing,
-            "tail": cut.tail,
-            "separator": cut.separator,
-            "column": self.column,
-            "shuffle": self.shuffle,
-            "seed": self.seed if self.shuffle else None,
-            "num_lanes": self.num_lanes,
-            "rank": self.rank,
-            "world_size": self.world_size,
-            "tokenizer": _tokenizer_hash(self.tokenizer),
-            "dataset": _describe(self.dataset, self.column),
-        }
 
 
 class _Batches(torch.utils.data.IterableDataset[Any]):
@@ -385,7 +333,7 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
         windows._begin()
         if self.num_workers:
             # Whatever the tokenizer sets up is there before this process forks.
-            encode_flat([""], windows.tokenizer)
+            encode_flat([""], windows.corpus.tokenizer)
             batches: Iterator[Any] = super().__iter__()
         else:
             batches = iter(self.dataset)
@@ -445,73 +393,6 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _check_integer(name: str, value: Any, low: int, high: int | None = None, advice: str = "") -> None:
-    if type(value) is not int or value < low or (high is not None and value > high):
-        limits = f"from {low} on" if high is None else f"from {low} to {high}"
-        raise ValueError(f"`{name}` must be an integer {limits}, got {value!r}. {advice}".rstrip())
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(
-            f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
-        )
-    if tokenizer.eos_token_id is None:
-        raise ValueError("The tokenizer has no end-of-text token to part documents with; set its `eos_token`.")
-    if isinstance(max_length, int) and max_length > tokenizer.model_max_length:
-        raise ValueError(
-            f"`max_length` is {max_length}, above the {tokenizer.model_max_length} positions (`n_positions`) of the "
-            "tokenizer's model, its `model_max_length`. Take a shorter window, or, if the model has more positions, "
-            "`load_tokenizer(..., model_max_length=n_positions)`."
-        )
-
-
-def _check_corpus(dataset: Any, column: str) -> None:
-    if isinstance(dataset, (str, bytes, Mapping)) or not isinstance(dataset, Iterable):
-        raise TypeError(
-            "`dataset` must be a `datasets.Dataset`, an `IterableDataset` or an iterable of strings, got "
-            f"{type(dataset).__name__}." + (" Put it into a list." if isinstance(dataset, str) else "")
-        )
-    if isinstance(dataset, Iterator):
-        raise TypeError(
-            f"`dataset` is a {type(dataset).__name__}, which can be read only once, so no epoch can be repeated and "
-            "no state restored. Give a list, or `datasets.IterableDataset.from_generator(function)`."
-        )
-    if isinstance(dataset, (Dataset, IterableDataset)):
-        names = dataset.column_names
-        if names is not None and column not in names:
-            raise ValueError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
-        dtype = "string" if names is None else getattr(dataset.features[column], "dtype", None)
-        if dtype not in ("string", "large_string", "string_view", "null"):
-            raise ValueError(f"Column {column!r} must hold strings, it holds {dataset.features[column]}.")
-    if isinstance(dataset, (Dataset, Sequence)) and not len(dataset):
-        raise ValueError("The dataset has no rows.")
-    for source in _sources(getattr(dataset, "_ex_iterable", None)):
-        if type(source).__name__ in RANDOM_SOURCES:
-            raise ValueError(f"The dataset cannot be resumed: {RANDOM_SOURCES[type(source).__name__]}.")
-
-
-def _sources(source: Any) -> Iterator[Any]:
-    """Walk the steps of a streaming dataset, from the last to the first."""
-    if source is None:
-        return
-    yield source
-    for inner in [getattr(source, "ex_iterable", None), *getattr(source, "ex_iterables", [])]:
-        yield from _sources(inner)
-
-
-def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    content.pop("truncation", None)  # these two have no part in flat ids, and callers change them at will
-    content.pop("padding", None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
     """Refuse a state that is not of the form of `state_dict`, before anything is changed."""
     lanes, numbers = state.get("lanes"), (state.get("epoch"), state.get("turn"))
@@ -523,21 +404,6 @@ def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
     )
     if not whole or (state["settings"].get("num_lanes") == num_lanes and len(lanes or ()) != num_lanes):
         raise ValueError(f"The state of token windows is damaged: {state!r:.200}. Use one as `state_dict` gave it.")
-
-
-def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -> str:
-    """Say what can be seen of a dataset at once; the text itself is compared at the place where work goes on."""
-    if isinstance(dataset, IterableDataset):
-        return f"streaming, {dataset.num_shards} shards"
-    if isinstance(dataset, Dataset):
-        plain = dataset.with_format(None).select_columns([column])
-        ends = [plain[i][column] for i in (0, -1)]
-    elif isinstance(dataset, Sequence):
-        ends = [dataset[i] for i in (0, -1)]
-    else:
-        return "an iterable of strings"
-    mark = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
-    return f"{len(dataset)} rows, first and last {mark}"
 
 
 __all__ = ["TokenWindows", "WindowCollator", "WindowCounts", "WindowLoader"]

@@ -135,7 +135,6 @@ def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
         ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: .*utf-8"),
         ("other.csv", b"name\nx\n", (), "no column 'text'; the columns are name"),
         ("number.csv", b"text\n1\n2\n", (), "Column 'text' must hold strings"),
-        ("ok.txt", b"x\n", ("--sample-by", "page"), "must be line, paragraph or document, got 'page'"),
         ("ok.txt", b"x\n", ("--config", "missing.json"), "missing.json"),
         ("ok.txt", b"x\n", ("--model", "a", "--config", "b"), "not both"),
         ("ok.txt", b"x\n", ("--model", "no/such-model"), "no/such-model"),

@@ -43,8 +43,6 @@ def test_every_option_reaches_the_vectors(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--pooling", "max"), "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
-        (("--dtype", "int8"), "`dtype` must be one of 'float32', 'float16', got 'int8'"),
         (("--output-column", "text"), "`column` and `output_column` are both 'text'"),
         (("--ray", "auto"), "`--ray` needs `--model`"),
     ],

@@ -53,7 +53,6 @@ def test_dry_run_counts(files, tmp_path):
         (["a.jsonl", "--output", "x", "--column", "body"], "no column 'body'"),
         (["missing.jsonl", "--output", "x"], "Input 'missing.jsonl' is not a file."),
         (["a.jsonl", "--output", "."], "exists; choose another"),
-        (["a.jsonl", "--output", "x", "--sample-by", "word"], "`--sample-by` must be line, paragraph or document"),
     ],
 )
 def test_errors_are_one_message(files, tmp_path, monkeypatch, arguments, message):

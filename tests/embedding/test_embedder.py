@@ -242,7 +242,7 @@ def test_no_rows(model, tokenizer, pooling):
     [
         ({"pooling": "max"}, "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
         ({"overflow": "cut"}, "`overflow` must be one of 'truncate', 'windows', got 'cut'"),
-        ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', got 'bfloat16'"),
+        ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', 'int8', 'binary', got 'bfloat16'"),
         ({"output_column": "text"}, "`column` and `output_column` are both 'text'"),
     ],
 )

@@ -16,7 +16,7 @@ from gpt_embeddings.hub.cards import (
     write_dataset_card,
     write_model_card,
 )
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.hub.cards import CardFacts
 from gpt_embeddings.hub.repository import save_folder
-from gpt_embeddings.text.encoding import load_tokenizer
+from gpt_embeddings.text.tokenizer import load_tokenizer
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 

@@ -25,8 +25,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gpt_embeddings.text import splintr_engine as accelerator
-from gpt_embeddings.text.encoding import encode_flat, load_tokenizer
+from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.splintr_engine import Accelerator
+from gpt_embeddings.text.tokenizer import load_tokenizer
 
 
 STORY = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
@@ -242,7 +243,8 @@ def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     code = (
-        "from gpt_embeddings.text.encoding import encode_flat, load_tokenizer\n"
+        "from gpt_embeddings.text.encoding import encode_flat\n"
+        "from gpt_embeddings.text.tokenizer import load_tokenizer\n"
         "print(encode_flat(['Hello world'], load_tokenizer())[0].tolist())"
     )
     environment = {**os.environ, "HF_ASSETS_CACHE": str(tmp_path / "file")}

@@ -8,7 +8,7 @@ import pytest
 from transformers import GPT2Tokenizer
 
 from gpt_embeddings import encode_flat, load_tokenizer
-from gpt_embeddings.text import encoding as tokenization
+from gpt_embeddings.text import tokenizer as tokenization
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def train(model, tokenizer, output, **options):
 def test_the_loss_is_that_of_sentence_transformers(gpt2_tokenizer):
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss
 
-    model, pairs = make_model(), make_pairs(20)
+    model, pairs = make_model(), sorted(set(make_pairs(30)))[:20]  # theirs takes an equal text for a wrong one
     ours = _Pairs(pairs, gpt2_tokenizer, 32).loss(model, np.arange(20))
 
     def vectors(features):
@@ -59,6 +60,55 @@ def test_the_loss_is_that_of_sentence_transformers(gpt2_tokenizer):
         sides.append({"vectors": model(**batch).pooler_output})
     theirs = MultipleNegativesSymmetricRankingLoss(vectors)(sides, torch.zeros(20))
     torch.testing.assert_close(ours, theirs)
+
+
+E = math.e
+REPEATED = {
+    # cosines (a, b, c) x (x, x, y) are (1, 1, 0), (0, 0, 1), (0, 0, 1); the other x is no negative of a and b
+    "second text": (
+        ["ax", "bx", "cy"],
+        [math.log(1 + 1 / E), math.log(1 + E), math.log(1 + 2 / E)],
+        [math.log(1 + 1 / E), math.log(2), math.log(2 + 1 / E)],
+    ),
+    "first text": (
+        ["xa", "xb", "yc"],
+        [math.log(1 + 1 / E), math.log(2), math.log(2 + 1 / E)],
+        [math.log(1 + 1 / E), math.log(1 + E), math.log(1 + 2 / E)],
+    ),
+    # x is an answer to a beside b too: all that is wrong is y to b
+    "both": (["ax", "ay", "bx"], [0, 0, math.log(1 + E)], [0, math.log(1 + E), 0]),
+    # b has itself among the seconds
+    "first is a second": (["ab", "bc"], [math.log(2), 0], [0, math.log(1 + 1 / E)]),
+}
+
+
+def make_letters(tokenizer) -> GPTEmbeddingsModel:
+    """Give five letters vectors whose cosines are 0 and 1."""
+    model = make_model(n_embd=2, position_embedding_type="none")
+    for letter, row in {"a": [1, 0], "b": [0, 1], "c": [0, 1], "x": [1, 0], "y": [0, 1]}.items():
+        model.wte.weight.data[tokenizer(letter).input_ids] = torch.tensor(row).float()
+    return model
+
+
+@pytest.mark.parametrize(("pairs", "forth", "back"), REPEATED.values(), ids=REPEATED)
+def test_what_belongs_to_a_text_is_no_negative_of_it(pairs, forth, back, gpt2_tokenizer, monkeypatch):
+    """Worked out by hand, at a temperature of 1."""
+    monkeypatch.setattr("gpt_embeddings.training.contrastive.TEMPERATURE", 1.0)
+    model, n = make_letters(gpt2_tokenizer), len(pairs)
+    loss = _Pairs([*map(tuple, pairs), *4 * [("c", "c")]], gpt2_tokenizer, 32).loss(model, np.arange(n))
+    assert loss.item() == pytest.approx(sum(forth + back) / (2 * n), abs=1e-6)
+    loss.backward()
+    assert torch.isfinite(model.wte.weight.grad).all()
+
+
+def test_equal_texts_are_found(gpt2_tokenizer):
+    """Of 40 pairs the last 4 are judged: a and b, each twice, find x and y, each there twice."""
+    found = _Pairs(20 * [("a", "x"), ("b", "y")], gpt2_tokenizer, 32).judge(make_letters(gpt2_tokenizer))
+    assert found == 1
+    half = _Pairs(20 * [("a", "x"), ("b", "x")], gpt2_tokenizer, 32).judge(make_letters(gpt2_tokenizer))
+    assert half == 1, "there is nothing but x to find"
+    none = _Pairs(20 * [("a", "y"), ("b", "x")], gpt2_tokenizer, 32).judge(make_letters(gpt2_tokenizer))
+    assert none == 0
 
 
 @pytest.mark.parametrize("kind", ["none", "learned"])

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 import gpt_embeddings.training.distillation
 from gpt_embeddings import Embedder, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.training.distillation import DistilOptions, distil, make_phrases, pick_sentences
+from gpt_embeddings.text.sentences import pick_sentences
+from gpt_embeddings.training.distillation import DistilOptions, distil, make_phrases
 from gpt_embeddings.training.runs import MARK, RunFolder
 from gpt_embeddings.training.teacher import encode_texts, load_teacher
 from gpt_embeddings_cli import app
@@ -199,28 +200,6 @@ def test_the_teachers_vectors(teacher, tmp_path):
 
 
 class TestTexts:
-    def test_sentences(self):
-        wrapped = (
-            "The tide came in, and with it\nthe clerk. He wrote:\n\n- one thing to do\n- another one\n\n12345 67890"
-        )
-        assert sorted(pick_sentences([wrapped, "short", wrapped], 10, 0)) == [
-            "- another one",
-            "- one thing to do",
-            "The tide came in, and with it the clerk.",
-        ]
-
-    def test_a_choice_does_not_depend_on_the_order(self):
-        texts = [f"This is sentence number {i}." for i in range(500)]
-        some = pick_sentences(texts, 20, seed=0)
-        assert some == pick_sentences(reversed(texts), 20, seed=0) and len(some) == 20
-        assert some != pick_sentences(texts, 20, seed=1)
-
-    def test_long_sentences_are_cut_up(self):
-        words = [f"tide{i}" for i in range(200)]
-        pieces = pick_sentences([" ".join(words)], 10, 0)
-        assert all(len(piece) <= 300 for piece in pieces)
-        assert sorted(word for piece in pieces for word in piece.split()) == sorted(words)
-
     def test_phrases(self, gpt2_tokenizer, teacher):
         phrases = make_phrases([gpt2_tokenizer, teacher.tokenizer], 200, 0)
         assert phrases == make_phrases([gpt2_tokenizer, teacher.tokenizer], 200, 0)

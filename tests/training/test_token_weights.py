@@ -223,5 +223,5 @@ class TestBadInput:
             fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": ["a"]}), column="body")
         with pytest.raises(ValueError, match="`a` must be above 0"):
             fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": ["a"]}), a=0)
-        with pytest.raises(ValueError, match="`vocab_size` is 30"):
+        with pytest.raises(ValueError, match="`vocab_size` 30"):
             fit_token_weights(make_model(), gpt2_tokenizer, Dataset.from_dict({"text": ["The cat"]}))

@@ -203,7 +203,7 @@ def test_a_dataset_that_is_split_by_node(folder, kind):
         theirs = TokenWindows(split, TOKENIZER, 64)
         assert plain(theirs.dataloader(16)) == plain(ours.dataloader(16))
         if kind == "streaming":
-            assert (theirs.rank, theirs.world_size) == (rank, 2)
+            assert (theirs.corpus.rank, theirs.corpus.world_size) == (rank, 2)
             with pytest.raises(ValueError, match="split by node already"):
                 TokenWindows(split, TOKENIZER, 64, rank=0, world_size=2)
 

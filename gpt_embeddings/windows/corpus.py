@@ -1,0 +1,219 @@
+"""What windows are cut from: a dataset, a tokenizer, a cut and an order, checked once and compared when work goes on.
+
+Left out: iterating (`token_windows`) and storing (`stored_windows`), which both begin here.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.text.sources import check_texts
+from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
+from gpt_embeddings.windows.lanes import Documents, deal
+from gpt_embeddings.windows.packing import Cut
+
+
+# What of `datasets` draws random numbers while iterating, and why it is refused.
+RANDOM_SOURCES = {
+    "BufferShuffledExamplesIterable": "`IterableDataset.shuffle` fills a buffer that is not saved: resuming would "
+    "lose and repeat rows. Leave it out and give `shuffle=True` here: it shuffles shards",
+    "RandomlyCyclingMultiSourcesExamplesIterable": "`interleave_datasets` with probabilities draws random numbers "
+    "that differ from shard to shard. Leave the probabilities out",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Text to be cut into windows; [`open_corpus`] checks what it is made of."""
+
+    dataset: Dataset | IterableDataset | Iterable[str]
+    """The whole text, split by no node."""
+    column: str
+    """Its column of texts, where it has columns."""
+    tokenizer: PreTrainedTokenizerBase
+    """A fast tokenizer."""
+    cut: Cut
+    """How its tokens are cut."""
+    shuffle: bool
+    """Whether documents or shards are shuffled, anew in each epoch."""
+    seed: int
+    """Of the shuffle."""
+    num_lanes: int
+    """Lanes of this rank."""
+    rank: int
+    """This process among those that train together."""
+    world_size: int
+    """How many there are."""
+
+    def deal(self, epoch: int) -> list[Documents]:
+        """Return what each lane of this rank reads in an epoch."""
+        seed = (self.seed, epoch) if self.shuffle else None
+        return deal(self.dataset, self.column, self.num_lanes, self.rank, self.world_size, seed)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for a saved place to be of use."""
+        cut = self.cut
+        return {
+            "max_length": cut.max_length,
+            "stride": cut.stride,
+            "packing": cut.packing,
+            "tail": cut.tail,
+            "separator": cut.separator,
+            "column": self.column,
+            "shuffle": self.shuffle,
+            "seed": self.seed if self.shuffle else None,
+            "num_lanes": self.num_lanes,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "tokenizer": tokenizer_digest(self.tokenizer)[:16],
+            "dataset": _describe(self.dataset, self.column),
+        }
+
+    def differences(self, saved: Mapping[str, Any]) -> list[str]:
+        """Say which of these settings are not the saved ones."""
+        return [
+            f"`{name}` is {value!r} and was {saved.get(name)!r}"
+            for name, value in self.settings.items()
+            if saved.get(name) != value
+        ]
+
+
+def open_corpus(
+    dataset: Dataset | IterableDataset | Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stride: int | None,
+    *,
+    packing: Literal["stream", "document"],
+    tail: Literal["pad", "drop"],
+    column: str,
+    shuffle: bool,
+    seed: int,
+    num_lanes: int,
+    rank: int,
+    world_size: int,
+) -> Corpus:
+    """Check everything that windows are made of; the arguments are those of `TokenWindows`.
+
+    Raises:
+        TypeError: The tokenizer is not fast, or the dataset is an iterator, which cannot be read twice.
+        ValueError: An argument is out of its range, a column is missing or holds no strings, the dataset has no rows
+            or is shuffled in a way that cannot be resumed; the message says what to do.
+    """
+    stride = max_length if stride is None else stride
+    _check_tokenizer(tokenizer, max_length)
+    check_integer("max_length", max_length, 1)
+    check_integer("stride", stride, 1, max_length, "A stride above `max_length` would leave out tokens.")
+    check_integer("seed", seed, 0)
+    check_integer("num_lanes", num_lanes, 1)
+    check_integer("world_size", world_size, 1)
+    check_integer("rank", rank, 0, world_size - 1)
+    _check_choice("packing", packing, ("stream", "document"))
+    _check_choice("tail", tail, ("pad", "drop"))
+    _check_dataset(dataset, column)
+    if isinstance(dataset, IterableDataset) and dataset._distributed is not None:
+        split = dataset._distributed  # lanes are dealt from the whole dataset, by the same rules
+        if world_size > 1:
+            raise ValueError(
+                f"The dataset is split by node already ({split.rank} of {split.world_size}); leave out `rank` and "
+                "`world_size`."
+            )
+        dataset = dataset.with_format("arrow")  # a new object: the caller's stays split
+        dataset._distributed = None
+        rank, world_size = split.rank, split.world_size
+    separator = int(tokenizer.eos_token_id)  # checked above
+    corpus = Corpus(
+        dataset=dataset,
+        column=column,
+        tokenizer=tokenizer,
+        cut=Cut(max_length=max_length, stride=stride, packing=packing, tail=tail, separator=separator),
+        shuffle=shuffle,
+        seed=seed,
+        num_lanes=num_lanes,
+        rank=rank,
+        world_size=world_size,
+    )
+    corpus.deal(0)  # tells now what it would tell later
+    return corpus
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None, advice: str = "") -> None:
+    """Refuse what is not an integer within its limits.
+
+    Raises:
+        ValueError: The message names the value, the limits and the advice.
+    """
+    if type(value) is not int or value < low or (high is not None and value > high):
+        limits = f"from {low} on" if high is None else f"from {low} to {high}"
+        raise ValueError(f"`{name}` must be an integer {limits}, got {value!r}. {advice}".rstrip())
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    check_fast(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise ValueError("The tokenizer has no end-of-text token to part documents with; set its `eos_token`.")
+    if isinstance(max_length, int) and max_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"`max_length` is {max_length}, above the {tokenizer.model_max_length} positions (`n_positions`) of the "
+            "tokenizer's model, its `model_max_length`. Take a shorter window, or, if the model has more positions, "
+            "`load_tokenizer(..., model_max_length=n_positions)`."
+        )
+
+
+def _check_dataset(dataset: Any, column: str) -> None:
+    if isinstance(dataset, (str, bytes, Mapping)) or not isinstance(dataset, Iterable):
+        raise TypeError(
+            "`dataset` must be a `datasets.Dataset`, an `IterableDataset` or an iterable of strings, got "
+            f"{type(dataset).__name__}." + (" Put it into a list." if isinstance(dataset, str) else "")
+        )
+    if isinstance(dataset, Iterator):
+        raise TypeError(
+            f"`dataset` is a {type(dataset).__name__}, which can be read only once, so no epoch can be repeated and "
+            "no state restored. Give a list, or `datasets.IterableDataset.from_generator(function)`."
+        )
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        check_texts(dataset, column)
+    if isinstance(dataset, (Dataset, Sequence)) and not len(dataset):
+        raise ValueError("The dataset has no rows.")
+    for source in _sources(getattr(dataset, "_ex_iterable", None)):
+        if type(source).__name__ in RANDOM_SOURCES:
+            raise ValueError(f"The dataset cannot be resumed: {RANDOM_SOURCES[type(source).__name__]}.")
+
+
+def _sources(source: Any) -> Iterator[Any]:
+    """Walk the steps of a streaming dataset, from the last to the first."""
+    if source is None:
+        return
+    yield source
+    for inner in [getattr(source, "ex_iterable", None), *getattr(source, "ex_iterables", [])]:
+        yield from _sources(inner)
+
+
+def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -> str:
+    """Say what can be seen of a dataset at once; the text itself is compared at the place where work goes on."""
+    if isinstance(dataset, IterableDataset):
+        return f"streaming, {dataset.num_shards} shards"
+    if isinstance(dataset, Dataset):
+        plain = dataset.with_format(None).select_columns([column])
+        ends = [plain[i][column] for i in (0, -1)]
+    elif isinstance(dataset, Sequence):
+        ends = [dataset[i] for i in (0, -1)]
+    else:
+        return "an iterable of strings"
+    mark = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
+    return f"{len(dataset)} rows, first and last {mark}"
+
+
+__all__ = ["RANDOM_SOURCES", "Corpus", "check_integer", "open_corpus"]

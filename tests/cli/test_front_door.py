@@ -1,0 +1,126 @@
+"""What is asked of the command line itself is answered without the library, and a command imports what it uses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt_embeddings.text.sources import FORMATS
+from gpt_embeddings_cli.options import SUFFIXES, check_inputs, check_names
+
+
+STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
+LIBRARIES = {"datasets", "gpt_embeddings", "huggingface_hub", "numpy", "pyarrow", "torch", "transformers"}
+# Says at the end which modules were imported, whatever the command's exit.
+PROGRAM = """
+import atexit, json, sys
+atexit.register(lambda: open(sys.argv[1], "w").write(json.dumps(sorted(sys.modules))))
+from gpt_embeddings_cli import app
+app(sys.argv[2:])
+"""
+
+
+def run(arguments, folder):
+    """Run a command in a process of its own; return its exit code, what it said, and the modules it imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder / "modules.json"), *arguments],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "120", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout + done.stderr, set(json.loads((folder / "modules.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--help"], 0, "windows"),
+        (["--version"], 0, "."),
+        (["embed", "--help"], 0, "<mean|weighted|last|none>"),
+        (["train", "distil", "--help"], 0, "--teacher"),
+        (["embed", STORY, "--outptu", "x"], 2, "No such option: --outptu"),
+        (["embed", STORY, "--output", "x", "--pooling", "max"], 2, "'mean', 'weighted', 'last', 'none'"),
+        (["embed", STORY, "--output", "x", "--dtype", "int4"], 2, "'float32', 'float16'"),
+        (["windows", STORY, "--dry-run", "--sample-by", "word"], 2, "'line', 'paragraph', 'document'"),
+        (["embed", "none.txt", "--output", "x"], 1, "Input 'none.txt' is not a file."),
+        (["embed", "*.parquet", "--output", "x"], 1, "No file matches the input '*.parquet'."),
+        (["embed", STORY, "--model", "./none", "--output", "x"], 1, "There is no folder './none'."),
+        (["windows", "none.jsonl.gz", "--dry-run"], 1, "is not a file."),
+        (["train", "clm", "/none/at/all", "--output", "x"], 1, "is not a file."),
+        (["extract", "/none/at/all", "--output", "x"], 1, "There is no folder"),
+        (["push", "none", "me/none"], 1, "There is no folder 'none'."),
+    ],
+)
+def test_answers_without_the_library(arguments, code, words, tmp_path):
+    exit_code, said, modules = run(arguments, tmp_path)
+    assert (exit_code, words in said) == (code, True), said
+    assert {name.partition(".")[0] for name in modules}.isdisjoint(LIBRARIES)
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """The modules that commands import which do their work."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "small.json").write_text('{"n_embd": 8, "n_positions": 64}')
+    embed = run(["embed", STORY, "--config", "small.json", "--output", "vectors"], folder)
+    train = run(["train", "clm", STORY, "--config", "small.json", "--max-length", "64", "--output", "model"], folder)
+    windows = run(["windows", STORY, "--dry-run"], folder)
+    for code, said, _ in (embed, train, windows):
+        assert code == 0, said
+    return {"embed": embed[2], "train": train[2], "windows": windows[2]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "spared"),
+    [
+        ("embed", ["transformers.trainer", "gpt_embeddings.training", "gpt_embeddings.hub", "gradio", "ray", "faiss"]),
+        ("windows", ["transformers.trainer", "gpt_embeddings.training", "gpt_embeddings.embedding", "gradio", "ray"]),
+        ("train", ["gpt_embeddings.explore", "gpt_embeddings.hub", "gradio", "plotly", "ray"]),
+    ],
+)
+def test_a_command_imports_what_it_uses(command, spared, commands):
+    assert "torch" in commands[command] and commands[command].isdisjoint(spared)
+
+
+def test_the_package_imports_the_model_alone(tmp_path):
+    code = """
+import sys, gpt_embeddings
+from transformers import AutoConfig
+heavy = [name for name in ("datasets", "pyarrow", "transformers.trainer", "gradio", "ray") if name in sys.modules]
+print(heavy, AutoConfig.for_model("gpt_embeddings").__class__.__name__, "TokenWindows" in dir(gpt_embeddings))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split() == ["[]", "GPTEmbeddingsConfig", "True"]
+
+
+def test_suffixes_are_those_of_the_library():
+    assert sorted(SUFFIXES) == sorted(FORMATS)
+
+
+def test_what_may_be_there_passes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes[1].txt").touch()
+    check_inputs(["notes[1].txt"])  # a file is a file, whatever its name
+    check_inputs(["notes*.txt", "-", "hf://datasets/me/texts/*.parquet"])
+    check_inputs(["ag_news"])
+    check_inputs(["Salesforce/wikitext-103.v1"])
+    check_names("openai-community/gpt2", None, ".")
+    for names in (["ag_news", "none"], ["a/b/c"], ["other[1].txt"]):
+        with pytest.raises(FileNotFoundError):
+            check_inputs(names)
+
+
+def test_completion():
+    """What `--install-completion` has a shell ask."""
+    environment = {"_GPT_EMBEDDINGS_COMPLETE": "complete_bash", "COMP_WORDS": "gpt-embeddings em", "COMP_CWORD": "1"}
+    code = "from gpt_embeddings_cli import app; app(prog_name='gpt-embeddings')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["embed"], done.stderr
