@@ -117,7 +117,7 @@ def test_it_learned_the_teachers_similarities(run, small_tokenizer):
     above = np.triu_indices(len(sentences), 1)
 
     def agreement(model):
-        ours = Embedder(model, small_tokenizer, normalize=True).embed(sentences)
+        ours = Embedder(model, small_tokenizer, normalize=True).encode(sentences)
         return np.corrcoef((ours @ ours.T)[above], (theirs @ theirs.T)[above])[0, 1]
 
     trained = GPTEmbeddingsModel.from_pretrained(run[0]).eval()
