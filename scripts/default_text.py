@@ -222,6 +222,7 @@ def _untokenize(text: str) -> str:
 
 
 LEMMAS = "words and names"
+TIMES = {"descriptions of pictures": 4, "everyday statements": 2, "web, mail, reviews": 2}  # an epoch; others once
 CC0, BY, BY_SA = "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0"
 OLD = "public domain"
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from default_text import LEMMAS, SOURCES, Source
+from default_text import LEMMAS, SOURCES, TIMES, Source
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.training.distillation import make_phrases
@@ -38,7 +38,7 @@ from gpt_embeddings.training.row_adam import RowAdam
 
 
 N_EMBD, WIDTHS = 256, {256: 1.0, 128: 0.4, 64: 0.3, 32: 0.3}  # widths with a loss, and its weight
-EPOCHS, BATCH, LEARNING_RATE, RELATIONS = 4, 1024, 4e-3, 10.0
+EPOCHS, BATCH, LEARNING_RATE, RELATIONS = 3, 1024, 4e-3, 10.0
 VARIANTS = (0.8, 0.1, 0.1)  # shares of steps: texts as they are, after a space, in lower case
 WEIGHT_SHARE = 1e-4  # a in a / (a + p) at the start
 PHRASES = 60_000
@@ -67,26 +67,27 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
 
     tokenizer = load_tokenizer()
-    texts = choose(options.work, options.repositories, options.sources)
-    texts += make_phrases([tokenizer], PHRASES, seed=0)
+    chosen = choose(options.work, options.repositories, options.sources)
+    chosen += [(phrase, 1) for phrase in make_phrases([tokenizer], PHRASES, seed=0)]
+    texts, times = [text for text, _ in chosen], [times for _, times in chosen]
     tokens = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     tokens = ["" if "\ufffd" in text else text.strip() for text in tokens]
     vectors = read(tokens + texts, options.work, options.processes)
     bags = [Bags.of(variant, tokenizer, limit=1024) for variant in variants(texts)]
     model = start(tokens, vectors[: len(tokens)], vectors[len(tokens) :], bags[0])
-    learn(model, bags, vectors[len(tokens) :])
+    learn(model, bags, vectors[len(tokens) :], np.repeat(np.arange(len(texts)), times))
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
     print(f"{len(texts):,} texts; the table is in {options.output}")
 
 
-def choose(work: Path, repositories: str, only: str) -> list[str]:
-    """Return the texts to learn from, each once, in an order that depends on the texts alone."""
+def choose(work: Path, repositories: str, only: str) -> list[tuple[str, int]]:
+    """Return the texts to learn from and how often an epoch has them, in an order that depends on the texts alone."""
     file = work / "texts.json"
     if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
+        return [(text, times) for text, times in json.loads(file.read_text(encoding="utf-8"))]
     seen: set[str] = set()
-    chosen: list[str] = []
+    chosen: list[tuple[str, int]] = []
     for source in sorted(SOURCES, key=lambda source: not source.held_out):  # what is held out claims its texts first
         if not re.search(only, source.name):
             continue
@@ -100,8 +101,8 @@ def choose(work: Path, repositories: str, only: str) -> list[str]:
                         found.append(normalize(sentence))
         found = sorted(set(found), key=digest)[: source.most]
         print(f"{source.name}: {len(found):,} of {source.kind}{', held out' if source.held_out else ''}")
-        chosen += [] if source.held_out else found
-    chosen.sort(key=lambda text: digest("order" + text))
+        chosen += [] if source.held_out else [(text, TIMES.get(source.kind, 1)) for text in found]
+    chosen.sort(key=lambda pair: digest("order" + pair[0]))
     file.write_text(json.dumps(chosen), encoding="utf-8")
     return chosen
 
@@ -182,8 +183,12 @@ def export(path: Path) -> None:
     names = ["input_ids", "attention_mask"]
 
     class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return network(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return self.network(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     torch.onnx.export(
         Hidden(),
@@ -279,16 +284,16 @@ def principal(vectors: Vectors) -> torch.Tensor:
     return torch.linalg.eigh(some.T @ some).eigenvectors.flip(1)[:, :N_EMBD].float()
 
 
-def learn(model: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors) -> None:
-    """Train token rows and positions together."""
+def learn(model: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors, examples: npt.NDArray[np.int64]) -> None:
+    """Train token rows and positions together; `examples` are numbers of texts, some more than once."""
     projection, rng = principal(vectors), np.random.default_rng(0)
     model.wte.sparse = True
     optimizer = RowAdam(list(model.parameters()), lr=LEARNING_RATE)
-    per_epoch = len(vectors) // BATCH
+    per_epoch = len(examples) // BATCH
     for step in range(per_epoch * EPOCHS):
         epoch, place = divmod(step, per_epoch)
         if place == 0:
-            order = np.random.default_rng([0, epoch]).permutation(len(vectors))
+            order = np.random.default_rng([0, epoch]).permutation(examples)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / (per_epoch * EPOCHS))
         rows = order[place * BATCH : (place + 1) * BATCH]
         ours = model.embed_bags(*bags[rng.choice(len(bags), p=VARIANTS)].take(rows))  # (batch, n_embd)
