@@ -54,9 +54,9 @@ def extract(
 ) -> None:
     """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.
 
-    Nothing else of the checkpoint is read. Its vectors are the GPT's own hidden_states[0]. A static model (of model2vec,
-    or a StaticEmbedding of sentence-transformers) is one table. A gated or private repository needs `hf auth login`,
-    or the token in the variable HF_TOKEN.
+    Nothing else of the checkpoint is read. Its vectors are the GPT's own hidden_states[0]. A static model, a single
+    table, is taken too: of model2vec, or a StaticEmbedding of sentence-transformers. A gated or private repository
+    needs `hf auth login`, or the token in the variable HF_TOKEN.
 
     Example: gpt-embeddings extract openai-community/gpt2 --output gpt2-embeddings
     """
