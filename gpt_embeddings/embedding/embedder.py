@@ -33,7 +33,6 @@ from gpt_embeddings.checkpoints.saving import save_pair
 from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_rows
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
-from gpt_embeddings.hub.push import push_model
 from gpt_embeddings.text.encoding import Texts, encode_flat
 from gpt_embeddings.text.frame import find_frame
 from gpt_embeddings.text.sources import check_column, take_column
@@ -169,6 +168,8 @@ class Embedder:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Publish model and tokenizer as [`push_model`] does, with its options."""
+        from gpt_embeddings.hub.push import push_model  # the Hub's writing side, which embedding does without
+
         return push_model(self.model, self.tokenizer, repo_id, **options)
 
     @property
