@@ -42,7 +42,10 @@ def embed(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Folder or Hub name of a saved model; without it the tables are fresh.", show_default=False),
+        typer.Option(
+            help="Folder or Hub name of a saved model; by default the English one that comes with the package.",
+            show_default=False,
+        ),
     ] = None,
     column: Column = "text",
     split: Split = "train",
@@ -80,10 +83,13 @@ def embed(
     ] = None,
     output_column: Annotated[str, typer.Option(help="The column to add.", rich_help_panel=VECTORS)] = "embedding",
     tokenizer: Tokenizer = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take random tables, as before training.", rich_help_panel=MODEL)
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="config.json of a fresh model; without it the sizes of GPT-2 small.",
+            help="config.json of a fresh model; by default the sizes of GPT-2 small.",
             show_default=False,
             rich_help_panel=MODEL,
         ),
@@ -129,13 +135,14 @@ def embed(
     Example: gpt-embeddings embed reviews.jsonl --column review --output reviews.parquet
     """
     with errors_as_messages():
-        check_one_model(model, config)
+        check_one_model(model, config, fresh)
         check_inputs(inputs)
         check_names(model, tokenizer)
         _check_place(output, inputs)
 
         from datasets import IterableDataset
 
+        from gpt_embeddings.checkpoints.shipped import ENGLISH
         from gpt_embeddings.embedding.dataset import Progress, embed_dataset
         from gpt_embeddings.embedding.shards import WRITTEN
         from gpt_embeddings.outputs import check_output
@@ -154,12 +161,16 @@ def embed(
         if ray is not None:
             parquet = all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs)
             source = inputs if parquet else load_source(inputs, column=column, split=split, sample_by=sample_by)
+            if fresh or config is not None:
+                raise ValueError(
+                    "`--ray` needs a model that every node can read; save the fresh one and give `--model`."
+                )
             rows = _embed_on_ray(source, output, model, tokenizer, ray, {**options, "overwrite": overwrite})
             if push_to_hub is not None:
                 _push(output, push_to_hub, model, output_column)
-            typer.echo(f"{rows} rows, from {model}.\nResult: {output.resolve()}")
+            typer.echo(f"{rows} rows, from {model or ENGLISH}.\nResult: {output.resolve()}")
             return
-        network, name = open_model(model, config, seed)
+        network, name = open_model(model, fresh, config, seed)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
         dataset = load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=streaming)
         progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
@@ -203,17 +214,16 @@ def _check_place(output: Path, inputs: list[str]) -> None:
 def _embed_on_ray(
     inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
 ) -> int:
-    if model is None:
-        raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
-
     from datasets import DatasetDict
 
     from gpt_embeddings.checkpoints.loading import find_tokenizer
+    from gpt_embeddings.checkpoints.shipped import ENGLISH
     from gpt_embeddings.embedding.cluster import embed_on_cluster
 
     if isinstance(inputs, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
-    return embed_on_cluster(inputs, output, model, find_tokenizer(model, tokenizer), address=address, **options)
+    tokens = find_tokenizer(model, tokenizer)
+    return embed_on_cluster(inputs, output, model or ENGLISH, tokens, address=address, **options)
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:

@@ -146,12 +146,14 @@ class Embedder:
         self._packed: tuple[Any, PackedRows | None] | None = None
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], *, tokenizer: str | None = None, **options: Any) -> Self:
+    def from_pretrained(
+        cls, name: str | os.PathLike[str] | None = None, *, tokenizer: str | None = None, **options: Any
+    ) -> Self:
         """Load a saved model with its tokenizer.
 
         Args:
             name: Folder or Hub name: a model of ours, any GPT checkpoint with absolute positions, or a static model of
-                model2vec or sentence-transformers.
+                model2vec or sentence-transformers; None is the English table that comes with the package.
             tokenizer: Folder or Hub name; None takes the model's own where it has one, else GPT-2's.
             options: Those of [`Embedder`].
 
@@ -159,7 +161,7 @@ class Embedder:
             OSError: There is no such model or tokenizer.
             ValueError: One of them is broken, or an option is unknown.
         """
-        return cls(*load_pair(os.fspath(name), tokenizer), **options)
+        return cls(*load_pair(None if name is None else os.fspath(name), tokenizer), **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save model and tokenizer, for this and every other loader; options are the caller's and not saved."""
