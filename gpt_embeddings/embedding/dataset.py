@@ -162,8 +162,7 @@ def embed_dataset(
 
 
 def _new_output(target: Path, embedder: Embedder, job: dict[str, Any], *, resume: bool, overwrite: bool) -> Output:
-    options = {name: getattr(embedder, name) for name in OPTIONS}
-    settings = {**options, **job, "digest of model, tokenizer and options": embedder.digest}
+    settings = {**embedder.settings, **job, "digest of model, tokenizer and options": embedder.digest}
     return Output(target, KIND, settings, resume=resume, overwrite=overwrite, ours=WRITTEN)
 
 

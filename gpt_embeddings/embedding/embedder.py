@@ -196,15 +196,19 @@ class Embedder:
         return List(vector) if self.pooling == "none" else vector
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The options, as JSON has them."""
+        options = {name: getattr(self, name) for name in OPTIONS}
+        return {**options, "ranges": None if self.ranges is None else self.ranges.tolist()}
+
+    @property
     def digest(self) -> str:
         """A name for all that decides the result: weights, tokenizer and options.
 
         It is computed once and again only when a weight has changed, as far as torch counts changes (those made
         through `.data` or numpy are not counted).
         """
-        options = {name: getattr(self, name) for name in OPTIONS}
-        options["ranges"] = None if self.ranges is None else self.ranges.tolist()
-        key = json.dumps([self._weights_digest(), tokenizer_digest(self.tokenizer), options])
+        key = json.dumps([self._weights_digest(), tokenizer_digest(self.tokenizer), self.settings])
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property

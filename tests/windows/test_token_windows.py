@@ -366,7 +366,7 @@ class TestBadInput:
 
     def test_longer_models(self):
         tokenizer = load_tokenizer(model_max_length=4096)
-        assert TokenWindows(words(3), tokenizer, 4096).cut.max_length == 4096
+        assert TokenWindows(words(3), tokenizer, 4096).corpus.cut.max_length == 4096
 
     def test_more_lanes_than_shards(self):
         corpus = Dataset.from_dict({"text": words(20)}).to_iterable_dataset(num_shards=2)
