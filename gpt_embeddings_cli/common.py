@@ -15,18 +15,27 @@ if TYPE_CHECKING:
     from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-def open_model(name: str | None, config: Path | None, seed: int) -> "tuple[GPTEmbeddingsModel, str]":
-    """Return a saved model, or a fresh one made from a config.json and a seed, and words for where it is from."""
+def open_model(name: str | None, fresh: bool, config: Path | None, seed: int) -> "tuple[GPTEmbeddingsModel, str]":
+    """Return a model and words for where it is from: a saved one, a fresh one, or the one that comes with the package.
+
+    Args:
+        name: Folder or Hub name.
+        fresh: Whether it is to be a random one, by the seed.
+        config: config.json of a fresh one.
+        seed: Seed of a fresh one.
+    """
     import torch
 
     from configuration_gpt_embeddings import GPTEmbeddingsConfig
     from gpt_embeddings.checkpoints.loading import load_model
+    from gpt_embeddings.checkpoints.shipped import ENGLISH
     from modeling_gpt_embeddings import GPTEmbeddingsModel
 
-    if name is not None:
-        return load_model(name), name
+    if not fresh and config is None:
+        return load_model(name), name or ENGLISH
     sizes = GPTEmbeddingsConfig() if config is None else GPTEmbeddingsConfig.from_json_file(config)
     torch.manual_seed(seed)
+    typer.echo("The tables are random: their vectors mean nothing before training.", err=True)
     return GPTEmbeddingsModel(sizes).eval(), f"fresh, untrained tables (seed {seed})"
 
 
@@ -37,10 +46,10 @@ def open_tokenizer(name: str | None, model: str | None, n_positions: int) -> "Pr
     return load_tokenizer_of(model, name, n_positions)
 
 
-def check_one_model(name: str | None, config: Path | None) -> None:
+def check_one_model(name: str | None, config: Path | None, fresh: bool = False) -> None:
     """Refuse a saved model and a fresh one at once."""
-    if name is not None and config is not None:
-        raise ValueError("Give `--model` for a saved model or `--config` for a fresh one, not both.")
+    if name is not None and (fresh or config is not None):
+        raise ValueError("Give `--model` for a saved model or `--fresh` or `--config` for a fresh one, not both.")
 
 
 @contextmanager

@@ -42,7 +42,10 @@ def embed(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Folder or Hub name of a saved model; without it the tables are fresh.", show_default=False),
+        typer.Option(
+            help="Folder or Hub name of a saved model; by default the English one that comes with the package.",
+            show_default=False,
+        ),
     ] = None,
     column: Column = "text",
     split: Split = "train",
@@ -54,12 +57,14 @@ def embed(
         ),
     ] = False,
     pooling: Annotated[
-        Literal["mean", "weighted", "last", "none"],
+        Literal["mean", "weighted", "last", "none"] | None,
         typer.Option(
-            help="Vectors of a text: their mean, weighted by token_weights, the last, or none (keep all).",
+            help="Vectors of a text: their mean, weighted by token_weights, the last, or none (keep all); by default "
+            "as the model's configuration says.",
             rich_help_panel=VECTORS,
+            show_default=False,
         ),
-    ] = "mean",
+    ] = None,
     normalize: Annotated[
         bool,
         typer.Option("--normalize", help="Scale to length 1: inner product is cosine.", rich_help_panel=VECTORS),
@@ -69,14 +74,22 @@ def embed(
         typer.Option(help="Tokens past n_positions: cut, or positions begin again.", rich_help_panel=VECTORS),
     ] = "truncate",
     dtype: Annotated[
-        Literal["float32", "float16"], typer.Option(help="Numbers of the vectors.", rich_help_panel=VECTORS)
+        Literal["float32", "float16", "binary"],
+        typer.Option(help="Numbers of the vectors; binary packs 8 dimensions into a byte.", rich_help_panel=VECTORS),
     ] = "float32",
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(help="How many dimensions to keep.", min=1, show_default=False, rich_help_panel=VECTORS),
+    ] = None,
     output_column: Annotated[str, typer.Option(help="The column to add.", rich_help_panel=VECTORS)] = "embedding",
     tokenizer: Tokenizer = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take random tables, as before training.", rich_help_panel=MODEL)
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="config.json of a fresh model; without it the sizes of GPT-2 small.",
+            help="config.json of a fresh model; by default the sizes of GPT-2 small.",
             show_default=False,
             rich_help_panel=MODEL,
         ),
@@ -122,13 +135,14 @@ def embed(
     Example: gpt-embeddings embed reviews.jsonl --column review --output reviews.parquet
     """
     with errors_as_messages():
-        check_one_model(model, config)
+        check_one_model(model, config, fresh)
         check_inputs(inputs)
         check_names(model, tokenizer)
         _check_place(output, inputs)
 
         from datasets import IterableDataset
 
+        from gpt_embeddings.checkpoints.shipped import ENGLISH
         from gpt_embeddings.embedding.dataset import Progress, embed_dataset
         from gpt_embeddings.embedding.shards import WRITTEN
         from gpt_embeddings.outputs import check_output
@@ -142,16 +156,21 @@ def embed(
             "normalize": normalize,
             "overflow": overflow,
             "dtype": dtype,
+            "truncate_dim": truncate_dim,
         }
         if ray is not None:
             parquet = all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs)
             source = inputs if parquet else load_source(inputs, column=column, split=split, sample_by=sample_by)
+            if fresh or config is not None:
+                raise ValueError(
+                    "`--ray` needs a model that every node can read; save the fresh one and give `--model`."
+                )
             rows = _embed_on_ray(source, output, model, tokenizer, ray, {**options, "overwrite": overwrite})
             if push_to_hub is not None:
                 _push(output, push_to_hub, model, output_column)
-            typer.echo(f"{rows} rows, from {model}.\nResult: {output.resolve()}")
+            typer.echo(f"{rows} rows, from {model or ENGLISH}.\nResult: {output.resolve()}")
             return
-        network, name = open_model(model, config, seed)
+        network, name = open_model(model, fresh, config, seed)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
         dataset = load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=streaming)
         progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
@@ -175,7 +194,7 @@ def embed(
             _push(output, push_to_hub, model, output_column)
         rows = progress.documents + progress.resumed
         again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
-        typer.echo(f"{rows} rows x {network.config.n_embd} dimensions{again}, from {name}.")
+        typer.echo(f"{rows} rows x {truncate_dim or network.config.n_embd} dimensions{again}, from {name}.")
         seconds = max(progress.seconds, 1e-9)
         typer.echo(
             f"{progress.tokens:,} tokens and {progress.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
@@ -195,17 +214,16 @@ def _check_place(output: Path, inputs: list[str]) -> None:
 def _embed_on_ray(
     inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
 ) -> int:
-    if model is None:
-        raise ValueError("`--ray` needs `--model`, a folder or Hub name that every node can read.")
-
     from datasets import DatasetDict
 
     from gpt_embeddings.checkpoints.loading import find_tokenizer
+    from gpt_embeddings.checkpoints.shipped import ENGLISH
     from gpt_embeddings.embedding.cluster import embed_on_cluster
 
     if isinstance(inputs, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
-    return embed_on_cluster(inputs, output, model, find_tokenizer(model, tokenizer), address=address, **options)
+    tokens = find_tokenizer(model, tokenizer)
+    return embed_on_cluster(inputs, output, model or ENGLISH, tokens, address=address, **options)
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:

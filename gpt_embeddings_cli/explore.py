@@ -25,7 +25,7 @@ def explore(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="Folder or Hub name of a saved model or of any GPT checkpoint; without it the tables are fresh.",
+            help="Folder or Hub name of a saved model or any GPT checkpoint; by default the one that is shipped.",
             show_default=False,
         ),
     ] = None,

@@ -250,7 +250,7 @@ def contrastive(
                 )
             )
         else:
-            network, _ = open_model(model, config, seed)
+            network, _ = open_model(model, False, config, seed)
             tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
         source = load_source(
             data, column=columns[0] if columns else column, split=split, sample_by=sample_by, streaming=True
@@ -293,7 +293,7 @@ def weights(
         from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.training.token_weights import train_token_weights
 
-        network, name = open_model(model, None, 0)
+        network, name = open_model(model, False, None, 0)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
         source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
         with _interruptible():

@@ -1,7 +1,7 @@
 """A model and its tokenizer by name, the one way: a folder here or on the Hub, checked for weights that are missing.
 
 A name is that of a saved model of ours, of a GPT checkpoint, whose input stage is taken out, or of a static model of
-another library. Left out: fresh models.
+another library; None is the model that comes with the package. Left out: fresh models.
 """
 
 import shutil
@@ -18,6 +18,7 @@ import modeling_gpt_embeddings
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
+from gpt_embeddings.checkpoints.shipped import find_shipped
 from gpt_embeddings.checkpoints.static import find_static, from_static
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
@@ -48,11 +49,11 @@ TOKENIZER_FILES = (
 _Model = TypeVar("_Model", bound=GPTEmbeddingsPreTrainedModel)
 
 
-def load_model(name: str) -> GPTEmbeddingsModel:
+def load_model(name: str | None = None) -> GPTEmbeddingsModel:
     """Load a saved model for inference, the input stage of a GPT checkpoint, or a static model of another library.
 
     Args:
-        name: Folder or Hub name.
+        name: Folder or Hub name; None is the model that comes with the package.
 
     Returns:
         The model, in evaluation mode; of a model with a head, what is below it.
@@ -61,6 +62,7 @@ def load_model(name: str) -> GPTEmbeddingsModel:
         OSError: There is no such model.
         ValueError: It is broken, lacks weights, or is of a kind that has no input stage to take out.
     """
+    name = find_shipped(name)
     if _is_static(name):
         return from_static(name)[0]
     return _load(GPTEmbeddingsModel, name) if _read_config(name).get("model_type") == MODEL_TYPE else from_gpt(name)
@@ -79,6 +81,7 @@ def load_head(name: str) -> GPTEmbeddingsForCausalLM:
         OSError: There is no such model.
         ValueError: It is broken, lacks weights, or is none of ours.
     """
+    name = find_shipped(name)
     _read_own_config(name)
     return _load(GPTEmbeddingsForCausalLM, name)
 
@@ -101,11 +104,13 @@ def load_as_saved(name: str) -> GPTEmbeddingsPreTrainedModel:
     return _load(getattr(modeling_gpt_embeddings, names[0]) if names else GPTEmbeddingsModel, name)
 
 
-def load_pair(name: str, tokenizer: str | None = None) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]:
+def load_pair(
+    name: str | None = None, tokenizer: str | None = None
+) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]:
     """Load a model as [`load_model`] does, and its tokenizer.
 
     Args:
-        name: Folder or Hub name of the model.
+        name: Folder or Hub name of the model; None is the one that comes with the package.
         tokenizer: Folder or Hub name of the tokenizer; None takes the model's own where it has one, else GPT-2's.
 
     Returns:
@@ -115,6 +120,7 @@ def load_pair(name: str, tokenizer: str | None = None) -> tuple[GPTEmbeddingsMod
         OSError: There is no such model or tokenizer.
         ValueError: One of them is broken.
     """
+    name = find_shipped(name)
     model = load_model(name)
     return model, load_tokenizer_of(name, tokenizer, model.config.n_positions)
 
@@ -131,6 +137,7 @@ def load_tokenizer_of(model: str | None, tokenizer: str | None, n_positions: int
         OSError: There is no such model or tokenizer.
         ValueError: It is broken.
     """
+    model = None if model is None else find_shipped(model)
     if model is not None and tokenizer in (None, model) and _is_static(model):
         return from_static(model)[1]
     return load_tokenizer(find_tokenizer(model, tokenizer), model_max_length=n_positions)
@@ -146,6 +153,7 @@ def find_tokenizer(model: str | None, tokenizer: str | None = None) -> str:
     Raises:
         OSError: The model's repository cannot be reached.
     """
+    model = None if model is None else find_shipped(model)
     try:
         if tokenizer is None and model is not None and any(map(open_folder(model).has, VOCABULARIES)):
             return model

@@ -115,7 +115,8 @@ def embed_dataset(
         resume: Whether to continue what an earlier run has left; False throws that away.
         overwrite: Whether to replace an output that exists, when the new one is whole.
         progress: Counts and shows the progress; by default a bar.
-        options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`, `dtype`.
+        options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`,
+            `dtype`, `truncate_dim`, `ranges`, `weights`.
 
     Returns:
         The dataset with the new column: memory-mapped from an Arrow output, a stream over a Parquet output.
@@ -427,7 +428,7 @@ def _batch_text_bytes(embedder: Embedder) -> int:
 
 
 def _vector_bytes(embedder: Embedder) -> int:
-    return int(embedder.model.config.n_embd * np.dtype(embedder.dtype).itemsize)
+    return int(embedder.width * np.dtype(embedder.storage).itemsize)
 
 
 def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:

@@ -53,7 +53,7 @@ def write_space(folder: Path, subjects: Sequence[Subject], names: Sequence[str |
     Args:
         folder: Where to; it exists.
         subjects: What the page shows.
-        names: Their names: a folder is copied, a Hub name stays one, None stands for fresh tables.
+        names: Their names: a folder is copied, a Hub name stays one, None is the one that comes with the package.
 
     Raises:
         Exception: What opening a model raised.

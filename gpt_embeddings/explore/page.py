@@ -114,7 +114,7 @@ def main(*names: str | None) -> None:
     """Serve the page as a Space does: host and port from Gradio's environment variables.
 
     Args:
-        names: Models, as `find_subject` takes them; none gives fresh tables.
+        names: Models, as `find_subject` takes them; none is the one that comes with the package.
     """
     launch_page([find_subject(name) for name in names or (None,)], host=None)
 

@@ -7,17 +7,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.analysis.neighbours import Neighbours
-from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
-from gpt_embeddings.text.tokenizer import load_tokenizer
+from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.shipped import ENGLISH
 from modeling_gpt_embeddings import GPTEmbeddingsModel
-
-
-FRESH = "fresh tables of GPT-2's size, untrained"
 
 
 @dataclass(frozen=True)
@@ -65,17 +60,11 @@ def find_subject(name: str | None, tokenizer: str | None = None) -> Subject:
     """Return the subject of a folder or a Hub name; nothing is read yet.
 
     Args:
-        name: A saved model of ours, or any GPT checkpoint that `from_gpt` knows; None gives fresh tables.
+        name: A saved model of ours, or any GPT checkpoint that `from_gpt` knows; None is the one that comes with
+            the package.
         tokenizer: Folder or Hub name; None takes the model's own where it has one, else GPT-2's.
     """
-    return Subject(name or FRESH, lambda: _load(name, tokenizer))
+    return Subject(name or ENGLISH, lambda: load_pair(name, tokenizer))
 
 
-def _load(name: str | None, tokenizer: str | None) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]:
-    if name is not None:
-        return load_pair(name, tokenizer)
-    torch.manual_seed(0)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig()), load_tokenizer(find_tokenizer(None, tokenizer))
-
-
-__all__ = ["FRESH", "Opened", "Subject", "find_subject"]
+__all__ = ["Opened", "Subject", "find_subject"]

@@ -181,7 +181,7 @@ def test_as_a_program(tmp_path):
         (["--help"], ["embed"]),
         (["embed", "--help"], ["--output", "--seed", "reviews.jsonl"]),
         (["--version"], ["."]),
-        (["embed", STORY, "--output", tmp_path / "out", "--sample-by", "paragraph"], ["31 rows x 768", "Result:"]),
+        (["embed", STORY, "--output", tmp_path / "out", "--sample-by", "paragraph"], ["31 rows x 256", "Result:"]),
     ):
         done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
