@@ -15,6 +15,7 @@ from gpt_embeddings_cli.explore import explore
 from gpt_embeddings_cli.export import export
 from gpt_embeddings_cli.extract import extract
 from gpt_embeddings_cli.push import push
+from gpt_embeddings_cli.search import search
 from gpt_embeddings_cli.train import app as train
 from gpt_embeddings_cli.windows import windows
 
@@ -39,6 +40,7 @@ app.command()(explore)
 app.command()(export)
 app.command()(extract)
 app.command()(push)
+app.command()(search)
 app.command()(windows)
 app.add_typer(train, name="train")
 

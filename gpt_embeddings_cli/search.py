@@ -1,0 +1,94 @@
+"""`gpt-embeddings search`: a question in, the nearest rows of an embedded dataset out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.options import MODEL, check_names
+
+
+if TYPE_CHECKING:
+    from gpt_embeddings.embedding.search import Hit
+
+SHOWN = 160  # characters of a text
+
+
+def search(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder or Parquet file that `gpt-embeddings embed` wrote.", show_default=False),
+    ],
+    queries: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUERY",
+            help="What to search for; - reads a question a line from standard input.",
+            show_default=False,
+        ),
+    ],
+    k: Annotated[int, typer.Option("-k", help="Rows to find for each.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each question.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub name of the model that made FOLDER, where that has changed.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub name of its tokenizer, if that was given.", show_default=False, rich_help_panel=MODEL
+        ),
+    ] = None,
+) -> None:
+    """Find the rows of FOLDER that are nearest to each QUERY, by the cosine of their vectors.
+
+    The question is embedded by the model that made FOLDER, which has to be there still and unchanged.
+
+    Example: gpt-embeddings search embeddings "Who writes down the tides?" -k 3
+    """
+    with errors_as_messages():
+        if not folder.exists():
+            raise FileNotFoundError(f"There is no dataset {str(folder)!r}.")
+        check_names(model, tokenizer)
+        questions = _read_questions(queries)
+
+        from gpt_embeddings.embedding.provenance import read_provenance
+        from gpt_embeddings.embedding.search import open_embedder
+        from gpt_embeddings.embedding.search import search as find
+
+        provenance = read_provenance(folder)
+        embedder = open_embedder(provenance, model, tokenizer)
+        for question, hits in zip(questions, find(folder, questions, embedder=embedder, k=k), strict=True):
+            if as_json:
+                found = [{"row": hit.row, "score": hit.score, **hit.values} for hit in hits]
+                typer.echo(json.dumps({"query": question, "hits": found}, ensure_ascii=False, default=str))
+            else:
+                _show(question if len(questions) > 1 else None, hits, provenance.column)
+
+
+def _read_questions(queries: list[str]) -> list[str]:
+    """Return the questions that were given, with those of standard input in the place of `-`."""
+    questions = []
+    for query in queries:
+        questions += [line for line in sys.stdin.read().splitlines() if line.strip()] if query == "-" else [query]
+    if not questions:
+        raise ValueError("Standard input holds no question.")
+    return questions
+
+
+def _show(question: str | None, hits: "list[Hit]", column: str) -> None:
+    if question is not None:
+        typer.echo(question)
+    for hit in hits:
+        text = " ".join(str(hit.values.get(column) or "").split())
+        typer.echo(f"{hit.score:7.3f}  row {hit.row:<6}  {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}")
+
+
+__all__ = ["search"]
