@@ -165,6 +165,7 @@ def embed(
                 resume=resume,
                 overwrite=overwrite,
                 progress=progress,
+                model_name=model,
                 **options,
             )
         except KeyboardInterrupt:

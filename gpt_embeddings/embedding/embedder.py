@@ -117,8 +117,17 @@ class Embedder:
         through `.data` or numpy are not counted).
         """
         options = {name: getattr(self, name) for name in OPTIONS}
-        key = json.dumps([self._weights_digest(), tokenizer_digest(self.tokenizer), options])
+        key = json.dumps([self.weights_digest, tokenizer_digest(self.tokenizer), options])
         return hashlib.sha256(key.encode()).hexdigest()
+
+    @property
+    def weights_digest(self) -> str:
+        """A name for the model's configuration and weights; computed when it is asked for, as `digest` is."""
+        state = self.model.state_dict()
+        seen = [(name, t.data_ptr(), None if t.is_inference() else t._version) for name, t in state.items()]
+        if self._digest is None or self._digest[0] != seen or any(version is None for _, _, version in seen):
+            self._digest = (seen, hash_weights(self.model, state))
+        return self._digest[1]
 
     def embed(self, texts: Texts) -> npt.NDArray[np.floating[Any]]:
         """Embed texts outside of any dataset, for example a query.
@@ -171,7 +180,7 @@ class Embedder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only a whole pickle has all of a model with an adapter.
-        source = share(self.model, self._weights_digest()) if can_share(self.model) else self.model
+        source = share(self.model, self.weights_digest) if can_share(self.model) else self.model
         return _load, (source, self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
 
     def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
@@ -286,13 +295,6 @@ class Embedder:
         result = vectors.new_zeros(len(lengths), vectors.shape[1])
         result[torch.from_numpy(some).to(vectors.device)] = vectors
         return result, None
-
-    def _weights_digest(self) -> str:
-        state = self.model.state_dict()
-        seen = [(name, t.data_ptr(), None if t.is_inference() else t._version) for name, t in state.items()]
-        if self._digest is None or self._digest[0] != seen or any(version is None for _, _, version in seen):
-            self._digest = (seen, hash_weights(self.model, state))
-        return self._digest[1]
 
 
 # Pickles ---------------------------------------------------------------------------------------------------------
