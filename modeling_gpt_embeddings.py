@@ -28,6 +28,7 @@ What is left out: blocks, attention and the final norm. This file travels to the
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -387,6 +388,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         offsets: torch.Tensor | Any,
         overflow: Literal["truncate", "windows"] = "truncate",
         pooling: Literal["mean", "weighted"] | None = None,
+        row_sums: Callable[..., torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Embed documents of uneven length, given as one flat id array, each as the mean of its vectors.
 
@@ -404,6 +406,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 every token and begins again at position 0 every `n_positions` tokens.
             pooling: `"mean"`, or `"weighted"` by `token_weights`: the sum of weight times vector over the sum of
                 weights. None takes `config.pooling`.
+            row_sums: Sums the token rows in place of `wte`, from a copy in another form, given checked ids, offsets
+                and weights or None.
 
         Returns:
             Means of shape `(n_documents, n_embd)` in the dtype of `wte`; an empty document is a zero vector.
@@ -425,7 +429,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             input_ids, offsets = _cut_bags(input_ids, offsets, n_positions)
         lengths = offsets.diff()  # (n_documents,)
         weights = self._weigh(input_ids, weighted)  # (n_tokens,)
-        sums = self._sum_token_rows(input_ids, offsets, weights)  # (n_documents, word_embed_proj_dim or n_embd)
+        sums = (row_sums or self._sum_token_rows)(
+            input_ids, offsets, weights
+        )  # (n_documents, word_embed_proj_dim or n_embd)
         if self.config.token_scale != 1:
             sums = sums * self.config.token_scale
         if self.project_in is not None:
@@ -634,9 +640,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             positions = (torch.arange(len(weights), device=weights.device) - starts) % self.config.n_positions
             table = self.wpe.weight
             rows = positions + self.config.position_offset
-            sums = sums + _sum_rows(table, rows, offsets, weights=weights.to(table.dtype)).to(sums.dtype)
+            sums = sums + sum_rows(table, rows, offsets, weights=weights.to(table.dtype)).to(sums.dtype)
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32)).unsqueeze(1)
-        totals = _sum_rows(weights, torch.arange(len(weights), device=weights.device), offsets)
+        totals = sum_rows(weights, torch.arange(len(weights), device=weights.device), offsets)
         return (sums / totals.where(totals != 0, 1)).to(self.wte.weight.dtype)
 
     def _sum_token_rows(
@@ -644,10 +650,10 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     ) -> torch.Tensor:
         """Sum the token vectors of each document, times their weights, `(n_documents, n_embd)`."""
         if self._owns_token_rows():
-            return _sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse, weights)
+            return sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse, weights)
         # An adapter or a hook changes what the table gives, so it has to be asked for every token.
         vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
-        return _sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets, weights=weights)
+        return sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets, weights=weights)
 
     @staticmethod
     def _check_types(input_ids: Any, *others: Any) -> None:
@@ -1057,7 +1063,7 @@ def _add_positions(
     return hidden_states
 
 
-def _sum_rows(
+def sum_rows(
     table: torch.Tensor,
     ids: torch.Tensor,
     offsets: torch.Tensor,

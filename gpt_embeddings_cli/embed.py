@@ -54,12 +54,14 @@ def embed(
         ),
     ] = False,
     pooling: Annotated[
-        Literal["mean", "weighted", "last", "none"],
+        Literal["mean", "weighted", "last", "none"] | None,
         typer.Option(
-            help="Vectors of a text: their mean, weighted by token_weights, the last, or none (keep all).",
+            help="Vectors of a text: their mean, weighted by token_weights, the last, or none (keep all); by default "
+            "as the model's configuration says.",
             rich_help_panel=VECTORS,
+            show_default=False,
         ),
-    ] = "mean",
+    ] = None,
     normalize: Annotated[
         bool,
         typer.Option("--normalize", help="Scale to length 1: inner product is cosine.", rich_help_panel=VECTORS),
@@ -69,8 +71,13 @@ def embed(
         typer.Option(help="Tokens past n_positions: cut, or positions begin again.", rich_help_panel=VECTORS),
     ] = "truncate",
     dtype: Annotated[
-        Literal["float32", "float16"], typer.Option(help="Numbers of the vectors.", rich_help_panel=VECTORS)
+        Literal["float32", "float16", "binary"],
+        typer.Option(help="Numbers of the vectors; binary packs 8 dimensions into a byte.", rich_help_panel=VECTORS),
     ] = "float32",
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(help="How many dimensions to keep.", min=1, show_default=False, rich_help_panel=VECTORS),
+    ] = None,
     output_column: Annotated[str, typer.Option(help="The column to add.", rich_help_panel=VECTORS)] = "embedding",
     tokenizer: Tokenizer = None,
     config: Annotated[
@@ -142,6 +149,7 @@ def embed(
             "normalize": normalize,
             "overflow": overflow,
             "dtype": dtype,
+            "truncate_dim": truncate_dim,
         }
         if ray is not None:
             parquet = all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs)
@@ -176,7 +184,7 @@ def embed(
             _push(output, push_to_hub, model, output_column)
         rows = progress.documents + progress.resumed
         again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
-        typer.echo(f"{rows} rows x {network.config.n_embd} dimensions{again}, from {name}.")
+        typer.echo(f"{rows} rows x {truncate_dim or network.config.n_embd} dimensions{again}, from {name}.")
         seconds = max(progress.seconds, 1e-9)
         typer.echo(
             f"{progress.tokens:,} tokens and {progress.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "

@@ -173,7 +173,7 @@ def print_correlations(rows: list[Any], judges: Judges, tokenizer: Any) -> None:
     for n_embd, name, model, wall, cpu in rows:
         found = []
         for texts, partner, cosines in judges.values():
-            vectors = Embedder(model, tokenizer, normalize=True).embed(texts)
+            vectors = Embedder(model, tokenizer, normalize=True).encode(texts)
             found.append(f"{spearman((vectors * vectors[partner]).sum(1), cosines):.3f}")
         print(f"| {n_embd} | {name} | {' | '.join(found)} | {wall:.0f} | {cpu:.0f} |")
 

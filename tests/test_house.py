@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 COMPONENT = ["configuration_gpt_embeddings", "modeling_gpt_embeddings"]
 # A room imports from itself and from those to its left.
-ROOMS = ["outputs", "threads", "text", "checkpoints", "analysis", "windows", "embedding", "training", "hub", "explore"]
+ROOMS = ["outputs", "threads", "text", "checkpoints", "analysis", "windows", "hub", "embedding", "training", "explore"]
 ORDER = [*COMPONENT, *ROOMS, "gpt_embeddings", "gpt_embeddings_cli"]
 FILES = sorted(
     path.relative_to(ROOT)

@@ -27,7 +27,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.embedding.embedder import OPTIONS, Embedder
+from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import provenance_of
 from gpt_embeddings.embedding.shards import SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
 from gpt_embeddings.outputs import Output, write_json
@@ -118,7 +118,8 @@ def embed_dataset(
         overwrite: Whether to replace an output that exists, when the new one is whole.
         progress: Counts and shows the progress; by default a bar.
         model_name: Folder or Hub name of the model, for what the output says of itself (`read_provenance`).
-        options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`, `dtype`.
+        options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`,
+            `dtype`, `truncate_dim`, `ranges`, `weights`.
 
     Returns:
         The dataset with the new column: memory-mapped from an Arrow output, a stream over a Parquet output.
@@ -164,8 +165,7 @@ def embed_dataset(
 
 
 def _new_output(target: Path, embedder: Embedder, job: dict[str, Any], *, resume: bool, overwrite: bool) -> Output:
-    options = {name: getattr(embedder, name) for name in OPTIONS}
-    settings = {**options, **job, "digest of model, tokenizer and options": embedder.digest}
+    settings = {**embedder.options, **job, "digest of model, tokenizer and options": embedder.digest}
     return Output(target, KIND, settings, resume=resume, overwrite=overwrite, ours=WRITTEN)
 
 
@@ -181,7 +181,6 @@ def _embed_splits(
     model_name: str | None,
 ) -> AnyDataset:
     def embed(split: Dataset | IterableDataset, output: Path | None) -> Any:
-        options = {name: getattr(embedder, name) for name in OPTIONS}
         workers = None if isinstance(split, IterableDataset) else num_proc
         return embed_dataset(
             split,
@@ -192,7 +191,7 @@ def _embed_splits(
             num_proc=workers,
             progress=progress,
             model_name=model_name,
-            **options,
+            **embedder.options,
         )
 
     if target is None:
@@ -436,7 +435,7 @@ def _batch_text_bytes(embedder: Embedder) -> int:
 
 
 def _vector_bytes(embedder: Embedder) -> int:
-    return int(embedder.model.config.n_embd * np.dtype(embedder.dtype).itemsize)
+    return int(embedder.width * np.dtype(embedder.storage).itemsize)
 
 
 def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:

@@ -1,18 +1,21 @@
-"""The function that `map()` is given: a batch of texts in, the same batch with a column of vectors out.
+"""One object for texts to vectors: `encode` a list, or give the object itself to `map()`.
 
 Texts become flat ids, ids become vectors (`GPTEmbeddingsModel.embed_bags`), and vectors become an Arrow column over
 the same memory: no padding, no vector per token, no Python float. An embedder travels to other processes as a
 reference to its weights, and is hashed by what it holds.
 
-Left out: running over a dataset, which is `map()`'s business or that of `gpt_embeddings.embedding.dataset`.
+Left out: running over a dataset, which is `map()`'s business or that of `gpt_embeddings.embedding.dataset`; the forms
+that a table can be summed in (`packed_rows`) and a vector stored in (`quantization`).
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +24,16 @@ import torch
 import torch.nn.functional as F
 from datasets import List, Value
 from datasets.formatting.formatting import LazyBatch
+from datasets.utils import tqdm
+from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.saving import save_pair
+from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_rows
+from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
+from gpt_embeddings.hub.push import push_model
 from gpt_embeddings.text.encoding import Texts, encode_flat
 from gpt_embeddings.text.frame import find_frame
 from gpt_embeddings.text.sources import check_column, take_column
@@ -34,18 +44,34 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 Pooling: TypeAlias = Literal["mean", "weighted", "last", "none"]
 Overflow: TypeAlias = Literal["truncate", "windows"]
-Dtype: TypeAlias = Literal["float32", "float16"]
 
 MIN_THREAD_TOKENS = 2**15  # less is not worth a thread
-OPTIONS = ("column", "output_column", "pooling", "normalize", "overflow", "dtype")
+LONG_LIST = 50_000  # texts from which on `encode` shows a bar
+BLOCK_TEXTS = 8192  # of a long list at a time
+OPTIONS = (
+    "column",
+    "output_column",
+    "pooling",
+    "normalize",
+    "overflow",
+    "dtype",
+    "truncate_dim",
+    "ranges",
+    "weights",
+)
 
 
 class Embedder:
-    """A function for `map(..., batched=True)` that adds a column with the vectors of a column of texts.
+    """Texts to vectors: of a list, of a column by `map(..., batched=True)`, of a step in scikit-learn's `Pipeline`.
 
-    It works on `Dataset`, `DatasetDict` and `IterableDataset`, with `num_proc`, and with the format None, `"arrow"`,
-    `"numpy"` or `"torch"` set on the dataset. It hashes by content (weights, tokenizer and options), so that the
-    cache of `datasets` hits in another process and misses after training, and its pickle refers to the weights
+    >>> from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
+    >>> embedder = Embedder(GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16)), load_tokenizer())
+    >>> embedder.encode(["The tide came in.", "It went out."]).shape, embedder.encode("One text.").shape
+    ((2, 16), (16,))
+
+    `map` takes it on `Dataset`, `DatasetDict` and `IterableDataset`, with `num_proc`, and with the format None,
+    `"arrow"`, `"numpy"` or `"torch"` set on the dataset. It hashes by content (weights, tokenizer and options), so
+    that the cache of `datasets` hits in another process and misses after training. Its pickle refers to the weights
     instead of holding them: it can be loaded for as long as the process that made it lives.
 
     A missing (null) or empty text gives a zero vector, with `pooling="none"` an empty list.
@@ -56,12 +82,18 @@ class Embedder:
         column: The column of texts.
         output_column: The column to add.
         pooling: `"mean"` of all token vectors of a text, their mean `"weighted"` by the model's `token_weights`, the
-            `"last"` of them, or `"none"`: all of them, as a list.
+            `"last"` of them, or `"none"`: all of them, as a list. None is the model's own, `config.pooling`.
         normalize: Whether vectors are scaled to length 1, so that their inner product is the cosine. Zero vectors
             stay as they are.
         overflow: What happens to tokens past `n_positions`: `"truncate"` leaves them out, `"windows"` keeps all and
             begins again at position 0 every `n_positions` tokens.
-        dtype: `"float32"` or `"float16"` for the column; sums are float32 in either case.
+        dtype: What vectors are stored in: `"float32"`, `"float16"`, `"int8"` or `"binary"` (8 dimensions to a byte),
+            as `sentence_transformers.quantize_embeddings` has them; sums are float32 in any case.
+        truncate_dim: How many dimensions to keep, from the first; they are cut off before vectors are normalised.
+        ranges: For int8 the least and the largest value of each dimension, `(2, dim)`; `calibrate` finds them.
+        weights: What the token table is summed from, for `"mean"` and `"weighted"`. None sums it as it is stored: a
+            table of int8 rows in int8, others in their own dtype. `"float16"` and `"int8"` make a copy of any table,
+            which is faster and not the same: `weights_error` says by how much. `"float32"` makes none.
 
     Raises:
         TypeError: The model is not a `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
@@ -76,21 +108,29 @@ class Embedder:
         *,
         column: str = "text",
         output_column: str = "embedding",
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = None,
         normalize: bool = False,
         overflow: Overflow = "truncate",
         dtype: Dtype = "float32",
+        truncate_dim: int | None = None,
+        ranges: Any = None,
+        weights: Form | None = None,
     ) -> None:
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
         check_fast(tokenizer)
+        pooling = model.config.pooling if pooling is None else pooling
         for name, value, known in (
             ("pooling", pooling, get_args(Pooling)),
             ("overflow", overflow, get_args(Overflow)),
             ("dtype", dtype, get_args(Dtype)),
+            ("weights", weights, (None, *get_args(Form))),
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.")
+        n_embd = model.config.n_embd
+        if truncate_dim is not None and (type(truncate_dim) is not int or not 1 <= truncate_dim <= n_embd):
+            raise ValueError(f"`truncate_dim` must be None or from 1 to `n_embd` = {n_embd}, got {truncate_dim!r}.")
         check_vocabulary(tokenizer, model.config.vocab_size)
         if pooling == "weighted" and model.token_weights is None:
             raise ValueError(
@@ -101,13 +141,62 @@ class Embedder:
         self.model, self.tokenizer = model, tokenizer
         self.column, self.output_column = column, output_column
         self.pooling, self.normalize, self.overflow, self.dtype = pooling, normalize, overflow, dtype
+        self.truncate_dim, self.weights = truncate_dim, weights
+        self.ranges = None if ranges is None else check_ranges(ranges, self.dim)
         self._digest: tuple[Any, str] | None = None
+        self._packed: tuple[Any, PackedRows | None] | None = None
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *, tokenizer: str | None = None, **options: Any) -> Self:
+        """Load a saved model with its tokenizer.
+
+        Args:
+            name: Folder or Hub name: a model of ours, any GPT checkpoint with absolute positions, or a static model of
+                model2vec or sentence-transformers.
+            tokenizer: Folder or Hub name; None takes the model's own where it has one, else GPT-2's.
+            options: Those of [`Embedder`].
+
+        Raises:
+            OSError: There is no such model or tokenizer.
+            ValueError: One of them is broken, or an option is unknown.
+        """
+        return cls(*load_pair(os.fspath(name), tokenizer), **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Save model and tokenizer, for this and every other loader; options are the caller's and not saved."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_pair(Path(folder), self.model, self.tokenizer)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Publish model and tokenizer as [`push_model`] does, with its options."""
+        return push_model(self.model, self.tokenizer, repo_id, **options)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return self.truncate_dim or self.model.config.n_embd
+
+    @property
+    def width(self) -> int:
+        """Numbers that a vector is stored in: `dim`, of binary ones an eighth."""
+        return -(-self.dim // 8) if self.dtype == "binary" else self.dim
+
+    @property
+    def storage(self) -> str:
+        """The dtype of those numbers."""
+        return "int8" if self.dtype == "binary" else self.dtype
 
     @property
     def feature(self) -> List:
-        """The feature of the output column: a list of `n_embd` numbers, with `pooling="none"` a list of those."""
-        vector = List(Value(self.dtype), length=self.model.config.n_embd)
+        """The feature of the output column: a list of `width` numbers, with `pooling="none"` a list of those."""
+        vector = List(Value(self.storage), length=self.width)
         return List(vector) if self.pooling == "none" else vector
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options, as JSON has them; another embedder can be made with them."""
+        ranges = None if self.ranges is None else self.ranges.tolist()
+        return {name: getattr(self, name) for name in OPTIONS} | {"ranges": ranges}
 
     @property
     def digest(self) -> str:
@@ -116,30 +205,107 @@ class Embedder:
         It is computed once and again only when a weight has changed, as far as torch counts changes (those made
         through `.data` or numpy are not counted).
         """
-        options = {name: getattr(self, name) for name in OPTIONS}
-        key = json.dumps([self.weights_digest, tokenizer_digest(self.tokenizer), options])
+        key = json.dumps([self.weights_digest, tokenizer_digest(self.tokenizer), self.options])
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property
     def weights_digest(self) -> str:
         """A name for the model's configuration and weights; computed when it is asked for, as `digest` is."""
         state = self.model.state_dict()
-        seen = [(name, t.data_ptr(), None if t.is_inference() else t._version) for name, t in state.items()]
-        if self._digest is None or self._digest[0] != seen or any(version is None for _, _, version in seen):
+        seen = [(name, *_seen(tensor)) for name, tensor in state.items()]
+        if self._digest is None or self._digest[0] != seen or any(version is None for *_, version in seen):
             self._digest = (seen, hash_weights(self.model, state))
         return self._digest[1]
 
-    def embed(self, texts: Texts) -> npt.NDArray[np.floating[Any]]:
-        """Embed texts outside of any dataset, for example a query.
+    @property
+    def weights_error(self) -> float:
+        """The largest error of an entry of the table that is summed, as a share of the largest entry of its row."""
+        with torch_threads(1 if was_forked() else None):
+            packed = self._packed_rows()
+        return 0.0 if packed is None else packed.error
+
+    def encode(self, texts: Any, *, show_progress_bar: bool | None = None) -> npt.NDArray[Any]:
+        """Embed a text or a list of texts, outside of any dataset.
 
         Args:
-            texts: Texts, a sequence of strings or an Arrow array.
+            texts: A string, a sequence of them, or a column: of Arrow, numpy, pandas or polars. A missing text (None)
+                has a zero vector.
+            show_progress_bar: Whether to show one; None shows it for long lists.
 
         Returns:
-            Vectors of shape `(len(texts), n_embd)`; with `pooling="none"` of shape `(n_tokens, n_embd)`, the texts
-            one after the other.
+            Vectors of shape `(len(texts), width)`, of one string `(width,)`; `width` is `dim` but for binary ones.
+            With `pooling="none"` of shape `(n_tokens, width)`, the texts one after the other.
+
+        Raises:
+            TypeError: A text is not a string; the message names its index.
+            ValueError: A text is not valid Unicode.
         """
-        return self._vectors(*self._encode(texts)[:2], n_cores())[0]
+        if isinstance(texts, str):
+            vectors = self._vectors(*self._encode([texts])[:2], 1)[0]
+            return vectors if self.pooling == "none" else vectors[0]
+        column = _as_column(texts)
+        shown = len(column) >= LONG_LIST if show_progress_bar is None else show_progress_bar
+        if len(column) <= BLOCK_TEXTS and not shown:
+            return self._embed_texts(column, n_cores())[0]
+        blocks = range(0, len(column), BLOCK_TEXTS)
+        bar = tqdm(blocks, desc="Embedding", unit=f" x {BLOCK_TEXTS} texts", disable=not shown)
+        parts = []
+        for i in bar:
+            try:
+                parts.append(self._embed_texts(column[i : i + BLOCK_TEXTS], n_cores())[0])
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"Counted from text {i}: {error}") from error
+        return np.concatenate(parts) if parts else self._embed_texts(column, 1)[0]
+
+    def similarity(self, a: Any, b: Any) -> Any:
+        """Return cosines, as floats: one of two texts, `(n, m)` of two lists.
+
+        Args:
+            a: A text, texts, or vectors in float32 or float16 that `encode` gave.
+            b: The same.
+        """
+        units = []
+        for given in (a, b):
+            vectors = given
+            if not (isinstance(given, np.ndarray) and given.dtype.kind == "f"):
+                vectors = self._copy(dtype="float32").encode(given)
+            length = np.linalg.norm(vectors.astype(np.float32), axis=-1, keepdims=True)
+            units.append(vectors / np.where(length > 0, length, 1))
+        found = units[0] @ units[1].T
+        return float(found) if np.ndim(found) == 0 else found
+
+    def calibrate(self, texts: Any) -> Self:
+        """Find the `ranges` of int8 on some thousands of texts of the kind that will be embedded; return self."""
+        vectors = self._copy(dtype="float32").encode(texts)
+        if len(vectors) < 2:
+            raise ValueError(f"Ranges are found on at least 2 texts, got {len(vectors)}.")
+        self.ranges = find_ranges(vectors)
+        return self
+
+    # As scikit-learn's pipelines want a step: there is nothing to fit, so that a clone is the object itself.
+
+    def fit(self, texts: Any, y: Any = None) -> Self:
+        """Return self."""
+        return self
+
+    def transform(self, texts: Any) -> npt.NDArray[Any]:
+        """Embed texts, as `encode` does."""
+        return self.encode(texts)
+
+    def fit_transform(self, texts: Any, y: Any = None) -> npt.NDArray[Any]:
+        """Embed texts, as `encode` does."""
+        return self.encode(texts)
+
+    def __sklearn_clone__(self) -> Self:
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def _copy(self, **options: Any) -> "Embedder":
+        """Return an embedder of the same model with other options."""
+        return Embedder(self.model, self.tokenizer, **{**self.options, **options})
 
     def __call__(self, batch: Any) -> Any:
         """Add the vectors to a batch from `map(..., batched=True)`.
@@ -171,9 +337,7 @@ class Embedder:
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
-        missing = np.array([text is None for text in texts], dtype=bool)
-        texts = ["" if text is None else text for text in texts]
-        vectors, starts = self._embed_texts(texts, n_cores(), missing=missing)[:2]
+        vectors, starts = self._embed_named(list(texts), n_cores())[:2]
         if starts is None:
             return {self.output_column: vectors}
         return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}
@@ -181,7 +345,7 @@ class Embedder:
     def __reduce__(self) -> tuple[Any, ...]:
         # Only a whole pickle has all of a model with an adapter.
         source = share(self.model, self.weights_digest) if can_share(self.model) else self.model
-        return _load, (source, self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
+        return _load, (source, self.tokenizer, self.options)
 
     def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
         """Return a table with the vectors as one more column, and the number of tokens.
@@ -198,25 +362,18 @@ class Embedder:
 
     def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, int]:
         texts = take_column(table, self.column)
-        missing = np.asarray(texts.is_null()) if texts.null_count else None
-        if texts.null_count:
-            texts = texts.fill_null("")
-        vectors, starts, n_tokens = self._embed_texts(texts, n_threads, first_row, missing)
-        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.model.config.n_embd)
+        vectors, starts, n_tokens = self._embed_named(texts, n_threads, first_row)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
         if starts is not None:
             values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
         return values, n_tokens
 
-    def _embed_texts(
-        self,
-        texts: Texts,
-        n_threads: int,
-        first_row: int | None = None,
-        missing: npt.NDArray[np.bool_] | None = None,
+    def _embed_named(
+        self, texts: Texts, n_threads: int, first_row: int | None = None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
-        """Return vectors, with `pooling="none"` also where each text begins among them, and the number of tokens."""
+        """Do as `_embed_texts`, with errors that name column and row."""
         try:
-            input_ids, offsets, n_tokens = self._encode(texts, missing)
+            return self._embed_texts(texts, n_threads)
         except (TypeError, ValueError) as error:
             row = getattr(error, "index", None)
             where = f"Column {self.column!r}"
@@ -224,6 +381,11 @@ class Embedder:
                 where += f", row {row} of the batch" if first_row is None else f", row {first_row + row}"
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{where}: {error}") from error
+
+    def _embed_texts(self, texts: Texts, n_threads: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
+        """Return vectors, with `pooling="none"` also where each text begins among them, and the number of tokens."""
+        texts, missing = _fill_missing(texts)
+        input_ids, offsets, n_tokens = self._encode(texts, missing)
         return *self._vectors(input_ids, offsets, n_threads), n_tokens
 
     def _encode(
@@ -261,17 +423,28 @@ class Embedder:
         def run(bound: tuple[int, int]) -> npt.NDArray[Any]:
             with torch.inference_mode():  # for this thread
                 own = offsets[bound[0] : bound[1] + 1]
-                return self._finish(self.model.embed_bags(input_ids, own, self.overflow, pooling))
+                return self._finish(self.model.embed_bags(input_ids, own, self.overflow, pooling, packed))
 
         with torch_threads(1):
+            packed = self._packed_rows()  # by whoever comes first, and seen by `run`
             if n_threads == 1:
                 return run(bounds[0])
             with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 return np.concatenate(list(pool.map(run, bounds)))
 
     def _finish(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
+        vectors = vectors[:, : self.dim]
         if self.normalize:
             vectors = F.normalize(vectors.float(), dim=-1)
+        if self.dtype == "binary":
+            return to_binary(vectors.float().cpu().numpy())
+        if self.dtype == "int8":
+            if self.ranges is None:
+                raise ValueError(
+                    "int8 needs the range of each dimension: call `calibrate(texts)` on some thousands of your texts, "
+                    "or give `ranges`."
+                )
+            return to_int8(vectors.float().cpu().numpy(), self.ranges)
         return vectors.to("cpu", getattr(torch, self.dtype)).contiguous().numpy()
 
     def _token_vectors(
@@ -295,6 +468,46 @@ class Embedder:
         result = vectors.new_zeros(len(lengths), vectors.shape[1])
         result[torch.from_numpy(some).to(vectors.device)] = vectors
         return result, None
+
+    def _packed_rows(self) -> PackedRows | None:
+        """Return what token rows are summed from in place of `wte`, made anew when the table has changed."""
+        table = self.model.wte.weight
+        seen = _seen(table)
+        if self._packed is None or self._packed[0] != seen or seen[1] is None:
+            packed = pack_rows(table.detach(), self.weights) if can_share(self.model) else None
+            self._packed = (seen, packed)
+        return self._packed[1]
+
+
+def _as_column(texts: Any) -> Any:
+    """Return texts as an Arrow column or a list, from whatever holds them."""
+    if hasattr(texts, "to_arrow"):  # polars
+        texts = texts.to_arrow()
+    elif hasattr(texts, "isna"):  # pandas
+        texts = pa.array(texts, from_pandas=True)
+    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        return take_column(pa.table({"texts": texts}), "texts")
+    if isinstance(texts, list):
+        return texts
+    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
+    return list(texts)
+
+
+def _fill_missing(texts: Any) -> tuple[Texts, npt.NDArray[np.bool_] | None]:
+    """Return texts with "" for those that are missing, and which those are."""
+    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        if None not in texts:
+            return texts, None
+        return ["" if text is None else text for text in texts], np.array([text is None for text in texts])
+    if not texts.null_count:
+        return texts, None
+    return texts.fill_null(""), np.asarray(texts.is_null())
+
+
+def _seen(tensor: torch.Tensor) -> tuple[int, int | None]:
+    """Return what changes with a tensor's values, as far as torch counts; None for one of inference mode."""
+    return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
 
 
 # Pickles ---------------------------------------------------------------------------------------------------------
@@ -322,4 +535,4 @@ def _register_hash() -> None:
 _register_hash()
 
 
-__all__ = ["OPTIONS", "Dtype", "Embedder", "Overflow", "Pooling"]
+__all__ = ["OPTIONS", "Embedder", "Overflow", "Pooling"]

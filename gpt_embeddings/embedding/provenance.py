@@ -33,17 +33,11 @@ class Provenance:
     tokenizer: str
     """Digest of the tokenizer."""
 
-    column: str
-    """Where the texts are."""
-
-    output_column: str
-    """Where the vectors are."""
-
-    pooling: str
-    normalize: bool
-    overflow: str
-    dtype: str
     n_embd: int
+    """Dimensions of the model; vectors can have fewer (`truncate_dim`)."""
+
+    options: dict[str, Any]
+    """What else the `Embedder` was given, and can be given again: columns, pooling, normalisation, dtype and so on."""
 
     version: str
     """Of gpt-embeddings."""
@@ -64,13 +58,8 @@ def provenance_of(embedder: Embedder, model: str | None = None) -> Provenance:
         model=model,
         weights=embedder.weights_digest,
         tokenizer=tokenizer_digest(embedder.tokenizer),
-        column=embedder.column,
-        output_column=embedder.output_column,
-        pooling=embedder.pooling,
-        normalize=embedder.normalize,
-        overflow=embedder.overflow,
-        dtype=embedder.dtype,
         n_embd=embedder.model.config.n_embd,
+        options=embedder.options,
         version=version("gpt-embeddings"),
     )
 

@@ -64,7 +64,7 @@ def table(rows, width=8, dtype=np.float32):
 
 def vectors(name, **options):
     model, tokenizer = from_static(name)
-    return Embedder(model, tokenizer, pooling=model.config.pooling, **options).embed(TEXTS)
+    return Embedder(model, tokenizer, pooling=model.config.pooling, **options).encode(TEXTS)
 
 
 @pytest.mark.parametrize("make", [word_piece, unigram])
@@ -95,7 +95,7 @@ def test_model2vec_cuts_long_texts(tmp_path):
     model, _ = from_static(tmp_path)
     assert model.config.n_positions == 3
     long = StaticModel.from_pretrained(tmp_path, force_download=False).encode(["a in a a in in in"])
-    np.testing.assert_allclose(Embedder(*from_static(tmp_path)).embed(["a in a a in in in"]), long, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(Embedder(*from_static(tmp_path)).encode(["a in a a in in in"]), long, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [word_piece, unigram])

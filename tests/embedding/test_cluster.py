@@ -81,7 +81,7 @@ def test_every_row_once_although_an_actor_is_killed(cluster, saved, tmp_path):
     assert table["text"].to_pylist() == texts
     found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
     embedder = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
-    assert np.array_equal(found, embedder.embed(texts))
+    assert np.array_equal(found, embedder.encode(texts))
 
 
 def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
@@ -92,7 +92,7 @@ def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
     assert table["id"].to_pylist() == sorted(dataset["id"])
     expected = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
     found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
-    assert np.array_equal(found, expected.embed(table["text"].to_pylist()))
+    assert np.array_equal(found, expected.encode(table["text"].to_pylist()))
 
 
 def test_errors(cluster, saved, tmp_path):

@@ -63,7 +63,7 @@ def check(dataset, model, tokenizer):
     assert [row["id"] for row in rows] == list(range(len(TEXTS)))
     assert [row["text"] for row in rows] == TEXTS
     vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
-    assert np.array_equal(vectors, Embedder(model, tokenizer).embed(TEXTS))
+    assert np.array_equal(vectors, Embedder(model, tokenizer).encode(TEXTS))
 
 
 def test_in_memory(model, tokenizer, small):
@@ -249,7 +249,7 @@ def test_sigkill(model, tokenizer, tmp_path, num_proc):
     embedded = datasets.load_from_disk(tmp_path / "out")
     assert embedded["text"][:] == texts
     found = embedded.data.column("embedding").combine_chunks().flatten().to_numpy().reshape(-1, 16)
-    assert np.array_equal(found, Embedder(model, tokenizer).embed(texts))
+    assert np.array_equal(found, Embedder(model, tokenizer).encode(texts))
 
 
 MEMORY = """

@@ -87,7 +87,7 @@ def test_vectors_are_those_of_gpt2(model, tokenizer, pooling, normalize, overflo
     assert mapped.features["embedding"] == embedder.feature
     for found, vectors in zip(mapped["embedding"], wanted, strict=True):
         assert np.allclose(np.array(found, dtype=np.float32).reshape(vectors.shape), vectors, atol=1e-6)
-    flat = embedder.embed([text or "" for text in TEXTS])
+    flat = embedder.encode([text or "" for text in TEXTS])
     assert np.allclose(flat, np.concatenate([np.atleast_2d(vectors) for vectors in wanted]), atol=1e-6)
 
 
@@ -95,25 +95,25 @@ def test_float16_is_the_rounded_float32(model, tokenizer):
     half = Embedder(model, tokenizer, dtype="float16")
     mapped = Dataset.from_dict({"text": TEXTS}).map(half, batched=True)
     assert mapped.features["embedding"] == List(Value("float16"), length=16)
-    exact = Embedder(model, tokenizer).embed([text or "" for text in TEXTS])
+    exact = Embedder(model, tokenizer).encode([text or "" for text in TEXTS])
     assert np.array_equal(np.array(mapped.with_format("numpy")["embedding"][:]), exact.astype(np.float16))
 
 
 def test_the_batch_does_not_matter(model, tokenizer):
     texts = [" ".join(["tide"] * (i % 50)) for i in range(100)]
     embedder = Embedder(model, tokenizer)
-    assert np.array_equal(embedder.embed(texts), np.concatenate([embedder.embed([text]) for text in texts]))
+    assert np.array_equal(embedder.encode(texts), np.concatenate([embedder.encode([text]) for text in texts]))
 
 
 def test_no_positions_and_sinusoids(tokenizer):
     for kind in ("none", "sinusoidal"):
         model = new_model(position_embedding_type=kind)
-        vectors = Embedder(model, tokenizer, pooling="last").embed(["Hello world"])
+        vectors = Embedder(model, tokenizer, pooling="last").encode(["Hello world"])
         with torch.no_grad():
             forward = model(torch.tensor([[15496, 995]])).last_hidden_state[0, -1]
         assert np.array_equal(vectors[0], forward.numpy())
         copy = pickle.loads(pickle.dumps(Embedder(model, tokenizer, pooling="last")))
-        assert np.array_equal(copy.embed(["Hello world"]), vectors)
+        assert np.array_equal(copy.encode(["Hello world"]), vectors)
 
 
 # Kinds of datasets -----------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_fields_of_other_families(tokenizer, fields, pooling):
     model = new_model(**fields)
     model.set_token_weights(torch.rand(model.config.vocab_size))  # "mean" stays the plain mean
     model.train()  # dropout has no part in it
-    embed = Embedder(model, tokenizer, pooling=pooling).embed
+    embed = Embedder(model, tokenizer, pooling=pooling).encode
     got = embed(["The tide clerk counts.", "Lamp oil"])
     model.eval()
     start = 0
@@ -231,7 +231,7 @@ def test_no_rows(model, tokenizer, pooling):
     table = embedder(pa.table({"text": pa.array([], pa.string())}))
     assert table.num_rows == 0
     assert datasets.Features.from_arrow_schema(table.schema)["embedding"] == embedder.feature
-    assert len(embedder.embed([])) == 0
+    assert len(embedder.encode([])) == 0
 
 
 # Errors ----------------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_no_rows(model, tokenizer, pooling):
     [
         ({"pooling": "max"}, "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
         ({"overflow": "cut"}, "`overflow` must be one of 'truncate', 'windows', got 'cut'"),
-        ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', got 'bfloat16'"),
+        ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', 'int8', 'binary', got 'bfloat16'"),
         ({"output_column": "text"}, "`column` and `output_column` are both 'text'"),
     ],
 )
@@ -302,12 +302,12 @@ def test_map_forks_after_a_multi_threaded_forward(model, tokenizer, num_proc):
         embedder, batched=True, num_proc=num_proc, load_from_cache_file=False
     )
     vectors = np.stack(mapped.with_format("numpy")["embedding"][:])
-    assert np.array_equal(vectors, embedder.embed([text or "" for text in texts]))
+    assert np.array_equal(vectors, embedder.encode([text or "" for text in texts]))
 
 
 def embed_elsewhere(pickled):
     embedder = pickle.loads(pickled)
-    return embedder.embed(["Hello world"] * 3000), embedder.digest
+    return embedder.encode(["Hello world"] * 3000), embedder.digest
 
 
 @pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
@@ -318,7 +318,7 @@ def test_a_pickle_is_small_and_works_elsewhere(tokenizer, context):
     assert without_tokenizer < 10_000 < model.wte.weight.nbytes
     with multiprocessing.get_context(context).Pool(1) as pool:
         vectors, digest = pool.apply_async(embed_elsewhere, (pickle.dumps(embedder),)).get(timeout=100)
-    assert np.array_equal(vectors, embedder.embed(["Hello world"] * 3000))
+    assert np.array_equal(vectors, embedder.encode(["Hello world"] * 3000))
     assert digest == embedder.digest
 
 

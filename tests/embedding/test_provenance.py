@@ -31,12 +31,12 @@ def test_every_output_says_it(name, model, gpt2_tokenizer, tmp_path):
         model="me/tide",
         weights=embedder.weights_digest,
         tokenizer=found.tokenizer,
-        overflow="truncate",
         n_embd=8,
+        options={"overflow": "truncate", "truncate_dim": None, "ranges": None, "weights": None, **OPTIONS},
         version=version("gpt-embeddings"),
-        **OPTIONS,
     )
     assert len(found.tokenizer) == 64
+    assert Embedder(model, gpt2_tokenizer, **found.options).digest == embedder.digest
     if name == "arrow":  # what others read of it
         assert load_from_disk(tmp_path / name).info.description == found.to_json()
     elif name == "vectors.parquet":

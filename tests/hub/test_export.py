@@ -79,7 +79,7 @@ def test_static(format, library, pooling, gpt2_tokenizer, tmp_path):
         model.set_token_weights(torch.rand(50257, dtype=torch.float64).numpy())
     said = export_model(model, gpt2_tokenizer, tmp_path, format)
     assert ("scaled to length 1" in said) == (pooling == "weighted")
-    expected = Embedder(model, gpt2_tokenizer, pooling=pooling, normalize=pooling == "weighted").embed(TEXTS)
+    expected = Embedder(model, gpt2_tokenizer, pooling=pooling, normalize=pooling == "weighted").encode(TEXTS)
     np.testing.assert_allclose(in_a_process(tmp_path, library), expected, rtol=0, atol=1e-6)
 
 
@@ -90,8 +90,8 @@ def test_there_and_back(gpt2_tokenizer, tmp_path):
         export_model(model, gpt2_tokenizer, tmp_path / format, format)
         again, tokenizer = from_static(tmp_path / format)
         assert torch.equal(again.wte.weight, model.wte.weight)
-        expected = Embedder(model, gpt2_tokenizer).embed(TEXTS)
-        np.testing.assert_allclose(Embedder(again, tokenizer).embed(TEXTS), expected, rtol=0, atol=1e-7)
+        expected = Embedder(model, gpt2_tokenizer).encode(TEXTS)
+        np.testing.assert_allclose(Embedder(again, tokenizer).encode(TEXTS), expected, rtol=0, atol=1e-7)
 
 
 def test_unknown_tokens(tmp_path):
@@ -101,7 +101,7 @@ def test_unknown_tokens(tmp_path):
     for name in ("static", "model2vec", "back"):
         (tmp_path / name).mkdir()
     export_model(model, words(), tmp_path / "static", "static")
-    expected = Embedder(model, words()).embed(texts)
+    expected = Embedder(model, words()).encode(texts)
     found = in_a_process(tmp_path / "static", "sentence-transformers", texts)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
     with pytest.raises(ValueError, match="leaves unknown tokens out of the mean, and this model counts them"):
@@ -128,7 +128,7 @@ def test_onnx(kind, gpt2_tokenizer, tmp_path):
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
     hidden, pooled = session.run(["last_hidden_state", "pooler_output"], dict(batch))
     pooling = model.config.pooling
-    np.testing.assert_allclose(pooled, Embedder(model, gpt2_tokenizer, pooling=pooling).embed(texts), atol=1e-6)
+    np.testing.assert_allclose(pooled, Embedder(model, gpt2_tokenizer, pooling=pooling).encode(texts), atol=1e-6)
     with torch.no_grad():
         tensors = {name: torch.from_numpy(ids) for name, ids in batch.items()}
         np.testing.assert_allclose(hidden, model(**tensors).last_hidden_state, atol=1e-7)
@@ -154,7 +154,7 @@ def test_command(gpt2_tokenizer, tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     assert "Its vectors are the model's own." in done.stdout and f"Result: {tmp_path / 'out'}" in done.stdout
-    expected = Embedder(make_model(), gpt2_tokenizer).embed(TEXTS)
+    expected = Embedder(make_model(), gpt2_tokenizer).encode(TEXTS)
     np.testing.assert_allclose(in_a_process(tmp_path / "out", "sentence-transformers"), expected, rtol=0, atol=1e-6)
     assert CliRunner().invoke(app, arguments).exit_code == 1
     make_model(position_embedding_type="learned").save_pretrained(tmp_path / "model")

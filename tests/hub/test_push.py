@@ -439,7 +439,7 @@ from datasets import load_dataset
 from transformers import AutoModel
 model, tokens = AutoModel.from_pretrained({pushed!r}).eval(), load_tokenizer({pushed!r})
 rows = load_dataset("alice/embedded", split="train", streaming=True)
-answer([digest([row["embedding"] for row in rows]), digest(Embedder(model, tokens).embed({TEXTS!r}))])
+answer([digest([row["embedding"] for row in rows]), digest(Embedder(model, tokens).encode({TEXTS!r}))])
 """
     there, here = client.run(MAKE + code)
     assert there == here

@@ -114,10 +114,10 @@ def test_one_model_one_vector(pair, tmp_path):
     save_folder(tmp_path / "model", model, tokenizer)
     found = {
         "encode_flat": model.embed_bags(*encode_flat(texts, tokenizer, max_length=8)).detach().numpy(),
-        "Embedder": embedder.embed(texts),
+        "Embedder": embedder.encode(texts),
         "map": np.stack(dataset.map(embedder, batched=True).with_format("numpy")["embedding"]),
         "embed_dataset": np.stack(embed_dataset(dataset, model, tokenizer).with_format("numpy")["embedding"]),
-        "load_pair": Embedder(*load_pair(str(tmp_path / "model"))).embed(texts),
+        "load_pair": Embedder(*load_pair(str(tmp_path / "model"))).encode(texts),
         "sentence-transformers": SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(texts),
     }
     for name, vectors in found.items():
@@ -126,7 +126,9 @@ def test_one_model_one_vector(pair, tmp_path):
     for text, vector in zip(texts, expected, strict=True):
         tokens = np.array(extract(text, truncation=True)[0])
         np.testing.assert_allclose(tokens.mean(0), vector, rtol=0, atol=1e-7)
-        np.testing.assert_allclose(Embedder(model, tokenizer, pooling="none").embed([text]), tokens, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(
+            Embedder(model, tokenizer, pooling="none").encode([text]), tokens, rtol=0, atol=1e-7
+        )
 
 
 def test_a_text_that_is_missing_has_no_frame():
@@ -136,7 +138,7 @@ def test_a_text_that_is_missing_has_no_frame():
     table = embedder(pa.table({"text": pa.chunked_array([["the", None], ["", "tide"]])}))
     vectors = np.array(table["embedding"].to_pylist())
     assert not vectors[1].any()
-    np.testing.assert_allclose(vectors[[0, 2, 3]], embedder.embed(["the", "", "tide"]), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(vectors[[0, 2, 3]], embedder.encode(["the", "", "tide"]), rtol=0, atol=1e-7)
     assert vectors[2].any()  # `</s>` alone, as `tokenizer("")` gives it
     np.testing.assert_array_equal(embedder({"text": ["the", None, "", "tide"]})["embedding"], vectors)
 

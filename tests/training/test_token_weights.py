@@ -157,7 +157,7 @@ def test_sentence_transformers_takes_the_pooled_vector(weighted, gpt2_tokenizer)
     ids = [gpt2_tokenizer(text).input_ids for text in TEXTS]
     expected = model.embed_bags(np.concatenate(ids).astype(np.int64), np.cumsum([0, *map(len, ids)]))
     torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-7)
-    embedded = Embedder(model, gpt2_tokenizer, pooling="weighted").embed(TEXTS)
+    embedded = Embedder(model, gpt2_tokenizer, pooling="weighted").encode(TEXTS)
     np.testing.assert_allclose(vectors, embedded, rtol=0, atol=1e-7)
     # Each alone, without padding, it is the component's own output to the last bit.
     for text, row in zip(TEXTS, ids, strict=True):

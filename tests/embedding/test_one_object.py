@@ -1,0 +1,218 @@
+"""`Embedder` as one object: encode, compare, quantize, save, load, publish, a step of a pipeline."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Dataset
+from sentence_transformers import quantize_embeddings
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from transformers import AutoModel
+
+from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset
+from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.embedding import embedder as embedder_module
+
+
+TEXTS = ["The tide clerk counts.", "Lamp oil", "The lamp went out.", "é漢字", " ".join(["wave"] * 40)]
+
+
+def new_model(seed=0, **fields):
+    torch.manual_seed(seed)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32, **fields)).eval()
+
+
+@pytest.fixture(scope="module")
+def embedder(gpt2_tokenizer):
+    return Embedder(new_model(), gpt2_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def expected(embedder, gpt2_tokenizer):
+    """By the model's forward, a text at a time."""
+    with torch.no_grad():
+        ids = [torch.tensor([gpt2_tokenizer(text).input_ids[:32]]) for text in TEXTS]
+        return np.concatenate([embedder.model(row).pooler_output.numpy() for row in ids])
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+
+
+class TestEncode:
+    def test_a_list_and_a_text(self, embedder, expected):
+        close(embedder.encode(TEXTS), expected)
+        assert embedder.encode(TEXTS[0]).shape == (16,)
+        close(embedder.encode(TEXTS[0]), expected[0])
+        assert embedder.encode([]).shape == (0, 16)
+
+    @pytest.mark.parametrize(
+        "make", [tuple, np.array, pd.Series, pa.array, lambda texts: pa.chunked_array([texts[:2], texts[2:]]), iter]
+    )
+    def test_columns(self, embedder, expected, make):
+        close(embedder.encode(make(TEXTS)), expected)
+
+    @pytest.mark.parametrize(
+        "make", [list, pa.array, pd.Series, lambda texts: pd.Series(texts).replace({None: np.nan})]
+    )
+    def test_a_missing_text_is_a_zero_vector(self, embedder, expected, make):
+        found = embedder.encode(make([TEXTS[0], None, TEXTS[1]]))
+        close(found, [expected[0], np.zeros(16), expected[1]])
+
+    @pytest.mark.parametrize("given", [3, b"text", {"text": ["a"]}])
+    def test_other_things_are_refused(self, embedder, given):
+        with pytest.raises(TypeError, match="`texts` must be a string or a list of strings, got"):
+            embedder.encode(given)
+
+    def test_long_lists_have_a_bar(self, embedder, expected, monkeypatch, capfd):
+        monkeypatch.setattr(embedder_module, "BLOCK_TEXTS", 2)
+        close(embedder.encode(TEXTS), expected)
+        assert "Embedding" not in capfd.readouterr().err
+        close(embedder.encode(TEXTS, show_progress_bar=True), expected)
+        assert "3/3" in capfd.readouterr().err
+        monkeypatch.setattr(embedder_module, "LONG_LIST", 5)
+        close(embedder.encode(TEXTS), expected)
+        assert "3/3" in capfd.readouterr().err
+        with pytest.raises(TypeError, match=r"Counted from text 4: Text 1 must be a string, got int"):
+            embedder.encode([*TEXTS, 7])
+
+
+class TestVectors:
+    def test_fewer_dimensions(self, embedder, expected, gpt2_tokenizer):
+        model = embedder.model
+        short = Embedder(model, gpt2_tokenizer, truncate_dim=5)
+        close(short.encode(TEXTS), expected[:, :5])
+        unit = Embedder(model, gpt2_tokenizer, truncate_dim=5, normalize=True).encode(TEXTS)
+        np.testing.assert_allclose(
+            unit, expected[:, :5] / np.linalg.norm(expected[:, :5], axis=1, keepdims=True), rtol=1e-6
+        )
+        dataset = Dataset.from_dict({"text": TEXTS})
+        for embedded in (
+            dataset.map(short, batched=True),
+            embed_dataset(dataset, model, gpt2_tokenizer, truncate_dim=5),
+        ):
+            assert embedded.features["embedding"].length == 5
+            close(np.stack(embedded.with_format("numpy")["embedding"]), expected[:, :5])
+        assert short.digest != Embedder(model, gpt2_tokenizer).digest
+        for wrong in (0, 17, 2.5):
+            with pytest.raises(ValueError, match="`truncate_dim` must be None or from 1 to `n_embd` = 16"):
+                Embedder(model, gpt2_tokenizer, truncate_dim=wrong)
+
+    @pytest.mark.parametrize("dtype", ["int8", "binary"])
+    def test_as_sentence_transformers_quantizes(self, embedder, expected, gpt2_tokenizer, dtype, tmp_path):
+        ranges = np.stack([expected.min(0), expected.max(0)])
+        theirs = quantize_embeddings(embedder.encode(TEXTS), precision=dtype, ranges=ranges)
+        ours = Embedder(embedder.model, gpt2_tokenizer, dtype=dtype, ranges=ranges)
+        found = ours.encode(TEXTS)
+        assert found.dtype == theirs.dtype == np.int8 and found.shape == theirs.shape == (5, ours.width)
+        np.testing.assert_allclose(found.astype(int), theirs, atol=dtype == "int8")  # rounding of float32 ranges
+        dataset = Dataset.from_dict({"text": [*TEXTS, None]})
+        options = {"dtype": dtype, "ranges": ranges}
+        for embedded in (
+            dataset.map(ours, batched=True),
+            embed_dataset(dataset, embedder.model, gpt2_tokenizer, **options),
+            embed_dataset(dataset, embedder.model, gpt2_tokenizer, output=tmp_path / "out", **options),
+        ):
+            assert embedded.features["embedding"] == ours.feature
+            np.testing.assert_array_equal(np.stack(embedded.with_format("numpy")["embedding"])[:5], found)
+
+    def test_ranges_are_found_on_texts(self, embedder, expected, gpt2_tokenizer):
+        ours = Embedder(embedder.model, gpt2_tokenizer, dtype="int8")
+        with pytest.raises(ValueError, match="calibrate"):
+            ours.encode(TEXTS)
+        before = ours.digest
+        assert ours.calibrate(TEXTS) is ours and ours.digest != before
+        close(ours.ranges, [expected.min(0), expected.max(0)])
+        found = ours.encode([*TEXTS, "far outside of all that"])
+        assert found[:5].min() == -128 and found[:5].max() in (126, 127)
+        for wrong in (np.zeros((2, 16)), np.ones((2, 3)), [[0] * 16, [np.nan] * 16]):
+            with pytest.raises(ValueError, match=r"`ranges` must be .* of shape \(2, 16\)"):
+                Embedder(embedder.model, gpt2_tokenizer, dtype="int8", ranges=wrong)
+
+    def test_similarity(self, embedder, expected):
+        unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(embedder.similarity(TEXTS, TEXTS[1:]), unit @ unit[1:].T, atol=1e-6)
+        one = embedder.similarity(TEXTS[0], TEXTS[1])
+        assert type(one) is float and one == pytest.approx(unit[0] @ unit[1], abs=1e-6)
+        np.testing.assert_allclose(embedder.similarity(TEXTS[0], embedder.encode(TEXTS)), unit[0] @ unit.T, atol=1e-6)
+        assert embedder.similarity("", TEXTS[0]) == 0
+
+
+class TestPooling:
+    def test_the_models_own_is_the_default(self, gpt2_tokenizer, tmp_path):
+        model = new_model()
+        model.set_token_weights(torch.rand(50257))
+        with torch.no_grad():
+            ids = [torch.tensor([gpt2_tokenizer(text).input_ids[:32]]) for text in TEXTS]
+            expected = np.concatenate([model(row).pooler_output.numpy() for row in ids])
+        embedder = Embedder(model, gpt2_tokenizer)
+        assert embedder.pooling == "weighted"
+        close(embedder.encode(TEXTS), expected)
+        embedder.save_pretrained(tmp_path)
+        close(Embedder.from_pretrained(tmp_path).encode(TEXTS), expected)
+        dataset = Dataset.from_dict({"text": TEXTS})
+        close(np.stack(embed_dataset(dataset, model, gpt2_tokenizer).with_format("numpy")["embedding"]), expected)
+        plain = Embedder(model, gpt2_tokenizer, pooling="mean").encode(TEXTS)
+        assert np.abs(plain - expected).max() > 1e-3
+
+
+class TestTables:
+    @pytest.fixture
+    def stored(self, tmp_path):
+        save_int8(new_model(), tmp_path)
+        return AutoModel.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("pooling", ["mean", "weighted"])
+    @pytest.mark.parametrize("overflow", ["truncate", "windows"])
+    def test_int8_rows_are_summed_as_they_are_stored(self, stored, gpt2_tokenizer, pooling, overflow):
+        stored.token_weights = torch.rand(50257, generator=torch.Generator().manual_seed(0))
+        options = {"pooling": pooling, "overflow": overflow}
+        embedder = Embedder(stored, gpt2_tokenizer, **options)
+        found = embedder.encode([*TEXTS, ""])
+        assert embedder._packed[1].form == "int8" and embedder.weights_error < 1e-6
+        plain = Embedder(stored, gpt2_tokenizer, weights="float32", **options)
+        np.testing.assert_allclose(found, plain.encode([*TEXTS, ""]), rtol=0, atol=2e-7)
+        assert plain._packed[1] is None and plain.weights_error == 0
+        with torch.no_grad():
+            stored.wte.weight[:] += 0.001 * torch.randn(50257, 16)  # training goes on, in floats
+        assert embedder.weights_error == 0
+        np.testing.assert_array_equal(embedder.encode(TEXTS), plain.encode(TEXTS))
+
+    @pytest.mark.parametrize("form, least, most", [("float16", 1e-4, 1e-3), ("int8", 1e-3, 0.0040)])
+    def test_on_request_and_with_the_error_stated(self, embedder, expected, gpt2_tokenizer, form, least, most):
+        assert embedder._packed[1] is None  # never silently
+        other = Embedder(embedder.model, gpt2_tokenizer, weights=form)
+        assert least < other.weights_error < most
+        largest = embedder.model.wte.weight.abs().max().item()
+        assert 0 < np.abs(other.encode(TEXTS) - expected).max() <= 2 * other.weights_error * largest
+        assert other.digest != embedder.digest
+        with pytest.raises(
+            ValueError, match="`weights` must be one of None, 'float32', 'float16', 'int8', got 'int4'"
+        ):
+            Embedder(embedder.model, gpt2_tokenizer, weights="int4")
+
+    def test_half_precision_is_summed_as_stored(self, embedder, expected, gpt2_tokenizer):
+        half = new_model().half()
+        found = Embedder(half, gpt2_tokenizer).encode(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_step_of_a_pipeline(embedder):
+    labels = [0, 1, 1, 0, 0]
+    steps = make_pipeline(embedder, LogisticRegression(C=1e6))
+    found = steps.fit(TEXTS, labels)
+    assert list(found.predict(TEXTS)) == labels
+    assert clone(steps).fit(pd.Series(TEXTS), labels).score(TEXTS, labels) == 1
+    assert clone(embedder).model is embedder.model
+
+
+def test_saved_and_loaded(embedder, expected, gpt2_tokenizer, tmp_path):
+    embedder.save_pretrained(tmp_path / "new" / "folder")
+    again = Embedder.from_pretrained(tmp_path / "new" / "folder", normalize=True, truncate_dim=4)
+    close(Embedder(again.model, again.tokenizer).encode(TEXTS), expected)
+    assert again.normalize and again.encode("tide").shape == (4,)
+    with pytest.raises(OSError, match="No model at"):
+        Embedder.from_pretrained(tmp_path / "none")
