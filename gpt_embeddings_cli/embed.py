@@ -184,6 +184,7 @@ def embed(
                 resume=resume,
                 overwrite=overwrite,
                 progress=progress,
+                model_name=None if fresh or config is not None else name,
                 **options,
             )
         except KeyboardInterrupt:

@@ -70,12 +70,12 @@ def search(
                 found = [{"row": hit.row, "score": hit.score, **hit.values} for hit in hits]
                 typer.echo(json.dumps({"query": question, "hits": found}, ensure_ascii=False, default=str))
             else:
-                _show(question if len(questions) > 1 else None, hits, provenance.column)
+                _show(question if len(questions) > 1 else None, hits, provenance.options["column"])
 
 
 def _read_questions(queries: list[str]) -> list[str]:
     """Return the questions that were given, with those of standard input in the place of `-`."""
-    questions = []
+    questions: list[str] = []
     for query in queries:
         questions += [line for line in sys.stdin.read().splitlines() if line.strip()] if query == "-" else [query]
     if not questions:

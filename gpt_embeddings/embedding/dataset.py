@@ -27,7 +27,8 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.embedding.embedder import OPTIONS, Embedder
+from gpt_embeddings.embedding.embedder import Embedder
+from gpt_embeddings.embedding.provenance import provenance_of
 from gpt_embeddings.embedding.shards import SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
 from gpt_embeddings.outputs import Output, write_json
 from gpt_embeddings.text.sources import check_texts
@@ -94,6 +95,7 @@ def embed_dataset(
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
+    model_name: str | None = None,
     **options: Any,
 ) -> AnyDataset:
     """Embed a column of a dataset, in Arrow from end to end, with the steps overlapping on all cores.
@@ -115,6 +117,7 @@ def embed_dataset(
         resume: Whether to continue what an earlier run has left; False throws that away.
         overwrite: Whether to replace an output that exists, when the new one is whole.
         progress: Counts and shows the progress; by default a bar.
+        model_name: Folder or Hub name of the model, for what the output says of itself (`read_provenance`).
         options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`,
             `dtype`, `truncate_dim`, `ranges`, `weights`.
 
@@ -136,7 +139,7 @@ def embed_dataset(
     if format not in get_args(Format):
         raise ValueError(f"`format` must be 'arrow' or 'parquet', got {format!r}.")
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        return _embed_splits(dataset, embedder, target, format, num_proc, resume, overwrite, progress)
+        return _embed_splits(dataset, embedder, target, format, num_proc, resume, overwrite, progress, model_name)
     _check_dataset(dataset, embedder)
     if isinstance(dataset, IterableDataset) and num_proc is not None:
         raise ValueError("`num_proc` does not work on a streaming dataset; leave it out.")
@@ -145,11 +148,11 @@ def embed_dataset(
     bar = progress or Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
     try:
         if target is None:
-            return _embed_in_memory(dataset, embedder, bar)
+            return _embed_in_memory(dataset, embedder, bar, model_name)
         job = {"dataset": _mark(dataset), "format": format}
         features = _output_features(dataset, embedder)
         with _new_output(target, embedder, job, resume=resume, overwrite=overwrite) as out:
-            shards = Shards(out.result, features, format=format)
+            shards = Shards(out.result, features, provenance_of(embedder, model_name), format=format)
             if isinstance(dataset, IterableDataset):
                 _write_stream(dataset, embedder, shards, bar)
             else:
@@ -162,7 +165,7 @@ def embed_dataset(
 
 
 def _new_output(target: Path, embedder: Embedder, job: dict[str, Any], *, resume: bool, overwrite: bool) -> Output:
-    settings = {**embedder.settings, **job, "digest of model, tokenizer and options": embedder.digest}
+    settings = {**embedder.options, **job, "digest of model, tokenizer and options": embedder.digest}
     return Output(target, KIND, settings, resume=resume, overwrite=overwrite, ours=WRITTEN)
 
 
@@ -175,9 +178,9 @@ def _embed_splits(
     resume: bool,
     overwrite: bool,
     progress: Progress | None,
+    model_name: str | None,
 ) -> AnyDataset:
     def embed(split: Dataset | IterableDataset, output: Path | None) -> Any:
-        options = {name: getattr(embedder, name) for name in OPTIONS}
         workers = None if isinstance(split, IterableDataset) else num_proc
         return embed_dataset(
             split,
@@ -187,7 +190,8 @@ def _embed_splits(
             format=format,
             num_proc=workers,
             progress=progress,
-            **options,
+            model_name=model_name,
+            **embedder.options,
         )
 
     if target is None:
@@ -249,7 +253,7 @@ def _embed_lazily(dataset: IterableDataset, embedder: Embedder) -> IterableDatas
     )
 
 
-def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress) -> Dataset:
+def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress, model_name: str | None) -> Dataset:
     only = dataset.select_columns([embedder.column])
     columns = [
         table[embedder.output_column].combine_chunks()
@@ -258,7 +262,11 @@ def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress) -
     arrow_type = Features({"x": embedder.feature}).arrow_schema.field("x").type
     column = pa.chunked_array(columns, type=arrow_type)
     fingerprint = hashlib.sha256(f"{dataset._fingerprint} {embedder.digest}".encode()).hexdigest()[:16]
-    return dataset.add_column(embedder.output_column, column, new_fingerprint=fingerprint, feature=embedder.feature)
+    embedded = dataset.add_column(
+        embedder.output_column, column, new_fingerprint=fingerprint, feature=embedder.feature
+    )
+    embedded.info.description = provenance_of(embedder, model_name).to_json()
+    return embedded
 
 
 def _write_dataset(dataset: Dataset, embedder: Embedder, shards: Shards, num_proc: int, progress: Progress) -> None:

@@ -196,10 +196,10 @@ class Embedder:
         return List(vector) if self.pooling == "none" else vector
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The options, as JSON has them."""
-        options = {name: getattr(self, name) for name in OPTIONS}
-        return {**options, "ranges": None if self.ranges is None else self.ranges.tolist()}
+    def options(self) -> dict[str, Any]:
+        """The options, as JSON has them; another embedder can be made with them."""
+        ranges = None if self.ranges is None else self.ranges.tolist()
+        return {name: getattr(self, name) for name in OPTIONS} | {"ranges": ranges}
 
     @property
     def digest(self) -> str:
@@ -208,8 +208,17 @@ class Embedder:
         It is computed once and again only when a weight has changed, as far as torch counts changes (those made
         through `.data` or numpy are not counted).
         """
-        key = json.dumps([self._weights_digest(), tokenizer_digest(self.tokenizer), self.settings])
+        key = json.dumps([self.weights_digest, tokenizer_digest(self.tokenizer), self.options])
         return hashlib.sha256(key.encode()).hexdigest()
+
+    @property
+    def weights_digest(self) -> str:
+        """A name for the model's configuration and weights; computed when it is asked for, as `digest` is."""
+        state = self.model.state_dict()
+        seen = [(name, *_seen(tensor)) for name, tensor in state.items()]
+        if self._digest is None or self._digest[0] != seen or any(version is None for *_, version in seen):
+            self._digest = (seen, hash_weights(self.model, state))
+        return self._digest[1]
 
     @property
     def weights_error(self) -> float:
@@ -299,7 +308,7 @@ class Embedder:
 
     def _copy(self, **options: Any) -> "Embedder":
         """Return an embedder of the same model with other options."""
-        return Embedder(self.model, self.tokenizer, **{**{name: getattr(self, name) for name in OPTIONS}, **options})
+        return Embedder(self.model, self.tokenizer, **{**self.options, **options})
 
     def __call__(self, batch: Any) -> Any:
         """Add the vectors to a batch from `map(..., batched=True)`.
@@ -338,8 +347,8 @@ class Embedder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only a whole pickle has all of a model with an adapter.
-        source = share(self.model, self._weights_digest()) if can_share(self.model) else self.model
-        return _load, (source, self.tokenizer, {name: getattr(self, name) for name in OPTIONS})
+        source = share(self.model, self.weights_digest) if can_share(self.model) else self.model
+        return _load, (source, self.tokenizer, self.options)
 
     def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
         """Return a table with the vectors as one more column, and the number of tokens.
@@ -471,13 +480,6 @@ class Embedder:
             packed = pack_rows(table.detach(), self.weights) if can_share(self.model) else None
             self._packed = (seen, packed)
         return self._packed[1]
-
-    def _weights_digest(self) -> str:
-        state = self.model.state_dict()
-        seen = [(name, *_seen(tensor)) for name, tensor in state.items()]
-        if self._digest is None or self._digest[0] != seen or any(version is None for *_, version in seen):
-            self._digest = (seen, hash_weights(self.model, state))
-        return self._digest[1]
 
 
 def _as_column(texts: Any) -> Any:

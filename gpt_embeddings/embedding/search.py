@@ -73,7 +73,7 @@ def search(
         vectors = _Vectors(place, embedder.output_column)
     else:
         provenance = read_provenance(place)
-        vectors = _Vectors(_open(Path(place)), provenance.output_column)
+        vectors = _Vectors(_open(Path(place)), provenance.options["output_column"])
         embedder = open_embedder(provenance) if embedder is None else embedder
         _check_same_model(embedder, provenance)
     wanted = _embed_queries(queries, embedder)
@@ -111,13 +111,7 @@ def open_embedder(provenance: Provenance, model: str | None = None, tokenizer: s
             f"The vectors are from the model {name!r} (weights {_short(provenance.weights)}), which is not there any "
             f"more ({error}) Give the name that it has now, or embed again."
         ) from error
-    embedder = Embedder(
-        *pair,
-        column=provenance.column,
-        output_column=provenance.output_column,
-        pooling=provenance.pooling,  # type: ignore[arg-type]  # Embedder checks them
-        overflow=provenance.overflow,  # type: ignore[arg-type]
-    )
+    embedder = Embedder(*pair, **provenance.options)
     _check_same_model(embedder, provenance, name)
     return embedder
 
@@ -141,7 +135,7 @@ def _embed_queries(queries: Sequence[str], embedder: Embedder) -> Floats:
         raise TypeError("`queries` must be a list of texts, got one text.")
     if embedder.pooling == "none":
         raise ValueError("The dataset holds a vector for each token; search needs one for each text.")
-    vectors = np.asarray(embedder.embed(list(queries)), np.float32)
+    vectors = np.asarray(embedder.encode(list(queries)), np.float32)
     for query, vector in zip(queries, vectors, strict=True):
         if not vector.any():
             raise ValueError(f"The question {query!r} has no token to search by.")

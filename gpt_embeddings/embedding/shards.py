@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features, IterableDataset, load_dataset
 
+from gpt_embeddings.embedding.provenance import Provenance, with_provenance
 from gpt_embeddings.outputs import whole_file, write_dataset_files
 
 
@@ -28,12 +29,13 @@ class Shards:
     Args:
         folder: Where they are gathered; made if need be.
         features: Features of the rows.
+        provenance: What the vectors are from.
         format: `"arrow"` or `"parquet"`.
     """
 
-    def __init__(self, folder: Path, features: Features, *, format: Format = "arrow") -> None:
-        self.folder, self.features, self.format = folder, features, format
-        self.schema: pa.Schema = features.arrow_schema
+    def __init__(self, folder: Path, features: Features, provenance: Provenance, *, format: Format = "arrow") -> None:
+        self.folder, self.features, self.provenance, self.format = folder, features, provenance, format
+        self.schema = with_provenance(features.arrow_schema, provenance)
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, index: int) -> Path:
@@ -77,7 +79,8 @@ class Shards:
             rest.unlink()
         paths = sorted(self.folder.glob(f"data-*.{self.format}"))
         if self.format == "arrow":
-            write_dataset_files(self.folder, paths, DatasetInfo(features=self.features), fingerprint, split)
+            info = DatasetInfo(description=self.provenance.to_json(), features=self.features)
+            write_dataset_files(self.folder, paths, info, fingerprint, split)
         return self._merge(paths) if one_file else self.folder
 
     def _new_writer(self, file: Any) -> Any:

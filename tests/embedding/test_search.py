@@ -1,0 +1,148 @@
+"""Search: the rows that one matrix product over everything finds, by the model that made them and by no other."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from typer.testing import CliRunner
+
+from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, save_folder
+from gpt_embeddings.embedding import search as module
+from gpt_embeddings.embedding.search import Hit, search
+from gpt_embeddings_cli import app
+
+
+TEXTS = [f"row {i % 97} of {i * 31 % 400} tides and {i * 7 % 53} ships" for i in range(500)] + ["", None]
+
+
+def run(*arguments, stdin=None):
+    result = CliRunner().invoke(app, list(map(str, arguments)), input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, gpt2_tokenizer):
+    """A saved model."""
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("models") / "tides"
+    save_folder(place, GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=24, n_positions=64)).eval(), gpt2_tokenizer)
+    return place
+
+
+@pytest.fixture(scope="module")
+def embedder(folder):
+    return Embedder.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=["folder", "file.parquet", "short.parquet"])
+def place(request, tmp_path_factory, folder, embedder):
+    """What `embed_dataset` wrote: Arrow, Parquet, and the first dimensions in half precision."""
+    place = tmp_path_factory.mktemp("embedded") / request.param
+    options = {"truncate_dim": 16, "dtype": "float16"} if request.param == "short.parquet" else {}
+    dataset = Dataset.from_dict({"text": TEXTS, "id": list(range(len(TEXTS)))})
+    embed_dataset(dataset, embedder.model, embedder.tokenizer, output=place, model_name=str(folder), **options)
+    return place
+
+
+def expected(embedder, place, query, k):
+    dim = 16 if place.name == "short.parquet" else 24
+    vectors = embedder.encode(["" if text is None else text for text in TEXTS])[:, :dim]
+    wanted = embedder.encode(query)[:dim]
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted)
+    scores = np.divide(vectors @ wanted, lengths, out=np.full(len(vectors), -np.inf, np.float32), where=lengths > 0)
+    return scores, np.argsort(-scores, kind="stable")[:k]
+
+
+@pytest.mark.parametrize("way", ["numpy", "faiss", "small blocks"])
+def test_the_nearest_rows(place, embedder, way, monkeypatch):
+    if way == "faiss":
+        monkeypatch.setattr(module, "NUMPY_ROWS", 100)
+    if way == "small blocks":
+        monkeypatch.setattr(module, "BLOCK_ROWS", 7)
+    queries = ["where are the ships?", "tides of row 12"]
+    for query, hits in zip(queries, search(place, queries, k=20), strict=True):
+        scores, rows = expected(embedder, place, query, 20)
+        tolerance = 2e-3 if place.name == "short.parquet" else 1e-5
+        np.testing.assert_allclose([hit.score for hit in hits], scores[rows], atol=tolerance)
+        if place.name != "short.parquet" and way != "faiss":
+            assert [hit.row for hit in hits] == rows.tolist()
+        assert all(hit.values == {"text": TEXTS[hit.row], "id": hit.row} for hit in hits)
+
+
+def test_more_rows_than_there_are(place):
+    hits = search(place, ["tides"], k=10_000)[0]
+    assert len(hits) == 500, "rows without a token have no direction"
+    assert isinstance(hits[0], Hit)
+
+
+def test_a_dataset_and_its_embedder(embedder):
+    dataset = embed_dataset(Dataset.from_dict({"text": ["sea", "land"]}), embedder.model, embedder.tokenizer)
+    assert search(dataset, ["land"], embedder=embedder, k=1)[0][0].row == 1
+    with pytest.raises(ValueError, match="needs an `embedder`"):
+        search(dataset, ["land"])
+
+
+class TestBadInput:
+    def test_another_model(self, place, gpt2_tokenizer):
+        torch.manual_seed(1)
+        other = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=24, n_positions=64)).eval()
+        with pytest.raises(ValueError, match=r"are from the model '.*tides' with the weights \w{12}; .* has the"):
+            search(place, ["tides"], embedder=Embedder(other, gpt2_tokenizer))
+
+    def test_a_model_that_is_gone(self, tmp_path, embedder):
+        dataset = Dataset.from_dict({"text": ["sea"]})
+        embed_dataset(dataset, embedder.model, embedder.tokenizer, output=tmp_path / "e", model_name="/nowhere/tides")
+        with pytest.raises(FileNotFoundError, match=r"'/nowhere/tides' \(weights [0-9a-f]{12}\), which is not there"):
+            search(tmp_path / "e", ["sea"])
+        embed_dataset(dataset, embedder.model, embedder.tokenizer, output=tmp_path / "f")
+        with pytest.raises(ValueError, match="a model that was not saved"):
+            search(tmp_path / "f", ["sea"])
+
+    def test_what_nobody_embedded(self, tmp_path):
+        Dataset.from_dict({"text": ["sea"]}).save_to_disk(tmp_path / "plain")
+        with pytest.raises(ValueError, match="does not say what its vectors are from"):
+            search(tmp_path / "plain", ["sea"])
+        with pytest.raises(FileNotFoundError, match="There is no dataset"):
+            search(tmp_path / "none", ["sea"])
+
+    def test_splits(self, tmp_path, embedder, folder):
+        splits = DatasetDict({name: Dataset.from_dict({"text": ["sea"]}) for name in ("train", "test")})
+        out = tmp_path / "splits"
+        embed_dataset(splits, embedder.model, embedder.tokenizer, output=out, model_name=str(folder))
+        with pytest.raises(ValueError, match="holds the splits train, test; name one"):
+            search(out, ["sea"])
+
+    def test_questions(self, place):
+        with pytest.raises(TypeError, match="must be a list of texts"):
+            search(place, "tides")
+        with pytest.raises(ValueError, match="'' has no token"):
+            search(place, [""])
+        with pytest.raises(ValueError, match="`k` must be at least 1"):
+            search(place, ["tides"], k=0)
+
+
+class TestCommand:
+    def test_text_and_json(self, place, embedder):
+        result = run("search", place, "where are the ships?", "-k", 2)
+        assert result.exit_code == 0, result.output
+        scores, rows = expected(embedder, place, "where are the ships?", 2)
+        assert re.search(rf"{scores[rows[0]]:.2f}\d* ", result.stdout) and TEXTS[rows[0]] in result.stdout
+        result = run("search", place, "-", "--json", stdin="tides\n\nships\n")
+        found = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [line["query"] for line in found] == ["tides", "ships"]
+        assert len(found[0]["hits"]) == 5 and set(found[0]["hits"][0]) == {"row", "score", "text", "id"}
+
+    def test_from_embed_on(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("Bread is baked at dawn.\nThe harbour was flooded by the storm.\n")
+        assert run("embed", tmp_path / "notes.txt", "--output", tmp_path / "out").exit_code == 0
+        result = run("search", tmp_path / "out", "What did the bad weather do to the port?", "-k", 1)
+        assert result.exit_code == 0, result.output
+        assert "The harbour was flooded" in result.stdout and "Bread" not in result.stdout
+
+    def test_errors(self, tmp_path, place):
+        assert "There is no dataset" in run("search", tmp_path / "none", "tides").stderr
+        assert run("search", place, "-", stdin="").exit_code == 1
