@@ -137,6 +137,16 @@ def test_an_untrained_table_is_called_so(saved, subject):
     assert "looks untrained" not in NEIGHBOURS.look(trained, "king", "", "", True).notes[1]
 
 
+def test_a_model_without_positions_is_not_said_to_have_them(gpt2_tokenizer):
+    subject = Subject("tides", lambda: (make_model(position_embedding_type="none"), gpt2_tokenizer))
+    for view, fields in ((TEXT, ["a tide"]), (MAP, [TOKENS, "a tide"]), (DENSE, ["a tide\ntwo tides"])):
+        seen = view.look(subject, *fields, *(["PCA"] if "method" in view.fields else []))
+        said = " ".join(seen.notes)
+        assert "+ position" not in said and "the place within each vector" not in said
+        assert view is DENSE or "The model has no positions: each vector is its token's row." in said
+    assert 'its `position_embedding_type` is "none"' in POSITIONS.look(subject).notes[0]
+
+
 def test_inputs_are_left_out_by_choice(subject):
     own = subject.open().neighbours.find("king").input_ids[0]
     for leave_out in (True, False):
