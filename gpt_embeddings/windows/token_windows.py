@@ -140,8 +140,15 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             world_size=world_size,
         )
         self.return_position_ids, self.return_document_ids = return_position_ids, return_document_ids
-        self._epoch, self._turn, self._resumed = 0, 0, False
+        # The epoch, and how often a state was loaded: in shared memory, to reach workers that live on between epochs.
+        self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._loaded = 0  # states that this copy knows of
+        self._turn, self._resumed = 0, False
         self._states: list[dict[str, Any] | None] = [None] * num_lanes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()  # a copy or a pickle has memory of its own; a worker's is shared already
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Iterate over the windows of the epoch, `(max_length,)` int64 tensors; a worker process takes its lanes."""
@@ -158,16 +165,19 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             if windows is not None:
                 yield {name: values[0] for name, values in self.as_batch(windows).items()}
 
-    def dataloader(self, batch_size: int = 8, *, drop_last: bool = False, num_workers: int = 0) -> "WindowLoader":
+    def dataloader(
+        self, batch_size: int = 8, *, drop_last: bool = False, num_workers: int = 0, persistent_workers: bool = False
+    ) -> "WindowLoader":
         """Return a loader of batches whose order and state do not depend on the number of workers.
 
         Args:
             batch_size: Windows of a batch, all from one lane.
             drop_last: Whether to leave out the last batch of a lane if it is not full.
             num_workers: Worker processes, at most `num_lanes`; 0 works in this process.
+            persistent_workers: Whether workers live on from epoch to epoch.
 
         Raises:
-            ValueError: A number is out of its range.
+            ValueError: A number is out of its range, or there are no workers to live on.
         """
         check_integer("batch_size", batch_size, 1)
         check_integer(
@@ -177,14 +187,16 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             self.corpus.num_lanes,
             "A lane is read by one worker: raise `num_lanes` to have more.",
         )
-        return WindowLoader(self, batch_size, drop_last, num_workers)
+        if persistent_workers and not num_workers:
+            raise ValueError("`persistent_workers` is True and `num_workers` 0: there are no workers to live on.")
+        return WindowLoader(self, batch_size, drop_last, num_workers, persistent_workers)
 
     def count(self) -> WindowCounts:
         """Read the epoch through and count it; the place of iteration stays as it is."""
         windows = 0
         lanes = [
             Lane(documents, self.corpus.tokenizer, self.corpus.cut, None)
-            for documents in self.corpus.deal(self._epoch)
+            for documents in self.corpus.deal(self.epoch)
         ]
         for lane in lanes:
             while taken := len(lane.take(1024)):
@@ -201,18 +213,18 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         Returns:
             A dataset with the columns `input_ids` and `target_ids`, fixed-size lists of `max_length`.
         """
-        return store_windows(self.corpus, self._epoch, folder)
+        return store_windows(self.corpus, self.epoch, folder)
 
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration belongs to."""
-        return self._epoch
+        return int(self._shared[0])
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
         check_integer("epoch", epoch, 0)
-        if epoch != self._epoch:
-            self._epoch = epoch
+        if epoch != self.epoch:
+            self._shared[0] = epoch
             self._restart()
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +232,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return {
             "version": STATE_VERSION,
             "settings": self.corpus.settings,
-            "epoch": self._epoch,
+            "epoch": self.epoch,
             "turn": self._turn,
             "lanes": list(self._states),
         }
@@ -237,8 +249,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         _check_state(state_dict, self.corpus.num_lanes)
         if differing := self.corpus.differences(state_dict["settings"]):
             raise ValueError(f"The state does not fit: {'; '.join(differing)}. Use what it was saved with.")
-        self._epoch, self._turn, self._states = state_dict["epoch"], state_dict["turn"], list(state_dict["lanes"])
-        self._resumed = True
+        self._shared[0] = state_dict["epoch"]
+        self._turn, self._states, self._resumed = state_dict["turn"], list(state_dict["lanes"]), True
+        if get_worker_info() is None:  # a worker that loads a state has one of its own
+            self._shared[1] += 1
+            self._loaded = int(self._shared[1])
 
     def as_batch(self, windows: Ids) -> dict[str, torch.Tensor]:
         """Turn cut windows, `(batch, max_length + 1)` with -100 for padding, into contiguous int64 tensors."""
@@ -260,6 +275,12 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _begin(self) -> None:
+        if self._loaded != int(self._shared[1]):
+            raise RuntimeError(
+                "A state was loaded after the worker processes were made, and they live on (`persistent_workers`), so "
+                "they do not have it. Load it before the first iteration, make the loader anew, or use "
+                "`windows.dataloader(..., persistent_workers=True)`, which does that."
+            )
         if not self._resumed:
             self._restart()
         self._resumed = False
@@ -279,7 +300,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         self, order: Sequence[int | None], batch_size: int, drop_last: bool
     ) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
         """Give (lane, windows, state after them) in turn; None where a lane has ended keeps the workers in step."""
-        documents = self.corpus.deal(self._epoch)
+        documents = self.corpus.deal(self.epoch)
         lanes = {
             n: Lane(documents[n], self.corpus.tokenizer, self.corpus.cut, self._states[n])
             for n in order
@@ -306,12 +327,94 @@ class _Batches(torch.utils.data.IterableDataset[Any]):
         self.windows, self.batch_size, self.drop_last = windows, batch_size, drop_last
 
     def __iter__(self) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
+        self.windows._begin()
         worker = get_worker_info()
         order: list[int | None] = list(self.windows._rotation())
         if worker is not None:  # batches are fetched from the workers in turn: each has the same number of places
             order += [None] * (-len(order) % worker.num_workers)
             order = order[worker.id :: worker.num_workers]
         return self.windows._rotate(order, self.batch_size, self.drop_last)
+
+
+class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    """Whole batches, an epoch an iteration, made by worker processes of its own if there are any.
+
+    accelerate makes a loader of its own around the dataset of a [`WindowLoader`]; so the batches and the place are
+    kept here, behind whatever loader hands them out.
+    """
+
+    def __init__(
+        self, windows: TokenWindows, batch_size: int, drop_last: bool, num_workers: int, persistent_workers: bool
+    ) -> None:
+        self.windows, self.batch_size, self.drop_last = windows, batch_size, drop_last
+        self._workers = DataLoader(
+            _Batches(windows, batch_size, drop_last),
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            persistent_workers=persistent_workers,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Iterate for a loader of another making, which may deal the batches out to several processes."""
+        if get_worker_info() is not None:
+            raise ValueError("These batches have workers of their own: `windows.dataloader(num_workers=...)`.")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._check_dealt(torch.distributed.get_world_size())
+        return self.batches()
+
+    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
+        windows = self.windows
+        for lane, ids, state in self._open():
+            if lane < 0:
+                continue
+            windows._commit(lane, state)
+            if ids is not None:
+                yield windows.as_batch(ids)
+        windows.set_epoch(windows.epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch for a loader of another making, which knows nothing of a state.
+
+        Raises:
+            ValueError: A state of another epoch was loaded.
+        """
+        if self.windows._resumed and epoch != self.windows.epoch:
+            raise ValueError(
+                f"A state of epoch {self.windows.epoch} was loaded, and the loader is about to begin epoch {epoch}. "
+                f"Call its `set_epoch({self.windows.epoch})` first."
+            )
+        self.windows.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.windows.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.windows.load_state_dict(state_dict)
+
+    def _open(self) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
+        if not self._workers.num_workers:
+            return iter(self._workers.dataset)
+        # Whatever the tokenizer sets up is there before this process forks.
+        encode_flat([""], self.windows.corpus.tokenizer)
+        if self.windows._resumed:
+            self._workers._iterator = None  # workers that live on do not have the state; new ones begin with it
+        batches = iter(self._workers)
+        self.windows._begin()
+        return batches
+
+    def _check_dealt(self, n_processes: int) -> None:
+        if n_processes > 1 and self.windows.corpus.world_size > 1:
+            raise ValueError(
+                f"These windows are the part of rank {self.windows.corpus.rank}, and a prepared loader deals out the "
+                "whole: leave out `rank` and `world_size`, or do not prepare the loader."
+            )
+        if n_processes > 1 and self.windows.corpus.num_lanes > 1 and not self.drop_last:
+            raise ValueError(
+                "Each lane ends with a batch that is not full, which cannot be dealt out to several processes without "
+                "losing windows: take `drop_last=True`, or one lane."
+            )
 
 
 class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
@@ -322,28 +425,18 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
     whatever workers have read ahead, and may be loaded with another number of workers or another batch size.
     """
 
-    def __init__(self, windows: TokenWindows, batch_size: int, drop_last: bool, num_workers: int) -> None:
+    dataset: _Epochs
+
+    def __init__(
+        self, windows: TokenWindows, batch_size: int, drop_last: bool, num_workers: int, persistent_workers: bool
+    ) -> None:
         self.windows = windows
-        batches = _Batches(windows, batch_size, drop_last)
-        super().__init__(batches, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+        epochs = _Epochs(windows, batch_size, drop_last, num_workers, persistent_workers)
+        super().__init__(epochs, batch_size=None, collate_fn=_as_it_is)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
         """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
-        windows = self.windows
-        windows._begin()
-        if self.num_workers:
-            # Whatever the tokenizer sets up is there before this process forks.
-            encode_flat([""], windows.corpus.tokenizer)
-            batches: Iterator[Any] = super().__iter__()
-        else:
-            batches = iter(self.dataset)
-        for lane, ids, state in batches:
-            if lane < 0:
-                continue
-            windows._commit(lane, state)
-            if ids is not None:
-                yield windows.as_batch(ids)
-        windows.set_epoch(windows.epoch + 1)
+        return self.dataset.batches()
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
