@@ -1,7 +1,7 @@
 """Text streamed into training windows: documents in, batches of (input, target) ids out.
 
-The order of work is: shuffle documents (or shards), tokenize, cut. Left out: attention masks, models, and mixing of
-corpora (`datasets.interleave_datasets` does that before).
+The order of work is: shuffle documents (or shards), tokenize, cut; or, where the text is held, tokenize, cut, shuffle.
+Left out: attention masks, models, and mixing of corpora (`datasets.interleave_datasets` does that before).
 """
 
 import os
@@ -88,8 +88,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         packing: `"stream"` or `"document"`, see above.
         tail: `"pad"` or `"drop"`, see above.
         column: The column of texts, where `dataset` has columns.
-        shuffle: Whether to shuffle, anew in each epoch: documents where the dataset has random access, shards (the
-            order of files) where it streams.
+        shuffle: Whether to shuffle, anew in each epoch. True shuffles documents where the dataset has random access,
+            shards (the order of files) where it streams; windows are cut after that. `"windows"` shuffles the windows
+            themselves, as a loader with `shuffle=True` over a list of windows does: a dataset with random access is
+            tokenized at once and held in memory (two bytes a token with GPT-2's vocabulary), and each lane and rank
+            takes an equal part of all windows.
         seed: Seed of the shuffle, from 0.
         num_lanes: Lanes of this process, the most workers that can share the work. A dataset with random access is cut
             into contiguous parts, the shards of one that streams are dealt out in turn.
@@ -117,7 +120,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         packing: Literal["stream", "document"] = "stream",
         tail: Literal["pad", "drop"] = "pad",
         column: str = "text",
-        shuffle: bool = False,
+        shuffle: bool | Literal["windows"] = False,
         seed: int = 0,
         num_lanes: int = 1,
         rank: int = 0,
@@ -145,10 +148,26 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         self._loaded = 0  # states that this copy knows of
         self._turn, self._resumed = 0, False
         self._states: list[dict[str, Any] | None] = [None] * num_lanes
+        self._sizes: dict[int, list[int]] = {}  # windows of each lane, by the order that they were counted in
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._shared.share_memory_()  # a copy or a pickle has memory of its own; a worker's is shared already
+
+    def __len__(self) -> int:
+        """Return the number of windows of the epoch, if it is known or a moment's work.
+
+        It is with `shuffle="windows"`, after [`TokenWindows.count`], and where a corpus with random access has at most
+        16 MiB of text, which is counted when it is first asked for.
+
+        Raises:
+            TypeError: The text would have to be read through.
+        """
+        return sum(self.lane_sizes())
+
+    def __bool__(self) -> bool:
+        """Return True, without counting."""
+        return True
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Iterate over the windows of the epoch, `(max_length,)` int64 tensors; a worker process takes its lanes."""
@@ -192,16 +211,32 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return WindowLoader(self, batch_size, drop_last, num_workers, persistent_workers)
 
     def count(self) -> WindowCounts:
-        """Read the epoch through and count it; the place of iteration stays as it is."""
-        windows = 0
-        lanes = [
-            Lane(documents, self.corpus.tokenizer, self.corpus.cut, None)
-            for documents in self.corpus.deal(self.epoch)
-        ]
-        for lane in lanes:
+        """Read the epoch through and count it; the place of iteration stays as it is, and `len()` is known.
+
+        With `shuffle="windows"` documents and tokens are those of the whole corpus, windows those of this rank.
+        """
+        corpus = self.corpus
+        lanes = corpus.lanes(self.epoch)
+        sizes = [0] * len(lanes)
+        for n, lane in lanes.items():
             while taken := len(lane.take(1024)):
-                windows += taken
-        return WindowCounts(sum(lane.n_documents for lane in lanes), sum(lane.n_tokens for lane in lanes), windows)
+                sizes[n] += taken
+        self._sizes[self._order] = sizes
+        if corpus.held is not None:
+            return WindowCounts(corpus.held.n_documents, corpus.held.n_tokens, sum(sizes))
+        read = [lane for lane in lanes.values() if isinstance(lane, Lane)]
+        return WindowCounts(sum(lane.n_documents for lane in read), sum(lane.n_tokens for lane in read), sum(sizes))
+
+    def lane_sizes(self) -> list[int]:
+        """Return the number of windows of each lane; see `len()`."""
+        if self._order not in self._sizes:
+            if not self.corpus.is_small:
+                raise TypeError(
+                    "The number of windows is known when the text has been read: `count()` reads it through, and "
+                    "`len()` knows it then. With Trainer, `max_steps` does without."
+                )
+            self.count()
+        return self._sizes[self._order]
 
     def to_dataset(self, folder: str | os.PathLike[str] | None = None) -> Dataset:
         """Cut the whole epoch and store it; see `gpt_embeddings.windows.stored_windows.store_windows`.
@@ -274,6 +309,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
                 batch["document_ids"] = documents if padding is None else np.where(padding, -1, documents)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
+    @property
+    def _order(self) -> int:
+        """What the number of windows in a lane depends on beside the corpus: the epoch, where it deals anew."""
+        return self.epoch if self.corpus.shuffle is True and self.corpus.num_lanes > 1 else 0
+
     def _begin(self) -> None:
         if self._loaded != int(self._shared[1]):
             raise RuntimeError(
@@ -300,12 +340,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         self, order: Sequence[int | None], batch_size: int, drop_last: bool
     ) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
         """Give (lane, windows, state after them) in turn; None where a lane has ended keeps the workers in step."""
-        documents = self.corpus.deal(self.epoch)
-        lanes = {
-            n: Lane(documents[n], self.corpus.tokenizer, self.corpus.cut, self._states[n])
-            for n in order
-            if n is not None
-        }
+        lanes = self.corpus.lanes(self.epoch, {n: self._states[n] for n in order if n is not None})
         ended: dict[int | None, dict[str, Any] | None] = {None: None}
         while len(ended) <= len(lanes):
             for n in order:
@@ -354,6 +389,11 @@ class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             collate_fn=_as_it_is,
             persistent_workers=persistent_workers,
         )
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, if that of windows is known."""
+        sizes = self.windows.lane_sizes()
+        return sum(size // self.batch_size if self.drop_last else -(-size // self.batch_size) for size in sizes)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Iterate for a loader of another making, which may deal the batches out to several processes."""
@@ -438,6 +478,10 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
         """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
         return self.dataset.batches()
 
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch; see [`TokenWindows.__len__`]."""
+        return len(self.dataset)
+
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
         self.windows.set_epoch(epoch)
@@ -449,37 +493,6 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go to where a state was saved; see [`TokenWindows.load_state_dict`]."""
         self.windows.load_state_dict(state_dict)
-
-
-class WindowCollator:
-    """Stack windows, streamed or stored, into a batch for `transformers.Trainer`.
-
-    The batch has `input_ids`, `labels` with Hugging Face's meaning (the token at each position, which the model
-    shifts; -100 for padding) and `shift_labels`, the targets: transformers takes the loss from these and shifts
-    nothing, so that the last target of a window, which `labels` do not have, is not lost.
-
-    `Trainer` must be told `remove_unused_columns=False`, or it takes the targets away before they come here.
-    """
-
-    def __call__(self, windows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return tensors of shape `(batch, max_length)`, int64.
-
-        Raises:
-            ValueError: The windows have no `target_ids`.
-        """
-        if not windows or "target_ids" not in windows[0]:
-            raise ValueError(
-                "The windows have no `target_ids`; with Trainer, set `remove_unused_columns=False` in its arguments."
-            )
-        batch = {
-            name: torch.stack([torch.as_tensor(np.asarray(window[name], np.int64)) for window in windows])
-            for name in windows[0]
-        }
-        targets = batch.pop("target_ids")
-        labels = batch["input_ids"].clone()
-        # Input i is padding if it is the target of i - 1 and that is none.
-        labels[:, 1:][targets[:, :-1] == IGNORED] = IGNORED
-        return {**batch, "labels": labels, "shift_labels": targets}
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -499,4 +512,4 @@ def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
         raise ValueError(f"The state of token windows is damaged: {state!r:.200}. Use one as `state_dict` gave it.")
 
 
-__all__ = ["TokenWindows", "WindowCollator", "WindowCounts", "WindowLoader"]
+__all__ = ["TokenWindows", "WindowCounts", "WindowLoader"]
