@@ -54,17 +54,15 @@ def e5() -> BertModel:
         max_position_embeddings=positions,
         type_vocab_size=types,
         layer_norm_eps=eps,
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     with torch.device("meta"):
         network = BertModel(config, add_pooling_layer=False).eval()
     own = network.state_dict()
     tensors = {_name(name): tensor for name, tensor in _tensors(data, _vocabulary(data)[-1])}
     network.load_state_dict({name: tensors[name].reshape(own[name].shape) for name in own}, assign=True)
     network.embeddings.register_buffer("position_ids", torch.arange(positions).unsqueeze(0), persistent=False)
-    network.embeddings.register_buffer(
-        "token_type_ids", torch.zeros(1, positions, dtype=torch.long), persistent=False
-    )
+    network.embeddings.register_buffer("token_type_ids", torch.zeros(1, positions, dtype=torch.long), persistent=False)
     return network
 
 
@@ -101,7 +99,9 @@ def _vocabulary(data: bytes) -> tuple[list[tuple[str, float]], dict[int, str], i
     offsets = np.frombuffer(data, np.uint32, n_pieces + 1, place).tolist()
     scores = np.frombuffer(data, np.float32, n_pieces, place + 4 * (n_pieces + 1)).tolist()
     place += 4 * (2 * n_pieces + 1)
-    pieces = [(data[place + a : place + b].decode(), score) for (a, b), score in zip(pairwise(offsets), scores, strict=True)]
+    pieces = [
+        (data[place + a : place + b].decode(), score) for (a, b), score in zip(pairwise(offsets), scores, strict=True)
+    ]
     normal, place = _normal_forms(data, place + n_bytes)
     return pieces, normal, place
 

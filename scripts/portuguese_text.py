@@ -13,7 +13,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import default_text
-from default_text import BY, BY_SA, CC0, LEMMAS, OLD, Parser, Source, conllu, decode, fortunes, lines, markup, plain, stories, zipped
+from default_text import (
+    BY,
+    BY_SA,
+    CC0,
+    LEMMAS,
+    OLD,
+    Parser,
+    Source,
+    conllu,
+    decode,
+    fortunes,
+    lines,
+    markup,
+    plain,
+    stories,
+    zipped,
+)
 
 
 NOT_WORDS = re.compile(r"\?\S|\?,|\? [a-zà-ý]")  # of commas that became question marks on their way
@@ -27,7 +43,7 @@ def voices(data: bytes) -> Iterator[str]:
 def novel(data: bytes) -> Iterator[str]:
     """Yield paragraphs of a novel, without the dashes of speech and the breaks of pages."""
     for paragraph in plain(data.replace(b"\x0c", b"\n\n")):
-        yield re.sub(r"^\s*[—–-]+\s*|\s[—–]+\s*$", "", paragraph)
+        yield re.sub(r"^\s*[—\u2013-]+\s*|\s[—\u2013]+\s*$", "", paragraph)
 
 
 def tagged(data: bytes) -> Iterator[str]:
@@ -70,9 +86,7 @@ def headwords(data: bytes) -> Iterator[str]:
     yield from re.findall(r"(?m)^(\S.*?) /[^/\n]+/", decode(gzip.decompress(data)))
 
 
-def debian(
-    name: str, version: str, files: str, parser: Parser, licence: str, kind: str, most: int
-) -> Source:
+def debian(name: str, version: str, files: str, parser: Parser, licence: str, kind: str, most: int) -> Source:
     """Return the part of a package that is in Portuguese."""
     return Source(name, version, files, parser, licence, kind, most=most, portuguese=True)
 
@@ -116,7 +130,11 @@ PORTUGUESE = [
         "Porttinari", "87a07e1fb761d6d0a6e2a4d82b11b308344dabb9", r"pt_porttinari-ud-(dev|test)\.conllu", BY, "news"
     ),
     treebank(
-        "PetroGold", "35ab03a7309c8dd3cc440432e07bf4c31670720d", r"pt_petrogold-ud-(dev|test)\.conllu", BY_SA, "geology"
+        "PetroGold",
+        "35ab03a7309c8dd3cc440432e07bf4c31670720d",
+        r"pt_petrogold-ud-(dev|test)\.conllu",
+        BY_SA,
+        "geology",
     ),
     Source(
         "beatrizfagundes/mac-morpho-v4",
@@ -163,13 +181,18 @@ PORTUGUESE = [
     debian("debian-reference-pt", "2.100", r"usr/.*\.pt\.html", markup("p"), "GPL-2+", "computing", 1000),
     debian("debian-faq-pt", "11.1", r"usr/.*\.html", markup("p"), "GPL-2+", "computing", 1000),
     debian("manpages-pt-br", "4.18.1-1", r"usr/share/man/pt_BR/.*\.gz", manual, "GPL-3+", "computing", 1000),
-    debian("fortunes-br", "20220821", r"usr/share/games/fortunes/brasil", fortunes, "GPL-2+", "sayings and jokes", 5000),
+    debian(
+        "fortunes-br", "20220821", r"usr/share/games/fortunes/brasil", fortunes, "GPL-2+", "sayings and jokes", 5000
+    ),
     debian("mythes-pt-pt", "1:7.5.0-1", r"usr/share/mythes/.*\.dat", synonyms, "LGPL-2.1+", LEMMAS, 4000),
     debian("mythes-pt-br", "1:7.5.0-1", r"usr/share/mythes/.*\.dat", synonyms, "LGPL-2.1+", LEMMAS, 4000),
     debian(
         "dict-freedict-por-eng", "2022.04.21-1", r"usr/share/dictd/.*\.dict\.dz", headwords, "GPL-2+", LEMMAS, 4000
     ),
-    replace(treebank("PUD", "be08a756d76bd79bf5d4a492dfdc28b46b33e76e", r".*\.conllu", BY_SA, "encyclopaedia"), held_out=True),
+    replace(
+        treebank("PUD", "be08a756d76bd79bf5d4a492dfdc28b46b33e76e", r".*\.conllu", BY_SA, "encyclopaedia"),
+        held_out=True,
+    ),
     Source(
         "MicrosoftTranslator/NTREX",
         "8561f6a622db9edad1217683e5c83daefd8bb2bf",
@@ -241,5 +264,6 @@ SMALLER = {  # files of sources whose others are large
 }
 SOURCES = PORTUGUESE + [
     replace(source, most=ENGLISH[source.name], files=SMALLER.get(source.name, source.files))
-    for source in default_text.SOURCES if source.name in ENGLISH
+    for source in default_text.SOURCES
+    if source.name in ENGLISH
 ]

@@ -53,7 +53,7 @@ SENTENCE_END = re.compile(
 )
 PORTUGUESE_END = re.compile(
     r"(?:(?<=[.!?…])|(?<=[.!?…][\"')\]\u201d\u2019»]))(?<!\bSr\.)(?<!\bSra\.)(?<!\bDr\.)(?<!\bS\.)(?<!\b[A-Z]\.)"
-    r"\s+(?=[\"'(\[\u201c\u2018«—–-]*\s*[A-ZÀ-Ý0-9])"
+    r"\s+(?=[\"'(\[\u201c\u2018«—\u2013-]*\s*[A-ZÀ-Ý0-9])"
 )
 NOT_PROSE = re.compile(r"https?:|www\.|\\|[{}<>|=_^~]|\.\.\.\.|--+\w|@\w")
 STRAIGHT = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
@@ -185,8 +185,7 @@ def read(texts: list[str], work: Path, processes: int, teacher: "Teacher") -> Ve
     if not file.is_file():
         export(teacher.network(), file, teacher.exact)
     blocks = [
-        (texts[i : i + BLOCK_TEXTS], folder / f"{i // BLOCK_TEXTS:05d}.npy", file, teacher.ids)
-        for i in _starts(texts)
+        (texts[i : i + BLOCK_TEXTS], folder / f"{i // BLOCK_TEXTS:05d}.npy", file, teacher.ids) for i in _starts(texts)
     ]
     with multiprocessing.get_context("spawn").Pool(processes, _one_thread) as pool:
         for done, _ in enumerate(pool.imap(_read_block, blocks, chunksize=1), start=1):
