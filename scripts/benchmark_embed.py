@@ -10,7 +10,6 @@ can be told from a slow contender. Texts are the prose in docstrings of the inst
 """
 
 import argparse
-import ast
 import json
 import multiprocessing
 import os
@@ -29,6 +28,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from docstrings import docstrings
+
 
 SLOW = {"transformers forward + mean in map": 0.1}  # the part of the texts that is enough to measure it
 Run = Callable[[], Any]
@@ -40,15 +41,8 @@ def paragraphs() -> list[str]:
     if cache.is_file():
         return json.loads(cache.read_text(encoding="utf-8"))
     found: set[str] = set()
-    for path in Path(sysconfig.get_paths()["purelib"]).rglob("*.py"):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError, RecursionError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                blocks = (ast.get_docstring(node) or "").split("\n\n")
-                found.update(" ".join(block.split()) for block in blocks)
+    for text in docstrings(Path(sysconfig.get_paths()["purelib"]).rglob("*.py")):
+        found.update(" ".join(block.split()) for block in text.split("\n\n"))
     prose = sorted(text for text in found if len(text) >= 80 and _is_prose(text))
     random.Random(0).shuffle(prose)
     cache.write_text(json.dumps(prose), encoding="utf-8")
