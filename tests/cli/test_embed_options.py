@@ -44,7 +44,7 @@ def test_every_option_reaches_the_vectors(run, tmp_path):
     ("options", "message"),
     [
         (("--output-column", "text"), "`column` and `output_column` are both 'text'"),
-        (("--ray", "auto"), "`--ray` needs `--model`"),
+        (("--ray", "auto"), "`--ray` needs a model that every node can read; save the fresh one and give `--model`"),
     ],
 )
 def test_messages(run, tmp_path, options, message):
