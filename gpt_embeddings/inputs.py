@@ -17,7 +17,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,27 +125,39 @@ def shown(path: str) -> str:
     return "The standard input" if path in _spooled else path
 
 
-def open_bytes(path: str) -> Any:
-    """Open a file to read its bytes in order, decompressed; the caller closes it."""
+@contextmanager
+def open_bytes(path: str) -> Iterator[Any]:
+    """Open a file to read its bytes in order, decompressed."""
     if "://" in path:
         import fsspec
 
-        file = fsspec.open(path, "rb").open()
+        opened = fsspec.open(path, "rb")
     else:
-        file = open(path, "rb")
+        opened = open(path, "rb")
     last = os.path.splitext(urlsplit(path).path if "://" in path else path)[1].lower()
-    if last == ".zst":
-        return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return openers[last](file) if last in openers else file
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
+    with opened as file:
+        if last not in openers:
+            yield file
+        else:
+            with openers[last](file) as decompressed:
+                yield decompressed
 
 
-def open_seekable(path: str) -> Any:
-    """Open a file to read its bytes in any order; the caller closes it."""
-    if os.path.splitext(path)[1].lower() in COMPRESSIONS:
+def _open_zst(file: Any) -> Any:
+    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+
+
+@contextmanager
+def open_seekable(path: str) -> Iterator[Any]:
+    """Open a file to read its bytes in any order."""
+    if "://" in path or os.path.splitext(path)[1].lower() in COMPRESSIONS:
         with open_bytes(path) as file:
-            return io.BytesIO(file.read())
-    return open_bytes(path) if "://" in path else pa.OSFile(path, "rb")
+            seekable = os.path.splitext(path)[1].lower() not in COMPRESSIONS
+            yield file if seekable else io.BytesIO(file.read())
+    else:
+        with pa.OSFile(path, "rb") as file:
+            yield file
 
 
 def _spool_standard_input() -> str:

@@ -70,7 +70,7 @@ class Reading:
 
     format: str
     """One of the values of `inputs.FORMATS`."""
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = ()
     """The columns that hold texts."""
     texts_only: bool = False
     """Whether the other columns are left where they are."""
@@ -124,15 +124,16 @@ def sample_schema(path: str, reading: Reading) -> pa.Schema | None:
         with open_bytes(path) as file:
             return pa.schema({"text": pa.string()}) if file.read(1) else None
     for table in read_tables(path, reading, size=SAMPLE_BYTES):
-        if table.num_rows:
+        if table.num_rows or (reading.format == "parquet" and parquet_counts(path)[0]):
             return table.schema
     return None
 
 
-def n_row_groups(path: str) -> int:
-    """Return the number of row groups of a Parquet file."""
+def parquet_counts(path: str) -> tuple[int, int]:
+    """Return the number of rows of a Parquet file, and that of its row groups."""
     with open_seekable(path) as file:
-        return int(pq.ParquetFile(file).num_row_groups)
+        metadata = pq.ParquetFile(file).metadata
+        return int(metadata.num_rows), int(metadata.num_row_groups)
 
 
 def check_column(names: Iterable[str], column: str) -> None:
@@ -189,6 +190,11 @@ def _check_texts(table: pa.Table, reading: Reading) -> pa.Table:
         check_column(table.column_names, name)
         if not is_text_type(table[name].type):
             raise NotStringsError(f"Column {name!r} must hold strings, it holds {table[name].type}.")
+        if reading.format in ("parquet", "arrow"):  # which hold bytes that nobody has looked at
+            try:
+                table[name].validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"a row is not valid UTF-8 ({error}).") from error
     return table.select(list(dict.fromkeys(reading.texts))) if reading.texts_only else table
 
 
@@ -209,21 +215,21 @@ def _blocks(path: str, encoding: str, size: int) -> Iterator[bytes]:
     rest: list[bytes] = []
     begun, line = False, 1
     with open_bytes(path) as file:
-        while chunk := file.read(size):
+        chunk = file.read(size)
+        while chunk:
+            following = file.read(size)
             if not utf_8:
-                chunk = decoder.decode(chunk).encode()
+                chunk = decoder.decode(chunk, not following).encode()
             if not begun:
-                chunk, begun = chunk.removeprefix(codecs.BOM_UTF8), bool(chunk)
-            cut = chunk.rfind(b"\n") + 1
-            if cut:
+                chunk, begun = chunk.removeprefix(codecs.BOM_UTF8), True
+            cut = chunk.rfind(b"\n") + 1 if following else len(chunk)
+            if cut or not following:
                 block = b"".join([*rest, chunk[:cut]])
                 yield _check_utf_8(block, line)
                 line += block.count(b"\n")
                 rest = []
-            if cut < len(chunk):
-                rest.append(chunk[cut:])
-    if last := b"".join([*rest, b"" if utf_8 else decoder.decode(b"", True).encode()]):
-        yield _check_utf_8(last, line)
+            rest.append(chunk[cut:])
+            chunk = following
 
 
 def _check_utf_8(block: bytes, line: int) -> bytes:
@@ -290,7 +296,7 @@ def _between(blocks: Iterator[bytes], border: bytes, size: int) -> Iterator[pa.A
                 yield _split(whole, border)
             parts, limit = [text], max(size, 2 * len(text))  # a long text is not looked through with each block
     text = b"".join(parts)
-    yield _split(_without_blanks(text).rstrip(b"\n") if paragraphs else text, border)
+    yield _split(_without_blanks(text) if paragraphs else text, border)
 
 
 def _without_blanks(text: bytes) -> bytes:
@@ -301,9 +307,11 @@ def _without_blanks(text: bytes) -> bytes:
 
 
 def _split(text: bytes, border: bytes) -> pa.Array:
+    if border == PARAGRAPHS:
+        text = text.rstrip(b"\n")
     texts = pc.split_pattern(_one_string(text), border.decode()).flatten()
     if border == PARAGRAPHS:
-        texts = pc.ascii_ltrim(texts, "\n")  # of an odd number of line ends
+        texts = pc.ascii_ltrim(texts, "\n")  # what an odd number of line ends leaves
     return texts.filter(pc.not_equal(texts, ""))
 
 
@@ -316,6 +324,7 @@ def _csv(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Bl
     names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two columns have the name {min(twice)!r}.")
+    empty = ["", '""'] if reading.format == "tsv" else [""]  # pandas writes two quotes where a row has nothing else
     n_rows = BLOCK_ROWS if size == BLOCK_BYTES else BLOCK_ROWS // 8
     for name in reading.texts:
         check_column(names, name)
@@ -334,7 +343,7 @@ def _csv(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Bl
             if reading.texts_only and name not in reading.texts:
                 continue
             texts = pa.array(values, pa.string())
-            texts = pc.if_else(pc.equal(texts, ""), None, texts)
+            texts = pc.if_else(pc.is_in(texts, pa.array(empty)), None, texts)
             wanted = schema.field(name).type if schema is not None and name in schema.names else None
             is_text = name in reading.texts or wanted == pa.string()
             columns[name] = texts if is_text else _guess_type(texts)
@@ -501,10 +510,7 @@ def _parquet(path: str, reading: Reading, schema: pa.Schema | None, size: int, p
         if wanted is not None and len(wanted) < len(set(reading.texts)):
             wanted = None  # what is missing is told with all there are
         groups = None if part is None else [part]
-        empty = file.schema_arrow.empty_table()
-        if not file.metadata.num_rows:
-            yield empty
-            return
+        yield file.schema_arrow.empty_table()  # the columns are known before any row is read
         for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=wanted):
             yield pa.Table.from_batches([batch])
 
@@ -534,7 +540,7 @@ __all__ = [
     "UnreadableFileError",
     "check_column",
     "is_text_type",
-    "n_row_groups",
+    "parquet_counts",
     "plain_table",
     "plain_type",
     "read_tables",

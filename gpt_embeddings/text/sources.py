@@ -46,7 +46,7 @@ from gpt_embeddings.text.files import (
     UnreadableFileError,
     check_column,
     is_text_type,
-    n_row_groups,
+    parquet_counts,
     plain_type,
     read_tables,
     sample_schema,
@@ -180,6 +180,14 @@ def file_being_read(dataset: IterableDataset) -> str | None:
     return None
 
 
+def find_parquet(inputs: Sequence[str]) -> list[str] | None:
+    """Return the files that names mean if all are Parquet files as they are, which others read by themselves too."""
+    if any(name == "-" or _is_saved(name) for name in inputs) or (len(inputs) == 1 and _may_be_on_hub(inputs[0])):
+        return None
+    files = find_files(inputs)
+    return files if all(path.lower().endswith((".parquet", ".pq")) for path in files) else None
+
+
 def open_files(files: Sequence[str], reading: Reading, *, streaming: bool = False) -> Dataset | IterableDataset:
     """Open files of one format as one dataset; their names are taken literally.
 
@@ -224,7 +232,7 @@ def _row_groups(
 ) -> Iterator[dict[str, Any]]:
     """Cut Parquet files into their row groups, for `IterableDataset.reshard`."""
     for path, part in zip(files, parts, strict=True):
-        groups = list(range(n_row_groups(path))) if part is None else [part]
+        groups = list(range(parquet_counts(path)[1])) if part is None else [part]
         yield {"files": [path] * len(groups), "parts": groups, "reading": reading, "schema": schema}
 
 
@@ -493,6 +501,7 @@ __all__ = [
     "check_column",
     "check_texts",
     "file_being_read",
+    "find_parquet",
     "fit_table",
     "join_types",
     "load_source",
