@@ -122,7 +122,12 @@ def clm(
 def distil(
     data: Data,
     teacher: Annotated[
-        str, typer.Option(help="Folder or Hub name of a sentence-transformers model.", show_default=False)
+        str,
+        typer.Option(
+            help="Folder or Hub name of a sentence-transformers model, or package.module:function, a function that "
+            "takes a list of texts and returns vectors.",
+            show_default=False,
+        ),
     ],
     output: TrainingOutput,
     tokenizer: Annotated[
@@ -153,7 +158,7 @@ def distil(
     sample_by: SampleBy = "line",
     encoding: Encoding = "utf-8",
 ) -> None:
-    """Distil a sentence-transformers model: means of token vectors that agree with its vectors of texts.
+    """Distil a teacher: means of token vectors that agree with its vectors of texts.
 
     Every token begins at the teacher's vector of its text. Then the means of sentences of DATA, and of phrases of
     random words, are brought to the teacher's vectors of these. Nearly all the time is the teacher's: with a small one
