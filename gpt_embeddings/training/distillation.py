@@ -33,7 +33,7 @@ from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.outputs import whole_file
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
-from gpt_embeddings.text.sources import take_column
+from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import tokenizer_digest, vocabulary_rows
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.training.runs import RunFolder, versions
@@ -294,9 +294,9 @@ def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
-    batches = dataset.with_format("arrow").iter(batch_size=READ_TEXTS)
+    batches = read_blocks(dataset.with_format("arrow"), READ_TEXTS, [column])
     for batch in tqdm(batches, desc="Reading", unit="batch", leave=False):
-        yield from (text for text in take_column(batch, column).to_pylist() if text)
+        yield from (text for text in batch[column].to_pylist() if text)
 
 
 __all__ = ["DistilOptions", "distil", "make_phrases"]
