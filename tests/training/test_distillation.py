@@ -321,6 +321,13 @@ class TestAnyTeacher:
         before, before_32, after, after_32 = map(float, re.findall(r"-?\d\.\d{3}", correlation))
         assert after > before and after_32 > before_32
 
+    def test_without_data_by_command(self, module, small_tokenizer, tmp_path):
+        arguments = ["train", "distil", "--teacher", f"{module}:read", "--output", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, [*arguments, "--tokenizer", small_tokenizer.name_or_path])
+        assert done.exit_code == 0, done.output
+        assert "Data: none" in done.output
+        assert GPTEmbeddingsModel.from_pretrained(tmp_path / "out").wte.weight.shape == (500, 256)
+
     def test_an_object_is_the_same_teacher(self, module, small_tokenizer, tmp_path):
         facts = [
             distil(teacher, small_tokenizer, story(), tmp_path / str(i), OPTIONS)
