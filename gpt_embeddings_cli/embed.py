@@ -36,7 +36,7 @@ def embed(
     output: Annotated[
         Path,
         typer.Option(
-            help="Where the result goes: a folder for datasets.load_from_disk, or a file that ends in .parquet.",
+            help="Where the result goes: a folder for datasets.load_from_disk, or a file ending in .parquet or .pq.",
             show_default=False,
         ),
     ],
@@ -143,12 +143,16 @@ def embed(
         from datasets import IterableDataset
 
         from gpt_embeddings.checkpoints.shipped import ENGLISH
-        from gpt_embeddings.embedding.dataset import Progress, embed_dataset
-        from gpt_embeddings.embedding.shards import WRITTEN
+        from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
+        from gpt_embeddings.embedding.shards import PARQUET, WRITTEN
         from gpt_embeddings.outputs import check_output
+        from gpt_embeddings.progress import Progress
         from gpt_embeddings.text.sources import load_source
 
-        check_output(output, "embed" if ray is None else "embed --ray", overwrite=overwrite, ours=WRITTEN)
+        if ray is None:
+            check_output(output, "embed", overwrite=overwrite, ours=WRITTEN, suffixes=PARQUET)
+        else:
+            check_output(output, "embed --ray", overwrite=overwrite, ours=WRITTEN)
         options: dict[str, Any] = {
             "column": column,
             "output_column": output_column,
@@ -193,14 +197,17 @@ def embed(
         _show(embedded, column, output_column)
         if push_to_hub is not None:
             _push(output, push_to_hub, model, output_column)
-        rows = progress.documents + progress.resumed
+        counts = progress.counts
+        rows = counts.documents + progress.resumed
         again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
         typer.echo(f"{rows} rows x {truncate_dim or network.config.n_embd} dimensions{again}, from {name}.")
         seconds = max(progress.seconds, 1e-9)
         typer.echo(
-            f"{progress.tokens:,} tokens and {progress.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
-            f"{progress.tokens / seconds:,.0f} tokens/s, {progress.text_bytes / seconds / 1e6:.1f} MB/s."
+            f"{counts.tokens:,} tokens and {counts.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
+            f"{counts.tokens / seconds:,.0f} tokens/s, {counts.text_bytes / seconds / 1e6:.1f} MB/s."
         )
+        for remark in Embedder(network, tokens, **options).remarks(counts):
+            typer.echo(remark)
         typer.echo(f"Result: {output.resolve()}")
 
 
@@ -230,11 +237,11 @@ def _embed_on_ray(
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
+    from gpt_embeddings.embedding.shards import parquet_files
     from gpt_embeddings.hub.push import push_dataset
 
-    if output.is_file() or any(output.glob("*.parquet")):
-        files = [output] if output.is_file() else sorted(output.glob("*.parquet"))
-        dataset = load_dataset("parquet", data_files=[str(path) for path in files], split="train")
+    if files := parquet_files(output):
+        dataset = load_dataset("parquet", data_files=files, split="train")
     else:
         dataset = load_from_disk(str(output))
     if model is None or Path(model).exists() or isinstance(dataset, DatasetDict):

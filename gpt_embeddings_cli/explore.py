@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -89,7 +89,8 @@ def explore(
             if export is not None:
                 space = stack.enter_context(Output(export, "explore --export", overwrite=overwrite, ours=("app.py",)))
             if report is not None:
-                report_file = stack.enter_context(Output(report, "explore --report", overwrite=overwrite, ours=("*",)))
+                report_options: dict[str, Any] = {"overwrite": overwrite, "suffixes": (".html", ".htm")}
+                report_file = stack.enter_context(Output(report, "explore --report", **report_options))
             names = [model] if compare is None else [model, compare]
             subjects = [find_subject(name, tokenizer) for name in names]
             if space is not None:

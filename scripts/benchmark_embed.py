@@ -92,7 +92,7 @@ def contender(name: str, documents: list[str], n_embd: int, folder: Path) -> Run
         encode_flat,
         load_tokenizer,
     )
-    from gpt_embeddings.embedding.dataset import Progress
+    from gpt_embeddings.progress import Progress
 
     datasets.disable_progress_bars()
     torch.manual_seed(0)
@@ -234,7 +234,7 @@ def measure_memory(megabytes: int) -> None:
     import pyarrow as pa
 
     from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
-    from gpt_embeddings.embedding.dataset import Progress
+    from gpt_embeddings.progress import Progress
 
     documents = pa.array(texts("documents"))
     process, done, peak = psutil.Process(), threading.Event(), 0

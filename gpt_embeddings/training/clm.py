@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_from_disk
-from datasets.utils import tqdm
 from torch import nn
 from transformers import (
     PreTrainedTokenizerBase,
@@ -26,6 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.runs import (
@@ -201,7 +201,7 @@ class _ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar where the run begins or goes on."""
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+        self._bar = Bar(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
         self._first = state.global_step
 
     def on_step_end(
@@ -268,7 +268,7 @@ def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCou
     length = len(windows[0]["input_ids"])
     counts = BigramCounts(model.config.vocab_size, length if placed else None)
     batches = windows.iter(batch_size=COUNTED_WINDOWS)
-    for batch in tqdm(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
+    for batch in Bar(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
         counts.add(np.asarray(batch["input_ids"]), np.asarray(batch["target_ids"]))
     return counts, counts.bound()
 
@@ -287,7 +287,7 @@ def _evaluate(trainer: Trainer, windows: Dataset) -> float:
     total, scored, size = 0.0, 0, trainer.args.per_device_eval_batch_size
     collate = WindowCollator()
     with torch.inference_mode():
-        for start in tqdm(range(0, len(windows), size), desc="Evaluating", leave=False):
+        for start in Bar(range(0, len(windows), size), desc="Evaluating", leave=False):
             stop = min(start + size, len(windows))
             batch: Mapping[str, torch.Tensor] = collate([windows[i] for i in range(start, stop)])
             loss = model(**{k: v.to(model.device) for k, v in batch.items()}, num_items_in_batch=1).loss

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from datasets.utils import tqdm
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gpt_embeddings.outputs import whole_file
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.threads import n_cores
 
 
@@ -107,7 +107,7 @@ def encode_texts(teacher: Any, texts: Sequence[str], folder: str | os.PathLike[s
     parts = []
     with (
         _Readers(teacher) as readers,
-        tqdm(total=int(lengths.sum()), initial=there, desc="Teacher", unit="token", unit_scale=True) as bar,
+        Bar(total=int(lengths.sum()), initial=there, desc="Teacher", unit="token", unit_scale=True) as bar,
     ):
         for rows, path in zip(blocks, paths, strict=True):
             if not path.is_file():
@@ -134,7 +134,7 @@ class _Readers:
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def encode(self, texts: list[str], lengths: Lengths, bar: tqdm) -> npt.NDArray[np.float16]:
+    def encode(self, texts: list[str], lengths: Lengths, bar: Bar) -> npt.NDArray[np.float16]:
         """Encode texts, the shortest first."""
         parts = []
         bounds = _batches(lengths, self.batch_tokens)
@@ -172,7 +172,7 @@ def _n_tokens(teacher: Any, texts: Sequence[str]) -> Lengths:
     """Return how many tokens the teacher reads of each text; of a teacher without attention, how many characters."""
     lengths = np.array([len(text) for text in texts])
     order = np.argsort(lengths, kind="stable")
-    for start in tqdm(range(0, len(texts), BLOCK_TEXTS), desc="Counting", unit="block", leave=False):
+    for start in Bar(range(0, len(texts), BLOCK_TEXTS), desc="Counting", unit="block", leave=False):
         rows = order[start : start + BLOCK_TEXTS]
         features = teacher.preprocess([texts[i] for i in rows])
         if "attention_mask" not in features:
