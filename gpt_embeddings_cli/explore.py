@@ -3,19 +3,17 @@
 import importlib.util
 import os
 import sys
+import webbrowser
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from gpt_embeddings_cli.common import errors_as_messages
 from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
 
-
-if TYPE_CHECKING:
-    from gpt_embeddings.explore.shown_models import Subject
 
 SERVING = "Serving"
 
@@ -80,6 +78,9 @@ def explore(
                 "`pip install 'gpt-embeddings[explore]'`."
             )
         check_names(model, compare, tokenizer)
+        names = [model] if compare is None else [model, compare]
+        if export is None and report is None:
+            _serve(names, tokenizer, host, port, browser)
 
         from gpt_embeddings.explore.shown_models import find_subject
         from gpt_embeddings.outputs import Output
@@ -91,7 +92,6 @@ def explore(
             if report is not None:
                 report_options: dict[str, Any] = {"overwrite": overwrite, "suffixes": (".html", ".htm")}
                 report_file = stack.enter_context(Output(report, "explore --report", **report_options))
-            names = [model] if compare is None else [model, compare]
             subjects = [find_subject(name, tokenizer) for name in names]
             if space is not None:
                 from gpt_embeddings.explore.export import write_space
@@ -106,18 +106,27 @@ def explore(
                 write_report(report_file.result, subjects)
                 report_file.finish()
                 typer.echo(f"Report: {report_file.path}")
-        if export is None and report is None:
-            _serve(subjects, host, port, browser)
 
 
-def _serve(subjects: "Sequence[Subject]", host: str, port: int | None, browser: bool) -> None:
-    from gpt_embeddings.explore.page import is_loopback, launch_page
+def _serve(names: Sequence[str | None], tokenizer: str | None, host: str, port: int | None, browser: bool) -> NoReturn:
+    """Serve the page until Ctrl-C; a page that says so stands at its address until it is built."""
+    from gpt_embeddings_cli.waiting import WaitingPage, is_loopback
 
-    page = launch_page(subjects, host=host, port=port, open_browser=browser, block=False)
-    typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
-    if not is_loopback(host):
-        typer.echo("Whoever can reach this machine can see the page: --host is no loopback address.", err=True)
-    page.block_thread()
+    with WaitingPage(host, port) as waiting:
+        typer.echo(f"Page: {waiting.url} (Ctrl-C ends it)")
+        if not is_loopback(host):
+            typer.echo("Whoever can reach this machine can see the page: --host is no loopback address.", err=True)
+        if browser:
+            webbrowser.open(waiting.url)
+
+        from gpt_embeddings.explore.page import build_page, serve_page
+        from gpt_embeddings.explore.shown_models import find_subject
+
+        subjects = [find_subject(name, tokenizer) for name in names]
+        page = build_page(subjects)
+    with suppress(KeyboardInterrupt):
+        serve_page(page, subjects, host=host, port=waiting.port)
+        page.block_thread()
     sys.stdout.flush()
     os._exit(0)  # a thread may be loading tables, which torch does not let go of in good order
 

@@ -1,27 +1,21 @@
 """Make the pictures of the README and of docs/explore.md: `python scripts/screenshots.py [--only NAME]`.
 
-The page is that of `gpt-embeddings explore`, served here and driven in headless Chromium. No trained GPT is at hand
-everywhere, so the tables "after" are made on the spot from the text of Python's own documentation: which tokens stand
-near which, as positive pointwise mutual information, reduced to 64 dimensions (what word2vec does implicitly; Levy and
-Goldberg 2014). It takes a minute and needs no network.
+The page is that of `gpt-embeddings explore`, served here and driven in headless Chromium: the table that comes with
+the package, and fresh tables of its size beside it. It takes a minute and needs no network.
 """
 
 import argparse
-import pydoc_data.topics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from scipy.sparse import coo_array
-from sklearn.utils.extmath import randomized_svd
-from torch.nn.functional import normalize
-from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, encode_flat, load_tokenizer
+from gpt_embeddings import GPTEmbeddingsModel
+from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.shipped import ENGLISH
 from gpt_embeddings.explore.page import launch_page
 from gpt_embeddings.explore.shown_models import Subject
 
@@ -31,36 +25,9 @@ from browser import Watched, open_browser
 
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
-N_EMBD, WINDOW, ITERATIONS = 64, 4, 4
-MIN_COUNT = 10  # rarer tokens keep their fresh rows: their counts say little
 MAX_BYTES = 200_000
 
-WORDS = "list, tuple, string, integer, True, False, None, class, method, function, instance, exception, module, import"
-
-
-def count_tables(tokenizer: PreTrainedTokenizerBase) -> tuple[GPTEmbeddingsModel, GPTEmbeddingsModel]:
-    """Return a fresh model, and the same one with a token table made from counts."""
-    torch.manual_seed(0)
-    config = GPTEmbeddingsConfig(n_embd=N_EMBD, n_positions=256, position_initializer_range=0.01)
-    before, after = GPTEmbeddingsModel(config).eval(), GPTEmbeddingsModel(config).eval()
-    ids, _ = encode_flat(["\n".join(pydoc_data.topics.topics.values())], tokenizer)
-    size = (config.vocab_size, config.vocab_size)
-    counts = coo_array(size)
-    for step in range(1, WINDOW + 1):  # near tokens count for more
-        pairs = (np.full(len(ids) - step, 1 / step), (ids[:-step], ids[step:]))
-        counts = counts + coo_array(pairs, shape=size)
-    counts = (counts + counts.T).tocoo()
-    often = np.bincount(ids, minlength=config.vocab_size) >= MIN_COUNT
-    total, sums = counts.sum(), np.asarray(counts.sum(1)).ravel()
-    scores = np.log(counts.data * total / (sums[counts.row] * sums[counts.col]))
-    kept = (scores > 0) & often[counts.row] & often[counts.col]
-    matrix = coo_array((scores[kept], (counts.row[kept], counts.col[kept])), shape=size).tocsr()
-    left, sizes, _ = randomized_svd(matrix, N_EMBD, n_iter=ITERATIONS, random_state=0)
-    table = normalize(torch.from_numpy(left * np.sqrt(sizes)).float(), dim=1)
-    weight, seen = after.wte.weight.data, torch.from_numpy(often)
-    weight[seen] = table[seen] * weight.norm(dim=1).mean()
-    after.wpe.load_state_dict(before.wpe.state_dict())
-    return before, after
+WORDS = "cat, dog, horse, lion, king, queen, prince, man, woman, Paris, London, Rome, France, sea, tide, harbour, boat"
 
 
 def save(watched: Watched, name: str, height: int) -> None:
@@ -96,15 +63,14 @@ def ask(watched: Watched, values: dict[str, str]) -> None:
 def main(only: Sequence[str]) -> None:
     """Make all pictures, or those named."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer()
-    before, after = count_tables(tokenizer)
+    model, tokenizer = load_pair()
+    torch.manual_seed(0)
+    fresh = GPTEmbeddingsModel(model.config).eval()
     subjects = [
-        Subject("before: fresh tables", lambda: (before, tokenizer)),
-        Subject("after: tables from counts on Python's documentation", lambda: (after, tokenizer)),
+        Subject("before: fresh tables", lambda: (fresh, tokenizer)),
+        Subject(ENGLISH, lambda: (model, tokenizer)),
     ]
-    alone = launch_page(
-        [Subject("tables from counts on Python's documentation", lambda: (after, tokenizer))], block=False
-    )
+    alone = launch_page(subjects[1:], block=False)
     both = launch_page(subjects, block=False)
 
     def wanted(name: str) -> bool:
@@ -121,7 +87,7 @@ def main(only: Sequence[str]) -> None:
             save(page, "map", 990)
         if wanted("neighbours"):
             page.choose("Neighbours", 1)
-            ask(page, {"Word (a)": "tuple"})
+            ask(page, {"Word (a)": "king"})
             save(page, "neighbours", 800)
         if wanted("positions"):
             page.choose("Positions", 5)
@@ -137,14 +103,14 @@ def main(only: Sequence[str]) -> None:
             page = new_page(width=1400)
             page.open(str(both.local_url), 2)
             page.choose("Neighbours", 2)
-            ask(page, {"Word (a)": "tuple"})
+            ask(page, {"Word (a)": "king"})
             save(page, "compare", 900)
             page.page.close()
         if wanted("phone"):
             page = new_page(width=400, dark=True)
             page.open(str(alone.local_url))
             page.choose("Neighbours", 1)
-            ask(page, {"Word (a)": "tuple"})
+            ask(page, {"Word (a)": "king"})
             save(page, "phone", 1120)
             page.page.close()
 

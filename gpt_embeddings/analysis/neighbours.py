@@ -1,13 +1,17 @@
 """The nearest rows of a token table, by cosine: of a word, and of `a - b + c`.
 
-The whole table is compared at each question, exactly; only the lengths of its rows are kept. Left out: approximate
+The whole table is compared at each question, exactly; only the lengths of its rows are kept. Rows that differ in case
+or in the space before them (` king`, `King`) are one word, of which the nearest is given. Left out: approximate
 search, which a vocabulary does not need, and vectors of texts, for which the extra `search` brings faiss.
 """
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
@@ -96,12 +100,12 @@ class Neighbours:
         return Word(word.strip(), tuple(input_ids.tolist()), pieces, vector)
 
     def nearest(self, vector: torch.Tensor, count: int = 10, exclude: Collection[int] = ()) -> list[Neighbour]:
-        """Return the rows of largest cosine with a vector.
+        """Return the words of largest cosine with a vector, each by the row of it that is nearest.
 
         Args:
             vector: Vector of shape `(n_embd,)`.
             count: How many.
-            exclude: Ids to leave out.
+            exclude: Ids to leave out, with the other rows of the same words.
 
         Raises:
             ValueError: The vector is zero: it has no direction.
@@ -111,16 +115,21 @@ class Neighbours:
             raise ValueError("The vector is zero and so near to nothing in particular.")
         with torch.inference_mode():
             scores = torch.mv(self.table, vector / length).mul_(self.scale)  # (vocab_size,)
-            if exclude:
-                scores[torch.tensor(list(exclude))] = -math.inf
-            best, rows = scores.topk(min(count, len(scores) - len(set(exclude))))
-        ids = rows.tolist()
-        return [
-            Neighbour(*found) for found in zip(ids, readable_pieces(self.tokenizer, ids), best.tolist(), strict=True)
-        ]
+            seen = {int(self._words[i]) for i in exclude}
+            ids: list[int] = []
+            looked_at = 0
+            while len(ids) < count and looked_at < len(scores):
+                rows = scores.topk(min(len(scores), 4 * (looked_at + count + len(seen)))).indices[looked_at:].tolist()
+                looked_at += len(rows)
+                for row in rows:
+                    if self._words[row] not in seen and len(ids) < count:
+                        seen.add(int(self._words[row]))
+                        ids.append(row)
+            best = scores[ids].tolist()
+        return [Neighbour(*found) for found in zip(ids, readable_pieces(self.tokenizer, ids), best, strict=True)]
 
     def of_word(self, word: str, count: int = 10, *, exclude_inputs: bool = True) -> tuple[Word, list[Neighbour]]:
-        """Return a word and its neighbours, by choice without its own tokens."""
+        """Return a word and its neighbours, by choice without itself."""
         found = self.find(word)
         return found, self.nearest(found.vector, count, found.input_ids if exclude_inputs else ())
 
@@ -134,12 +143,20 @@ class Neighbours:
             b: man.
             c: woman.
             count: How many.
-            exclude_inputs: Whether the tokens of the three are left out, as is usual: one of them wins otherwise.
+            exclude_inputs: Whether the three words are left out, as is usual: one of them wins otherwise.
         """
         words = self.find(a), self.find(b), self.find(c)
         first, second, third = (normalize(word.vector, dim=0) for word in words)
         inputs = {token_id for word in words for token_id in word.input_ids} if exclude_inputs else set()
         return words, self.nearest(first - second + third, count, inputs)
+
+    @cached_property
+    def _words(self) -> npt.NDArray[np.int64]:
+        """Number of the word of each row, `(vocab_size,)`: the same for rows that differ in case or space alone."""
+        pieces = readable_pieces(self.tokenizer, range(len(self.table)))
+        names = [piece.lstrip("␣") for piece in pieces]
+        names = [name.casefold() if name.isalpha() else piece for name, piece in zip(names, pieces, strict=True)]
+        return np.unique(np.array(names, object), return_inverse=True)[1]
 
     def _looks_random(self, lengths: torch.Tensor) -> bool:
         """Return whether rows point everywhere alike and are as long as each other, as normal numbers make them."""

@@ -6,7 +6,6 @@ server. Models are those that the caller names; the user of the page can name ne
 Needs the extra `explore`. Left out: what is shown (`views`) and how it is drawn (`figures`, `maps`, `tables`).
 """
 
-import ipaddress
 import logging
 import os
 import threading
@@ -56,32 +55,27 @@ def build_page(subjects: Sequence[Subject]) -> "gr.Blocks":
     return page
 
 
-def launch_page(
+def serve_page(
+    page: "gr.Blocks",
     subjects: Sequence[Subject],
     *,
     host: str | None = LOOPBACK,
     port: int | None = None,
     open_browser: bool = False,
-    block: bool = True,
-) -> "gr.Blocks":
-    """Serve the page, and load its models while the browser opens it.
+) -> None:
+    """Serve a page that was built until the process ends, and load its models while the browser opens it.
 
     Args:
-        subjects: One model, or several that are compared.
+        page: What [`build_page`] gave.
+        subjects: Its models.
         host: Address to listen at; None leaves it to Gradio's environment variables, as a Space sets them.
         port: Port; None takes the first free one from 7860.
         open_browser: Whether to open the page in the browser of this machine.
-        block: Whether to serve until interrupted; otherwise until the process ends.
-
-    Returns:
-        The page, whose `local_url` says where it is.
 
     Raises:
-        ImportError: The extra `explore` is not installed.
         OSError: The port is taken.
     """
     gr = import_gradio()
-    page = build_page(subjects)
     try:
         page.launch(
             server_name=host,
@@ -105,6 +99,28 @@ def launch_page(
         raise OSError(f"Port {port} is taken; give another, or none for the first free one from 7860.") from error
     for subject in subjects:
         threading.Thread(target=_warm, args=(subject,), daemon=True).start()
+
+
+def launch_page(
+    subjects: Sequence[Subject],
+    *,
+    host: str | None = LOOPBACK,
+    port: int | None = None,
+    open_browser: bool = False,
+    block: bool = True,
+) -> "gr.Blocks":
+    """Build a page and serve it, until interrupted or, without `block`, until the process ends.
+
+    The other arguments, and what is raised, are those of [`serve_page`].
+
+    Returns:
+        The page, whose `local_url` says where it is.
+
+    Raises:
+        ImportError: The extra `explore` is not installed.
+    """
+    page = build_page(subjects)
+    serve_page(page, subjects, host=host, port=port, open_browser=open_browser)
     if block:
         page.block_thread()
     return page
@@ -117,14 +133,6 @@ def main(*names: str | None) -> None:
         names: Models, as `find_subject` takes them; none is the one that comes with the package.
     """
     launch_page([find_subject(name) for name in names or (None,)], host=None)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def import_gradio() -> Any:
@@ -220,4 +228,4 @@ def _make_widget(gr: Any, field: Field) -> Any:
     return gr.Textbox(field.value, lines=field.lines, label=field.label, min_width=160, scale=2)
 
 
-__all__ = ["build_page", "is_loopback", "launch_page", "main"]
+__all__ = ["build_page", "launch_page", "main", "serve_page"]

@@ -33,6 +33,8 @@ EXPECTED = (ImportError, OSError, TypeError, ValueError, StrictDataclassError)
 
 WORDS, TOKENS, AROUND = "words", "the tokens of a text", "around a word"
 
+NO_POSITIONS = "The model has no positions: each vector is its token's row."
+
 ANIMALS = "cat, dog, horse, cow, lion, tiger, eagle, shark, king, queen, man, woman, gato"
 TEXT = "O gato sentou no tapete. The cat sat on the mat 😀"
 SENTENCES = "O gato sentou no tapete\nO tapete sentou no gato\nThe cat sat on the mat"
@@ -99,15 +101,19 @@ def describe(opened: Opened) -> str:
     """Return a line on what a model is."""
     config = opened.model.config
     positions = f"{config.n_positions:,} positions ({config.position_embedding_type})"
-    if config.position_embedding_type == "none":
+    if not _has_positions(opened):
         positions = "no positions"
     said = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
     return f"{said}; most of its token rows look untrained" if opened.neighbours.looks_random else said
 
 
+def _has_positions(opened: Opened) -> bool:
+    return opened.model.config.position_embedding_type != "none"
+
+
 def _show_text(opened: Opened, text: str) -> Seen:
     table = tables.text_table(opened.model, opened.tokenizer, text or "")
-    notes = (table.caption,)
+    notes = (table.caption, *([] if _has_positions(opened) else [NO_POSITIONS]))
     return Seen((figures.text_figure(opened.model, opened.tokenizer, text),), table, notes)
 
 
@@ -116,6 +122,7 @@ def _show_map(opened: Opened, what: str, text: str, method: str = "PCA") -> Seen
     if what == TOKENS:
         figure = maps.text_map(opened.model, opened.tokenizer, text or "", chosen)
         note = "Filled dots are token + position, joined in the order of the text; diamonds are the tokens alone."
+        note = note if _has_positions(opened) else f"The dots are joined in the order of the text. {NO_POSITIONS}"
         note += " " + tables.text_table(opened.model, opened.tokenizer, text).caption  # with what was cut
     elif what == AROUND:
         figure = maps.neighbourhood_map(opened.neighbours, text or "", method=chosen)
@@ -164,7 +171,8 @@ def _show_encodings(opened: Opened, sentences: str) -> Seen:
     encodings = compare_encodings(opened.model, opened.tokenizer, lines)
     notes = [
         "A sum has no order: tokens that change places change neither a bag nor the mean of embeddings. What keeps a "
-        "row a token sees it; embeddings carry the place within each vector, too."
+        "row a token sees it"
+        + ("; embeddings carry the place within each vector, too." if _has_positions(opened) else ".")
     ]
     limit = opened.model.config.n_positions
     _, offsets = encode_flat(lines, opened.tokenizer)
@@ -196,7 +204,8 @@ def _map_fields() -> dict[str, Field]:
 VIEWS = (
     View(
         "Text",
-        "Every vector is a row of the token table plus a row of the position table. How much of it is which?",
+        "Every vector is a row of the token table plus, where the model has positions, one of the position table. How "
+        "much of it is which?",
         {"text": Field("Text", TEXT, lines=3)},
         _show_text,
         1,
@@ -223,7 +232,7 @@ VIEWS = (
     ),
     View(
         "Positions",
-        "The position table, beside the sinusoids of “Attention is all you need” of the same size.",
+        "The position table of a model that has one, beside the sinusoids of “Attention is all you need”.",
         {},
         _show_positions,
         5,

@@ -74,6 +74,18 @@ def test_analogy_worked_by_hand(royal):
     assert {near.piece for near in with_inputs} == {"␣queen", "␣woman", "␣king"}
 
 
+def test_case_and_space_make_no_other_word(royal, gpt2_tokenizer):
+    ids = {piece: gpt2_tokenizer.convert_tokens_to_ids(piece) for piece in ("ĠKing", "King", "ĠQueen", "Queen")}
+    rows = royal.table
+    for piece, near in (("ĠKing", 0.9), ("King", 0.8), ("ĠQueen", 0.7), ("Queen", 0.6)):
+        rows[ids[piece]] = torch.tensor([1.0, near, 1.0 - near, 0.0])
+    royal = Neighbours(royal.model, gpt2_tokenizer)
+    _, found = royal.of_word("king", count=2)
+    assert [near.piece for near in found] == ["␣Queen", "␣man"]  # of cosines 0.93 and 0.71; ` queen` has 0.5
+    _, found = royal.of_word("king", count=2, exclude_inputs=False)
+    assert [near.piece for near in found] == ["␣king", "␣Queen"]
+
+
 def test_zero_rows_are_near_nothing(royal):
     _, found = royal.of_word("tide", count=3)
     assert [near.score for near in found] == [0, 0, 0]

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -15,12 +17,12 @@ from typer.testing import CliRunner
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings_cli import app
+from gpt_embeddings_cli.waiting import is_loopback
 
 
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
 from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, table_to_html, text_to_html
-from gpt_embeddings.explore.page import is_loopback
 from gpt_embeddings.explore.shown_models import Subject, find_subject
 from gpt_embeddings.explore.views import AROUND, TOKENS, VIEWS, WORDS, Seen
 
@@ -133,6 +135,16 @@ def test_an_untrained_table_is_called_so(saved, subject):
     assert "looks untrained" in NEIGHBOURS.look(subject, "king", "", "", True).notes[1]
     trained = find_subject(str(saved / "after"))
     assert "looks untrained" not in NEIGHBOURS.look(trained, "king", "", "", True).notes[1]
+
+
+def test_a_model_without_positions_is_not_said_to_have_them(gpt2_tokenizer):
+    subject = Subject("tides", lambda: (make_model(position_embedding_type="none"), gpt2_tokenizer))
+    for view, fields in ((TEXT, ["a tide"]), (MAP, [TOKENS, "a tide"]), (DENSE, ["a tide\ntwo tides"])):
+        seen = view.look(subject, *fields, *(["PCA"] if "method" in view.fields else []))
+        said = " ".join(seen.notes)
+        assert "+ position" not in said and "the place within each vector" not in said
+        assert view is DENSE or "The model has no positions: each vector is its token's row." in said
+    assert 'its `position_embedding_type` is "none"' in POSITIONS.look(subject).notes[0]
 
 
 def test_inputs_are_left_out_by_choice(subject):
@@ -282,6 +294,16 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
+def read_when_there(url):
+    for _ in range(1200):
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return answer.read()
+        except OSError:  # the waiting page's 503, and nobody for a moment
+            time.sleep(0.1)
+    raise TimeoutError(url)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ there")
 def test_the_command_serves_the_loopback_until_interrupted(saved):
@@ -296,7 +318,11 @@ def test_the_command_serves_the_loopback_until_interrupted(saved):
     try:
         line = process.stdout.readline()
         assert line == f"Page: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
-        assert b"gpt-embeddings explore" in urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30).read()
+        url = f"http://127.0.0.1:{port}/"
+        with pytest.raises(urllib.error.HTTPError, match="503") as waiting:  # before anything is imported
+            urllib.request.urlopen(url, timeout=30)
+        assert b"Opening the page" in waiting.value.read()
+        assert b"The input stage of a GPT" in read_when_there(url)
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.2", port), timeout=2)
         process.send_signal(signal.SIGINT)
