@@ -153,6 +153,10 @@ def embed(
             check_output(output, "embed", overwrite=overwrite, ours=WRITTEN, suffixes=PARQUET)
         else:
             check_output(output, "embed --ray", overwrite=overwrite, ours=WRITTEN)
+        if push_to_hub is not None:
+            from gpt_embeddings.hub.push import check_push
+
+            check_push(push_to_hub)
         options: dict[str, Any] = {
             "column": column,
             "output_column": output_column,

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gpt_embeddings.checkpoints.files import open_folder
 from gpt_embeddings.outputs import whole_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.threads import n_cores
@@ -53,6 +55,9 @@ def load_teacher(name: str) -> Any:
         raise ImportError("A teacher needs sentence-transformers: `pip install 'gpt-embeddings[train]'`.") from error
     if not name:
         raise OSError("The teacher's name is empty; give a folder or the Hub name of a sentence-transformers model.")
+    if not os.path.exists(name):
+        with suppress(FileNotFoundError):  # sentence-transformers knows some names without their owner
+            open_folder(name).has("modules.json")
     try:
         teacher = SentenceTransformer(name)
     except Exception as error:  # each of the loaders behind it has errors of its own

@@ -80,6 +80,22 @@ def test_blank_lines_of_a_text_file_are_told(run, tmp_path):
     assert "random" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("name", "token", "message"),
+    [
+        ("a/b/c", "hf_abc", "Repo id must be in the form"),
+        ("me/vectors", "", "There is no access token."),
+        ("me/vectors", "hf_abc", "Unset HF_HUB_OFFLINE to publish."),
+    ],
+    ids=["name", "token", "reach"],
+)
+def test_what_cannot_be_published_is_refused_before_the_work(run, tmp_path, monkeypatch, name, token, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    result = run("--output", tmp_path / "out", "--push-to-hub", name)
+    assert result.exit_code == 1 and message in result.stderr, result.output
+    assert "random" not in result.stderr and {path.name for path in tmp_path.iterdir()} == {"small.json"}
+
+
 def test_shards_of_another_job_are_not_mixed_in(run, tmp_path):
     with Output(tmp_path / "out", "embed", {"dtype": "float16"}) as out:
         out.result.mkdir()
