@@ -13,6 +13,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -425,6 +426,7 @@ def _write_in_processes(
 
 def _work(task: bytes, end: Any, parent: int) -> None:
     """Embed shards in a worker process, and report each batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C, which all of them get, the parent speaks
     try:
         dataset, embedder, shards, todo = pickle.loads(task)
         progress = _Reports(end, parent)
