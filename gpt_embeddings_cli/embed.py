@@ -1,6 +1,7 @@
 """`gpt-embeddings embed`: a text corpus in, a dataset of vectors out."""
 
 import sys
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -136,6 +137,8 @@ def embed(
     """
     with errors_as_messages():
         check_one_model(model, config, fresh)
+        if ray is not None and find_spec("ray") is None:
+            raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.")
         check_inputs(inputs)
         check_names(model, tokenizer)
         _check_place(output, inputs)
@@ -173,10 +176,13 @@ def embed(
                 raise ValueError(
                     "`--ray` needs a model that every node can read; save the fresh one and give `--model`."
                 )
-            rows = _embed_on_ray(source, output, model, tokenizer, ray, {**options, "overwrite": overwrite})
+            remarks, rows = _embed_on_ray(source, output, model, tokenizer, ray, overwrite, options)
             if push_to_hub is not None:
                 _push(output, push_to_hub, model, output_column)
-            typer.echo(f"{rows} rows, from {model or ENGLISH}.\nResult: {output.resolve()}")
+            typer.echo(f"{rows} rows, from {model or ENGLISH}.")
+            for remark in remarks:
+                typer.echo(remark)
+            typer.echo(f"Result: {output.resolve()}")
             return
         network, name = open_model(model, fresh, config, seed)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
@@ -224,18 +230,31 @@ def _check_place(output: Path, inputs: list[str]) -> None:
 
 
 def _embed_on_ray(
-    inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
-) -> int:
+    inputs: Any,
+    output: Path,
+    model: str | None,
+    tokenizer: str | None,
+    address: str,
+    overwrite: bool,
+    options: dict[str, Any],
+) -> tuple[list[str], int]:
+    """Embed on a cluster; return what there is to remark on the texts, and the number of rows."""
     from datasets import DatasetDict
 
-    from gpt_embeddings.checkpoints.loading import find_tokenizer
+    from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
     from gpt_embeddings.checkpoints.shipped import ENGLISH
     from gpt_embeddings.embedding.cluster import embed_on_cluster
+    from gpt_embeddings.embedding.embedder import Embedder
+    from gpt_embeddings.progress import Progress
 
     if isinstance(inputs, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
     tokens = find_tokenizer(model, tokenizer)
-    return embed_on_cluster(inputs, output, model or ENGLISH, tokens, address=address, **options)
+    name, progress = model or ENGLISH, Progress(hidden=True)
+    rows = embed_on_cluster(
+        inputs, output, name, tokens, address=address, overwrite=overwrite, progress=progress, **options
+    )
+    return Embedder(*load_pair(name, tokens), **options).remarks(progress.counts), rows
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:

@@ -5,6 +5,7 @@ what is in the shards, and whose they are (`outputs`).
 """
 
 import glob
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -143,6 +144,13 @@ class Shards:
     def _merge(self, paths: list[Path]) -> Path:
         if len(paths) == 1:
             return paths[0]
+        needed, free = sum(path.stat().st_size for path in paths), shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                f"One Parquet file of all shards needs {needed / 1e9:.1f} GB beside them until it is whole, and the "
+                f"disk has {free / 1e9:.1f} GB. All rows are embedded and the shards are kept: make room and start "
+                "again to go on, or give a folder as the output, which needs no more room."
+            )
         whole = self.folder / "whole.tmp"
         with pq.ParquetWriter(whole, self.schema) as writer:
             for path in paths:

@@ -15,15 +15,6 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_from_disk
 from torch import nn
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
 
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import check_vocabulary
@@ -40,6 +31,20 @@ from gpt_embeddings.training.runs import (
 from gpt_embeddings.windows.collator import WindowCollator
 from gpt_embeddings.windows.token_windows import TokenWindows
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
+
+
+try:
+    from transformers import (
+        PreTrainedTokenizerBase,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+except ImportError as error:  # accelerate is not here, and transformers says it in other words
+    raise ImportError("Training on next tokens needs accelerate: `pip install 'gpt-embeddings[train]'`.") from error
 
 
 COUNTED_WINDOWS = 1024  # at a time

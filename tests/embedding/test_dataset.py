@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -232,6 +233,19 @@ def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
 def test_what_holds_no_rows(model, tokenizer, data, message):
     with pytest.raises(TypeError, match=message):
         embed_dataset(data, model, tokenizer)
+
+
+def test_no_room_for_one_file(model, tokenizer, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"needs 0\.0 GB beside them .* the shards are kept"):
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet")
+    monkeypatch.undo()
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", 2**13)
+    progress = Progress(hidden=True)
+    check(
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet", progress=progress), model, tokenizer
+    )
+    assert progress.resumed == len(TEXTS)
 
 
 LONG = "tide " * 40
