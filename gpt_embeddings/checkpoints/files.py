@@ -153,7 +153,7 @@ class HubFile:
             hf_raise_for_status(response)
             expected = f"bytes {start}-{end - 1}/{self.size}"
             if response.status_code != 206:
-                raise NoRangesError(f"{self.name} cannot be had in part.")
+                raise NoRangesError(f"{self.name} cannot be read in part.")
             if response.headers.get("Content-Range") != expected:
                 raise OSError(
                     f"{self.name} was asked for {expected}, the answer has {response.headers.get('Content-Range')!r}."
@@ -210,7 +210,7 @@ class HubFolder:
         """Return whether there is such a file.
 
         Raises:
-            OSError: The repository cannot be had; the message says what to do.
+            OSError: The repository cannot be reached; the message says what to do.
         """
         try:
             return self._find(file)
@@ -226,7 +226,7 @@ class HubFolder:
 
         Raises:
             FileNotFoundError: The repository has no such file.
-            OSError: It cannot be had.
+            OSError: It cannot be read.
         """
         try:
             if self._cached(file) is None and file not in self._sizes:
@@ -241,7 +241,7 @@ class HubFolder:
         """Open a file for reading in part; the whole of it is downloaded where the server knows no ranges.
 
         Raises:
-            OSError: It cannot be had.
+            OSError: It cannot be read.
         """
         cached = self._cached(file)
         if cached is not None:
