@@ -50,7 +50,7 @@ class EmbedderActor:
             task = ray.get_runtime_context().get_task_id() or ""
             self._batches = self._batches + 1 if task == self._task else 0
             self._task = task
-            self._tally.add.remote((task, self._batches), counts)
+            ray.get(self._tally.add.remote((task, self._batches), counts))  # so that none is missing in the end
         return extended
 
 

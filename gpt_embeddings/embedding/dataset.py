@@ -34,7 +34,7 @@ from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Forma
 from gpt_embeddings.outputs import Output, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.encoding import as_texts
-from gpt_embeddings.text.sources import check_column, check_texts
+from gpt_embeddings.text.sources import check_column, check_texts, read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -248,7 +248,7 @@ class _Stream:
     def __init__(self, dataset: IterableDataset, embedder: Embedder) -> None:
         self.dataset, self.split, self.column = dataset, dataset.split, embedder.column
         self.n_read = 0
-        self._batches = dataset.with_format("arrow").iter(batch_size=_batch_rows(embedder))
+        self._batches = read_blocks(dataset.with_format("arrow"), _batch_rows(embedder))
         self._first: pa.Table | None = next(self._batches, None)
         features = dataset.features
         if features is None:

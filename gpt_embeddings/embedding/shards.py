@@ -4,7 +4,6 @@ A shard gets its name when it is whole, and a run that was killed is continued a
 what is in the shards, and whose they are (`outputs`).
 """
 
-import glob
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetInfo, Features, IterableDataset, load_dataset
+from datasets import Dataset, DatasetInfo, Features, IterableDataset
 
 from gpt_embeddings.embedding.provenance import Provenance, with_provenance
 from gpt_embeddings.outputs import whole_file, write_dataset_files
+from gpt_embeddings.text.files import Reading
+from gpt_embeddings.text.sources import open_files
 
 
 Format: TypeAlias = Literal["arrow", "parquet"]
@@ -163,13 +164,13 @@ def open_output(output: Path) -> Dataset | IterableDataset:
     """Open what `Shards.finish` made: Arrow memory-mapped, Parquet as a stream."""
     if (output / "state.json").is_file():
         return Dataset.load_from_disk(str(output))
-    return load_dataset("parquet", data_files=parquet_files(output), split="train", streaming=True)
+    files = parquet_files(output)
+    return open_files([str(path) for path in files], Reading(format="parquet"), streaming=True)
 
 
-def parquet_files(output: Path) -> list[str]:
-    """Return the Parquet files of an output, in order, as `data_files` takes a name: not for a pattern."""
-    files = [output] if output.is_file() else sorted(output.glob("*.parquet"))
-    return [glob.escape(str(path)) for path in files]
+def parquet_files(output: Path) -> list[Path]:
+    """Return the Parquet files of an output, in order."""
+    return [output] if output.is_file() else sorted(output.glob("*.parquet"))
 
 
 def shard_bounds(n_rows: int, row_bytes: float) -> list[tuple[int, int]]:

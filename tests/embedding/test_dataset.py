@@ -201,6 +201,21 @@ def test_rows_that_are_lost_are_an_error(model, tokenizer, small, tmp_path, monk
         assert not (tmp_path / "out").exists()
 
 
+def test_a_stream_of_unknown_columns_that_begins_with_missing_texts(model, tokenizer, small, tmp_path):
+    texts = [None] * 100 + TEXTS
+    stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
+    embedded = embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
+    assert embedded["text"][:] == texts and not np.any(embedded["embedding"][:100])
+
+
+def test_a_column_of_another_type_later_on(model, tokenizer, small, tmp_path):
+    stream = IterableDataset.from_generator(
+        lambda: ({"text": text, "x": None if i < 100 else "late"} for i, text in enumerate(TEXTS))
+    )
+    with pytest.raises(ValueError, match="Column 'x' holds string in some rows and null in the first ones"):
+        embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["list", "numpy", "pandas", "polars", "polars series"])
 def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
     texts = ["A bell.", None, "The tide came in."]
