@@ -12,8 +12,8 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -194,7 +194,9 @@ def _embed_to(
     embedder, total = job.embedder, len(source) if isinstance(source, Dataset) else None
     features = Features({**source.features, embedder.output_column: embedder.feature})
     mark = _mark(source)
-    with _counted(progress, embedder, total) as bar, job.open(target, mark) as out:
+    workers = isinstance(source, Dataset) and job.num_proc is not None
+    settings = {**mark, **({"cut for worker processes (--num-proc)": True} if workers else {})}
+    with _counted(progress, embedder, total) as bar, job.open(target, settings) as out:
         shards = Shards(out.result, features, provenance_of(embedder, job.model_name), format=job.format)
         if isinstance(source, Dataset):
             _write_dataset(source, embedder, shards, job.num_proc or 0, bar)
@@ -348,7 +350,8 @@ def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress, m
 
 def _write_dataset(dataset: Dataset, embedder: Embedder, shards: Shards, num_proc: int, progress: Progress) -> None:
     todo = []
-    for i, (start, stop) in enumerate(shard_bounds(len(dataset), _row_bytes(dataset, embedder))):
+    bounds = shard_bounds(len(dataset), _row_bytes(dataset, embedder), for_workers=num_proc > 0)
+    for i, (start, stop) in enumerate(bounds):
         if shards.rows(i) == stop - start:
             progress.skip(stop - start)
         else:
@@ -390,12 +393,14 @@ def _write_in_processes(
     num_proc: int,
     progress: Progress,
 ) -> None:
-    context = multiprocessing.get_context()
+    # A fork has everything at once, the tokenizer's engine too, which the parent makes here; others begin anew.
+    forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
+    context: Any = multiprocessing.get_context("fork" if forks else None)
+    embedder.extend(pa.table({embedder.column: ["."]}))
     workers, ends = [], []
     for rank in range(min(num_proc, len(todo))):
         end, other = context.Pipe(duplex=False)
-        task = pickle.dumps((dataset, embedder, shards, todo[rank::num_proc]))
-        arguments = (task, other, os.getpid())
+        arguments = (dataset, embedder, shards, todo[rank::num_proc], other, os.getpid())
         workers.append(context.Process(target=_work, args=arguments, daemon=True))
         ends.append(end)
         workers[-1].start()
@@ -424,11 +429,12 @@ def _write_in_processes(
             worker.join()
 
 
-def _work(task: bytes, end: Any, parent: int) -> None:
+def _work(
+    dataset: Dataset, embedder: Embedder, shards: Shards, todo: list[tuple[int, int, int]], end: Any, parent: int
+) -> None:
     """Embed shards in a worker process, and report each batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C, which all of them get, the parent speaks
     try:
-        dataset, embedder, shards, todo = pickle.loads(task)
         progress = _Reports(end, parent)
         with torch_threads(1):
             for i, start, stop in todo:

@@ -22,6 +22,7 @@ from gpt_embeddings.text.sources import open_files
 Format: TypeAlias = Literal["arrow", "parquet"]
 
 SHARD_BYTES = 2**28  # 256 MiB: a few seconds of work are lost at most, and few files are made
+WORKER_SHARD_BYTES, WORKER_SHARDS = 2**24, 32  # where worker processes share in a dataset: at least, and about
 PARQUET_ROWS = 2**14  # of a row group
 PARQUET = (".parquet", ".pq")  # suffixes of an output that is one file
 WRITTEN = (
@@ -173,13 +174,18 @@ def parquet_files(output: Path) -> list[Path]:
     return [output] if output.is_file() else sorted(output.glob("*.parquet"))
 
 
-def shard_bounds(n_rows: int, row_bytes: float) -> list[tuple[int, int]]:
+def shard_bounds(n_rows: int, row_bytes: float, *, for_workers: bool = False) -> list[tuple[int, int]]:
     """Cut rows into shards of about `SHARD_BYTES`, `[(first, past the last), ...]`; no rows make one empty shard.
+
+    Worker processes take whole shards, and of a small dataset get smaller ones.
 
     >>> shard_bounds(5, row_bytes=2**27)
     [(0, 2), (2, 4), (4, 5)]
     """
-    step = max(1, int(SHARD_BYTES / max(1.0, row_bytes)))
+    size = SHARD_BYTES
+    if for_workers:
+        size = min(SHARD_BYTES, max(WORKER_SHARD_BYTES, int(n_rows * row_bytes / WORKER_SHARDS)))
+    step = max(1, int(size / max(1.0, row_bytes)))
     return [(i, min(i + step, n_rows)) for i in range(0, n_rows, step)] or [(0, 0)]
 
 

@@ -410,6 +410,26 @@ def test_another_job_is_not_continued(model, tokenizer, small, tmp_path):
     check(embedded, new_model(seed=1), tokenizer)
 
 
+def test_worker_processes_share_in_a_small_dataset(model, tokenizer, tmp_path, monkeypatch):
+    """Each has shards of its own; a run is continued as it was cut."""
+    monkeypatch.setattr(shards_module, "WORKER_SHARD_BYTES", 2**11)
+    seen = set()
+    work = embed_module._write_in_processes
+
+    def watch(dataset, embedder, shards, todo, num_proc, progress):
+        seen.update(i % num_proc for i, *_ in todo)
+        return work(dataset, embedder, shards, todo, num_proc, progress)
+
+    monkeypatch.setattr(embed_module, "_write_in_processes", watch)
+    with pytest.raises(StopError):
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=2, progress=StopAfter(150))
+    assert seen == {0, 1}
+    if list((tmp_path / ".out.partial").glob("result/data-*")):
+        with pytest.raises(ValueError, match=r"`cut for worker processes \(--num-proc\)` is None and was True"):
+            embed_dataset(source(), model, tokenizer, output=tmp_path / "out")
+    check(embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=3), model, tokenizer)
+
+
 def test_a_shard_cut_short_is_made_again(model, tokenizer, small, tmp_path):
     with pytest.raises(StopError):
         embed_dataset(source(), model, tokenizer, output=tmp_path / "out", progress=StopAfter(90))
