@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from gpt_embeddings.text.encoding import encode_flat
     from gpt_embeddings.text.sources import load_source
     from gpt_embeddings.text.tokenizer import load_tokenizer
-    from gpt_embeddings.windows.token_windows import TokenWindows, WindowCollator
+    from gpt_embeddings.windows.collator import WindowCollator
+    from gpt_embeddings.windows.token_windows import TokenWindows
 
 
 __version__ = "0.1.0"
@@ -44,7 +45,7 @@ _HOMES = {
     "CardFacts": "hub.cards",
     "Embedder": "embedding.dataset",
     "TokenWindows": "windows.token_windows",
-    "WindowCollator": "windows.token_windows",
+    "WindowCollator": "windows.collator",
     "embed_dataset": "embedding.dataset",
     "encode_flat": "text.encoding",
     "export_model": "hub.export",

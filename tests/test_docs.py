@@ -1,7 +1,9 @@
-"""Every Python example of the README and of the docs runs, one namespace a page, in an empty folder."""
+"""Every Python example of the README and of the docs runs, one namespace a page, and prints what stands below it."""
 
 import re
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block of Python, and what it prints where that is shown right below.
+BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
@@ -22,7 +25,10 @@ def test_examples_run(page, tmp_path, monkeypatch):
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in BLOCK.finditer(text):
         line = text[: block.start(1)].count("\n")
-        exec(compile("\n" * line + block[1], str(page), "exec"), namespace)
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile("\n" * line + block[1], str(page), "exec"), namespace)
+        if block[2] is not None:
+            assert printed.getvalue() == block[2]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -68,7 +68,13 @@ def test_no_library_of_this_project_is_there_and_others_are():
 
 @pytest.mark.slow
 def test_signals_and_time_limits():
-    code = "import os, sys, time; print(os.getpid(), flush=True); sys.stdin.read(); print('end', flush=True); time.sleep(600)"
+    code = """if True:
+        import os, sys, time
+        print(os.getpid(), flush=True)
+        sys.stdin.read()
+        print("end", flush=True)
+        time.sleep(600)
+    """
     pipe = subprocess.PIPE
     with warm_python.start(["-c", code], stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert int(process.stdout.readline()) == process.pid

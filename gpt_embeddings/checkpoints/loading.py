@@ -237,13 +237,19 @@ def _load(model_class: type[_Model], name: str) -> _Model:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from reporting what is looked at here: a head's weights, say, which the base does not need."""
-    verbosity = logging.get_verbosity()
+    """Keep transformers from reporting what is looked at here: a head's weights, say, which the base does not need.
+
+    Nor is there a bar for the three tensors of a model, which are there at once.
+    """
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 __all__ = [

@@ -37,7 +37,8 @@ from gpt_embeddings.training.runs import (
     not_written,
     versions,
 )
-from gpt_embeddings.windows.token_windows import TokenWindows, WindowCollator
+from gpt_embeddings.windows.collator import WindowCollator
+from gpt_embeddings.windows.token_windows import TokenWindows
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
 

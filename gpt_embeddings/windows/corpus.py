@@ -5,9 +5,11 @@ Left out: iterating (`token_windows`) and storing (`stored_windows`), which both
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset
@@ -15,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.sources import check_texts
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
-from gpt_embeddings.windows.lanes import Documents, deal
+from gpt_embeddings.windows.held import HeldLane, HeldText, hold
+from gpt_embeddings.windows.lanes import Documents, Lane, deal
 from gpt_embeddings.windows.packing import Cut
 
 
@@ -26,6 +29,9 @@ RANDOM_SOURCES = {
     "RandomlyCyclingMultiSourcesExamplesIterable": "`interleave_datasets` with probabilities draws random numbers "
     "that differ from shard to shard. Leave the probabilities out",
 }
+
+
+COUNTED_BYTES = 2**24  # of text; tokenizing it takes about a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +46,8 @@ class Corpus:
     """A fast tokenizer."""
     cut: Cut
     """How its tokens are cut."""
-    shuffle: bool
-    """Whether documents or shards are shuffled, anew in each epoch."""
+    shuffle: bool | Literal["windows"]
+    """Whether documents or shards are shuffled, anew in each epoch, or the windows themselves."""
     seed: int
     """Of the shuffle."""
     num_lanes: int
@@ -50,10 +56,38 @@ class Corpus:
     """This process among those that train together."""
     world_size: int
     """How many there are."""
+    held: HeldText | None = None
+    """The tokens of all of it, where its windows are shuffled."""
+
+    def lanes(
+        self, epoch: int, states: Mapping[int, Mapping[str, Any] | None] | None = None
+    ) -> dict[int, Lane | HeldLane]:
+        """Open lanes of this rank in an epoch: those that states are given of, from there on, by default all."""
+        if states is None:
+            states = dict.fromkeys(range(self.num_lanes))
+        if self.held is not None:
+            n_parts = self.num_lanes * self.world_size
+            parts = {n: (self.rank * self.num_lanes + n, n_parts) for n in states}
+            return {n: HeldLane(self.held, (self.seed, epoch), parts[n], states[n]) for n in states}
+        documents = self.deal(epoch)
+        return {n: Lane(documents[n], self.tokenizer, self.cut, states[n]) for n in states}
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the corpus has random access and so little text that its windows are counted in a moment."""
+        if self.held is not None:
+            return True
+        if isinstance(self.dataset, Dataset):
+            table = self.dataset.select_columns([self.column]).data
+            return table.nbytes * len(self.dataset) <= COUNTED_BYTES * max(1, table.num_rows)
+        if not isinstance(self.dataset, Sequence):
+            return False
+        sizes = accumulate(len(text or "") for text in self.dataset)
+        return all(size <= COUNTED_BYTES for size in sizes)
 
     def deal(self, epoch: int) -> list[Documents]:
         """Return what each lane of this rank reads in an epoch."""
-        seed = (self.seed, epoch) if self.shuffle else None
+        seed = (self.seed, epoch) if self.shuffle is True else None
         return deal(self.dataset, self.column, self.num_lanes, self.rank, self.world_size, seed)
 
     @cached_property
@@ -94,7 +128,7 @@ def open_corpus(
     packing: Literal["stream", "document"],
     tail: Literal["pad", "drop"],
     column: str,
-    shuffle: bool,
+    shuffle: bool | Literal["windows"],
     seed: int,
     num_lanes: int,
     rank: int,
@@ -117,6 +151,7 @@ def open_corpus(
     check_integer("rank", rank, 0, world_size - 1)
     _check_choice("packing", packing, ("stream", "document"))
     _check_choice("tail", tail, ("pad", "drop"))
+    _check_choice("shuffle", shuffle, (False, True, "windows"))
     _check_dataset(dataset, column)
     if isinstance(dataset, IterableDataset) and dataset._distributed is not None:
         split = dataset._distributed  # lanes are dealt from the whole dataset, by the same rules
@@ -140,8 +175,42 @@ def open_corpus(
         rank=rank,
         world_size=world_size,
     )
+    if shuffle == "windows":
+        return replace(corpus, held=_hold(corpus))
     corpus.deal(0)  # tells now what it would tell later
+    if shuffle:
+        _check_shuffled(corpus.dataset)
     return corpus
+
+
+def _hold(corpus: Corpus) -> HeldText:
+    dataset = corpus.dataset
+    if not isinstance(dataset, (Dataset, Sequence)):
+        raise ValueError(
+            f'`shuffle="windows"` takes a corpus with random access, which is tokenized once and held in memory; a '
+            f"{type(dataset).__name__} is read from its beginning to its end. Give a list or a `datasets.Dataset`, or "
+            "store the windows with `to_dataset(folder)` and shuffle these: `.shuffle(seed)`."
+        )
+    (documents,) = deal(dataset, corpus.column, 1, 0, 1, None)
+    return hold(documents, corpus.tokenizer, corpus.cut)
+
+
+def _check_shuffled(dataset: Any) -> None:
+    """Warn where a shuffle has a single thing to shuffle."""
+    if isinstance(dataset, IterableDataset):
+        if dataset.num_shards == 1:
+            warnings.warn(
+                "`shuffle=True` shuffles the shards (files) of a stream, and this one has one: every epoch has the "
+                "same order. Split it with `dataset.reshard()` or into more files, or store the windows with "
+                "`to_dataset(folder)` and shuffle these: `.shuffle(seed)`.",
+                stacklevel=4,
+            )
+    elif len(dataset) == 1:
+        warnings.warn(
+            "`shuffle=True` shuffles documents, and there is one: every epoch has the same order. "
+            '`shuffle="windows"` shuffles its windows.',
+            stacklevel=4,
+        )
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, advice: str = "") -> None:
@@ -155,8 +224,8 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None, advi
         raise ValueError(f"`{name}` must be an integer {limits}, got {value!r}. {advice}".rstrip())
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+def _check_choice(name: str, value: Any, choices: tuple[str | bool, ...]) -> None:
+    if not isinstance(value, (str, bool)) or value not in choices:
         raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
 
 

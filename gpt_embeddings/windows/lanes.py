@@ -5,8 +5,11 @@ work nor a saved place depends on who does it. A place is the position of a bloc
 beyond it is read again, never saved. Left out: where files come from (`sources`), and what a window is (`windows`).
 """
 
+import atexit
+import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
@@ -32,12 +35,16 @@ CHECKED_IDS = 4096  # ids of the first document at a place that tell whether the
 READING_ERRORS = (OSError, EOFError, ValueError, pa.ArrowException, zlib.error)
 
 Place: TypeAlias = dict[str, Any]
+Pieces: TypeAlias = Generator[tuple[Place, list[str]], None, None]
+
+# Closed before the program ends: what a reader of `datasets` names in its `except` is gone when Python closes it.
+_readers: weakref.WeakSet[Pieces] = weakref.WeakSet()
 
 
 class Documents(Protocol):
     """Text of a lane."""
 
-    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+    def read(self, place: Place | None) -> Pieces:
         """Give pieces of consecutive documents, each with the place where it begins; None is the beginning."""
 
 
@@ -50,9 +57,9 @@ class RowDocuments:
         self._corpus, self._column = corpus, column
         self._start, self._stop, self._seed = start, stop, seed
 
-    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+    def read(self, place: Place | None) -> Pieces:
         """Give pieces; a place is `{"row": row}`."""
-        order = None if self._seed is None else _shuffled(len(self._corpus), *self._seed)[self._start : self._stop]
+        order = None if self._seed is None else shuffled(len(self._corpus), *self._seed)[self._start : self._stop]
         first = place["row"] if place else 0
         table = self._corpus.with_format("arrow") if isinstance(self._corpus, Dataset) else None
         for row in range(first, self._stop - self._start, BLOCK_ROWS):
@@ -73,7 +80,7 @@ class IteratedDocuments:
     def __init__(self, corpus: Iterable[str]) -> None:
         self._corpus = corpus
 
-    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+    def read(self, place: Place | None) -> Pieces:
         """Give pieces; a place is `{"row": row}`."""
         row = place["row"] if place else 0
         texts = islice(iter(self._corpus), row, None)
@@ -98,14 +105,14 @@ class ShardDocuments:
     ) -> None:
         self._corpus, self._column, self._shards, self._node = corpus, column, shards, node
 
-    def read(self, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+    def read(self, place: Place | None) -> Pieces:
         """Give pieces; a place is `{"shard": number, "state": state of the shard or None, "row": rows after it}`."""
         shards: Sequence[int | None] = [None] if self._shards is None else self._shards
         for shard in shards[shards.index(place["shard"]) if place else 0 :]:
             yield from self._read_shard(shard, place)
             place = None
 
-    def _read_shard(self, shard: int | None, place: Place | None) -> Iterator[tuple[Place, list[str]]]:
+    def _read_shard(self, shard: int | None, place: Place | None) -> Pieces:
         dataset = self._corpus if shard is None else self._corpus.shard(self._corpus.num_shards, shard)
         if self._node is not None:
             dataset = split_dataset_by_node(dataset, *self._node, strategy="examples")
@@ -165,6 +172,7 @@ class Lane:
         packer = StreamPacker if cut.packing == "stream" else DocumentPacker
         self._packer = packer(cut, state["used"] if state and not self._ended else 0)
         self._pieces = documents.read(state["source"] if state and not self._ended else None)
+        _readers.add(self._pieces)
         self._tokenizer, self._empty = tokenizer, np.empty((0, cut.max_length + 1), np.int32)
 
     def take(self, n: int) -> Ids:
@@ -207,11 +215,15 @@ class Lane:
 
     def _check(self, found: int | None) -> None:
         if self._expected is not None and found != self._expected:
-            raise ValueError(
-                "The dataset gives other text at the saved place than when the state was saved. Resume with the same "
-                "documents in the same order, or begin anew."
-            )
+            raise other_text()
         self._expected = None
+
+
+@atexit.register
+def _close_readers() -> None:
+    for reader in list(_readers):
+        with suppress(ValueError):  # a thread is reading, which the end of the program stops
+            reader.close()
 
 
 def deal(
@@ -276,7 +288,7 @@ def _deal_shards(
         return [ShardDocuments(corpus, column, None, None)]
     own = list(range(corpus.num_shards))
     if seed is not None:
-        own = [int(i) for i in _shuffled(len(own), *seed)]
+        own = [int(i) for i in shuffled(len(own), *seed)]
     if by_shards:
         own = own[rank::world_size]
     if num_lanes > len(own):
@@ -288,11 +300,19 @@ def _deal_shards(
 
 
 @lru_cache(maxsize=1)
-def _shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[Any]:
+def shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[Any]:
     """Return the numbers below `size` in the order of a seed and an epoch; four bytes each below 2^32."""
     order = np.arange(size, dtype=np.uint32 if size < 2**32 else np.uint64)
     np.random.default_rng([seed, epoch]).shuffle(order)
     return order
+
+
+def other_text() -> ValueError:
+    """Say that the text at a saved place has changed."""
+    return ValueError(
+        "The dataset gives other text at the saved place than when the state was saved. Resume with the same "
+        "documents in the same order, or begin anew."
+    )
 
 
 def _as_column(texts: list[Any], first: int | None) -> pa.Array:
@@ -319,4 +339,15 @@ def _pieces(texts: pa.Array | pa.ChunkedArray, name: str) -> Iterator[tuple[int,
         start = stop
 
 
-__all__ = ["Documents", "IteratedDocuments", "Lane", "Place", "RowDocuments", "ShardDocuments", "deal"]
+__all__ = [
+    "Documents",
+    "IteratedDocuments",
+    "Lane",
+    "Pieces",
+    "Place",
+    "RowDocuments",
+    "ShardDocuments",
+    "deal",
+    "other_text",
+    "shuffled",
+]

@@ -66,7 +66,7 @@ class StreamPacker:
 
     def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], place: dict[str, Any]) -> None:
         """Take in documents, at least one with a token; `place["tokens"]` says how many tokens came before them."""
-        tokens = _separated(input_ids, offsets[:-1][np.diff(offsets) > 0], self._cut.separator)
+        tokens = separated(input_ids, offsets[:-1][np.diff(offsets) > 0], self._cut.separator)
         if place["tokens"] == 0:
             tokens = tokens[1:]  # a separator stands between documents, so none before the first
         skip = min(self._skip, len(tokens))
@@ -152,10 +152,10 @@ class DocumentPacker:
     def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], place: dict[str, Any]) -> None:
         """Take in documents, at least one with a token."""
         ends = offsets[1:][np.diff(offsets) > 0]
-        tokens = _separated(input_ids, ends, self._cut.separator)
+        tokens = separated(input_ids, ends, self._cut.separator)
         ends = ends + np.arange(1, len(ends) + 1)
         starts = np.concatenate([[0], ends[:-1]])
-        counts = self._counts(ends - starts)
+        counts = count_windows(ends - starts, self._cut)
         first = np.cumsum(counts) - counts  # the number of each document's first window
         within = np.arange(counts.sum()) - np.repeat(first, counts)
         skip = min(self._skip, len(within))
@@ -178,7 +178,7 @@ class DocumentPacker:
             mark, tokens, begins, ends = self._parts[0]
             step = min(missing, mark.size - mark.used)
             chosen = slice(mark.used, mark.used + step)
-            pieces.append(self._gather(tokens, begins[chosen], ends[chosen]))
+            pieces.append(_gather(tokens, begins[chosen], ends[chosen], self._cut.max_length))
             mark.used += step
             missing -= step
             if mark.used == mark.size and len(self._parts) > 1:
@@ -189,21 +189,57 @@ class DocumentPacker:
         """Return the place to start from again, or None before anything was read."""
         return self._parts[0][0] if self._parts else None
 
-    def _counts(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        beyond = lengths - 1 - self._cut.max_length  # targets beyond the first window
-        if self._cut.tail == "drop":
-            return np.where(beyond >= 0, beyond // self._cut.stride + 1, 0)
-        return 1 + -(-np.maximum(beyond, 0) // self._cut.stride)
 
-    def _gather(self, tokens: Ids, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Ids:
-        index = begins[:, None] + np.arange(self._cut.max_length + 1)  # (window, max_length + 1)
-        padded = index >= ends[:, None]
-        windows = tokens[np.minimum(index, len(tokens) - 1, out=index)]
-        windows[padded] = IGNORED
-        return windows
+class HeldWindows:
+    """Windows of sequences that are held in memory as a whole, each found by its number.
+
+    Args:
+        cut: How to cut.
+        tokens: The sequences, one after the other, with the separators that belong to them; any integer dtype.
+        ends: Where each ends, ascending.
+    """
+
+    def __init__(self, cut: Cut, tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> None:
+        self._cut, self._tokens, self._ends = cut, tokens, ends
+        self._starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
+        counts = count_windows(ends - self._starts, cut)
+        self._after = np.cumsum(counts)  # windows up to the end of each sequence
+        self._before = self._after - counts
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return int(self._after[-1]) if len(self._after) else 0
+
+    def take(self, numbers: npt.NDArray[Any]) -> Ids:
+        """Return the windows of these numbers, `(n, max_length + 1)`, as packers do."""
+        length = self._cut.max_length
+        if not len(numbers):
+            return np.empty((0, length + 1), np.int32)
+        numbers = numbers.astype(np.int64)
+        sequence = np.searchsorted(self._after, numbers, side="right")
+        begins = self._starts[sequence] + (numbers - self._before[sequence]) * self._cut.stride
+        return _gather(self._tokens, begins, self._ends[sequence], length)
 
 
-def _separated(input_ids: Ids, places: npt.NDArray[np.int64], separator: int) -> Ids:
+def count_windows(lengths: npt.NDArray[np.int64], cut: Cut) -> npt.NDArray[np.int64]:
+    """Return how many windows sequences of these lengths have."""
+    beyond = lengths - 1 - cut.max_length  # targets beyond the first window
+    if cut.tail == "drop":
+        return np.where(beyond >= 0, beyond // cut.stride + 1, 0)
+    return np.where(lengths > 1, 1 + -(-np.maximum(beyond, 0) // cut.stride), 0)
+
+
+def _gather(
+    tokens: npt.NDArray[Any], begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], max_length: int
+) -> Ids:
+    index = begins[:, None] + np.arange(max_length + 1)  # (window, max_length + 1)
+    padded = index >= ends[:, None]
+    windows = tokens[np.minimum(index, len(tokens) - 1, out=index)].astype(np.int32, copy=False)
+    windows[padded] = IGNORED
+    return windows
+
+
+def separated(input_ids: Ids, places: npt.NDArray[np.int64], separator: int) -> Ids:
     """Return the ids with a separator before each of the places, which ascend."""
     places = places + np.arange(len(places))
     tokens = np.empty(len(input_ids) + len(places), np.int32)
@@ -214,4 +250,14 @@ def _separated(input_ids: Ids, places: npt.NDArray[np.int64], separator: int) ->
     return tokens
 
 
-__all__ = ["IGNORED", "Cut", "DocumentPacker", "Ids", "Mark", "StreamPacker"]
+__all__ = [
+    "IGNORED",
+    "Cut",
+    "DocumentPacker",
+    "HeldWindows",
+    "Ids",
+    "Mark",
+    "StreamPacker",
+    "count_windows",
+    "separated",
+]

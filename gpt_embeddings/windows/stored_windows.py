@@ -22,7 +22,6 @@ from datasets.utils import tqdm
 from gpt_embeddings.outputs import Output, whole_file, write_dataset_files, write_json
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
-from gpt_embeddings.windows.lanes import Lane
 from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
 
 
@@ -118,10 +117,8 @@ def _walk(
 ) -> Iterator[tuple[int, dict[str, Any] | None, Ids]]:
     """Give (lane, state after, windows) from a lane and its state on, as many windows at a time as a file holds."""
     rows = max(1, FILE_BYTES // (8 * corpus.cut.max_length))
-    for number, documents in enumerate(corpus.deal(epoch)):
-        if number < first:
-            continue
-        lane = Lane(documents, corpus.tokenizer, corpus.cut, state if number == first else None)
+    states = {number: state if number == first else None for number in range(first, corpus.num_lanes)}
+    for number, lane in corpus.lanes(epoch, states).items():
         while len(ids := lane.take(rows)):
             yield number, lane.state(), ids
 

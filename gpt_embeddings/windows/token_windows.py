@@ -1,7 +1,7 @@
 """Text streamed into training windows: documents in, batches of (input, target) ids out.
 
-The order of work is: shuffle documents (or shards), tokenize, cut. Left out: attention masks, models, and mixing of
-corpora (`datasets.interleave_datasets` does that before).
+The order of work is: shuffle documents (or shards), tokenize, cut; or, where the text is held, tokenize, cut, shuffle.
+Left out: attention masks, models, and mixing of corpora (`datasets.interleave_datasets` does that before).
 """
 
 import os
@@ -88,8 +88,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         packing: `"stream"` or `"document"`, see above.
         tail: `"pad"` or `"drop"`, see above.
         column: The column of texts, where `dataset` has columns.
-        shuffle: Whether to shuffle, anew in each epoch: documents where the dataset has random access, shards (the
-            order of files) where it streams.
+        shuffle: Whether to shuffle, anew in each epoch. True shuffles documents where the dataset has random access,
+            shards (the order of files) where it streams; windows are cut after that. `"windows"` shuffles the windows
+            themselves, as a loader with `shuffle=True` over a list of windows does: a dataset with random access is
+            tokenized at once and held in memory (two bytes a token with GPT-2's vocabulary), and each lane and rank
+            takes an equal part of all windows.
         seed: Seed of the shuffle, from 0.
         num_lanes: Lanes of this process, the most workers that can share the work. A dataset with random access is cut
             into contiguous parts, the shards of one that streams are dealt out in turn.
@@ -117,7 +120,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         packing: Literal["stream", "document"] = "stream",
         tail: Literal["pad", "drop"] = "pad",
         column: str = "text",
-        shuffle: bool = False,
+        shuffle: bool | Literal["windows"] = False,
         seed: int = 0,
         num_lanes: int = 1,
         rank: int = 0,
@@ -140,8 +143,31 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             world_size=world_size,
         )
         self.return_position_ids, self.return_document_ids = return_position_ids, return_document_ids
-        self._epoch, self._turn, self._resumed = 0, 0, False
+        # The epoch, and how often a state was loaded: in shared memory, to reach workers that live on between epochs.
+        self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._loaded = 0  # states that this copy knows of
+        self._turn, self._resumed = 0, False
         self._states: list[dict[str, Any] | None] = [None] * num_lanes
+        self._sizes: dict[int, list[int]] = {}  # windows of each lane, by the order that they were counted in
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()  # a copy or a pickle has memory of its own; a worker's is shared already
+
+    def __len__(self) -> int:
+        """Return the number of windows of the epoch, if it is known or a moment's work.
+
+        It is with `shuffle="windows"`, after [`TokenWindows.count`], and where a corpus with random access has at most
+        16 MiB of text, which is counted when it is first asked for.
+
+        Raises:
+            TypeError: The text would have to be read through.
+        """
+        return sum(self.lane_sizes())
+
+    def __bool__(self) -> bool:
+        """Return True, without counting."""
+        return True
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Iterate over the windows of the epoch, `(max_length,)` int64 tensors; a worker process takes its lanes."""
@@ -158,16 +184,19 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             if windows is not None:
                 yield {name: values[0] for name, values in self.as_batch(windows).items()}
 
-    def dataloader(self, batch_size: int = 8, *, drop_last: bool = False, num_workers: int = 0) -> "WindowLoader":
+    def dataloader(
+        self, batch_size: int = 8, *, drop_last: bool = False, num_workers: int = 0, persistent_workers: bool = False
+    ) -> "WindowLoader":
         """Return a loader of batches whose order and state do not depend on the number of workers.
 
         Args:
             batch_size: Windows of a batch, all from one lane.
             drop_last: Whether to leave out the last batch of a lane if it is not full.
             num_workers: Worker processes, at most `num_lanes`; 0 works in this process.
+            persistent_workers: Whether workers live on from epoch to epoch.
 
         Raises:
-            ValueError: A number is out of its range.
+            ValueError: A number is out of its range, or there are no workers to live on.
         """
         check_integer("batch_size", batch_size, 1)
         check_integer(
@@ -177,19 +206,37 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             self.corpus.num_lanes,
             "A lane is read by one worker: raise `num_lanes` to have more.",
         )
-        return WindowLoader(self, batch_size, drop_last, num_workers)
+        if persistent_workers and not num_workers:
+            raise ValueError("`persistent_workers` is True and `num_workers` 0: there are no workers to live on.")
+        return WindowLoader(self, batch_size, drop_last, num_workers, persistent_workers)
 
     def count(self) -> WindowCounts:
-        """Read the epoch through and count it; the place of iteration stays as it is."""
-        windows = 0
-        lanes = [
-            Lane(documents, self.corpus.tokenizer, self.corpus.cut, None)
-            for documents in self.corpus.deal(self._epoch)
-        ]
-        for lane in lanes:
+        """Read the epoch through and count it; the place of iteration stays as it is, and `len()` is known.
+
+        With `shuffle="windows"` documents and tokens are those of the whole corpus, windows those of this rank.
+        """
+        corpus = self.corpus
+        lanes = corpus.lanes(self.epoch)
+        sizes = [0] * len(lanes)
+        for n, lane in lanes.items():
             while taken := len(lane.take(1024)):
-                windows += taken
-        return WindowCounts(sum(lane.n_documents for lane in lanes), sum(lane.n_tokens for lane in lanes), windows)
+                sizes[n] += taken
+        self._sizes[self._order] = sizes
+        if corpus.held is not None:
+            return WindowCounts(corpus.held.n_documents, corpus.held.n_tokens, sum(sizes))
+        read = [lane for lane in lanes.values() if isinstance(lane, Lane)]
+        return WindowCounts(sum(lane.n_documents for lane in read), sum(lane.n_tokens for lane in read), sum(sizes))
+
+    def lane_sizes(self) -> list[int]:
+        """Return the number of windows of each lane; see `len()`."""
+        if self._order not in self._sizes:
+            if not self.corpus.is_small:
+                raise TypeError(
+                    "The number of windows is known when the text has been read: `count()` reads it through, and "
+                    "`len()` knows it then. With Trainer, `max_steps` does without."
+                )
+            self.count()
+        return self._sizes[self._order]
 
     def to_dataset(self, folder: str | os.PathLike[str] | None = None) -> Dataset:
         """Cut the whole epoch and store it; see `gpt_embeddings.windows.stored_windows.store_windows`.
@@ -201,18 +248,18 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         Returns:
             A dataset with the columns `input_ids` and `target_ids`, fixed-size lists of `max_length`.
         """
-        return store_windows(self.corpus, self._epoch, folder)
+        return store_windows(self.corpus, self.epoch, folder)
 
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration belongs to."""
-        return self._epoch
+        return int(self._shared[0])
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
         check_integer("epoch", epoch, 0)
-        if epoch != self._epoch:
-            self._epoch = epoch
+        if epoch != self.epoch:
+            self._shared[0] = epoch
             self._restart()
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +267,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return {
             "version": STATE_VERSION,
             "settings": self.corpus.settings,
-            "epoch": self._epoch,
+            "epoch": self.epoch,
             "turn": self._turn,
             "lanes": list(self._states),
         }
@@ -237,8 +284,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         _check_state(state_dict, self.corpus.num_lanes)
         if differing := self.corpus.differences(state_dict["settings"]):
             raise ValueError(f"The state does not fit: {'; '.join(differing)}. Use what it was saved with.")
-        self._epoch, self._turn, self._states = state_dict["epoch"], state_dict["turn"], list(state_dict["lanes"])
-        self._resumed = True
+        self._shared[0] = state_dict["epoch"]
+        self._turn, self._states, self._resumed = state_dict["turn"], list(state_dict["lanes"]), True
+        if get_worker_info() is None:  # a worker that loads a state has one of its own
+            self._shared[1] += 1
+            self._loaded = int(self._shared[1])
 
     def as_batch(self, windows: Ids) -> dict[str, torch.Tensor]:
         """Turn cut windows, `(batch, max_length + 1)` with -100 for padding, into contiguous int64 tensors."""
@@ -259,7 +309,18 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
                 batch["document_ids"] = documents if padding is None else np.where(padding, -1, documents)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
+    @property
+    def _order(self) -> int:
+        """What the number of windows in a lane depends on beside the corpus: the epoch, where it deals anew."""
+        return self.epoch if self.corpus.shuffle is True and self.corpus.num_lanes > 1 else 0
+
     def _begin(self) -> None:
+        if self._loaded != int(self._shared[1]):
+            raise RuntimeError(
+                "A state was loaded after the worker processes were made, and they live on (`persistent_workers`), so "
+                "they do not have it. Load it before the first iteration, make the loader anew, or use "
+                "`windows.dataloader(..., persistent_workers=True)`, which does that."
+            )
         if not self._resumed:
             self._restart()
         self._resumed = False
@@ -279,12 +340,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         self, order: Sequence[int | None], batch_size: int, drop_last: bool
     ) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
         """Give (lane, windows, state after them) in turn; None where a lane has ended keeps the workers in step."""
-        documents = self.corpus.deal(self._epoch)
-        lanes = {
-            n: Lane(documents[n], self.corpus.tokenizer, self.corpus.cut, self._states[n])
-            for n in order
-            if n is not None
-        }
+        lanes = self.corpus.lanes(self.epoch, {n: self._states[n] for n in order if n is not None})
         ended: dict[int | None, dict[str, Any] | None] = {None: None}
         while len(ended) <= len(lanes):
             for n in order:
@@ -306,12 +362,99 @@ class _Batches(torch.utils.data.IterableDataset[Any]):
         self.windows, self.batch_size, self.drop_last = windows, batch_size, drop_last
 
     def __iter__(self) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
+        self.windows._begin()
         worker = get_worker_info()
         order: list[int | None] = list(self.windows._rotation())
         if worker is not None:  # batches are fetched from the workers in turn: each has the same number of places
             order += [None] * (-len(order) % worker.num_workers)
             order = order[worker.id :: worker.num_workers]
         return self.windows._rotate(order, self.batch_size, self.drop_last)
+
+
+class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    """Whole batches, an epoch an iteration, made by worker processes of its own if there are any.
+
+    accelerate makes a loader of its own around the dataset of a [`WindowLoader`]; so the batches and the place are
+    kept here, behind whatever loader hands them out.
+    """
+
+    def __init__(
+        self, windows: TokenWindows, batch_size: int, drop_last: bool, num_workers: int, persistent_workers: bool
+    ) -> None:
+        self.windows, self.batch_size, self.drop_last = windows, batch_size, drop_last
+        self._workers = DataLoader(
+            _Batches(windows, batch_size, drop_last),
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            persistent_workers=persistent_workers,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, if that of windows is known."""
+        sizes = self.windows.lane_sizes()
+        return sum(size // self.batch_size if self.drop_last else -(-size // self.batch_size) for size in sizes)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Iterate for a loader of another making, which may deal the batches out to several processes."""
+        if get_worker_info() is not None:
+            raise ValueError("These batches have workers of their own: `windows.dataloader(num_workers=...)`.")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._check_dealt(torch.distributed.get_world_size())
+        return self.batches()
+
+    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
+        windows = self.windows
+        for lane, ids, state in self._open():
+            if lane < 0:
+                continue
+            windows._commit(lane, state)
+            if ids is not None:
+                yield windows.as_batch(ids)
+        windows.set_epoch(windows.epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch for a loader of another making, which knows nothing of a state.
+
+        Raises:
+            ValueError: A state of another epoch was loaded.
+        """
+        if self.windows._resumed and epoch != self.windows.epoch:
+            raise ValueError(
+                f"A state of epoch {self.windows.epoch} was loaded, and the loader is about to begin epoch {epoch}. "
+                f"Call its `set_epoch({self.windows.epoch})` first."
+            )
+        self.windows.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.windows.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.windows.load_state_dict(state_dict)
+
+    def _open(self) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
+        if not self._workers.num_workers:
+            return iter(self._workers.dataset)
+        # Whatever the tokenizer sets up is there before this process forks.
+        encode_flat([""], self.windows.corpus.tokenizer)
+        if self.windows._resumed:
+            self._workers._iterator = None  # workers that live on do not have the state; new ones begin with it
+        batches = iter(self._workers)
+        self.windows._begin()
+        return batches
+
+    def _check_dealt(self, n_processes: int) -> None:
+        if n_processes > 1 and self.windows.corpus.world_size > 1:
+            raise ValueError(
+                f"These windows are the part of rank {self.windows.corpus.rank}, and a prepared loader deals out the "
+                "whole: leave out `rank` and `world_size`, or do not prepare the loader."
+            )
+        if n_processes > 1 and self.windows.corpus.num_lanes > 1 and not self.drop_last:
+            raise ValueError(
+                "Each lane ends with a batch that is not full, which cannot be dealt out to several processes without "
+                "losing windows: take `drop_last=True`, or one lane."
+            )
 
 
 class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
@@ -322,28 +465,22 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
     whatever workers have read ahead, and may be loaded with another number of workers or another batch size.
     """
 
-    def __init__(self, windows: TokenWindows, batch_size: int, drop_last: bool, num_workers: int) -> None:
+    dataset: _Epochs
+
+    def __init__(
+        self, windows: TokenWindows, batch_size: int, drop_last: bool, num_workers: int, persistent_workers: bool
+    ) -> None:
         self.windows = windows
-        batches = _Batches(windows, batch_size, drop_last)
-        super().__init__(batches, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+        epochs = _Epochs(windows, batch_size, drop_last, num_workers, persistent_workers)
+        super().__init__(epochs, batch_size=None, collate_fn=_as_it_is)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
         """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
-        windows = self.windows
-        windows._begin()
-        if self.num_workers:
-            # Whatever the tokenizer sets up is there before this process forks.
-            encode_flat([""], windows.corpus.tokenizer)
-            batches: Iterator[Any] = super().__iter__()
-        else:
-            batches = iter(self.dataset)
-        for lane, ids, state in batches:
-            if lane < 0:
-                continue
-            windows._commit(lane, state)
-            if ids is not None:
-                yield windows.as_batch(ids)
-        windows.set_epoch(windows.epoch + 1)
+        return self.dataset.batches()
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch; see [`TokenWindows.__len__`]."""
+        return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
@@ -356,37 +493,6 @@ class WindowLoader(DataLoader[dict[str, torch.Tensor]]):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go to where a state was saved; see [`TokenWindows.load_state_dict`]."""
         self.windows.load_state_dict(state_dict)
-
-
-class WindowCollator:
-    """Stack windows, streamed or stored, into a batch for `transformers.Trainer`.
-
-    The batch has `input_ids`, `labels` with Hugging Face's meaning (the token at each position, which the model
-    shifts; -100 for padding) and `shift_labels`, the targets: transformers takes the loss from these and shifts
-    nothing, so that the last target of a window, which `labels` do not have, is not lost.
-
-    `Trainer` must be told `remove_unused_columns=False`, or it takes the targets away before they come here.
-    """
-
-    def __call__(self, windows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return tensors of shape `(batch, max_length)`, int64.
-
-        Raises:
-            ValueError: The windows have no `target_ids`.
-        """
-        if not windows or "target_ids" not in windows[0]:
-            raise ValueError(
-                "The windows have no `target_ids`; with Trainer, set `remove_unused_columns=False` in its arguments."
-            )
-        batch = {
-            name: torch.stack([torch.as_tensor(np.asarray(window[name], np.int64)) for window in windows])
-            for name in windows[0]
-        }
-        targets = batch.pop("target_ids")
-        labels = batch["input_ids"].clone()
-        # Input i is padding if it is the target of i - 1 and that is none.
-        labels[:, 1:][targets[:, :-1] == IGNORED] = IGNORED
-        return {**batch, "labels": labels, "shift_labels": targets}
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -406,4 +512,4 @@ def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
         raise ValueError(f"The state of token windows is damaged: {state!r:.200}. Use one as `state_dict` gave it.")
 
 
-__all__ = ["TokenWindows", "WindowCollator", "WindowCounts", "WindowLoader"]
+__all__ = ["TokenWindows", "WindowCounts", "WindowLoader"]

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiktoken
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from hypothesis import given, settings
@@ -14,8 +13,19 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-from windows_reference import EOT, TOKENIZER, batched, cut, encode, joined, plain, reference, words
+from windows_reference import (
+    BOOK_TOKENIZER,
+    EOT,
+    TOKENIZER,
+    GPTDatasetV1,
+    batched,
+    cut,
+    encode,
+    joined,
+    plain,
+    reference,
+    words,
+)
 
 from gpt_embeddings import (
     GPTEmbeddingsConfig,
@@ -121,41 +131,14 @@ class TestDefinition:
                 assert values.dtype == torch.int64 and values.is_contiguous() and values.shape[1] == 16
 
 
-class GPTDatasetV1(torch.utils.data.Dataset):
-    """As LLMs-from-scratch, chapter 2, defines it."""
-
-    def __init__(self, txt, tokenizer, max_length, stride):
-        self.input_ids, self.target_ids = [], []
-        token_ids = tokenizer.encode(txt, allowed_special={"<|endoftext|>"})
-        for i in range(0, len(token_ids) - max_length, stride):
-            self.input_ids.append(torch.tensor(token_ids[i : i + max_length]))
-            self.target_ids.append(torch.tensor(token_ids[i + 1 : i + max_length + 1]))
-
-    def __len__(self):
-        return len(self.input_ids)
-
-    def __getitem__(self, idx):
-        return self.input_ids[idx], self.target_ids[idx]
-
-
-@pytest.fixture(scope="module")
-def tiktoken_gpt2():
-    to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
-    vocab = TOKENIZER.get_vocab()
-    special = {"<|endoftext|>": vocab.pop("<|endoftext|>")}
-    ranks = {bytes(to_byte[c] for c in token): i for token, i in vocab.items()}
-    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-    return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
-
-
 class TestCreateDataloaderV1:
     @pytest.mark.parametrize("drop_last", [True, False])
     @pytest.mark.parametrize("stride", [1, 4, 32])
-    def test_same_batches_in_the_same_order(self, tiktoken_gpt2, stride, drop_last):
+    def test_same_batches_in_the_same_order(self, stride, drop_last):
         with open("data/the_tide_clerk.txt", encoding="utf-8") as file:
             text = file.read()
         theirs = DataLoader(
-            GPTDatasetV1(text, tiktoken_gpt2, 32, stride), batch_size=4, shuffle=False, drop_last=drop_last
+            GPTDatasetV1(text, BOOK_TOKENIZER, 32, stride), batch_size=4, shuffle=False, drop_last=drop_last
         )
         windows = TokenWindows([text], TOKENIZER, 32, stride, tail="drop")
         found = list(windows.dataloader(4, drop_last=drop_last))
@@ -164,10 +147,10 @@ class TestCreateDataloaderV1:
             assert torch.equal(ours["input_ids"], inputs) and torch.equal(ours["target_ids"], targets)
 
     @pytest.mark.parametrize("stride", [1, 4, 16])
-    def test_documents_joined_by_end_of_text(self, tiktoken_gpt2, stride):
+    def test_documents_joined_by_end_of_text(self, stride):
         documents = [text.replace("<|endoftext|>", "").strip() for text in words(60)]
         documents = [text for text in documents if text]
-        theirs = DataLoader(GPTDatasetV1("<|endoftext|>".join(documents), tiktoken_gpt2, 16, stride), batch_size=8)
+        theirs = DataLoader(GPTDatasetV1("<|endoftext|>".join(documents), BOOK_TOKENIZER, 16, stride), batch_size=8)
         ours = TokenWindows(documents, TOKENIZER, 16, stride, tail="drop").dataloader(8)
         for batch, (inputs, targets) in zip(ours, theirs, strict=True):
             assert torch.equal(batch["input_ids"], inputs) and torch.equal(batch["target_ids"], targets)

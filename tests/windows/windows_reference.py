@@ -1,4 +1,9 @@
-"""What windows are, written down slowly: the definition in the docstring of `TokenWindows`, token by token."""
+"""What windows are, by two others: the definition in the docstring of `TokenWindows`, token by token, and the book."""
+
+import tiktoken
+import torch
+from torch.utils.data import DataLoader
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from gpt_embeddings import load_tokenizer
 
@@ -71,3 +76,44 @@ def words(n_documents, seed=0, longest=40):
     draw = random.Random(seed)
     pool = "the cat sat on a mat while seventeen unbelievable zeppelins crossed Köln <|endoftext|> 123".split()
     return [" ".join(draw.choice(pool) for _ in range(draw.randint(0, longest))) for _ in range(n_documents)]
+
+
+def book_tokenizer():
+    """`tiktoken.get_encoding("gpt2")` from our vocabulary, without a download."""
+    to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
+    vocab = TOKENIZER.get_vocab()
+    special = {"<|endoftext|>": vocab.pop("<|endoftext|>")}
+    ranks = {bytes(to_byte[c] for c in token): i for token, i in vocab.items()}
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+    return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+
+BOOK_TOKENIZER = book_tokenizer()
+
+
+# As LLMs-from-scratch, chapter 2, has them; only the tokenizer is handed in.
+class GPTDatasetV1(torch.utils.data.Dataset):
+    def __init__(self, txt, tokenizer, max_length, stride):
+        self.input_ids = []
+        self.target_ids = []
+
+        token_ids = tokenizer.encode(txt, allowed_special={"<|endoftext|>"})
+
+        for i in range(0, len(token_ids) - max_length, stride):
+            input_chunk = token_ids[i : i + max_length]
+            target_chunk = token_ids[i + 1 : i + max_length + 1]
+            self.input_ids.append(torch.tensor(input_chunk))
+            self.target_ids.append(torch.tensor(target_chunk))
+
+    def __len__(self):
+        return len(self.input_ids)
+
+    def __getitem__(self, idx):
+        return self.input_ids[idx], self.target_ids[idx]
+
+
+def create_dataloader_v1(
+    txt, tokenizer, batch_size=4, max_length=256, stride=128, shuffle=True, drop_last=True, num_workers=0
+):
+    dataset = GPTDatasetV1(txt, tokenizer, max_length, stride)
+    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)

@@ -1,0 +1,281 @@
+"""Windows in the loaders of others: workers that live on, accelerate, and what a length is."""
+
+import copy
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from windows_reference import TOKENIZER, plain, words
+
+import gpt_embeddings.windows.corpus
+from gpt_embeddings import TokenWindows, WindowCollator
+
+
+ROOT = Path(__file__).parents[2]
+STARTS = [name for name in ("fork", "spawn") if name in multiprocessing.get_all_start_methods()]
+
+
+def some_windows(**options):
+    dataset = Dataset.from_dict({"text": words(60)})
+    return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": True, "num_lanes": 2, **options})
+
+
+def tiny():
+    return GPT2Config(n_positions=32, n_embd=4, n_layer=1, n_head=1)
+
+
+class Watched(GPT2LMHeadModel):
+    """A model that keeps the ids it is given."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.seen = []
+
+    def forward(self, input_ids, **inputs):
+        self.seen.append(input_ids.tolist())
+        return super().forward(input_ids, **inputs)
+
+
+def train(model, windows, folder, **options):
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=8, remove_unused_columns=False, report_to="none",
+        use_cpu=True, save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, **options,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, data_collator=WindowCollator(), train_dataset=windows)
+    trainer.train()
+    return trainer
+
+
+class TestPersistentWorkers:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("start", STARTS)
+    def test_each_epoch_has_its_order_in_a_plain_loader(self, start):
+        def epochs(**options):
+            windows = some_windows()
+            loader = DataLoader(windows, batch_size=4, num_workers=2, **options)
+            found = []
+            for epoch in (0, 1, 2):
+                windows.set_epoch(epoch)
+                found.append(plain(loader))
+            return found
+
+        living = epochs(persistent_workers=True, multiprocessing_context=start)
+        assert living[0] != living[1] != living[2]
+        assert living == epochs()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("start", STARTS)
+    def test_each_epoch_has_its_order_in_our_loader(self, start):
+        alone = some_windows().dataloader(4)
+        wanted = [plain(alone) for _ in range(3)]
+        before = multiprocessing.get_start_method(allow_none=True)
+        multiprocessing.set_start_method(start, force=True)
+        try:
+            loader = some_windows().dataloader(4, num_workers=2, persistent_workers=True)
+            assert [plain(loader) for _ in range(2)] == wanted[:2]
+            next(iter(loader))  # broken off: the epoch begins again
+            assert plain(loader) == wanted[2]
+        finally:
+            multiprocessing.set_start_method(before, force=True)
+
+    @pytest.mark.slow
+    def test_a_state_reaches_our_loader_while_its_workers_live(self):
+        alone = some_windows().dataloader(4)
+        wanted = [plain(alone) for _ in range(3)]
+        loader = some_windows().dataloader(4, num_workers=2, persistent_workers=True)
+        iterator = iter(loader)
+        for _ in range(5):
+            next(iterator)
+        state = json.loads(json.dumps(loader.state_dict()))
+        assert wanted[0][5:] == plain(iterator)
+        assert plain(loader) == wanted[1]
+        loader.load_state_dict(state)
+        assert plain(loader) == wanted[0][5:]
+        assert [plain(loader), plain(loader)] == wanted[1:]
+
+    @pytest.mark.slow
+    def test_a_plain_loader_says_that_a_state_cannot_reach_living_workers(self):
+        windows = some_windows()
+        state = windows.state_dict()
+        loader = DataLoader(windows, batch_size=4, num_workers=2, persistent_workers=True)
+        list(loader)
+        windows.load_state_dict(state)
+        with pytest.raises(RuntimeError, match=r"Load it before the first iteration, make the loader anew"):
+            list(loader)
+        again, fresh = (DataLoader(each, batch_size=4, num_workers=2) for each in (windows, some_windows()))
+        assert plain(again) == plain(fresh)
+
+    @pytest.mark.slow
+    def test_a_copy_has_an_epoch_of_its_own(self):
+        windows = some_windows()
+        other = copy.deepcopy(windows)
+        other.set_epoch(1)
+        assert (windows.epoch, other.epoch) == (0, 1)
+        loader = DataLoader(other, batch_size=4, num_workers=2, persistent_workers=True)
+        first = plain(loader)
+        other.set_epoch(2)
+        assert plain(loader) != first
+
+    def test_without_workers(self):
+        with pytest.raises(ValueError, match="there are no workers to live on"):
+            some_windows().dataloader(persistent_workers=True)
+
+    @pytest.mark.slow
+    def test_under_trainer(self, tmp_path):
+        def steps(**options):
+            model = Watched(tiny())
+            train(model, some_windows(), tmp_path, max_steps=70, dataloader_num_workers=2, **options)
+            return model.seen
+
+        living = steps(dataloader_persistent_workers=True)
+        assert len(living) == 70 and living == steps()
+        n_batches = len(list(DataLoader(some_windows(), batch_size=8, num_workers=2)))
+        assert n_batches < 35 and living[:n_batches] != living[n_batches : 2 * n_batches]
+
+
+class TestAccelerate:
+    @pytest.fixture(autouse=True)
+    def reset(self):
+        yield
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    @pytest.mark.parametrize("dispatch", [None, False])
+    def test_a_prepared_loader_gives_the_same_batches(self, dispatch):
+        config = DataLoaderConfiguration(dispatch_batches=dispatch)
+        prepared = Accelerator(cpu=True, dataloader_config=config).prepare(some_windows().dataloader(4))
+        alone = some_windows().dataloader(4)
+        assert len(prepared) == len(alone)
+        assert [plain(prepared) for _ in range(3)] == [plain(alone) for _ in range(3)]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("persistent", [True, False])
+    def test_with_workers(self, persistent):
+        loader = some_windows().dataloader(4, num_workers=2, persistent_workers=persistent)
+        prepared, alone = Accelerator(cpu=True).prepare(loader), some_windows().dataloader(4)
+        assert [plain(prepared) for _ in range(2)] == [plain(alone) for _ in range(2)]
+
+    @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 under torch 2.13
+    def test_a_state_of_a_stateful_loader_is_exact(self):
+        config = DataLoaderConfiguration(use_stateful_dataloader=True)
+        accelerator = Accelerator(cpu=True, dataloader_config=config)
+        wanted = plain(some_windows().dataloader(4))
+        for n in (1, 7, len(wanted) - 1):
+            prepared = accelerator.prepare(some_windows().dataloader(4))
+            iterator = iter(prepared)
+            seen = plain([next(iterator) for _ in range(n)])
+            resumed = accelerator.prepare(some_windows().dataloader(4))
+            resumed.load_state_dict(prepared.state_dict())
+            assert seen + plain(resumed) == wanted
+
+    def test_a_state_of_a_later_epoch_is_not_lost(self):
+        loader = some_windows().dataloader(4)
+        list(loader)
+        iterator = iter(loader)
+        seen = plain([next(iterator) for _ in range(3)])
+        resumed = some_windows().dataloader(4)
+        resumed.load_state_dict(loader.state_dict())
+        prepared = Accelerator(cpu=True).prepare(resumed)
+        with pytest.raises(ValueError, match=r"A state of epoch 1 was loaded.*Call its `set_epoch\(1\)` first"):
+            next(iter(prepared))
+        prepared.set_epoch(1)
+        whole = some_windows()
+        whole.set_epoch(1)
+        assert seen + plain(prepared) == plain(whole.dataloader(4))
+
+    def test_workers_around_workers(self):
+        loader = DataLoader(some_windows().dataloader(4).dataset, batch_size=None, num_workers=1)
+        with pytest.raises(ValueError, match=r"workers of their own: `windows.dataloader\(num_workers=...\)`"):
+            list(loader)
+
+    @pytest.mark.slow
+    def test_two_processes_share_the_windows(self, tmp_path):
+        script = tmp_path / "share.py"
+        script.write_text(SHARE, encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)],
+            env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
+
+
+SHARE = """
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from windows_reference import TOKENIZER, words
+from gpt_embeddings import TokenWindows
+
+accelerator = Accelerator(cpu=True)
+def rows(loader):
+    return [tuple(row) for batch in loader for row in batch["input_ids"].tolist()]
+def loader(drop_last, **options):
+    return TokenWindows(words(60), TOKENIZER, 8, shuffle=True, **options).dataloader(4, drop_last=drop_last)
+for options in ({"num_lanes": 1, "drop_last": False}, {"num_lanes": 3, "drop_last": True}):
+    wanted = rows(loader(**options))
+    own = rows(accelerator.prepare(loader(**options)))
+    found = gather_object(own)
+    # accelerate fills the last batch up from the first one
+    assert set(found) == set(wanted) and len(own) < len(wanted) <= len(found) < len(wanted) + 8
+lanes, part = {"num_lanes": 3}, {"rank": 0, "world_size": 2}
+for options, message in ((lanes, "take `drop_last=True`"), (part, "leave out `rank`")):
+    try:
+        next(iter(accelerator.prepare(loader(False, **options))))
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(message)
+if accelerator.is_main_process:
+    print("EXACT")
+accelerator.end_training()
+"""
+
+
+class TestLength:
+    @pytest.mark.parametrize("drop_last", [True, False])
+    @pytest.mark.parametrize("options", [{}, {"shuffle": "windows"}, {"packing": "document", "num_lanes": 3}])
+    def test_is_that_of_each_epoch(self, options, drop_last):
+        for kind in (words(60), Dataset.from_dict({"text": words(60)})):
+            windows = TokenWindows(kind, TOKENIZER, 8, 5, **options)
+            loader = windows.dataloader(4, drop_last=drop_last)
+            for _ in range(2):
+                assert len(loader) == len(list(loader)) and len(windows) == len(list(windows))
+
+    def test_is_known_after_a_count(self, monkeypatch):
+        stream = Dataset.from_dict({"text": words(60)}).to_iterable_dataset(num_shards=2)
+        monkeypatch.setattr(gpt_embeddings.windows.corpus, "COUNTED_BYTES", 1000)
+        for corpus in (stream, words(60), Dataset.from_dict({"text": words(60)}), Lines()):
+            windows = TokenWindows(corpus, TOKENIZER, 8)
+            for sized in (windows, windows.dataloader(4)):
+                with pytest.raises(TypeError, match=r"`count\(\)` reads it through.*With Trainer, `max_steps`"):
+                    len(sized)
+            assert windows
+            assert windows.count().windows == len(windows)
+            assert len(windows.dataloader(4)) == -(-len(windows) // 4)
+
+    def test_a_part_of_a_large_dataset_is_small(self, monkeypatch):
+        monkeypatch.setattr(gpt_embeddings.windows.corpus, "COUNTED_BYTES", 1000)
+        few = Dataset.from_dict({"text": words(60)}).select(range(0, 60, 10))
+        assert len(TokenWindows(few, TOKENIZER, 8)) == len(list(TokenWindows(few, TOKENIZER, 8)))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": "windows", "num_lanes": 1}])
+    def test_trainer_without_max_steps(self, tmp_path, options):
+        windows = some_windows(**options)
+        trainer = train(GPT2LMHeadModel(tiny()), windows, tmp_path, num_train_epochs=2)
+        assert trainer.state.global_step == 2 * -(-len(windows) // 8)
+
+
+class Lines:
+    def __iter__(self):
+        return iter(words(60))

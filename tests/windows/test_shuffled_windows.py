@@ -1,0 +1,194 @@
+"""`shuffle="windows"`: the windows of the whole text in random order, as the book's loader gives them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from datasets.distributed import split_dataset_by_node
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from windows_reference import BOOK_TOKENIZER, TOKENIZER, batched, create_dataloader_v1, joined, plain, reference, words
+
+from gpt_embeddings import TokenWindows
+from gpt_embeddings.windows.packing import Cut, HeldWindows
+
+
+with open("data/the_tide_clerk.txt", encoding="utf-8") as story:
+    TEXT = story.read()
+
+
+def order_of(size, seed, epoch):
+    order = np.arange(size, dtype=np.uint32)
+    np.random.default_rng([seed, epoch]).shuffle(order)
+    return order.tolist()
+
+
+class TestCreateDataloaderV1:
+    @pytest.mark.parametrize("drop_last", [True, False])
+    @pytest.mark.parametrize("stride", [1, 4, 32])
+    def test_its_windows_in_the_order_of_seed_and_epoch(self, stride, drop_last):
+        theirs = create_dataloader_v1(TEXT, BOOK_TOKENIZER, 4, 32, stride, drop_last=drop_last)
+        windows = TokenWindows([TEXT], TOKENIZER, 32, stride, tail="drop", shuffle="windows", seed=3)
+        ours = windows.dataloader(4, drop_last=drop_last)
+        assert len(ours) == len(theirs)
+        for epoch in (0, 1):
+            order = order_of(len(theirs.dataset), 3, epoch)
+            same = DataLoader(theirs.dataset, batch_size=4, sampler=order, drop_last=drop_last)
+            for batch, (inputs, targets) in zip(ours, same, strict=True):
+                assert torch.equal(batch["input_ids"], inputs) and torch.equal(batch["target_ids"], targets)
+
+    def test_as_many_of_each_as_it_shuffles(self):
+        torch.manual_seed(0)
+        theirs = create_dataloader_v1(TEXT, BOOK_TOKENIZER, 4, 8, 4, shuffle=True, drop_last=False)
+        ours = TokenWindows([TEXT], TOKENIZER, 8, 4, tail="drop", shuffle="windows").dataloader(4)
+        wanted = sorted(row for inputs, _ in theirs for row in inputs.tolist())
+        assert sorted(row for batch in ours for row in batch["input_ids"].tolist()) == wanted
+
+    def test_without_shuffle_the_same_batches(self):
+        theirs = create_dataloader_v1(TEXT, BOOK_TOKENIZER, 8, 4, 4, shuffle=False)
+        ours = TokenWindows([TEXT], TOKENIZER, 4, tail="drop").dataloader(8, drop_last=True)
+        for batch, (inputs, targets) in zip(ours, theirs, strict=True):
+            assert torch.equal(batch["input_ids"], inputs) and torch.equal(batch["target_ids"], targets)
+
+
+texts = st.lists(st.one_of(st.none(), st.just(""), st.sampled_from(words(20))), min_size=1, max_size=25)
+cuts = st.integers(1, 12).flatmap(lambda length: st.tuples(st.just(length), st.integers(1, length)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    texts, cuts, st.sampled_from(["stream", "document"]), st.sampled_from(["pad", "drop"]), st.integers(1, 3),
+    st.integers(1, 2),
+)  # fmt: skip
+def test_equals_the_slow_reference(documents, length_and_stride, packing, tail, lanes, ranks):
+    length, stride = length_and_stride
+    whole = reference(documents, length, stride, packing, tail)
+    order, parts = order_of(len(whole), 7, 0), lanes * ranks
+    bounds = [len(whole) * i // parts for i in range(parts + 1)]
+    for rank in range(ranks):
+        wanted = [
+            [whole[i] for i in order[bounds[n] : bounds[n + 1]]] for n in range(rank * lanes, (rank + 1) * lanes)
+        ]
+        windows = TokenWindows(
+            documents, TOKENIZER, length, stride, packing=packing, tail=tail, shuffle="windows", seed=7,
+            num_lanes=lanes, rank=rank, world_size=ranks,
+        )  # fmt: skip
+        assert plain(windows.dataloader(3)) == batched(wanted, 3)
+        counted = TokenWindows(documents, TOKENIZER, length, stride, packing=packing, tail=tail).count()
+        assert windows.count() == (*counted[:2], sum(map(len, wanted)))
+        assert len(windows) == sum(map(len, wanted))
+
+
+def test_ids_of_every_document_are_kept_apart():
+    cut = Cut(max_length=3, stride=2, packing="document", tail="pad", separator=0)
+    held = HeldWindows(cut, np.array([1, 2, 0, 3, 0, 4, 5, 6, 7, 8, 0], np.uint16), np.array([3, 5, 11]))
+    assert held.take(np.arange(len(held), dtype=np.uint32)).tolist() == [
+        [1, 2, 0, -100],
+        [3, 0, -100, -100],
+        [4, 5, 6, 7],
+        [6, 7, 8, 0],
+    ]
+
+
+def shuffled(**options):
+    dataset = Dataset.from_dict({"text": words(60)})
+    return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": "windows", "num_lanes": 2, **options})
+
+
+class TestResume:
+    def test_after_any_batch_of_any_epoch(self):
+        loader = shuffled().dataloader(4)
+        epochs = [plain(loader) for _ in range(2)]
+        assert sorted(joined(epochs[0])) == sorted(joined(epochs[1])) and epochs[0] != epochs[1]
+        for n in (0, 1, 9, len(epochs[1]) - 1):
+            stopped = shuffled().dataloader(4)
+            stopped.set_epoch(1)
+            iterator = iter(stopped)
+            seen = plain([next(iterator) for _ in range(n)])
+            resumed = shuffled().dataloader(4)
+            resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+            if n == 0:  # nothing was handed out
+                resumed.set_epoch(1)
+            assert seen + plain(resumed) == epochs[1]
+
+    def test_with_another_batch_size(self):
+        stopped = shuffled(num_lanes=1).dataloader(4)
+        iterator = iter(stopped)
+        seen = plain([next(iterator) for _ in range(5)])
+        resumed = shuffled(num_lanes=1).dataloader(3)
+        resumed.load_state_dict(stopped.state_dict())
+        assert joined(seen + plain(resumed)) == joined(plain(shuffled(num_lanes=1).dataloader(1)))
+
+    @pytest.mark.slow
+    def test_with_workers_that_live_on(self):
+        alone, wanted = shuffled().dataloader(4), []
+        wanted = [plain(alone) for _ in range(2)]
+        loader = shuffled().dataloader(4, num_workers=2, persistent_workers=True)
+        iterator = iter(loader)
+        seen = plain([next(iterator) for _ in range(6)])
+        state = loader.state_dict()
+        resumed = shuffled().dataloader(4)
+        resumed.load_state_dict(state)
+        assert seen + plain(resumed) == wanted[0] and plain(resumed) == wanted[1]
+        assert [plain(loader), plain(loader)] == wanted
+
+    def test_other_text_is_refused(self):
+        state = TokenWindows(["a b c d", "e f g", "h"], TOKENIZER, 2, shuffle="windows").dataloader(1)
+        next(iter(state))
+        state = state.state_dict()
+        other = TokenWindows(["a b c d", "x y z", "h"], TOKENIZER, 2, shuffle="windows").dataloader(1)
+        other.load_state_dict(state)
+        with pytest.raises(ValueError, match="gives other text at the saved place"):
+            next(iter(other))
+        for shuffle in (True, False):
+            with pytest.raises(ValueError, match=r"`shuffle` is .* and was 'windows'"):
+                TokenWindows(["a b c d", "e f g", "h"], TOKENIZER, 2, shuffle=shuffle).load_state_dict(state)
+
+
+def test_stored_in_that_order(tmp_path):
+    stored = shuffled().to_dataset(tmp_path / "stored")
+    assert stored["input_ids"][:] == [w for part in (0, 1) for w in of_lane(part)]
+
+
+def of_lane(part):
+    """Windows of a lane by another way: two ranks of one lane are dealt as one rank of two lanes."""
+    windows = shuffled(num_lanes=1, rank=part, world_size=2)
+    return [window["input_ids"].tolist() for window in windows]
+
+
+def test_a_dataset_that_is_split_by_node_is_the_corpus():
+    half = split_dataset_by_node(Dataset.from_dict({"text": words(60)}), 1, 2)
+    windows = TokenWindows(half, TOKENIZER, 8, shuffle="windows")
+    assert sorted(joined(plain(windows.dataloader(4)))) == sorted(reference(half["text"], 8, 8))
+
+
+class TestRefusedOrTold:
+    @pytest.mark.parametrize("kind", ["stream", "iterable"])
+    def test_streams_are_refused(self, kind):
+        class Lines:
+            def __iter__(self):
+                return iter(words(9))
+
+        corpus = Lines() if kind == "iterable" else Dataset.from_dict({"text": words(9)}).to_iterable_dataset()
+        with pytest.raises(ValueError, match=r"takes a corpus with random access.*store the windows with `to_dataset"):
+            TokenWindows(corpus, TOKENIZER, 8, shuffle="windows")
+
+    @pytest.mark.parametrize("value", ["documents", "Windows", None, 1, ["windows"]])
+    def test_other_values(self, value):
+        with pytest.raises(ValueError, match="`shuffle` must be False or True or 'windows', got"):
+            TokenWindows(words(3), TOKENIZER, 8, shuffle=value)
+
+    def test_one_document_is_told(self):
+        for corpus in ([TEXT], Dataset.from_dict({"text": [TEXT]})):
+            with pytest.warns(UserWarning, match=r'there is one: every epoch.*`shuffle="windows"` shuffles') as told:
+                TokenWindows(corpus, TOKENIZER, 8, shuffle=True)
+            assert told[0].filename == __file__
+        TokenWindows([TEXT], TOKENIZER, 8, shuffle="windows", num_lanes=2)
+
+    def test_one_shard_is_told(self):
+        stream = Dataset.from_dict({"text": words(9)}).to_iterable_dataset()
+        with pytest.warns(UserWarning, match=r"this one has one: every epoch has the same order.*`to_dataset\(folder"):
+            TokenWindows(stream, TOKENIZER, 8, shuffle=True)

@@ -1,0 +1,71 @@
+"""One batch is taken and the program ends: nothing is printed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[2]
+
+SETUP = """
+import csv, json
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from gpt_embeddings import TokenWindows, load_source, load_tokenizer
+from gpt_embeddings.windows.stored_windows import read_windows
+
+texts = [f"Row {i} of a file with many rows, each of them as dull as the one before." for i in range(6000)]
+pq.write_table(pa.table({"text": texts}), "a.parquet", row_group_size=1000)
+open("a.txt", "w").write("\\n".join(texts))
+open("a.jsonl", "w").writelines(json.dumps({"text": text}) + "\\n" for text in texts)
+rows = csv.writer(open("a.csv", "w", newline=""))
+rows.writerows([["text"], *([text] for text in texts)])
+tokenizer = load_tokenizer()
+files = [f"a.{kind}" for kind in ("parquet", "txt", "jsonl", "csv")]
+corpora = [load_source([name], streaming=True, sample_by="line" if name == "a.txt" else "document") for name in files]
+corpora += [texts, Dataset.from_dict({"text": texts})]
+every = [TokenWindows(corpus, tokenizer, 8) for corpus in corpora]
+"""
+# The iterators stay alive to the end of the program, as names of a notebook or a script do.
+ALONE = (
+    SETUP
+    + """
+for windows in every:
+    next(iter(windows))
+iterators = [iter(windows) for windows in every] + [iter(windows.dataloader(4)) for windows in every]
+iterators.append(read_windows(every[4].to_dataset("stored"), 4))
+for iterator in iterators:
+    next(iterator)
+print("END")
+"""
+)
+WORKERS = (
+    SETUP
+    + """
+iterators = []
+for windows in every[:2]:
+    iterators.append(iter(DataLoader(windows, batch_size=4, num_workers=1)))
+    iterators.append(iter(windows.dataloader(4, num_workers=1)))
+    iterators.append(iter(windows.dataloader(4, num_workers=1, persistent_workers=True)))
+for iterator in iterators:
+    next(iterator)
+print("END")
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [ALONE, WORKERS], ids=["alone", "workers"])
+def test_nothing_is_printed(code, tmp_path):
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("END\n", "", 0)
