@@ -785,8 +785,8 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
     Framework for Transformer Circuits" (Elhage et al. 2021) starts from it. Its loss on a stream cannot fall below
     the stream's conditional bigram entropy. `config.tie_word_embeddings` decides whether `lm_head` is `wte`.
 
-    A loss is computed a chunk of positions at a time, together with its gradient: beside the tables, their gradients
-    and the vectors it holds 64 MiB of logits, however many tokens a batch has.
+    A loss is computed a chunk of positions at a time, together with its gradient: training holds, beside the tables,
+    their gradients and the vectors, 64 MiB of logits, however many tokens a batch has.
 
     Args:
         config ([`GPTEmbeddingsConfig`]): Sizes and options.
@@ -854,7 +854,8 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
                 i + 1. -100 is left out.
             logits_to_keep (`int` or `torch.Tensor`, *optional*):
                 Positions to return logits of: an integer keeps that many last ones (0 keeps all), a tensor is an
-                index or a mask. `None` keeps all without labels, and none with labels.
+                index or a mask (`torch.arange(0)` keeps none). `None` keeps all, but none where a loss is computed in
+                training, which does not need them.
             output_hidden_states (`bool`, *optional*):
                 Whether to return `hidden_states`, the one-element tuple of what goes into `lm_head`.
             **kwargs:
@@ -864,7 +865,8 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
 
         Returns:
             `CausalLMOutput` with `loss`, a scalar, if there are labels, and `logits` of shape `(batch, position,
-            vocab_size)` where kept.
+            vocab_size)` where kept; in evaluation they are there beside the loss, as `Trainer`'s `compute_metrics`
+            expects.
 
         Raises:
             ValueError: Inputs or labels are of a wrong shape, dtype or range.
@@ -887,7 +889,7 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
         has_labels = labels is not None or shift_labels is not None
         loss = self._loss(hidden_states, labels, shift_labels, num_items) if has_labels else None
         logits = None
-        if logits_to_keep is not None or not has_labels:
+        if logits_to_keep is not None or not (has_labels and self.training):
             kept = 0 if logits_to_keep is None else logits_to_keep
             logits = self.lm_head(slice_logits_to_keep(hidden_states, kept))
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)

@@ -194,10 +194,13 @@ class TestLogits:
         assert logits.shape == (2, 6, 40)
         torch.testing.assert_close(model(IDS, logits_to_keep=2).logits, logits[:, -2:])
         torch.testing.assert_close(model(IDS, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]])
-        assert model(IDS, labels=IDS).logits is None
-        both = model(IDS, labels=IDS, logits_to_keep=0)
+        assert model(IDS, labels=IDS, logits_to_keep=torch.arange(0)).logits.shape == (2, 0, 40)
+        both = model(IDS, labels=IDS)
         torch.testing.assert_close(both.logits, logits)
-        torch.testing.assert_close(both.loss, model(IDS, labels=IDS).loss)
+        assert model.train()(IDS, labels=IDS).logits is None
+        asked = model(IDS, labels=IDS, logits_to_keep=0)
+        torch.testing.assert_close(asked.logits, logits)
+        torch.testing.assert_close(both.loss, asked.loss)
 
     def test_outputs_as_tuple_and_hidden_states(self):
         model = make_model()
@@ -458,6 +461,32 @@ class TestTrainer:
         batch = WindowCollator()(list(rows))
         expected = trainer.model(**batch).loss.item()
         assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+    def test_metrics_of_predictions_as_with_gpt2(self, windows, tmp_path):
+        """What `compute_metrics` is given, for us and for GPT-2 with the same weights."""
+
+        def of_targets(prediction):
+            logits, labels = prediction
+            assert logits.shape == (12, 16, 50257) and labels.shape == (12, 16)
+            row, place = (labels[:, 1:] != -100).nonzero()
+            return {"logit": logits[row, place, labels[row, place + 1]].mean(), "best": logits.argmax(-1).mean()}
+
+        torch.manual_seed(0)
+        ours = GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(n_embd=4, n_positions=16, initializer_range=0.5))
+        config = GPT2Config(n_embd=4, n_positions=16, n_layer=0, n_head=1)
+        theirs = GPT2LMHeadModel(config)
+        theirs.transformer.ln_f = torch.nn.Identity()
+        theirs.load_state_dict(ours.state_dict())
+        found = []
+        for model in (ours, theirs):
+            arguments = TrainingArguments(
+                str(tmp_path), per_device_eval_batch_size=5, remove_unused_columns=False, report_to="none",
+                disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
+            )  # fmt: skip
+            trainer = Trainer(model, arguments, data_collator=WindowCollator(), compute_metrics=of_targets)
+            found.append(trainer.evaluate(windows.select([*range(11), len(windows) - 1])))
+        for name in ("eval_loss", "eval_logit", "eval_best"):
+            assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
 
     @pytest.mark.slow
     def test_two_processes(self, tmp_path):
