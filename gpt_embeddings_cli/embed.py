@@ -18,10 +18,12 @@ from gpt_embeddings_cli.options import (
     RUN,
     TEXT,
     Column,
+    Encoding,
     Inputs,
     Overwrite,
     SampleBy,
     Split,
+    Subset,
     Tokenizer,
     check_inputs,
     check_names,
@@ -49,7 +51,9 @@ def embed(
     ] = None,
     column: Column = "text",
     split: Split = "train",
+    subset: Subset = None,
     sample_by: SampleBy = "line",
+    encoding: Encoding = "utf-8",
     streaming: Annotated[
         bool,
         typer.Option(
@@ -146,7 +150,7 @@ def embed(
         from gpt_embeddings.embedding.dataset import Progress, embed_dataset
         from gpt_embeddings.embedding.shards import WRITTEN
         from gpt_embeddings.outputs import check_output
-        from gpt_embeddings.text.sources import load_source
+        from gpt_embeddings.text.sources import find_parquet, load_source
 
         check_output(output, "embed" if ray is None else "embed --ray", overwrite=overwrite, ours=WRITTEN)
         options: dict[str, Any] = {
@@ -158,9 +162,16 @@ def embed(
             "dtype": dtype,
             "truncate_dim": truncate_dim,
         }
+        reading: dict[str, Any] = {
+            "column": column,
+            "split": split,
+            "subset": subset,
+            "sample_by": sample_by,
+            "encoding": encoding,
+        }
         if ray is not None:
-            parquet = all(Path(name).suffix in (".parquet", ".pq") or Path(name).is_dir() for name in inputs)
-            source = inputs if parquet else load_source(inputs, column=column, split=split, sample_by=sample_by)
+            files = find_parquet(inputs)
+            source = load_source(inputs, **reading) if files is None else files
             if fresh or config is not None:
                 raise ValueError(
                     "`--ray` needs a model that every node can read; save the fresh one and give `--model`."
@@ -172,7 +183,7 @@ def embed(
             return
         network, name = open_model(model, fresh, config, seed)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
-        dataset = load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=streaming)
+        dataset = load_source(inputs, **reading, streaming=streaming)
         progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
         try:
             embedded = embed_dataset(
@@ -228,13 +239,16 @@ def _embed_on_ray(
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import DatasetDict, load_from_disk
 
     from gpt_embeddings.hub.push import push_dataset
+    from gpt_embeddings.text.files import Reading
+    from gpt_embeddings.text.sources import open_files
 
+    dataset: Any
     if output.is_file() or any(output.glob("*.parquet")):
         files = [output] if output.is_file() else sorted(output.glob("*.parquet"))
-        dataset = load_dataset("parquet", data_files=[str(path) for path in files], split="train")
+        dataset = open_files([str(path) for path in files], Reading(format="parquet"))
     else:
         dataset = load_from_disk(str(output))
     if model is None or Path(model).exists() or isinstance(dataset, DatasetDict):

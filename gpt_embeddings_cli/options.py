@@ -17,16 +17,27 @@ TRAINING = "Training"
 RUN = "Running"
 
 # What `load_source` reads; a test holds the two together, as asking the library would cost the seconds of its imports.
-SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq")
-_SOURCE = f"Files of one format ({' '.join(SUFFIXES)}), or one Hub dataset name."
+SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
+_SOURCE = (
+    f"Files of one format ({' '.join(SUFFIXES)}; also .gz .bz2 .xz .zst), folders or patterns of them, addresses; - "
+    "for standard input; saved datasets; or one Hub dataset name."
+)
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=_SOURCE, show_default=False)]
 Data = Annotated[list[str], typer.Argument(metavar="DATA", help=_SOURCE, show_default=False)]
 Column = Annotated[str, typer.Option(help="The column of texts.", rich_help_panel=TEXT)]
 Split = Annotated[str, typer.Option(help="Split of a Hub dataset.", rich_help_panel=TEXT)]
-SampleUnit = Literal["line", "paragraph", "document"]
+Subset = Annotated[str | None, typer.Option(help="Subset of a Hub dataset.", show_default=False, rich_help_panel=TEXT)]
+Encoding = Annotated[str, typer.Option(help="Of text, CSV and JSON files, such as cp1252.", rich_help_panel=TEXT)]
+SampleUnit = Literal["line", "paragraph", "document", "endoftext"]
+# One default for all commands, so that they speak of the same texts; it is what most files of many texts have.
 SampleBy = Annotated[
-    SampleUnit, typer.Option(help="What is a text in a text file; the document is the file.", rich_help_panel=TEXT)
+    SampleUnit,
+    typer.Option(
+        help="What is a text in a text file; the document is the file, endoftext what stands between the marks "
+        "<|endoftext|>. Prose whose lines are broken is best read by paragraph.",
+        rich_help_panel=TEXT,
+    ),
 ]
 Tokenizer = Annotated[
     str | None,
@@ -92,6 +103,7 @@ __all__ = [
     "TRAINING",
     "Column",
     "Data",
+    "Encoding",
     "Epochs",
     "Inputs",
     "LearningRate",
@@ -101,6 +113,7 @@ __all__ = [
     "SaveSteps",
     "Split",
     "StartModel",
+    "Subset",
     "Tokenizer",
     "TrainingOutput",
     "check_inputs",

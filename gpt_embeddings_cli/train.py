@@ -13,12 +13,14 @@ from gpt_embeddings_cli.options import (
     TRAINING,
     Column,
     Data,
+    Encoding,
     Epochs,
     LearningRate,
     SampleBy,
     SaveSteps,
     Split,
     StartModel,
+    Subset,
     Tokenizer,
     TrainingOutput,
     check_inputs,
@@ -27,6 +29,8 @@ from gpt_embeddings_cli.options import (
 
 
 if TYPE_CHECKING:
+    from datasets import IterableDataset
+
     from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
 app = typer.Typer(no_args_is_help=True)
@@ -75,7 +79,9 @@ def clm(
     ] = 0,
     column: Column = "text",
     split: Split = "train",
-    sample_by: SampleBy = "document",
+    subset: Subset = None,
+    sample_by: SampleBy = "line",
+    encoding: Encoding = "utf-8",
 ) -> None:
     """Train a zero-layer GPT on the next token of DATA.
 
@@ -88,7 +94,6 @@ def clm(
         check_one_model(model, config)
         _prepare(output, "train clm", [*data, *(held_out or ())], model, tokenizer)
 
-        from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.text.tokenizer import vocabulary_rows
         from gpt_embeddings.training.clm import ClmOptions, train_clm
 
@@ -103,10 +108,9 @@ def clm(
         tokens = open_tokenizer(tokenizer, model, max_length)
         network = _open_head(model, config, vocabulary_rows(tokens), max_length, seed)
         tokens.model_max_length = network.config.n_positions
-        source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
-        other = None
-        if held_out:
-            other = load_source(held_out, column=column, split=split, sample_by=sample_by, streaming=True)
+        reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
+        source = _open_texts(data, **reading)
+        other = _open_texts(held_out, **reading) if held_out else None
         with _interruptible():
             facts = train_clm(
                 network, tokens, source, output, options, held_out=other, column=column, data_name=_names(data)
@@ -118,7 +122,12 @@ def clm(
 def distil(
     data: Data,
     teacher: Annotated[
-        str, typer.Option(help="Folder or Hub name of a sentence-transformers model.", show_default=False)
+        str,
+        typer.Option(
+            help="Folder or Hub name of a sentence-transformers model, or package.module:function, a function that "
+            "takes a list of texts and returns vectors.",
+            show_default=False,
+        ),
     ],
     output: TrainingOutput,
     tokenizer: Annotated[
@@ -145,9 +154,11 @@ def distil(
     ] = 0,
     column: Column = "text",
     split: Split = "train",
-    sample_by: SampleBy = "paragraph",
+    subset: Subset = None,
+    sample_by: SampleBy = "line",
+    encoding: Encoding = "utf-8",
 ) -> None:
-    """Distil a sentence-transformers model: means of token vectors that agree with its vectors of texts.
+    """Distil a teacher: means of token vectors that agree with its vectors of texts.
 
     Every token begins at the teacher's vector of its text. Then the means of sentences of DATA, and of phrases of
     random words, are brought to the teacher's vectors of these. Nearly all the time is the teacher's: with a small one
@@ -159,7 +170,6 @@ def distil(
     with errors_as_messages():
         _prepare(output, "train distil", data, teacher, tokenizer)
 
-        from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.text.tokenizer import load_tokenizer
         from gpt_embeddings.training.distillation import DistilOptions
         from gpt_embeddings.training.distillation import distil as train_distil
@@ -174,7 +184,8 @@ def distil(
             save_steps=save_steps,
             seed=seed,
         )
-        source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
+        reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
+        source = _open_texts(data, **reading)
         with _interruptible():
             facts = train_distil(
                 teacher, load_tokenizer(tokenizer), source, output, options, column=column, data_name=_names(data)
@@ -214,7 +225,9 @@ def contrastive(
     ] = 0,
     column: Column = "text",
     split: Split = "train",
-    sample_by: SampleBy = "paragraph",
+    subset: Subset = None,
+    sample_by: SampleBy = "line",
+    encoding: Encoding = "utf-8",
 ) -> None:
     """Train on pairs of texts that belong together: each is to find its own among those of a batch.
 
@@ -230,7 +243,6 @@ def contrastive(
         import torch
 
         from configuration_gpt_embeddings import GPTEmbeddingsConfig
-        from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.text.tokenizer import vocabulary_rows
         from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
         from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -252,9 +264,8 @@ def contrastive(
         else:
             network, _ = open_model(model, False, config, seed)
             tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
-        source = load_source(
-            data, column=columns[0] if columns else column, split=split, sample_by=sample_by, streaming=True
-        )
+        reading = {"split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
+        source = _open_texts(data, column=columns or column, **reading)
         with _interruptible():
             facts = train_contrastive(
                 network,
@@ -278,7 +289,9 @@ def weights(
     a: Annotated[float, typer.Option(help="Share of all tokens at which a token weighs half.")] = 1e-3,
     column: Column = "text",
     split: Split = "train",
-    sample_by: SampleBy = "paragraph",
+    subset: Subset = None,
+    sample_by: SampleBy = "line",
+    encoding: Encoding = "utf-8",
 ) -> None:
     """Count the tokens of DATA, and have MODEL pool by a / (a + share of the token).
 
@@ -290,12 +303,12 @@ def weights(
     with errors_as_messages():
         _prepare(output, "train weights", data, model, tokenizer)
 
-        from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.training.token_weights import train_token_weights
 
         network, name = open_model(model, False, None, 0)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
-        source = load_source(data, column=column, split=split, sample_by=sample_by, streaming=True)
+        reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
+        source = _open_texts(data, **reading)
         with _interruptible():
             facts = train_token_weights(
                 network,
@@ -321,6 +334,13 @@ def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> No
 
     check_output(output, kind)
     disable_progress_bar()  # one for each file that it saves
+
+
+def _open_texts(data: list[str], **reading: Any) -> "IterableDataset":
+    """Open what is trained on: the columns of texts alone, so that nothing else in the files is in the way."""
+    from gpt_embeddings.text.sources import load_source
+
+    return load_source(data, **reading, texts_only=True, streaming=True)
 
 
 def _names(data: list[str]) -> str:

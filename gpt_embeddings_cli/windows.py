@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 import typer
 
 from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import MODEL, Column, Inputs, SampleBy, Split, check_inputs, check_names
+from gpt_embeddings_cli.options import (
+    MODEL,
+    Column,
+    Encoding,
+    Inputs,
+    SampleBy,
+    Split,
+    Subset,
+    check_inputs,
+    check_names,
+)
 
 
 CUTTING = "Cutting"
@@ -51,7 +61,9 @@ def windows(
     ] = None,
     column: Column = "text",
     split: Split = "train",
-    sample_by: SampleBy = "document",
+    subset: Subset = None,
+    sample_by: SampleBy = "line",
+    encoding: Encoding = "utf-8",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count documents, tokens, windows; write nothing.")
     ] = False,
@@ -78,7 +90,16 @@ def windows(
         if output is not None:
             check_output(output, "windows")
         cut = TokenWindows(
-            load_source(inputs, column=column, split=split, sample_by=sample_by, streaming=True),
+            load_source(
+                inputs,
+                column=column,
+                split=split,
+                subset=subset,
+                sample_by=sample_by,
+                encoding=encoding,
+                texts_only=True,
+                streaming=True,
+            ),
             load_tokenizer(tokenizer, model_max_length=n_positions),
             max_length,
             stride,

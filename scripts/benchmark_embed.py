@@ -10,7 +10,6 @@ can be told from a slow contender. Texts are the prose in docstrings of the inst
 """
 
 import argparse
-import ast
 import json
 import multiprocessing
 import os
@@ -24,12 +23,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from docstrings import docstrings
+
 
 SLOW = {"transformers forward + mean in map": 0.1}  # the part of the texts that is enough to measure it
-LIMITS = ("flat tokenizer alone", "tokenizer + embedding_bag", "raw column to Arrow")
 Run = Callable[[], Any]
 
 
@@ -39,15 +41,8 @@ def paragraphs() -> list[str]:
     if cache.is_file():
         return json.loads(cache.read_text(encoding="utf-8"))
     found: set[str] = set()
-    for path in Path(sysconfig.get_paths()["purelib"]).rglob("*.py"):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError, RecursionError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                blocks = (ast.get_docstring(node) or "").split("\n\n")
-                found.update(" ".join(block.split()) for block in blocks)
+    for text in docstrings(Path(sysconfig.get_paths()["purelib"]).rglob("*.py")):
+        found.update(" ".join(block.split()) for block in text.split("\n\n"))
     prose = sorted(text for text in found if len(text) >= 80 and _is_prose(text))
     random.Random(0).shuffle(prose)
     cache.write_text(json.dumps(prose), encoding="utf-8")
@@ -76,121 +71,229 @@ def texts(kind: str, megabytes: int = 20) -> list[str]:
     return result * -(-megabytes * 1_000_000 // total)
 
 
-def contender(name: str, documents: list[str], n_embd: int, folder: Path) -> Run:
+@dataclass
+class Setting:
+    """What the contenders of a process work with."""
+
+    documents: list[str]
+    model: Any
+    tokenizer: Any
+    folder: Path
+
+    @property
+    def table(self) -> Any:
+        """The token table, `(vocab_size, n_embd)`."""
+        return self.model.wte.weight.detach()
+
+    @cached_property
+    def dataset(self) -> Any:
+        """The documents, on disk and mapped."""
+        import datasets
+
+        datasets.Dataset.from_dict({"text": self.documents}).save_to_disk(self.folder / "data")
+        return datasets.load_from_disk(self.folder / "data")
+
+    def map_with(self, function: Any) -> Run:
+        """Return a pass of `map`."""
+        dataset = self.dataset
+        return lambda: dataset.map(function, batched=True, load_from_cache_file=False)
+
+
+def set_up(name: str, documents: list[str], n_embd: int, folder: Path) -> Run:
     """Set a contender up and return what makes one pass."""
     if name.endswith("without splintr"):
         sys.modules["splintr"] = None  # type: ignore[assignment]  # as if the extra `fast` were not installed
     import datasets
-    import numpy as np
     import torch
 
-    from gpt_embeddings import (
-        Embedder,
-        GPTEmbeddingsConfig,
-        GPTEmbeddingsModel,
-        embed_dataset,
-        encode_flat,
-        load_tokenizer,
-    )
-    from gpt_embeddings.embedding.dataset import Progress
+    from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
+    from gpt_embeddings.checkpoints.loading import load_pair
 
     datasets.disable_progress_bars()
-    torch.manual_seed(0)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=n_embd)).eval()
-    tokenizer = load_tokenizer()
-    dataset = datasets.Dataset.from_dict({"text": documents})
-    dataset.save_to_disk(folder / "data")
-    dataset = datasets.load_from_disk(folder / "data")
-    table = model.wte.weight.detach()
+    if name.endswith("in the box"):
+        model, tokenizer = load_pair()
+    else:
+        torch.manual_seed(0)
+        model, tokenizer = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=n_embd)).eval(), load_tokenizer()
+    return CONTENDERS[name](Setting(documents, model, tokenizer, folder))
 
-    def map_with(function: Any) -> Run:
-        return lambda: dataset.map(function, batched=True, load_from_cache_file=False)
 
-    if name.startswith("embed_dataset"):
-        num_proc = 2 if "num_proc" in name else None
+def by_embed_dataset(setting: Setting, num_proc: int | None = None) -> Run:
+    """From a dataset on disk to a dataset on disk."""
+    from gpt_embeddings import embed_dataset
+    from gpt_embeddings.embedding.dataset import Progress
 
-        def embed() -> None:
-            shutil.rmtree(folder / "out", ignore_errors=True)
-            embed_dataset(
-                dataset, model, tokenizer, output=folder / "out", num_proc=num_proc, progress=Progress(hidden=True)
-            )
+    dataset, output = setting.dataset, setting.folder / "out"
 
-        return embed
-    if name == "map(Embedder)":
-        return map_with(Embedder(model, tokenizer))
-    if name == "model2vec encode":
-        from model2vec import StaticModel
+    def embed() -> None:
+        shutil.rmtree(output, ignore_errors=True)
+        hidden = Progress(hidden=True)
+        embed_dataset(dataset, setting.model, setting.tokenizer, output=output, num_proc=num_proc, progress=hidden)
 
-        static = StaticModel(table.numpy(), tokenizer.backend_tokenizer, max_length=1024)
-        return lambda: static.encode(documents)
-    if "StaticEmbedding" in name:
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import StaticEmbedding
+    return embed
 
-        module = StaticEmbedding(tokenizer, embedding_weights=table)
-        sentences = SentenceTransformer(modules=[module], device="cpu")
-        if name.endswith("in map"):
-            return map_with(lambda batch: {"embedding": sentences.encode(batch["text"])})
-        return lambda: sentences.encode(documents)
-    if name.startswith("transformers"):
-        tokenizer.model_max_length = 1024
 
-        def forward(batch: Any) -> dict[str, Any]:
-            inputs = tokenizer(batch["text"], padding=True, truncation=True, return_tensors="pt")
+def by_map(setting: Setting) -> Run:
+    """Our object as the function of `map`, with its batches of 1000."""
+    from gpt_embeddings import Embedder
+
+    return setting.map_with(Embedder(setting.model, setting.tokenizer))
+
+
+def by_model2vec(setting: Setting) -> Run:
+    """model2vec with the same table and tokenizer."""
+    from model2vec import StaticModel
+
+    static = StaticModel(setting.table.numpy(), setting.tokenizer.backend_tokenizer, max_length=1024)
+    return lambda: static.encode(setting.documents)
+
+
+def by_static_embedding(setting: Setting, in_map: bool = False) -> Run:
+    """sentence-transformers with the same table and tokenizer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+
+    module = StaticEmbedding(setting.tokenizer, embedding_weights=setting.table)
+    sentences = SentenceTransformer(modules=[module], device="cpu")
+    if in_map:
+        return setting.map_with(lambda batch: {"embedding": sentences.encode(batch["text"])})
+    return lambda: sentences.encode(setting.documents)
+
+
+def by_forward(setting: Setting) -> Run:
+    """What one would write with transformers: padded batches and a masked mean."""
+    import torch
+
+    tokenizer, model = setting.tokenizer, setting.model
+    tokenizer.model_max_length = 1024
+
+    def forward(batch: Any) -> dict[str, Any]:
+        inputs = tokenizer(batch["text"], padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            vectors = model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        return {"embedding": ((vectors * mask).sum(1) / mask.sum(1).clamp(min=1)).numpy()}
+
+    return setting.map_with(forward)
+
+
+def tokenizer_alone(setting: Setting) -> Run:
+    """Flat ids, and nothing done with them."""
+    from gpt_embeddings import encode_flat
+
+    return lambda: encode_flat(setting.documents, setting.tokenizer)
+
+
+def tokenizer_and_bag(setting: Setting) -> Run:
+    """Flat ids through torch's own operator, without positions."""
+    import numpy as np
+    import torch
+    from torch.nn.functional import embedding_bag
+
+    from gpt_embeddings import encode_flat
+
+    def bag() -> Any:
+        parts = []
+        for i in range(0, len(setting.documents), 4000):
+            input_ids, offsets = encode_flat(setting.documents[i : i + 4000], setting.tokenizer)
+            ids, starts = torch.from_numpy(input_ids), torch.from_numpy(offsets.astype(np.int32))
             with torch.inference_mode():
-                vectors = model(**inputs).last_hidden_state
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            return {"embedding": ((vectors * mask).sum(1) / mask.sum(1).clamp(min=1)).numpy()}
+                vectors = embedding_bag(ids, setting.table, starts, mode="mean", include_last_offset=True)
+            parts.append(vectors.numpy())
+        return np.concatenate(parts)
 
-        return map_with(forward)
-    if name == "flat tokenizer alone":
-        return lambda: encode_flat(documents, tokenizer)
-    if name == "tokenizer + embedding_bag":
-
-        def bag() -> Any:
-            parts = []
-            for i in range(0, len(documents), 4000):
-                input_ids, offsets = encode_flat(documents[i : i + 4000], tokenizer)
-                ids, starts = torch.from_numpy(input_ids), torch.from_numpy(offsets.astype(np.int32))
-                with torch.inference_mode():
-                    parts.append(
-                        torch.nn.functional.embedding_bag(
-                            ids, table, starts, mode="mean", include_last_offset=True
-                        ).numpy()
-                    )
-            return np.concatenate(parts)
-
-        return bag
-    if name == "raw column to Arrow":
-        import pyarrow as pa
-
-        vectors = np.zeros((len(documents), n_embd), dtype=np.float32)
-        strings = pa.array(documents)
-
-        def write() -> None:
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n_embd)
-            rows = pa.table({"text": strings, "embedding": column})
-            with (
-                pa.OSFile(str(folder / "raw.arrow"), "wb") as file,
-                pa.RecordBatchStreamWriter(file, rows.schema) as w,
-            ):
-                w.write_table(rows, 4000)
-
-        return write
-    raise ValueError(f"There is no contender {name!r}.")
+    return bag
 
 
-CONTENDERS = (
-    "embed_dataset",
-    "embed_dataset, num_proc=2",
-    "map(Embedder)",
-    "embed_dataset without splintr",
-    "model2vec encode",
-    "StaticEmbedding encode",
-    "StaticEmbedding in map",
-    "transformers forward + mean in map",
-    *LIMITS,
-)
+def raw_column(setting: Setting) -> Run:
+    """An Arrow file of texts and of vectors that are there already."""
+    import numpy as np
+    import pyarrow as pa
+
+    n_embd = setting.table.shape[1]
+    vectors, strings = np.zeros((len(setting.documents), n_embd), dtype=np.float32), pa.array(setting.documents)
+
+    def write() -> None:
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n_embd)
+        rows = pa.table({"text": strings, "embedding": column})
+        with (
+            pa.OSFile(str(setting.folder / "raw.arrow"), "wb") as file,
+            pa.RecordBatchStreamWriter(file, rows.schema) as writer,
+        ):
+            writer.write_table(rows, 4000)
+
+    return write
+
+
+CONTENDERS: dict[str, Callable[[Setting], Run]] = {
+    "embed_dataset": by_embed_dataset,
+    "embed_dataset, the table in the box": by_embed_dataset,
+    "embed_dataset, num_proc=2": partial(by_embed_dataset, num_proc=2),
+    "map(Embedder)": by_map,
+    "embed_dataset without splintr": by_embed_dataset,
+    "model2vec encode": by_model2vec,
+    "StaticEmbedding encode": by_static_embedding,
+    "StaticEmbedding in map": partial(by_static_embedding, in_map=True),
+    "transformers forward + mean in map": by_forward,
+    "flat tokenizer alone": tokenizer_alone,
+    "tokenizer + embedding_bag": tokenizer_and_bag,
+    "raw column to Arrow": raw_column,
+}
+
+# What one runs from a shell: a file of documents, a line each, to vectors on the disk, start-up included.
+COMMANDS = {
+    "gpt-embeddings embed": "from gpt_embeddings_cli import app; app()",
+    "model2vec": """
+import sys, numpy, torch
+from model2vec import StaticModel
+from gpt_embeddings import load_tokenizer
+table = numpy.random.default_rng(0).standard_normal((50257, 256), dtype=numpy.float32)
+static = StaticModel(table, load_tokenizer().backend_tokenizer, max_length=1024)
+numpy.save(sys.argv[2], static.encode(open(sys.argv[1], encoding="utf-8").read().splitlines()))
+""",
+    "StaticEmbedding": """
+import sys, numpy, torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import StaticEmbedding
+from gpt_embeddings import load_tokenizer
+module = StaticEmbedding(load_tokenizer(), embedding_weights=torch.randn(50257, 256))
+model = SentenceTransformer(modules=[module], device="cpu")
+numpy.save(sys.argv[2], model.encode(open(sys.argv[1], encoding="utf-8").read().splitlines()))
+""",
+}
+SLOW_COMMAND_MB = 200  # peers are not given more: their time grows with the text
+
+
+def report_commands(sizes: list[int]) -> None:
+    """Print the seconds of commands by the size of the text, start-up included."""
+    print(f"{'':24}" + "".join(f"{size:>10} MB" for size in sizes) + "   (wall seconds / CPU seconds)")
+    for name, code in COMMANDS.items():
+        cells = []
+        for size in sizes:
+            ours = name.startswith("gpt")
+            if not ours and size > SLOW_COMMAND_MB:
+                cells.append("-")
+                continue
+            with tempfile.TemporaryDirectory(prefix="gpt-embeddings-") as folder:
+                source, output = Path(folder) / "text.txt", Path(folder) / "out"
+                write_lines(source, size)
+                arguments = ["embed", source, "--streaming", "--output", output] if ours else [source, output]
+                environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+                before, start = os.times(), time.perf_counter()
+                command = [sys.executable, "-c", code, *map(str, arguments)]
+                subprocess.run(command, check=True, env=environment, capture_output=True)
+                after, wall = os.times(), time.perf_counter() - start
+                cpu = after.children_user + after.children_system - before.children_user - before.children_system
+                cells.append(f"{wall:.1f} / {cpu:.1f}")
+        print(f"{name:24}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
+
+
+def write_lines(path: Path, megabytes: int) -> None:
+    """Write documents of about 1 kB, a line each."""
+    lines = [" ".join(text.split()) for text in texts("documents")]
+    with path.open("w", encoding="utf-8") as file:
+        while file.tell() < megabytes * 1_000_000:
+            file.write("\n".join(lines[: megabytes * 1000]) + "\n")
 
 
 def cpu_seconds() -> float:
@@ -215,7 +318,7 @@ def measure(name: str, kind: str, n_embd: int, repeats: int, megabytes: int) -> 
     documents = documents[: int(len(documents) * SLOW.get(name, 1.0))]
     size = sum(len(text.encode()) for text in documents)
     with tempfile.TemporaryDirectory(prefix="gpt-embeddings-") as folder:
-        run = contender(name, documents, n_embd, Path(folder))
+        run = set_up(name, documents, n_embd, Path(folder))
         passes = []
         for _ in range(1 + repeats):
             cpu, wall = cpu_seconds(), time.perf_counter()
@@ -276,8 +379,9 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", default=["documents", "sentences"], choices=["documents", "sentences"])
     parser.add_argument("--repeats", type=int, default=5, help="Warm passes.")
     parser.add_argument("--megabytes", type=int, default=20, help="Size of the texts, which are repeated to reach it.")
-    parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--memory", type=int, nargs="+", metavar="MB", help="Measure memory on so much text instead.")
+    parser.add_argument("--command", type=int, nargs="+", metavar="MB", help="Time commands on so much text instead.")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -289,6 +393,9 @@ def main() -> None:
         for megabytes in options.memory:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 pool.submit(measure_memory, megabytes).result()
+        return
+    if options.command:
+        report_commands(options.command)
         return
     for kind in options.texts:
         for n_embd in options.dims:

@@ -5,7 +5,6 @@ noisy, ratios hold better than times. Run: python scripts/benchmark_forward.py [
 """
 
 import argparse
-import ast
 import itertools
 import random
 import statistics
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from docstrings import docstrings
 from transformers import GPT2Config, GPT2Model
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
@@ -87,13 +87,9 @@ def benchmark_forward(batch: int, length: int, n_embd: int, rounds: int, with_co
     )
 
 
-def docstrings(limit: int) -> list[str]:
-    """Return docstrings of the standard library: real English of uneven length, on every machine."""
-    texts = []
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
-                texts.append(text)
+def some_docstrings(limit: int) -> list[str]:
+    """Return docstrings of the standard library, of uneven length, in a random order."""
+    texts = list(docstrings(sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))))
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:limit]
     return [texts[i] for i in order.tolist()]
 
@@ -102,7 +98,7 @@ def benchmark_bags(n_embd: int, batch: int, rounds: int) -> None:
     """Compare the flat path with padded batches and a mean."""
     torch.manual_seed(0)
     model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=n_embd)).eval()
-    ids, offsets = encode_flat(docstrings(4096), load_tokenizer())
+    ids, offsets = encode_flat(some_docstrings(4096), load_tokenizer())
     documents = [torch.from_numpy(ids[a:b][:1024]).long() for a, b in itertools.pairwise(offsets)]
 
     def pad(order: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -12,7 +12,6 @@ The peers come with `pip install -c constraints.txt -e ".[bench]"`; one that is 
 """
 
 import argparse
-import ast
 import json
 import os
 import resource
@@ -31,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from docstrings import docstrings
 
 
 BATCH = 8
@@ -60,17 +60,10 @@ def make_corpus(folder: Path) -> None:
     """Write documents of a few paragraphs to Parquet files, and the same joined in one text file."""
     texts: dict[str, None] = {}
     size = 0
-    for path in _source_files():
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError, RecursionError):
-            continue
-        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        documents = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
-        for text in documents:
-            if len(text) > 200 and text not in texts:
-                texts[text] = None
-                size += len(text.encode())
+    for text in docstrings(_source_files()):
+        if len(text) > 200 and text not in texts:
+            texts[text] = None
+            size += len(text.encode())
         if size >= CORPUS_BYTES:
             break
     documents = list(texts)

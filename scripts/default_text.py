@@ -46,10 +46,12 @@ class Source:
     most: int = 1_000_000
     """Texts that are used at most, so that no kind drowns the others: a random choice."""
 
+    portuguese: bool = False
+
 
 def plain(data: bytes) -> Iterator[str]:
     """Yield paragraphs of a text file; of a Project Gutenberg file what is between its marks."""
-    text = _decode(data).replace("\r\n", "\n")
+    text = decode(data).replace("\r\n", "\n")
     text = re.split(r"\*\*\* ?START OF TH.*\n", text)[-1]
     text = re.split(r"\*\*\* ?END OF TH", text)[0]
     yield from re.split(r"\n\s*\n", text)
@@ -57,14 +59,14 @@ def plain(data: bytes) -> Iterator[str]:
 
 def lines(data: bytes) -> Iterator[str]:
     """Yield lines."""
-    yield from _decode(data).split("\n")
+    yield from decode(data).split("\n")
 
 
 def columns(*wanted: int, split: str = "\t") -> Parser:
     """Yield some columns of a table."""
 
     def parse(data: bytes) -> Iterator[str]:
-        for line in _decode(data).split("\n"):
+        for line in decode(data).split("\n"):
             cells = line.split(split)
             yield from (cells[i].strip('" ') for i in wanted if i < len(cells))
 
@@ -73,13 +75,13 @@ def columns(*wanted: int, split: str = "\t") -> Parser:
 
 def wiki_split(data: bytes) -> Iterator[str]:
     """Yield sentences and the two that each was split into."""
-    for line in _decode(data).split("\n"):
+    for line in decode(data).split("\n"):
         yield from (_untokenize(part) for part in re.split(r"\t| <::::> ", line))
 
 
 def glosses(data: bytes) -> Iterator[str]:
     """Yield definitions and examples of WordNet."""
-    for line in _decode(data).split("\n"):
+    for line in decode(data).split("\n"):
         if "|" in line:
             gloss = line.split("|", 1)[1]
             yield from re.findall(r'"([^"]+)', gloss)
@@ -88,7 +90,7 @@ def glosses(data: bytes) -> Iterator[str]:
 
 def lemmas(data: bytes) -> Iterator[str]:
     """Yield the words and names of WordNet."""
-    for line in _decode(data).split("\n"):
+    for line in decode(data).split("\n"):
         if line and line[0].isalnum():
             cells = line.split(" ")
             yield cells[4].replace("_", " ")
@@ -96,7 +98,7 @@ def lemmas(data: bytes) -> Iterator[str]:
 
 def webster(data: bytes) -> Iterator[str]:
     """Yield definitions and quotations of the Collaborative International Dictionary."""
-    text = re.sub(r"\[[^\[\]]*\]", " ", _decode(gzip.decompress(data)))
+    text = re.sub(r"\[[^\[\]]*\]", " ", decode(gzip.decompress(data)))
     text = re.sub(r"--[A-Z][\w. ]*\.?|\{|\}|\([A-Z][\w.& ]*\)", " ", text)
     for entry in re.split(r"\n\s*\n|\n   (?=\d+\. )", text):
         body = re.sub(r"^\s*\d+\.\s*(\([a-z]\)\s*)?", "", entry)
@@ -106,7 +108,7 @@ def webster(data: bytes) -> Iterator[str]:
 
 def dictd(data: bytes) -> Iterator[str]:
     """Yield paragraphs of a dictionary, without its marks of references."""
-    text = _decode(gzip.decompress(data))
+    text = decode(gzip.decompress(data))
     for paragraph in re.split(r"\n\s*\n", text):
         if paragraph.startswith(" "):
             yield re.sub(r"<[^>]*>|[{}]|^\s*\d+\.", "", paragraph)
@@ -114,7 +116,7 @@ def dictd(data: bytes) -> Iterator[str]:
 
 def fortunes(data: bytes) -> Iterator[str]:
     """Yield sayings, without who said them."""
-    for saying in re.split(r"\n%\n", _decode(data)):
+    for saying in re.split(r"\n%\n", decode(data)):
         yield re.sub(r"\n\s*-- .*", "", saying, flags=re.S)
 
 
@@ -123,7 +125,7 @@ def markup(tag: str) -> Parser:
     element = re.compile(rf"<{tag}(?:\s[^>]*)?>(.*?)</{tag}>", re.S)
 
     def parse(data: bytes) -> Iterator[str]:
-        for match in element.finditer(_decode(data)):
+        for match in element.finditer(decode(data)):
             text = re.sub(r"<m:math.*?</m:math>|<footnote.*?</footnote>", " ", match[1], flags=re.S)
             if "<m:" not in text:
                 yield html.unescape(re.sub(r"<[^>]+>", "", text))
@@ -133,7 +135,7 @@ def markup(tag: str) -> Parser:
 
 def markdown(data: bytes) -> Iterator[str]:
     """Yield paragraphs of prose, without front matter, code, tables, headings and addresses."""
-    text = re.sub(r"\A---\n.*?\n---\n", "", _decode(data).replace("\r\n", "\n"), flags=re.S)
+    text = re.sub(r"\A---\n.*?\n---\n", "", decode(data).replace("\r\n", "\n"), flags=re.S)
     text = re.sub(r"```.*?```|<!--.*?-->|\{[{%].*?[%}]\}|<[^>]+>", " ", text, flags=re.S)
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", " ", text)
     text = re.sub(r"\[([^\]]*)\](\([^)]*\)|\[[^\]]*\])", r"\1", text)
@@ -144,7 +146,7 @@ def markdown(data: bytes) -> Iterator[str]:
 
 def conllu(data: bytes) -> Iterator[str]:
     """Yield the sentences of a treebank."""
-    yield from re.findall(r"^# text = (.*)$", _decode(data), flags=re.M)
+    yield from re.findall(r"^# text = (.*)$", decode(data), flags=re.M)
 
 
 def json_strings(*keys: str) -> Parser:
@@ -165,7 +167,7 @@ def json_strings(*keys: str) -> Parser:
 
 def stories(data: bytes) -> Iterator[str]:
     """Yield the pages of a picture book, if its licence is not for non-commercial use alone."""
-    text = _decode(data)
+    text = decode(data)
     if "CC-BY-NC" not in text:
         yield from (page for page in re.split(r"\n##?.*\n", text) if "License:" not in page)
 
@@ -201,13 +203,14 @@ def zipped(pattern: str, parser: Parser) -> Parser:
 
 def questions(data: bytes) -> Iterator[str]:
     """Yield questions that lack their mark and capital, with both."""
-    for line in _decode(data).split("\n"):
+    for line in decode(data).split("\n"):
         question = line.split("\t")[0].strip(" ?")
         if question:
             yield question[0].upper() + question[1:] + "?"
 
 
-def _decode(data: bytes) -> str:
+def decode(data: bytes) -> str:
+    """Return text that is in UTF-8 or in Latin-1."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

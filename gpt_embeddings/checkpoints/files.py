@@ -151,7 +151,7 @@ class HubFile:
             hf_raise_for_status(response)
             expected = f"bytes {start}-{end - 1}/{self.size}"
             if response.status_code != 206:
-                raise NoRangesError(f"{self.name} cannot be had in part.")
+                raise NoRangesError(f"{self.name} cannot be read in part.")
             if response.headers.get("Content-Range") != expected:
                 raise OSError(
                     f"{self.name} was asked for {expected}, the answer has {response.headers.get('Content-Range')!r}."
@@ -208,7 +208,7 @@ class HubFolder:
         """Return whether there is such a file.
 
         Raises:
-            OSError: The repository cannot be had; the message says what to do.
+            OSError: The repository cannot be reached; the message says what to do.
         """
         try:
             metadata = get_hf_file_metadata(self._url(file), token=self.token, library_name="gpt-embeddings")
@@ -233,7 +233,7 @@ class HubFolder:
 
         Raises:
             FileNotFoundError: The repository has no such file.
-            OSError: It cannot be had.
+            OSError: It cannot be read.
         """
         try:
             return Path(hf_hub_download(self.repo_id, file, revision=self.revision, token=self.token))
@@ -246,7 +246,7 @@ class HubFolder:
         """Open a file for reading in part; the whole of it is downloaded where the server knows no ranges.
 
         Raises:
-            OSError: It cannot be had.
+            OSError: It cannot be read.
         """
         cached = self._cached(file)
         if cached is not None:

@@ -219,7 +219,7 @@ def open_checkpoint(folder: Folder) -> Checkpoint:
 
     Raises:
         FileNotFoundError: There is none.
-        OSError: The folder cannot be had.
+        OSError: The folder cannot be read.
         ValueError: It is broken.
     """
     for file in FILES:

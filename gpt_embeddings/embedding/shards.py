@@ -10,10 +10,12 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetInfo, Features, IterableDataset, load_dataset
+from datasets import Dataset, DatasetInfo, Features, IterableDataset
 
 from gpt_embeddings.embedding.provenance import Provenance, with_provenance
 from gpt_embeddings.outputs import whole_file, write_dataset_files
+from gpt_embeddings.text.files import Reading
+from gpt_embeddings.text.sources import open_files
 
 
 Format: TypeAlias = Literal["arrow", "parquet"]
@@ -104,7 +106,7 @@ def open_output(output: Path) -> Dataset | IterableDataset:
     if (output / "state.json").is_file():
         return Dataset.load_from_disk(str(output))
     files = [output] if output.is_file() else sorted(output.glob("data-*.parquet"))
-    return load_dataset("parquet", data_files=[str(path) for path in files], split="train", streaming=True)
+    return open_files([str(path) for path in files], Reading(format="parquet"), streaming=True)
 
 
 def shard_bounds(n_rows: int, row_bytes: float) -> list[tuple[int, int]]:

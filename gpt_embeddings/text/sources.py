@@ -1,87 +1,132 @@
-"""Where text comes from: files of several formats or a dataset on the Hub, opened with `datasets`.
+"""Where text comes from: files of several formats, or a dataset on the Hub, as one dataset with a column of texts.
 
-Left out: any format of our own, and shuffling.
+A name is a name: what exists is taken literally, whatever characters it has. Files of one dataset need not agree in
+the types of their columns: they are joined where that loses nothing.
+
+Left out: what is in a file (`files`), and shuffling.
 """
 
-from collections.abc import Iterable, Sequence
+import codecs
+import glob
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import pyarrow as pa
-from datasets import Dataset, IterableDataset, load_dataset
-from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
+from datasets import (
+    Dataset,
+    DatasetDict,
+    DatasetInfo,
+    Features,
+    IterableDataset,
+    NamedSplit,
+    Value,
+    concatenate_datasets,
+    config,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+from datasets.iterable_dataset import ArrowExamplesIterable
+from datasets.table import table_cast
+from datasets.utils import tqdm
+
+from gpt_embeddings.inputs import FORMATS, find_files, format_of, mark_of, shown, suffix_of
+from gpt_embeddings.outputs import write_dataset_files
+from gpt_embeddings.text.files import (
+    SAMPLE_UNITS,
+    ColumnError,
+    NotStringsError,
+    Reading,
+    UnreadableFileError,
+    check_column,
+    is_text_type,
+    parquet_counts,
+    plain_type,
+    read_tables,
+    sample_schema,
+    types_message,
+)
 
 
-FORMATS = {
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".md": "text",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".tsv": "csv",
-    ".txt": "text",
-}
+AnyPath: TypeAlias = str | os.PathLike[str]
 
-
-class ColumnError(ValueError):
-    """The column of texts is not there, or it is not one."""
-
-
-class NotStringsError(ColumnError, TypeError):
-    """The column of texts holds something else."""
+SAMPLED_FILES = 32  # of which the columns are looked at before reading; the others are met on the way
+CACHED_ROWS = 2**14  # of a record batch in the cache
+CACHE_FORM = 1  # of what is cached; another number reads all files anew
 
 
 @overload
 def load_source(
-    inputs: Sequence[str],
+    inputs: AnyPath | Sequence[AnyPath],
     *,
-    column: str = "text",
+    column: str | Sequence[str] = "text",
     split: str = "train",
+    subset: str | None = None,
     sample_by: str = "line",
+    encoding: str = "utf-8",
+    texts_only: bool = False,
     streaming: Literal[False] = False,
 ) -> Dataset: ...
 
 
 @overload
 def load_source(
-    inputs: Sequence[str],
+    inputs: AnyPath | Sequence[AnyPath],
     *,
-    column: str = "text",
+    column: str | Sequence[str] = "text",
     split: str = "train",
+    subset: str | None = None,
     sample_by: str = "line",
+    encoding: str = "utf-8",
+    texts_only: bool = False,
     streaming: Literal[True],
 ) -> IterableDataset: ...
 
 
 @overload
 def load_source(
-    inputs: Sequence[str],
+    inputs: AnyPath | Sequence[AnyPath],
     *,
-    column: str = "text",
+    column: str | Sequence[str] = "text",
     split: str = "train",
+    subset: str | None = None,
     sample_by: str = "line",
+    encoding: str = "utf-8",
+    texts_only: bool = False,
     streaming: bool,
 ) -> Dataset | IterableDataset: ...
 
 
 def load_source(
-    inputs: Sequence[str],
+    inputs: AnyPath | Sequence[AnyPath],
     *,
-    column: str = "text",
+    column: str | Sequence[str] = "text",
     split: str = "train",
+    subset: str | None = None,
     sample_by: str = "line",
+    encoding: str = "utf-8",
+    texts_only: bool = False,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """Open text, JSON lines, CSV or Parquet files, or one dataset on the Hub.
+    """Open text, JSON lines, CSV, TSV, Arrow or Parquet files, a saved dataset, or one dataset on the Hub.
 
     Args:
-        inputs: Paths of files of one format, or a single Hub dataset name.
-        column: The column that must be there and hold strings.
-        split: Split of a Hub dataset.
-        sample_by: What makes a row of a text file: `"line"`, `"paragraph"` (blocks between blank lines) or
-            `"document"` (the file).
+        inputs: One name or several, of one format: files, folders of them, patterns, addresses (`https://`, `hf://`),
+            `-` for the standard input; or folders of `Dataset.save_to_disk`; or a single Hub dataset name. Files may
+            be compressed (`.jsonl.gz`; also `.bz2`, `.xz`, `.zst`).
+        column: The column that must be there and hold strings; or several.
+        split: Split of a Hub dataset, or of a saved one that has splits.
+        subset: Subset (configuration) of a Hub dataset.
+        sample_by: What makes a row of a text file: `"line"`, `"paragraph"` (blocks between blank lines), `"document"`
+            (the file), or `"endoftext"` (what stands between the marks `<|endoftext|>`).
+        encoding: Of text, CSV and JSON files.
+        texts_only: Read nothing but `column`, so that other columns can be whatever they are.
         streaming: Read while iterating and keep no copy on disk; every file is a shard.
 
     Returns:
@@ -89,17 +134,36 @@ def load_source(
 
     Raises:
         FileNotFoundError: A path does not exist, and is no dataset on the Hub.
-        ValueError: The formats are mixed or unknown, the file is empty or broken, or the column is missing or holds
-            no strings.
+        ValueError: The formats are mixed or unknown, there are no rows, a file is broken, or the column is missing or
+            holds no strings.
     """
-    if not inputs:
+    names = [os.fspath(name) for name in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
+    texts = (column,) if isinstance(column, str) else tuple(column)
+    if not names:
         raise ValueError("No input was given: name at least one file or a Hub dataset.")
-    if len(inputs) == 1 and not Path(inputs[0]).exists() and Path(inputs[0]).suffix.lower() not in FORMATS:
-        dataset = _load_from_hub(inputs[0], split, streaming)
+    if sample_by not in SAMPLE_UNITS:
+        raise ValueError(f"`sample_by` must be one of {', '.join(map(repr, SAMPLE_UNITS))}, got {sample_by!r}.")
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ValueError(f"There is no encoding {encoding!r}; examples are 'utf-8', 'cp1252', 'utf-16'.") from None
+    dataset: Any
+    if all(_is_saved(name) for name in names):
+        dataset = _open_saved(names, split, streaming)
+    elif len(names) == 1 and _may_be_on_hub(names[0]):
+        dataset = _load_from_hub(names[0], subset, split, streaming)
+        subset = None
     else:
-        dataset = _load_files([Path(name) for name in inputs], sample_by, streaming)
-    check_texts(dataset, column)
-    return dataset
+        files = find_files(names)
+        reading = Reading(
+            format=format_of(files), texts=texts, texts_only=texts_only, sample_by=sample_by, encoding=encoding
+        )
+        dataset = open_files(files, reading, streaming=streaming)
+    if subset is not None:
+        raise ValueError(f"`subset` is of a dataset on the Hub; {names[0]!r} is here and has none. Leave it out.")
+    for name in texts:
+        check_texts(dataset, name)
+    return dataset.select_columns(list(texts)) if texts_only else dataset
 
 
 def file_being_read(dataset: IterableDataset) -> str | None:
@@ -116,51 +180,287 @@ def file_being_read(dataset: IterableDataset) -> str | None:
     return None
 
 
-def _load_files(paths: list[Path], sample_by: str, streaming: bool) -> Dataset | IterableDataset:
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"Input {str(path)!r} is not a file.")
-        if path.suffix.lower() not in FORMATS:
+def find_parquet(inputs: Sequence[str]) -> list[str] | None:
+    """Return the files that names mean if all are Parquet files as they are, which others read by themselves too."""
+    if any(name == "-" or _is_saved(name) for name in inputs) or (len(inputs) == 1 and _may_be_on_hub(inputs[0])):
+        return None
+    files = find_files(inputs)
+    return files if all(path.lower().endswith((".parquet", ".pq")) for path in files) else None
+
+
+def open_files(files: Sequence[str], reading: Reading, *, streaming: bool = False) -> Dataset | IterableDataset:
+    """Open files of one format as one dataset; their names are taken literally.
+
+    Args:
+        files: The files.
+        reading: How to read them.
+        streaming: Read while iterating and keep no copy on disk; every file is a shard.
+
+    Raises:
+        ValueError: They have no rows.
+        UnreadableFileError: One of them is broken.
+    """
+    found = [(path, sample_schema(path, reading)) for path in files[:SAMPLED_FILES]]
+    sampled = [(path, schema) for path, schema in found if schema is not None]
+    if not sampled:
+        raise ValueError(f"{', '.join(map(shown, files[:3]))}: there are no rows; the input is empty.")
+    schema = _join_schemas(sampled, reading)
+    if not streaming:
+        return _cached(files, reading, schema)
+    schema = _settle(schema)
+    arguments: dict[str, Any] = {"files": list(files), "parts": [None] * len(files), "reading": reading}
+    source = ArrowExamplesIterable(
+        _stream_tables,
+        {**arguments, "schema": schema},
+        _row_groups if reading.format == "parquet" else None,
+    )
+    info = DatasetInfo(features=Features.from_arrow_schema(schema))
+    return IterableDataset(source, info=info, split=NamedSplit("train"))
+
+
+def _stream_tables(
+    files: list[str], parts: list[int | None], reading: Reading, schema: pa.Schema
+) -> Iterator[tuple[str, pa.Table]]:
+    for path, part in zip(files, parts, strict=True):
+        for i, table in enumerate(read_tables(path, reading, schema, part=part)):
+            if table.num_rows:
+                yield f"{i}", fit_table(table, schema, shown(path))
+
+
+def _row_groups(
+    files: list[str], parts: list[int | None], reading: Reading, schema: pa.Schema
+) -> Iterator[dict[str, Any]]:
+    """Cut Parquet files into their row groups, for `IterableDataset.reshard`."""
+    for path, part in zip(files, parts, strict=True):
+        groups = list(range(parquet_counts(path)[1])) if part is None else [part]
+        yield {"files": [path] * len(groups), "parts": groups, "reading": reading, "schema": schema}
+
+
+def _cached(files: Sequence[str], reading: Reading, schema: pa.Schema) -> Dataset:
+    """Return the rows of files from `datasets`' cache, where they are put unless they are there."""
+    marks = repr((CACHE_FORM, reading, [mark_of(path) for path in files]))
+    digest = hashlib.sha256(marks.encode(errors="surrogateescape")).hexdigest()
+    place = Path(config.HF_DATASETS_CACHE, "gpt_embeddings", digest[:32])
+    if not place.is_dir():
+        partial = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            partial.mkdir(parents=True)
+            while (wider := _write(files, reading, schema, partial / "data.arrow")) is not None:
+                schema = wider
+            info = DatasetInfo(features=Features.from_arrow_schema(schema))
+            write_dataset_files(partial, [partial / "data.arrow"], info, digest[:16], "train")
+            if not place.is_dir():
+                partial.rename(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Dataset.load_from_disk(str(place))
+
+
+def _write(files: Sequence[str], reading: Reading, schema: pa.Schema, path: Path) -> pa.Schema | None:
+    """Write the rows of files; where a block has other types, stop and return the schema that holds them as well."""
+    with (
+        tqdm(desc="Reading", unit=" rows", leave=False) as bar,
+        pa.OSFile(str(path), "wb") as file,
+        pa.RecordBatchStreamWriter(file, schema) as writer,
+    ):
+        for name in files:
+            for table in read_tables(name, reading, schema):
+                if not table.num_rows:
+                    continue
+                if not _same_types(table.schema, schema):
+                    wider = _join_schemas([("the files before", schema), (name, table.schema)], reading)
+                    if not wider.equals(schema):
+                        return wider
+                writer.write_table(fit_table(table, schema, shown(name)), CACHED_ROWS)
+                bar.update(table.num_rows)
+    return None
+
+
+def _same_types(one: pa.Schema, other: pa.Schema) -> bool:
+    return one.names == other.names and one.types == other.types
+
+
+def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: Reading) -> pa.Schema:
+    """Return one schema that holds the columns of all; its metadata are those of `datasets`.
+
+    Raises:
+        ValueError: The types of a column cannot be joined; the message names it and a file.
+    """
+    features: dict[str, Any] = {}
+    for path, schema in schemas:
+        for name, feature in Features.from_arrow_schema(schema).items():
+            one, other = (_storage(f) if f is not None else pa.null() for f in (features.get(name), feature))
+            joined = join_types(one, other, as_texts=reading.format in ("csv", "tsv"))
+            if joined is None:
+                raise ValueError(f"{shown(path)}: {types_message(name, one, other)}")
+            if joined != one or name not in features:
+                fields = pa.schema([(name, joined)])
+                features[name] = feature if joined == other else Features.from_arrow_schema(fields)[name]
+    for name in reading.texts:
+        if name in features and pa.types.is_null(_storage(features[name])):
+            features[name] = Value("string")
+    return Features(features).arrow_schema
+
+
+def _settle(schema: pa.Schema) -> pa.Schema:
+    """Take columns of which nothing is known yet for texts: a stream cannot go back."""
+    features = Features.from_arrow_schema(schema)
+    nothing = [name for name, feature in features.items() if pa.types.is_null(_storage(feature))]
+    return Features({**features, **{name: Value("string") for name in nothing}}).arrow_schema
+
+
+def _storage(feature: Any) -> pa.DataType:
+    return Features({"x": feature}).arrow_schema.field(0).type
+
+
+def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) -> pa.DataType | None:
+    """Return a type that holds the values of both, or None.
+
+    >>> str(join_types(pa.null(), pa.string())), str(join_types(pa.int64(), pa.float64()))
+    ('string', 'double')
+    >>> join_types(pa.int64(), pa.string()) is None
+    True
+
+    Args:
+        one: A type.
+        other: Another.
+        as_texts: Whether everything has a spelling, as in CSV, so that texts hold what nothing else does.
+    """
+    schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.string() if as_texts else None
+
+
+def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    """Give a block of rows the types of a schema; columns that it lacks are null.
+
+    Args:
+        table: The rows.
+        schema: The schema.
+        name: What they are from, for the message.
+
+    Raises:
+        ValueError: A column is not in the schema, or its values do not fit; the message names it.
+    """
+    if _same_types(table.schema, schema):
+        return table.cast(schema) if table.schema.metadata != schema.metadata else table
+    for column in table.column_names:
+        found = table.schema.field(column).type
+        if column not in schema.names:
             raise ValueError(
-                f"Input {str(path)!r} has the unknown suffix {path.suffix!r}; known are {', '.join(FORMATS)}."
+                f"{name}: the column {column!r} was not there before. Read the texts alone, "
+                "or give the files without `--streaming`, which looks through them first."
             )
-        if not path.stat().st_size:
-            raise ValueError(f"Input {str(path)!r} is empty.")
-    formats = {FORMATS[path.suffix.lower()] for path in paths}
-    suffixes = {path.suffix.lower() for path in paths}
-    if len(formats) > 1 or (".tsv" in suffixes and len(suffixes) > 1):
-        raise ValueError(f"The inputs mix the formats {', '.join(sorted(suffixes))}; give files of one format.")
-    options: dict[str, Any] = {}
-    if formats == {"text"}:
-        options["sample_by"] = sample_by
-    if suffixes == {".tsv"}:
-        options["sep"] = "\t"
-    files = [str(path) for path in paths]
+        wanted = schema.field(column).type
+        if join_types(found, wanted) != wanted:
+            raise ValueError(f"{name}: {types_message(column, wanted, found)}")
+    missing = [column for column in schema.names if column not in table.column_names]
+    for column in missing:
+        table = table.append_column(column, pa.nulls(table.num_rows))
     try:
-        return load_dataset(formats.pop(), data_files=files, split="train", streaming=streaming, **options)
-    except (DatasetGenerationError, pa.ArrowInvalid) as error:
-        names = ", ".join(str(path) for path in paths)
-        raise ValueError(f"{names} could not be read: {error.__cause__ or error}") from error
+        return table_cast(table.select(schema.names), schema)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
-def _load_from_hub(name: str, split: str, streaming: bool) -> Dataset | IterableDataset:
+def read_blocks(
+    dataset: Dataset | IterableDataset, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Iterate over a dataset in blocks of Arrow, of which each has types of its own where the dataset has none.
+
+    `iter(batch_size=rows)` of a stream whose rows were filtered or mapped fails where a text is null, as each row
+    gets the type of its value.
+
+    Args:
+        dataset: The dataset, in the format `"arrow"`.
+        rows: Rows of a block; the last has fewer.
+        columns: The columns of texts to read alone, which come as plain strings; None reads all as they are.
+
+    Raises:
+        NotStringsError: One of the columns holds something else.
+        ColumnError: One of the columns is not there.
+    """
+    if isinstance(dataset, Dataset) or _has_one_schema(dataset):
+        blocks: Iterator[list[pa.Table]] = ([table] for table in dataset.iter(batch_size=rows))
+    else:
+        single = dataset.iter(batch_size=1)
+        blocks = iter(lambda: list(islice(single, rows)), [])
+    for tables in blocks:
+        if columns is None:
+            yield _join_tables(tables)
+        else:
+            parts = {name: [take_column(table, name) for table in tables] for name in columns}
+            yield pa.table({name: _join_texts(texts) for name, texts in parts.items()})
+
+
+def _has_one_schema(dataset: IterableDataset) -> bool:
+    steps = list(steps_of(dataset._ex_iterable))
+    plain = dataset.features is not None and dataset._distributed is None and steps[0].iter_arrow is not None
+    return plain and not any(hasattr(step, "ex_iterables") for step in steps)
+
+
+def _join_texts(texts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    kind = pa.large_string() if any(pa.types.is_large_string(part.type) for part in texts) else pa.string()
+    return pa.chunked_array([chunk for part in texts for chunk in part.cast(kind).chunks], kind).combine_chunks()
+
+
+def _join_tables(tables: list[pa.Table]) -> pa.Table:
     try:
-        return load_dataset(name, split=split, streaming=streaming)
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        for name in tables[0].column_names:
+            kinds = [table.schema.field(name).type for table in tables if name in table.column_names]
+            for kind in kinds:
+                if join_types(kinds[0], kind) is None:
+                    raise ValueError(types_message(name, kinds[0], kind)) from None
+        raise
+
+
+def steps_of(source: Any) -> Iterator[Any]:
+    """Walk the steps of a streaming dataset (its `_ex_iterable`), from the last to the first."""
+    if source is None:
+        return
+    yield source
+    for inner in [getattr(source, "ex_iterable", None), *getattr(source, "ex_iterables", [])]:
+        yield from steps_of(inner)
+
+
+def _is_saved(name: str) -> bool:
+    return any(os.path.isfile(os.path.join(name, file)) for file in ("state.json", "dataset_dict.json"))
+
+
+def _open_saved(names: Sequence[str], split: str, streaming: bool) -> Dataset | IterableDataset:
+    """Open folders of `save_to_disk` where they are, without a copy."""
+    parts = []
+    for name in names:
+        part = load_from_disk(name)
+        if isinstance(part, DatasetDict):
+            if split not in part:
+                raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(part)}.")
+            part = part[split]
+        parts.append(part)
+    dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    if not len(dataset):
+        raise ValueError(f"{', '.join(names)}: there are no rows; the input is empty.")
+    n_files = min(len(dataset), max(1, len(dataset.cache_files)))
+    return dataset.to_iterable_dataset(num_shards=n_files) if streaming else dataset
+
+
+def _may_be_on_hub(name: str) -> bool:
+    """Return whether a name is of no file, by its form."""
+    is_file = name == "-" or "://" in name or os.path.exists(name) or glob.has_magic(name)
+    return not is_file and suffix_of(name) not in FORMATS
+
+
+def _load_from_hub(name: str, subset: str | None, split: str, streaming: bool) -> Dataset | IterableDataset:
+    try:
+        return load_dataset(name, subset, split=split, streaming=streaming)
     except (DatasetNotFoundError, DataFilesNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(
             f"Input {name!r} is neither a file here nor a dataset that could be had from the Hub ({error})."
         ) from error
-
-
-def check_column(names: Iterable[str], column: str) -> None:
-    """Refuse a column that is not there.
-
-    Raises:
-        ColumnError: It is not among the names.
-    """
-    names = list(names)
-    if column not in names:
-        raise ColumnError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
 
 
 def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
@@ -174,7 +474,7 @@ def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
         return  # known when the first rows are read
     check_column(dataset.column_names, column)
     feature = dataset.features[column]
-    if getattr(feature, "dtype", None) not in ("string", "large_string", "string_view", "null"):
+    if not is_text_type(plain_type(_storage(feature))):
         raise NotStringsError(f"Column {column!r} must hold strings, it holds {feature}.")
 
 
@@ -187,24 +487,26 @@ def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
     """
     check_column(batch.column_names, column)
     texts = batch[column]
-    kind = texts.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_null(kind):
-        return texts.cast(pa.string())
-    if pa.types.is_string_view(kind):
-        return texts.cast(pa.large_string())
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    kind = plain_type(texts.type)
+    if not is_text_type(kind):
         raise NotStringsError(f"Column {column!r} must hold strings, it holds {texts.type}.")
+    kind = pa.string() if pa.types.is_null(kind) else kind
     return texts if kind == texts.type else texts.cast(kind)
 
 
 __all__ = [
     "ColumnError",
     "NotStringsError",
+    "UnreadableFileError",
     "check_column",
     "check_texts",
     "file_being_read",
+    "find_parquet",
+    "fit_table",
+    "join_types",
     "load_source",
+    "open_files",
+    "read_blocks",
+    "steps_of",
     "take_column",
 ]

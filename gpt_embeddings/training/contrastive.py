@@ -24,7 +24,7 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.sentences import split_sentences
-from gpt_embeddings.text.sources import take_column
+from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.training.runs import RunFolder, versions
@@ -163,9 +163,9 @@ class _Pairs:
 def _pairs(
     dataset: Dataset | IterableDataset, columns: tuple[str, str] | None, column: str
 ) -> Iterator[tuple[str, str]]:
-    batches = dataset.with_format("arrow").iter(batch_size=READ_ROWS)
+    batches = read_blocks(dataset.with_format("arrow"), READ_ROWS, columns or [column])
     for batch in tqdm(batches, desc="Reading", unit="batch", leave=False):
-        texts = [take_column(batch, name).to_pylist() for name in columns or [column]]
+        texts = [batch[name].to_pylist() for name in columns or [column]]
         if columns is not None:
             yield from (pair for pair in zip(*texts, strict=True) if all(pair))
             continue

@@ -33,11 +33,11 @@ from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.outputs import whole_file
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
-from gpt_embeddings.text.sources import take_column
+from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import tokenizer_digest, vocabulary_rows
 from gpt_embeddings.training.pooled_loop import Bags, PooledOptions, Rows, fit_pooled
 from gpt_embeddings.training.runs import RunFolder, versions
-from gpt_embeddings.training.teacher import encode_texts, load_teacher, tokenizer_of
+from gpt_embeddings.training.teacher import encode_texts, load_teacher, name_of, package_of, tokenizer_of
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -76,7 +76,7 @@ class DistilOptions(PooledOptions):
 
 
 def distil(
-    teacher: str,
+    teacher: Any,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset | IterableDataset,
     output: str | os.PathLike[str],
@@ -85,13 +85,14 @@ def distil(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Distil a sentence-transformers model into a table, and save model, tokenizer and the facts of the run.
+    """Distil a teacher into a table, and save model, tokenizer and the facts of the run.
 
     The same call goes on after an interruption, a full disk or SIGKILL, and ends with the very same weights as a run
     that was left alone (on the same machine, with the same number of threads).
 
     Args:
-        teacher: Folder or Hub name of the teacher.
+        teacher: Folder or Hub name of a sentence-transformers model; `package.module:function`, for a function that
+            takes a list of texts and returns vectors; or any object with such an `encode`.
         tokenizer: Tokenizer of the student; its ids are the rows of the table.
         dataset: The text.
         output: Folder to make; it appears when the run is complete.
@@ -106,12 +107,13 @@ def distil(
     Raises:
         ImportError: sentence-transformers is not installed.
         OSError: The output exists, the teacher could not be loaded, or something could not be written.
-        ValueError: The data has too few sentences, the settings are not those of the unfinished run at this place, or
-            the loss is not finite.
+        TypeError: The teacher has no `encode`.
+        ValueError: The data has too few sentences, the teacher does not return a finite vector for each text, the
+            settings are not those of the unfinished run at this place, or the loss is not finite.
     """
     settings = {
         **asdict(options),
-        "teacher": teacher,
+        "teacher": teacher if isinstance(teacher, str) else name_of(teacher),
         "tokenizer": tokenizer_digest(tokenizer),
         "column": column,
         "data": data_name,
@@ -121,10 +123,12 @@ def distil(
         texts = _Texts.kept_in(run.folder / "texts.parquet")
         if texts is None:
             sentences = pick_sentences(_read(dataset, column), options.sentences, options.seed)
-            phrases = make_phrases([tokenizer, tokenizer_of(model_of_teacher)], options.phrases, options.seed)
+            tokenizers = [known for known in (tokenizer, tokenizer_of(model_of_teacher)) if known is not None]
+            phrases = make_phrases(tokenizers, options.phrases, options.seed)
             texts = _Texts(_token_texts(tokenizer), sentences, phrases)
             texts.keep(run.folder / "texts.parquet")
         vectors = encode_texts(model_of_teacher, texts.all, run.folder / "teacher")
+        package = package_of(model_of_teacher)
         del model_of_teacher
         if options.n_embd > vectors.shape[1]:
             raise ValueError(
@@ -141,12 +145,12 @@ def distil(
         after = judge.facts(model)
         facts = {
             "Objective": "vectors of a teacher (distillation): cosine, and cosines within a batch",
-            "Teacher": f"{Path(teacher).name if Path(teacher).is_dir() else teacher}, {vectors.shape[1]} dimensions",
+            "Teacher": f"{name_of(teacher)}, {vectors.shape[1]} dimensions",
             "Data": f"{data_name}; {texts.n_learned:,} sentences and {len(texts.phrases):,} phrases of random words",
             "Steps": f"{options.epochs} epochs in batches of {options.batch_size}",
             "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
             **{name: f"{before[name]} at the start, {after[name]} trained" for name in before},
-            "Versions": versions("sentence-transformers"),
+            "Versions": versions(*[package] if package else []),
         }
         run.save(model, tokenizer, facts)
     return facts
@@ -290,9 +294,9 @@ def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
-    batches = dataset.with_format("arrow").iter(batch_size=READ_TEXTS)
+    batches = read_blocks(dataset.with_format("arrow"), READ_TEXTS, [column])
     for batch in tqdm(batches, desc="Reading", unit="batch", leave=False):
-        yield from (text for text in take_column(batch, column).to_pylist() if text)
+        yield from (text for text in batch[column].to_pylist() if text)
 
 
 __all__ = ["DistilOptions", "distil", "make_phrases"]

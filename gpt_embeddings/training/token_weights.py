@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.encoding import encode_flat
-from gpt_embeddings.text.sources import take_column
+from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.runs import RunFolder, versions
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -50,8 +50,8 @@ def fit_token_weights(
     size = model.config.vocab_size
     check_vocabulary(tokenizer, size)
     counts = np.zeros(size, np.int64)
-    for batch in dataset.with_format("arrow").iter(batch_size=batch_size):
-        input_ids, _ = encode_flat(take_column(batch, column).fill_null(""), tokenizer)
+    for batch in read_blocks(dataset.with_format("arrow"), batch_size, [column]):
+        input_ids, _ = encode_flat(batch[column].fill_null(""), tokenizer)
         counts += np.bincount(input_ids, minlength=size)
     total = counts.sum()
     if not total:

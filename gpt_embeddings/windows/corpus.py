@@ -15,7 +15,7 @@ from typing import Any, Literal
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.sources import check_texts
+from gpt_embeddings.text.sources import check_texts, steps_of
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
 from gpt_embeddings.windows.held import HeldLane, HeldText, hold
 from gpt_embeddings.windows.lanes import Documents, Lane, deal
@@ -256,18 +256,9 @@ def _check_dataset(dataset: Any, column: str) -> None:
         check_texts(dataset, column)
     if isinstance(dataset, (Dataset, Sequence)) and not len(dataset):
         raise ValueError("The dataset has no rows.")
-    for source in _sources(getattr(dataset, "_ex_iterable", None)):
+    for source in steps_of(getattr(dataset, "_ex_iterable", None)):
         if type(source).__name__ in RANDOM_SOURCES:
             raise ValueError(f"The dataset cannot be resumed: {RANDOM_SOURCES[type(source).__name__]}.")
-
-
-def _sources(source: Any) -> Iterator[Any]:
-    """Walk the steps of a streaming dataset, from the last to the first."""
-    if source is None:
-        return
-    yield source
-    for inner in [getattr(source, "ex_iterable", None), *getattr(source, "ex_iterables", [])]:
-        yield from _sources(inner)
 
 
 def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -> str:

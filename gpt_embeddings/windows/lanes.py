@@ -23,7 +23,8 @@ from datasets.distributed import split_dataset_by_node
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.encoding import bad_text, encode_flat
-from gpt_embeddings.text.sources import file_being_read, take_column
+from gpt_embeddings.text.files import UnreadableFileError
+from gpt_embeddings.text.sources import ColumnError, file_being_read, read_blocks, take_column
 from gpt_embeddings.windows.packing import Cut, DocumentPacker, Ids, StreamPacker
 
 
@@ -120,16 +121,18 @@ class ShardDocuments:
         state, row = (place["state"], place["row"]) if place else (None, 0)
         if state is not None:
             dataset.load_state_dict(state)
-        blocks = dataset.iter(batch_size=BLOCK_ROWS)
+        blocks = read_blocks(dataset, BLOCK_ROWS, [self._column])
         while True:
             # Only reading is tried: nothing that goes wrong where the text is used is a fault of the file.
             try:
                 block = next(blocks, None)
+            except (ColumnError, UnreadableFileError):
+                raise  # it says which file and why
             except READING_ERRORS as error:
                 raise _unreadable(dataset, shard, error) from error
             if block is None:
                 return
-            pieces = _pieces(take_column(block, self._column).slice(row), "a row")
+            pieces = _pieces(block[self._column].slice(row), "a row")
             while True:
                 try:
                     found = next(pieces, None)

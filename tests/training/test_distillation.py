@@ -22,7 +22,7 @@ from gpt_embeddings import Embedder, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.text.sentences import pick_sentences
 from gpt_embeddings.training.distillation import DistilOptions, distil, make_phrases
 from gpt_embeddings.training.runs import MARK, RunFolder
-from gpt_embeddings.training.teacher import encode_texts, load_teacher
+from gpt_embeddings.training.teacher import OtherTeacher, encode_texts, load_teacher, package_of
 from gpt_embeddings_cli import app
 
 
@@ -210,6 +210,120 @@ class TestTexts:
         lengths = [len(phrase.split()) for phrase in phrases]
         assert (min(lengths), max(lengths)) == (2, 8)
         assert all(phrase[0].isupper() for phrase in phrases[1::2])
+
+
+FUNCTIONS = """
+import numpy as np
+from gpt_embeddings import Embedder
+
+class Box:
+    table = Embedder.from_pretrained()
+
+    def encode(self, texts):
+        assert isinstance(texts, list) and all(texts), "no empty text is asked for"
+        return self.table.encode(texts)
+
+box = Box()
+read = box.encode
+halves = lambda texts: box.encode(texts)[:, :128]
+none = 7
+flat = lambda texts: box.encode(texts)[0]
+short = lambda texts: box.encode(texts)[1:]
+words = lambda texts: texts
+ragged = lambda texts: [[1.0] * len(text) for text in texts]
+infinite = lambda texts: box.encode(texts) / 0
+zero = lambda texts: 0 * box.encode(texts)
+wider = lambda texts: np.ones((len(texts), len(texts)))
+"""
+
+
+class TestAnyTeacher:
+    """The table in the box teaches another vocabulary: as an object, and as a function of a module."""
+
+    @pytest.fixture
+    def module(self, tmp_path, monkeypatch):
+        """A module in the current folder, under a name of its own."""
+        name = f"teachers_{tmp_path.name}".replace("-", "_")
+        (tmp_path / f"{name}.py").write_text(FUNCTIONS)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        yield name
+        sys.modules.pop(name, None)
+
+    def test_a_function_by_name(self, module, small_tokenizer, tmp_path):
+        arguments = ["train", "distil", str(STORY), "--teacher", f"{module}:read", "--output", str(tmp_path / "out")]
+        arguments += ["--tokenizer", small_tokenizer.name_or_path, "--n-embd", "64", "--phrases", "40"]
+        done = CliRunner().invoke(
+            app, [*arguments, "--batch-size", "32", "--epochs", "40", "--learning-rate", "0.003"]
+        )
+        assert done.exit_code == 0, done.output
+        assert f"Teacher: {module}:read, 256 dimensions" in done.output
+        correlation = json.loads((tmp_path / "out" / "training_facts.json").read_text())[
+            "Rank correlation with the teacher on held-out pairs"
+        ]
+        before, after = map(float, re.findall(r"-?\d\.\d{3}", correlation))
+        assert after > before
+
+    def test_an_object_is_the_same_teacher(self, module, small_tokenizer, tmp_path):
+        facts = [
+            distil(teacher, small_tokenizer, story(), tmp_path / str(i), OPTIONS)
+            for i, teacher in enumerate([f"{module}:box", Embedder.from_pretrained()])
+        ]
+        assert facts[1]["Teacher"] == "gpt_embeddings.embedding.embedder.Embedder, 256 dimensions"
+        assert "sentence-transformers" not in facts[0]["Versions"]
+        weights = [GPTEmbeddingsModel.from_pretrained(tmp_path / str(i)).wte.weight for i in range(2)]
+        assert torch.equal(*weights)
+
+    def test_what_is_from_a_package_names_it(self, module):
+        box = load_teacher(f"{module}:box")
+        assert package_of(box) is None
+        assert package_of(OtherTeacher(box.encode, "numpy.random:texts", "numpy.random")) == "numpy"
+
+    def test_another_teacher_does_not_go_on(self, module, small_tokenizer, tmp_path, monkeypatch):
+        def stop(*arguments):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "save_state", stop)
+            with pytest.raises(KeyboardInterrupt):
+                distil(f"{module}:read", small_tokenizer, story(), tmp_path / "out", OPTIONS)
+        functions = sys.modules[module]
+        functions.read = functions.halves
+        with pytest.raises(ValueError, match=r"gives other vectors than when this run began \(width 128, not 256\)"):
+            distil(f"{module}:read", small_tokenizer, story(), tmp_path / "out", OPTIONS)
+        functions.read = lambda texts: functions.box.encode([text[::-1] for text in texts])
+        with pytest.raises(ValueError, match=r"gives other vectors than when this run began \(cosine"):
+            distil(f"{module}:read", small_tokenizer, story(), tmp_path / "out", OPTIONS)
+        functions.read = functions.box.encode
+        assert distil(f"{module}:read", small_tokenizer, story(), tmp_path / "out", OPTIONS)
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            ("absent", "could not be imported: .*has no attribute 'absent'"),
+            ("none", "is neither a function nor has `encode`"),
+            ("flat", r"an array of shape \(256,\) for 4 texts, expected \(4, width\)"),
+            ("short", r"an array of shape \(3, 256\) for 4 texts"),
+            ("words", "gave no array of numbers for a list of 4 texts"),
+            ("ragged", "gave no array of numbers for a list of 4 texts"),
+            ("infinite", "gave values that are not finite"),
+            ("zero", "gave a vector of zeros"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+    def test_what_is_no_teacher(self, module, function, message):
+        with pytest.raises((OSError, ValueError), match=message):
+            load_teacher(f"{module}:{function}")
+
+    def test_a_width_that_changes(self, module, tmp_path):
+        with pytest.raises(ValueError, match=r"an array of shape \(2, 2\) for 2 texts, expected \(2, 4\)"):
+            encode_texts(load_teacher(f"{module}:wider"), ["a", "b"], tmp_path)
+
+    def test_no_module_and_no_encode(self):
+        with pytest.raises(OSError, match=r"'no_module_of_this_name:read' could not be imported: No module named"):
+            load_teacher("no_module_of_this_name:read")
+        with pytest.raises(TypeError, match="A teacher is a name or has `encode`, got a int"):
+            load_teacher(7)
 
 
 class TestBadInput:

@@ -427,8 +427,8 @@ class TestBadInput:
         }[suffix]
         for i, content in enumerate(contents):
             (tmp_path / f"{i}.{suffix}").write_bytes(content)
-        corpus = load_source([str(tmp_path / f"{i}.{suffix}") for i in (0, 1)], streaming=True)
-        with pytest.raises(ValueError, match=rf"1\.{suffix} could not be read"):
+        with pytest.raises(ValueError, match=rf"1\.{suffix} could not be read: line [12] is not valid UTF-8"):
+            corpus = load_source([str(tmp_path / f"{i}.{suffix}") for i in (0, 1)], streaming=True)
             list(TokenWindows(corpus, TOKENIZER, 8))
 
     def test_invalid_utf8_in_parquet_names_it(self, tmp_path):

@@ -1,0 +1,269 @@
+"""The text that the table for Portuguese and English is learned from: where each part comes from, and its parser.
+
+The English half is a thinned part of `default_text.py`, whose form this has. Brazilian and European spelling are both
+here: treebanks and help texts of both, novels of Machado de Assis, Azevedo and Alencar, and of Eça de Queirós. None of
+it is a set that sentence vectors are judged by (ASSIN, ASSIN 2, translations of STS-B or SICK), nor made from one.
+`docs/text_sources.md` is written from here.
+"""
+
+import gzip
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import default_text
+from default_text import (
+    BY,
+    BY_SA,
+    CC0,
+    LEMMAS,
+    OLD,
+    Parser,
+    Source,
+    conllu,
+    decode,
+    fortunes,
+    lines,
+    markup,
+    plain,
+    stories,
+    zipped,
+)
+
+
+NOT_WORDS = re.compile(r"\?\S|\?,|\? [a-zà-ý]")  # of commas that became question marks on their way
+
+
+def voices(data: bytes) -> Iterator[str]:
+    """Yield lines without those that have a question mark for each comma."""
+    yield from (line for line in lines(data) if not NOT_WORDS.search(line))
+
+
+def novel(data: bytes) -> Iterator[str]:
+    """Yield paragraphs of a novel, without the dashes of speech and the breaks of pages."""
+    for paragraph in plain(data.replace(b"\x0c", b"\n\n")):
+        yield re.sub(r"^\s*[—\u2013-]+\s*|\s[—\u2013]+\s*$", "", paragraph)
+
+
+def tagged(data: bytes) -> Iterator[str]:
+    """Yield sentences of words with their parts of speech after a low line."""
+    for line in lines(data):
+        text = " ".join(word.rsplit("_", 1)[0] for word in line.split())
+        text = re.sub(r" ([.,;:!?%)\]»])", r"\1", text).replace(" -", "-").replace("( ", "(").replace("« ", "«")
+        yield re.sub(r'" ([^"]*?) "', r'"\1"', text)
+
+
+def definitions(data: bytes) -> Iterator[str]:
+    """Yield definitions of the Dicionário Aberto, of those entries that are no reference to another."""
+    for entry in re.split(r"\n\s*\n", decode(data)):
+        for line in entry.split("\n"):
+            if not re.match(r"\s*[*_(]|O mesmo|Cf\.", line) and "Cf." not in line:
+                yield line.replace("_", "")
+
+
+def manual(data: bytes) -> Iterator[str]:
+    """Yield paragraphs of a manual page."""
+    text = re.sub(r"\\f[A-Z]|\\\(..|\\&|\\", "", decode(gzip.decompress(data)))
+    for paragraph in re.split(r"\n\.[A-Za-z]+.*\n|\n\s*\n", text):
+        if not re.search(r"(?m)^[.']", paragraph):
+            yield paragraph
+
+
+def translations(language: str) -> Parser:
+    """Yield the sentences of one language of a translation memory."""
+    element = re.compile(rf'xml:lang="{language}">\s*<seg>(.*?)</seg>', re.S)
+    return lambda data: (html.unescape(text) for text in element.findall(decode(data)))
+
+
+def synonyms(data: bytes) -> Iterator[str]:
+    """Yield the entries of a thesaurus."""
+    yield from re.findall(r"(?m)^([^(\s|][^|\n]*)\|\d+$", decode(data))
+
+
+def headwords(data: bytes) -> Iterator[str]:
+    """Yield the entries of a dictionary that has the sound of each."""
+    yield from re.findall(r"(?m)^(\S.*?) /[^/\n]+/", decode(gzip.decompress(data)))
+
+
+def debian(name: str, version: str, files: str, parser: Parser, licence: str, kind: str, most: int) -> Source:
+    """Return the part of a package that is in Portuguese."""
+    return Source(name, version, files, parser, licence, kind, most=most, portuguese=True)
+
+
+def treebank(name: str, commit: str, files: str, licence: str, kind: str) -> Source:
+    """Return a treebank of Universal Dependencies."""
+    return Source(f"UniversalDependencies/UD_Portuguese-{name}", commit, files, conllu, licence, kind, portuguese=True)
+
+
+def novels(name: str, commit: str, files: str) -> Source:
+    """Return novels whose authors died before 1913."""
+    return Source(name, commit, files, novel, OLD, "fiction", most=8000, portuguese=True)
+
+
+HELP = r"usr/share/libreoffice/help/pt(-BR)?/text/(swriter|scalc|shared|simpress)/.*\.html"
+PORTUGUESE = [
+    Source(
+        "mozilla/voice-web",
+        "e0bfbc4be9eb6a97f7dd92eb938200f09f04ba96",
+        r"server/data/pt/sentence-collector\.txt",
+        voices,
+        CC0,
+        "read-aloud sentences",
+        portuguese=True,
+    ),
+    treebank(
+        "Bosque",
+        "5de7ac34028ff6d1718031a4b0ae895717ed8dbe",
+        r"not-to-release/documents/.*\.conllu|pt_bosque-ud-(dev|test)\.conllu",
+        BY_SA,
+        "news",
+    ),
+    treebank(
+        "GSD",
+        "691a8b597cc37e1c822ba808244c8eaca498eeb2",
+        r"not-to-release/documents/.*\.conllu|pt_gsd-ud-(dev|test)\.conllu",
+        BY_SA,
+        "news and blogs",
+    ),
+    treebank(
+        "Porttinari", "87a07e1fb761d6d0a6e2a4d82b11b308344dabb9", r"pt_porttinari-ud-(dev|test)\.conllu", BY, "news"
+    ),
+    treebank(
+        "PetroGold",
+        "35ab03a7309c8dd3cc440432e07bf4c31670720d",
+        r"pt_petrogold-ud-(dev|test)\.conllu",
+        BY_SA,
+        "geology",
+    ),
+    Source(
+        "beatrizfagundes/mac-morpho-v4",
+        "9ea8939dd934e40f6fcd70a599f41f449f4c9d95",
+        r"macmorpho-(dev|test)\.txt",
+        tagged,
+        BY,
+        "news",
+        portuguese=True,
+    ),
+    novels(
+        "trocadilho/Contador-de-caracteres",
+        "7209cf056aee07189630a22fcf4a9edae8b47fab",
+        r"(a_pata_da_gazela|cinco_minutos|dom_casmurro|iracema|o_ateneu|o_cortiço|o_primo_basilio)\.txt",
+    ),
+    novels(
+        "gfjallais/Trabalho_Pratico_Algoritmos_II",
+        "6248e6a590e44e641a79c06a1c4571a70a85974e",
+        r"entrada/(a_cidade_e_as_serras|a_reliquia|memorias_postumas|quincas_borba)\.txt",
+    ),
+    Source(
+        "ambs/Dicionario-Aberto",
+        "6506959f9bb7dcf4207e338df3ef895e692731f2",
+        r"Resources/txts\.zip",
+        zipped(r"txts/[A-Z]\.txt", definitions),
+        OLD,
+        "definitions and examples",
+        most=4000,
+        portuguese=True,
+    ),
+    Source(
+        "tico-19/tico-19.github.io",
+        "d97615f9cffa28ec7de571e00fbd513e5a1c7fc7",
+        r"data/TM/all\.en-pt-BR\.tmx\.zip",
+        zipped(r".*\.tmx", translations("pt-BR")),
+        CC0,
+        "health",
+        portuguese=True,
+    ),
+    debian("libreoffice-help-pt", "4:7.4.7-1+deb12u14", HELP, markup("p"), "MPL-2.0", "help", 1500),
+    debian("libreoffice-help-pt-br", "4:7.4.7-1+deb12u14", HELP, markup("p"), "MPL-2.0", "help", 1500),
+    debian("gimp-help-pt", "2.10.34-2", r"usr/share/gimp/.*\.html", markup("p"), "GFDL-1.2+", "help", 1000),
+    debian("gimp-help-pt-br", "2.10.34-2", r"usr/share/gimp/.*\.html", markup("p"), "GFDL-1.2+", "help", 1000),
+    debian("debian-reference-pt", "2.100", r"usr/.*\.pt\.html", markup("p"), "GPL-2+", "computing", 1000),
+    debian("debian-faq-pt", "11.1", r"usr/.*\.html", markup("p"), "GPL-2+", "computing", 1000),
+    debian("manpages-pt-br", "4.18.1-1", r"usr/share/man/pt_BR/.*\.gz", manual, "GPL-3+", "computing", 1000),
+    debian(
+        "fortunes-br", "20220821", r"usr/share/games/fortunes/brasil", fortunes, "GPL-2+", "sayings and jokes", 5000
+    ),
+    debian("mythes-pt-pt", "1:7.5.0-1", r"usr/share/mythes/.*\.dat", synonyms, "LGPL-2.1+", LEMMAS, 4000),
+    debian("mythes-pt-br", "1:7.5.0-1", r"usr/share/mythes/.*\.dat", synonyms, "LGPL-2.1+", LEMMAS, 4000),
+    debian(
+        "dict-freedict-por-eng", "2022.04.21-1", r"usr/share/dictd/.*\.dict\.dz", headwords, "GPL-2+", LEMMAS, 4000
+    ),
+    replace(
+        treebank("PUD", "be08a756d76bd79bf5d4a492dfdc28b46b33e76e", r".*\.conllu", BY_SA, "encyclopaedia"),
+        held_out=True,
+    ),
+    Source(
+        "MicrosoftTranslator/NTREX",
+        "8561f6a622db9edad1217683e5c83daefd8bb2bf",
+        r"NTREX-128/newstest2019-ref\.por\.txt",
+        lines,
+        BY_SA,
+        "news of Portugal",
+        held_out=True,
+        portuguese=True,
+    ),
+    Source(
+        "MicrosoftTranslator/NTREX",
+        "8561f6a622db9edad1217683e5c83daefd8bb2bf",
+        r"NTREX-128/newstest2019-ref\.por-BR\.txt",
+        lines,
+        BY_SA,
+        "news of Brazil",
+        held_out=True,
+        portuguese=True,
+    ),
+    Source(
+        "facebookresearch/LASER",
+        "74bc6ae7ffb7cba670fe0f428d0ede9f666fb821",
+        r"data/tatoeba/v1/.*\.por",
+        lines,
+        "CC-BY-2.0-FR",
+        "everyday statements",
+        held_out=True,
+        portuguese=True,
+    ),
+    Source(
+        "global-asp/asp-source",
+        "99e022369a980bd52bce8c6f86d5f24e9a4ada9d",
+        r"pt/.*\.md",
+        stories,
+        BY,
+        "picture books",
+        held_out=True,
+        portuguese=True,
+    ),
+]
+
+# Sources of `default_text`, and how many texts of each are used.
+ENGLISH = {
+    "facebookresearch/LASER": 18_000,
+    "mozilla/voice-web": 6000,
+    "wangcunxiang/SemEval2020-Task4-Commonsense-Validation-and-Explanation": 8000,
+    "alexa/Topical-Chat": 8000,
+    "google-research-datasets/wiki-split": 6000,
+    "wordnet-base": 6000,
+    "google-research-datasets/query-wellformedness": 4000,
+    "UniversalDependencies/UD_English-EWT": 5000,
+    "clinc/oos-eval": 3000,
+    "lil-lab/nlvr": 2500,
+    "18F/18f.gsa.gov": 3000,
+    "google-research-datasets/gap-coreference": 2500,
+    "standardebooks/p-g-wodehouse_short-fiction": 2500,
+    "standardebooks/h-g-wells_short-fiction": 2500,
+    "nltk/nltk_data": 2000,
+    "fortunes": 2500,
+    "global-asp/asp-source": 9000,
+    "UniversalDependencies/UD_English-GUM": 7000,
+    "UniversalDependencies/UD_English-PUD": 1000,
+}
+SMALLER = {  # files of sources whose others are large
+    "alexa/Topical-Chat": r"conversations/(test|valid)_.*\.json",
+    "mozilla/voice-web": r"server/data/en/(?!wiki)[^/]*\.txt",
+    "UniversalDependencies/UD_English-EWT": r"not-to-release/sources/.*\.conllu|en_ewt-ud-(dev|test)\.conllu",
+}
+SOURCES = PORTUGUESE + [
+    replace(source, most=ENGLISH[source.name], files=SMALLER.get(source.name, source.files))
+    for source in default_text.SOURCES
+    if source.name in ENGLISH
+]

@@ -1,0 +1,395 @@
+"""Files as people have them, read to the texts that a person would say they hold, streamed and not."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset, Value, concatenate_datasets
+
+from gpt_embeddings.text.files import Reading, UnreadableFileError, read_tables
+from gpt_embeddings.text.sources import ColumnError, NotStringsError, load_source, read_blocks
+
+
+BOTH_WAYS = pytest.mark.parametrize("streaming", [False, True], ids=["kept", "streaming"])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".cache")
+    return tmp_path
+
+
+def write(name, content):
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return name
+
+
+def texts(inputs, **options):
+    column = options.get("column", "text")
+    return [row[column] for row in load_source(inputs, **options)]
+
+
+@BOTH_WAYS
+class TestNames:
+    def test_a_name_is_no_pattern(self, streaming):
+        write("notes[1].txt", "right\n")
+        write("notes1.txt", "wrong\n")
+        write("what?.txt", "asked\n")
+        write("whats.txt", "wrong\n")
+        assert texts("notes[1].txt", streaming=streaming) == ["right"]
+        assert texts(["what?.txt", "notes[1].txt"], streaming=streaming) == ["asked", "right"]
+
+    def test_a_pattern_comes_sorted(self, streaming):
+        for name in ("b.txt", "a.txt", "deep/c.txt"):
+            write(name, name + "\n")
+        assert texts("*.txt", streaming=streaming) == ["a.txt", "b.txt"]
+        assert texts("**/*.txt", streaming=streaming) == ["a.txt", "b.txt", "deep/c.txt"]
+        with pytest.raises(FileNotFoundError, match=r"No file matches the input 'c\*\.txt'"):
+            load_source("c*.txt", streaming=streaming)
+
+    def test_a_folder_is_its_files(self, streaming):
+        for name in ("d/b.txt", "d/a.txt", "d/e/c.txt", "d/.hidden.txt", "d/_made/x.txt", "d/README.md"):
+            write(name, name + "\n")
+        assert texts(Path("d"), streaming=streaming) == ["d/a.txt", "d/b.txt", "d/e/c.txt"]
+        write("d/picture.png", "x")
+        with pytest.warns(UserWarning, match=r"1 files of unknown suffixes are not read: picture\.png"):
+            assert len(texts("d", streaming=streaming)) == 3
+        write("empty/x.bin", "")
+        with pytest.raises(FileNotFoundError, match="holds no file of a known suffix"):
+            load_source("empty", streaming=streaming)
+
+    def test_formats_are_not_mixed(self, streaming):
+        write("d/a.txt", "a\n")
+        write("d/b.csv", "text\nb\n")
+        with pytest.raises(ValueError, match=r"mix the formats \.csv, \.txt; .*by a pattern"):
+            load_source("d", streaming=streaming)
+
+    def test_the_standard_input(self, streaming, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("one\nágua\n".encode())))
+        dataset = load_source("-", streaming=streaming)
+        assert [list(dataset), list(dataset)] == [[{"text": "one"}, {"text": "água"}]] * 2
+
+    @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+    @pytest.mark.parametrize("inner", [".txt", ".csv", ".jsonl"])
+    def test_compressed(self, streaming, suffix, inner):
+        content = {".txt": b"zipped\n", ".csv": b"text\nzipped\n", ".jsonl": b'{"text": "zipped"}\n'}[inner]
+        compress = {
+            ".gz": gzip.compress,
+            ".bz2": bz2.compress,
+            ".xz": lzma.compress,
+            ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+        }[suffix]
+        write(f"a{inner}{suffix}", compress(content))
+        assert texts(f"a{inner}{suffix}", streaming=streaming) == ["zipped"]
+        write(f"cut{inner}{suffix}", compress(np.random.default_rng(0).bytes(2**20).hex().encode())[:-9000])
+        with pytest.raises(UnreadableFileError, match=rf"cut{inner}{suffix} could not be read"):
+            texts(f"cut{inner}{suffix}", streaming=streaming)
+
+    def test_saved_datasets_and_arrow(self, streaming):
+        saved = Dataset.from_dict({"text": ["a", None]})
+        saved.save_to_disk("saved [x]")
+        DatasetDict({"test": saved}).save_to_disk("splits")
+        assert texts("saved [x]", streaming=streaming) == ["a", None]
+        assert texts(["saved [x]", "saved [x]"], streaming=streaming) == ["a", None, "a", None]
+        assert texts("splits", split="test", streaming=streaming) == ["a", None]
+        with pytest.raises(ValueError, match="no split 'train'; choose from test"):
+            load_source("splits", streaming=streaming)
+        with pa.OSFile("file.arrow", "wb") as file, pa.RecordBatchFileWriter(file, saved.data.schema) as writer:
+            writer.write_table(saved.data.table)
+        assert texts("file.arrow", streaming=streaming) == ["a", None]
+        assert texts("saved [x]/data-00000-of-00001.arrow", streaming=streaming) == ["a", None]
+
+    def test_an_address(self, streaming):
+        import fsspec
+
+        with fsspec.open("memory://place/b.txt", "wb") as file:
+            file.write(b"there\n")
+        for name in ("memory://place/b.txt", "memory://place", "memory://place/*.txt"):
+            assert texts(name, streaming=streaming) == ["there"]
+        with pytest.raises(FileNotFoundError, match=r"There is no file 'memory://place/c\.txt'"):
+            load_source("memory://place/c.txt", streaming=streaming)
+
+
+@BOTH_WAYS
+class TestText:
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+    def test_byte_order_marks_are_no_text(self, streaming, encoding):
+        content = "água\r\nvento\r\n"
+        write("a.txt", ("\ufeff" * (encoding == "utf-16-le") + content).encode(encoding))
+        given = "utf-8" if encoding == "utf-8-sig" else encoding
+        assert texts("a.txt", encoding=given, streaming=streaming) == ["água", "vento"]
+        write("a.csv", ("\ufeff" * (encoding == "utf-16-le") + "text\r\n" + content).encode(encoding))
+        assert texts("a.csv", encoding=given, streaming=streaming) == ["água", "vento"]
+        write("a.jsonl", ("\ufeff" * (encoding == "utf-16-le") + '{"text": "água"}\r\n').encode(encoding))
+        assert texts("a.jsonl", encoding=given, streaming=streaming) == ["água"]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "one\n\ntwo\nlines\n\nthree",
+            "one\n\ntwo\nlines\n\nthree\n",
+            "\ufeff\n\none\n\n\n\n\ntwo\nlines\n\n\nthree\n\n\n",
+            "one\r\n\r\ntwo\r\nlines\r\n\r\n\r\nthree\r\n",
+            " \none\n \t \ntwo\nlines\n\u3000\n \n\nthree\n  ",
+            "one\r\rtwo\rlines\r\rthree\r",
+        ],
+    )
+    def test_paragraphs_are_the_same_whatever_stands_between_them(self, streaming, content):
+        write("a.txt", content)
+        found = texts("a.txt", sample_by="paragraph", streaming=streaming)
+        assert found == ["one", "two\nlines", "three"]
+
+    def test_paragraphs_across_blocks(self, streaming):
+        paragraphs = [f"{i} " + "word\n" * (i % 7) + "end" for i in range(300)]
+        write("a.txt", "".join(text + "\n" * (2 + i % 3) for i, text in enumerate(paragraphs)))
+        reading = Reading(format="text", sample_by="paragraph")
+        for size in (3, 7, 64):
+            found = [text for table in read_tables("a.txt", reading, size=size) for text in table["text"].to_pylist()]
+            assert found == paragraphs
+        assert texts("a.txt", sample_by="paragraph", streaming=streaming) == paragraphs
+
+    def test_lines_and_documents(self, streaming):
+        write("a.txt", "one\r\n\r\ntwo\x0b\u2028three")
+        assert texts("a.txt", streaming=streaming) == ["one", "", "two\x0b\u2028three"]
+        assert texts("a.txt", sample_by="document", streaming=streaming) == ["one\n\ntwo\x0b\u2028three"]
+
+    def test_documents_between_marks(self, streaming):
+        write("a.txt", "<|endoftext|>Hello, do you like tea? <|endoftext|> In the\nterraces.<|endoftext|>")
+        expected = ["Hello, do you like tea? ", " In the\nterraces."]
+        assert texts("a.txt", sample_by="endoftext", streaming=streaming) == expected
+        with pytest.raises(ValueError, match=r"`sample_by` must be one of 'line', .*, got 'word'"):
+            load_source("a.txt", sample_by="word", streaming=streaming)
+
+    @pytest.mark.parametrize("suffix", ["txt", "csv", "tsv", "jsonl"])
+    def test_another_encoding_is_told_in_the_same_words(self, streaming, suffix):
+        rows = {"txt": "água\nã\n", "csv": "text\nã\n", "tsv": "text\nã\n", "jsonl": '{"text": "x"}\n{"text": "ã"}\n'}
+        name = write(f"a.{suffix}", rows[suffix].replace("á", "x").encode("cp1252"))
+        message = rf"a\.{suffix} could not be read: line 2 is not valid UTF-8 \(byte 0xe3\).*--encoding cp1252"
+        with pytest.raises(UnreadableFileError, match=message):
+            texts(name, streaming=streaming)
+        assert texts(name, encoding="cp1252", streaming=streaming)[-1] == "ã"
+        with pytest.raises(ValueError, match="no encoding 'none'"):
+            load_source(name, encoding="none", streaming=streaming)
+
+    def test_utf_16_is_guessed_in_the_message(self, streaming):
+        write("a.txt", "água".encode("utf-16"))
+        with pytest.raises(UnreadableFileError, match="--encoding utf-16"):
+            texts("a.txt", streaming=streaming)
+
+    def test_nothing(self, streaming):
+        write("a.txt", "")
+        with pytest.raises(ValueError, match=r"a\.txt: there are no rows; the input is empty"):
+            load_source("a.txt", streaming=streaming)
+        write("b.txt", "b")
+        assert texts(["a.txt", "b.txt"], streaming=streaming) == ["b"]
+
+
+@BOTH_WAYS
+class TestTables:
+    def test_only_an_empty_field_of_csv_is_missing(self, streaming):
+        write("a.csv", 'text,n\nNone,1\nnull,2\nNA,3\nnan,4\n,5\n"a ""q"", b\nc",6\n')
+        rows = list(load_source("a.csv", streaming=streaming))
+        assert [row["text"] for row in rows] == ["None", "null", "NA", "nan", None, 'a "q", b\nc']
+        assert [row["n"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+    def test_numbers_of_csv_lose_nothing(self, streaming):
+        write("a.csv", "text,a,b,c,d\nx,007,1.5,True,\ny,1,2,False,\n")
+        first, second = load_source("a.csv", streaming=streaming)
+        assert first == {"text": "x", "a": "007", "b": 1.5, "c": True, "d": None}
+        assert second == {"text": "y", "a": "1", "b": 2.0, "c": False, "d": None}
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (
+                'text,n\na,1\n"b,2\nc,3\nd,4\n',
+                "line 3: a field that begins with a quote there has no quote at its end",
+            ),
+            ('text,n\n"a"x,1\nb,2\n', "line 2: a field that begins with a quote"),
+            ("text,n\na,1\nb\n", "line 3 has 1 of the 2 fields"),
+            ("text,n\na,1\nb,2,3\n", "line 3 has 3 of the 2 fields"),
+            ("text,text\na,1\n", "two columns have the name 'text'"),
+        ],
+    )
+    def test_csv_that_is_not_balanced_names_the_line(self, streaming, content, message):
+        write("a.csv", content)
+        with pytest.raises(UnreadableFileError, match=rf"a\.csv could not be read: {message}"):
+            texts("a.csv", streaming=streaming)
+
+    def test_tsv_has_no_quotes(self, streaming):
+        write("a.tsv", 'text\tn\n"open\t1\nb\t2\nc"\t3\n"whole"\t4\n\t5\n')
+        rows = list(load_source("a.tsv", streaming=streaming))
+        assert [row["text"] for row in rows] == ['"open', "b", 'c"', '"whole"', None]
+        assert [row["n"] for row in rows] == [1, 2, 3, 4, 5]
+
+    def test_json_as_lines_list_or_object(self, streaming):
+        write("a.jsonl", '{"text": "a"}\n\n{"text": null}\n{"other": 1}')
+        assert texts("a.jsonl", streaming=streaming) == ["a", None, None]
+        write("b.json", '[{"text": "a"},\n {"text": "b"}]')
+        assert texts("b.json", streaming=streaming) == ["a", "b"]
+        write("c.json", '["a",\n "b"]')
+        assert texts("c.json", streaming=streaming) == ["a", "b"]
+        write("d.json", '{\n "text": "a"\n}\n')
+        assert texts("d.json", streaming=streaming) == ["a"]
+
+    def test_json_dates_stay_texts(self, streaming):
+        write("a.jsonl", '{"text": "2020-01-01", "when": "2020-01-01"}\n{"text": "b", "when": "soon"}\n')
+        write("b.jsonl", '{"text": "2020-01-01", "when": "2020-01-01"}\n')
+        rows = list(load_source(["b.jsonl", "a.jsonl"], streaming=streaming))
+        assert [row["when"] for row in rows] == ["2020-01-01", "2020-01-01", "soon"]
+        assert [row["text"] for row in rows] == ["2020-01-01", "2020-01-01", "b"]
+
+    @pytest.mark.parametrize(
+        ("content", "error", "message"),
+        [
+            ('{"text": "a"}\n{"text": \n', UnreadableFileError, r"a\.jsonl could not be read: line 2 is not JSON"),
+            ('{"text": "a"}\n["a"]\n', UnreadableFileError, "line 2 is not an object with columns"),
+            ('{"text": 5}\n', NotStringsError, r"a\.jsonl: Column 'text' must hold strings, it holds a number"),
+            ('{"review": "a"}\n', ColumnError, r"a\.jsonl: There is no column 'text'; the columns are review"),
+        ],
+    )
+    def test_json_that_is_broken(self, streaming, content, error, message):
+        write("a.jsonl", content)
+        with pytest.raises(error, match=message):
+            texts("a.jsonl", streaming=streaming)
+
+    def test_every_type_of_strings(self, streaming):
+        kinds = {
+            "text": pa.array(["a", None], pa.string_view()),
+            "large": pa.array(["b", "c"], pa.large_string()),
+            "codes": pa.array(["u", "v"]).dictionary_encode(),
+            "inside": pa.array([["x"], []], pa.list_(pa.string_view())),
+        }
+        pq.write_table(pa.table(kinds), "a.parquet")
+        rows = list(load_source("a.parquet", streaming=streaming))
+        assert rows[0] == {"text": "a", "large": "b", "codes": "u", "inside": ["x"]}
+        assert rows[1] == {"text": None, "large": "c", "codes": "v", "inside": []}
+        for name in ("large", "codes"):
+            assert texts("a.parquet", column=name, streaming=streaming) == [row[name] for row in rows]
+
+    def test_files_without_rows(self, streaming):
+        table = pa.table({"text": ["a"]})
+        pq.write_table(table.slice(0, 0), "a.parquet")
+        pq.write_table(table, "b.parquet")
+        assert texts(["a.parquet", "b.parquet"], streaming=streaming) == ["a"]
+        assert texts(["b.parquet", "a.parquet"], streaming=streaming) == ["a"]
+        with pytest.raises(ValueError, match=r"a\.parquet: there are no rows"):
+            load_source("a.parquet", streaming=streaming)
+
+    def test_files_whose_types_differ_are_joined(self, streaming):
+        pq.write_table(pa.table({"text": pa.nulls(2), "n": [1, 2], "tag": pa.nulls(2)}), "a.parquet")
+        pq.write_table(pa.table({"text": ["x"], "n": [1.5], "tag": ["t"], "more": [True]}), "b.parquet")
+        assert list(load_source(["a.parquet", "b.parquet"], streaming=streaming)) == [
+            {"text": None, "n": 1.0, "tag": None, "more": None},
+            {"text": None, "n": 2.0, "tag": None, "more": None},
+            {"text": "x", "n": 1.5, "tag": "t", "more": True},
+        ]
+
+    def test_files_whose_types_do_not_join_are_named(self, streaming):
+        write("a.jsonl", '{"text": "a", "n": 1}\n')
+        write("b.jsonl", '{"text": "b", "n": "one"}\n')
+        with pytest.raises(ValueError, match=r"b\.jsonl: Column 'n' holds int64 and, further on, string"):
+            load_source(["a.jsonl", "b.jsonl"], streaming=streaming)
+        read = load_source(["a.jsonl", "b.jsonl"], texts_only=True, streaming=streaming)
+        assert list(read) == [{"text": "a"}, {"text": "b"}]
+
+    def test_a_null_in_a_whole_block(self, streaming):
+        rows = ['{"text": null, "tag": null}'] * 20000 + ['{"text": "a", "tag": "t"}'] * 5
+        write("a.jsonl", "\n".join(rows))
+        dataset = load_source("a.jsonl", streaming=streaming)
+        assert dataset.features == {"text": Value("string"), "tag": Value("string")}
+        found = list(dataset)
+        assert found[19999:20001] == [{"text": None, "tag": None}, {"text": "a", "tag": "t"}]
+        assert len(found) == 20005
+
+
+def test_types_that_come_late_are_joined_where_all_is_read_first():
+    rows = ['{"text": "a", "n": 1}'] * 20000 + ['{"text": "b", "n": 1.5, "late": "x"}']
+    write("a.jsonl", "\n".join(rows))
+    write("b.jsonl", '{"text": "c"}\n')
+    write("more/a.jsonl", "\n".join(rows[:20000]) + "\n" + '{"text": "b", "n": 1.5}\n' * 800_000)
+    dataset = load_source("a.jsonl")
+    assert dataset[20000] == {"text": "b", "n": 1.5, "late": "x"}
+    assert dataset[0] == {"text": "a", "n": 1.0, "late": None}
+
+
+def test_what_is_kept_is_read_anew_when_the_file_changes():
+    write("a.txt", "one\n")
+    first = load_source("a.txt")
+    again = load_source("a.txt")
+    assert (again._fingerprint, again.cache_files) == (first._fingerprint, first.cache_files)
+    os.utime("a.txt", (1, 1))
+    write("a.txt", "two\n")
+    changed = load_source("a.txt")
+    assert changed[:] == {"text": ["two"]}
+    assert changed._fingerprint != first._fingerprint
+    assert first[:] == {"text": ["one"]}
+
+
+def test_a_stream_goes_on_from_its_state():
+    for i in range(3):
+        write(f"{i}.txt", "".join(f"{i} {j}\n" for j in range(50)))
+    dataset = load_source("*.txt", streaming=True)
+    assert dataset.num_shards == 3
+    rows = iter(dataset)
+    seen = [next(rows) for _ in range(70)]
+    state = dataset.state_dict()
+    resumed = load_source("*.txt", streaming=True)
+    resumed.load_state_dict(state)
+    assert seen + list(resumed) == list(dataset)
+
+
+def test_parquet_is_cut_into_its_row_groups():
+    pq.write_table(pa.table({"text": [str(i) for i in range(10)]}), "a.parquet", row_group_size=3)
+    dataset = load_source("a.parquet", streaming=True).reshard()
+    assert dataset.num_shards == 4
+    assert list(dataset.shard(4, 1)) == [{"text": "3"}, {"text": "4"}, {"text": "5"}]
+
+
+ROWS = [{"text": None, "n": 1}, {"text": "a", "n": 2}, {"text": "b", "n": None}]
+
+
+class TestBlocks:
+    def sources(self):
+        write("a.jsonl", '{"text": null, "n": 1}\n{"text": "a", "n": 2}\n{"text": "b", "n": null}\n')
+        read = load_source("a.jsonl", streaming=True)
+        made = IterableDataset.from_generator(lambda: iter(ROWS))
+        halves = [Dataset(pa.table({"text": pa.nulls(1), "n": [1]})), Dataset.from_list(ROWS[1:])]
+        return {
+            "kept": Dataset.from_list(ROWS),
+            "read": read,
+            "filtered": read.filter(lambda row: True),
+            "mapped": read.map(lambda row: row),
+            "generated": made,
+            "generated, mapped": made.map(lambda row: {"n": row["n"]}),
+            "joined": concatenate_datasets([half.to_iterable_dataset() for half in halves]),
+        }
+
+    @pytest.mark.parametrize("rows", [1, 2, 100])
+    def test_a_null_in_any_place(self, rows):
+        for name, dataset in self.sources().items():
+            blocks = list(read_blocks(dataset.with_format("arrow"), rows))
+            assert [row for block in blocks for row in block.to_pylist()] == ROWS, name
+            assert all(block.num_rows <= rows for block in blocks), name
+            found = list(read_blocks(dataset.with_format("arrow"), rows, ["text"]))
+            assert [text for block in found for text in block["text"].to_pylist()] == [None, "a", "b"], name
+            assert {block.schema.field("text").type for block in found} <= {pa.string(), pa.large_string()}, name
+
+    def test_types_that_do_not_join(self):
+        rows = [{"text": "a", "n": 1}, {"text": "b", "n": "one"}]
+        dataset = IterableDataset.from_generator(lambda: iter(rows)).with_format("arrow")
+        with pytest.raises(ValueError, match="Column 'n' holds int64 and, further on, string"):
+            list(read_blocks(dataset, 10))
+        assert [block.to_pylist() for block in read_blocks(dataset, 10, ["text"])] == [[{"text": "a"}, {"text": "b"}]]
+        with pytest.raises(ColumnError, match="There is no column 'review'; the columns are text, n"):
+            list(read_blocks(dataset, 10, ["review"]))
