@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from gpt_embeddings_cli.embed import embed
+from gpt_embeddings_cli.evaluate import evaluate
 from gpt_embeddings_cli.explore import explore
 from gpt_embeddings_cli.export import export
 from gpt_embeddings_cli.extract import extract
@@ -36,6 +37,7 @@ def main(
 
 
 app.command()(embed)
+app.command()(evaluate)
 app.command()(explore)
 app.command()(export)
 app.command()(extract)

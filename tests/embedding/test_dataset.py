@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import datasets
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import warm_python
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from gpt_embeddings import (
@@ -235,17 +235,18 @@ embed_dataset(datasets.load_from_disk(sys.argv[1]), model, load_tokenizer(), out
 def test_sigkill(model, tokenizer, tmp_path, num_proc):
     texts = [f"{i} " + "the tide " * 100 for i in range(20_000)]
     Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "data")
-    command = [sys.executable, "-c", LONG_RUN, str(tmp_path / "data"), str(tmp_path / "out"), str(num_proc)]
+    command = ["-c", LONG_RUN, str(tmp_path / "data"), str(tmp_path / "out"), str(num_proc)]
     partial, killed = tmp_path / ".out.partial" / "result", 0
     for shards in (1, 8):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = warm_python.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(partial.glob("data-*.arrow"))) < shards:
             time.sleep(0.002)
         killed += process.poll() is None
         process.kill()
         process.wait()
     assert killed and not (tmp_path / "out").exists()
-    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    again = warm_python.run(command)
+    assert again.returncode == 0, again.stderr
     embedded = datasets.load_from_disk(tmp_path / "out")
     assert embedded["text"][:] == texts
     found = embedded.data.column("embedding").combine_chunks().flatten().to_numpy().reshape(-1, 16)
@@ -285,9 +286,9 @@ def test_memory_stays_flat(tmp_path):
     size = os.path.getsize(next((tmp_path / "part").glob("*.arrow")))
     repeated = datasets.concatenate_datasets([datasets.load_from_disk(tmp_path / "part")] * (10**9 // size + 1))
     repeated.save_to_disk(tmp_path / "data")
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "data"), str(tmp_path / "out")]
-    output = subprocess.run(command, check=True, timeout=500, capture_output=True, text=True).stdout
-    before, peak, text_bytes = json.loads(output)
+    done = warm_python.run(["-c", MEMORY, str(tmp_path / "data"), str(tmp_path / "out")], timeout=500)
+    assert done.returncode == 0, done.stderr
+    before, peak, text_bytes = json.loads(done.stdout)
     assert text_bytes > 0.95e9
     assert peak - before < 100e6
 
