@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import warm_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
@@ -153,10 +154,7 @@ class TestLoss:
             model(ids, labels=ids).loss.backward()
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         """
-        peaks = [
-            int(subprocess.check_output([sys.executable, "-c", code, times], cwd=ROOT, text=True))
-            for times in ("6", "64")
-        ]
+        peaks = [int(warm_python.run(["-c", code, times], cwd=ROOT, stderr=None).stdout) for times in ("6", "64")]
         # Whole logits would add 58 * 64 * 50,257 * 4 bytes = 746 MB, and as much again for their gradient.
         assert peaks[1] - peaks[0] < 150_000  # kB
 
@@ -496,13 +494,14 @@ class TestTrainer:
         script = tmp_path / "step.py"
         script.write_text(DDP_STEP, encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"}
-        for count in ("1", "2"):
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-            done = subprocess.run(
-                [*command, str(script), str(tmp_path / count)],
-                env=environment, capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run(
+            [sys.executable, *launcher, str(script), str(tmp_path / "2")],
+            env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        done = warm_python.run([str(script), str(tmp_path / "1")], cwd=ROOT)
+        assert done.returncode == 0, done.stderr
         one, two = (torch.load(tmp_path / count, weights_only=True) for count in ("1", "2"))
         for name in one:
             torch.testing.assert_close(one[name], two[name])

@@ -4,13 +4,13 @@ import copy
 import json
 import multiprocessing
 import pickle
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from transformers import AutoConfig, AutoModel, pipeline
 
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
@@ -43,13 +43,10 @@ def assert_same(got, model, dtype=torch.float32) -> None:
 
 def run_python(code: str, *arguments: str, cwd: Path, isolated: bool = False) -> str:
     """Run code in a new process; isolated: with the installed libraries but without this project."""
-    options = []
-    if isolated:  # -I ignores the environment and the current folder, -S the .pth file of an editable install
-        options = ["-I", "-S"]
+    options = warm_python.ISOLATED if isolated else ()
+    if isolated:
         code = f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n" + code
-    done = subprocess.run(
-        [sys.executable, *options, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    done = warm_python.run([*options, "-c", code, *arguments], cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,14 +1,12 @@
 """Checkpoints with int8 rows: what is loaded against numpy's own arithmetic, by every loader, and broken ones."""
 
 import json
-import os
-import subprocess
-import sys
 import sysconfig
 
 import numpy as np
 import pytest
 import torch
+import warm_python
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
@@ -80,13 +78,8 @@ import sys; sys.path.append(sys.argv[2])
 from transformers import AutoModel
 print(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).wte.weight.detach().numpy().tobytes().hex())
 """
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, folder, sysconfig.get_paths()["purelib"]],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path)},
-        cwd=tmp_path,
-    )
+    arguments = [*warm_python.ISOLATED, "-c", code, str(folder), sysconfig.get_paths()["purelib"]]
+    done = warm_python.run(arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     loaded = np.frombuffer(bytes.fromhex(done.stdout), np.float32)
     np.testing.assert_array_equal(loaded, expected(model).reshape(-1))

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
 import torch
+import warm_python
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -51,14 +51,9 @@ def models(tmp_path_factory, gpt2_tokenizer):
 def urls(models):
     """Addresses of a page that compares, of one with a single model, and of one whose model is not there."""
     names = [str(models / name) for name in ("before", "after", "none")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    server = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "explore" / "explore_server.py"), *names],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    pipe, environment = subprocess.PIPE, {**os.environ, "PYTHONPATH": str(ROOT)}
+    program = str(ROOT / "tests" / "explore" / "explore_server.py")
+    server = warm_python.start([program, *names], stdin=pipe, stdout=pipe, env=environment)
     try:
         yield json.loads(server.stdout.readline())
     finally:

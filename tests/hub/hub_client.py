@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hub_server
+import warm_python
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ class Client:
     @contextmanager
     def started(
         self, arguments: list[str], token: str | None, xet: bool = False, **variables: str
-    ) -> Iterator[subprocess.Popen[str]]:
+    ) -> Iterator[warm_python.Process | subprocess.Popen[str]]:
         """Start Python with an empty cache of its own."""
         with tempfile.TemporaryDirectory(dir=self.root) as folder:
             keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LANG") if name in os.environ}
@@ -66,7 +66,8 @@ class Client:
                 **keep,
                 "HOME": folder,
                 "TMPDIR": folder,
-                "HF_HOME": f"{folder}/cache",
+                # The same words for each, and another folder: libraries read this once.
+                "HF_HOME": "/proc/self/cwd/cache" if warm_python.WARM else f"{folder}/cache",
                 "HF_ENDPOINT": self.url,
                 "HF_HUB_DISABLE_XET": "0" if xet else "1",
                 "HF_UPDATE_DOWNLOAD_COUNTS": "0",
@@ -76,15 +77,7 @@ class Client:
                 **variables,
             }
             pipe = subprocess.PIPE
-            with subprocess.Popen(
-                [sys.executable, *arguments],
-                env=environment,
-                cwd=folder,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                stdout=pipe,
-                stderr=pipe,
-            ) as process:
+            with warm_python.start(arguments, env=environment, cwd=folder, stdout=pipe, stderr=pipe) as process:
                 try:
                     yield process
                 finally:

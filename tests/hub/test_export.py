@@ -1,12 +1,11 @@
 """Exported models in the libraries that they are for, without our code, against the model's own vectors."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+import warm_python
 from hub_client import WITHOUT_PACKAGE
 from model2vec import StaticModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -50,9 +49,7 @@ print(json.dumps(vectors.tolist()))
 def in_a_process(folder, library, texts=TEXTS):
     """The vectors that a library gives where our packages cannot be imported."""
     code = WITHOUT_PACKAGE + FOREIGN
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), json.dumps(texts), library], capture_output=True, text=True
-    )
+    done = warm_python.run(["-c", code, str(folder), json.dumps(texts), library])
     assert done.returncode == 0, done.stderr
     return np.array(json.loads(done.stdout.splitlines()[-1]), dtype=np.float32)
 

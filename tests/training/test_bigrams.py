@@ -1,13 +1,12 @@
 import itertools
 import math
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,7 +148,6 @@ def test_windows_hold_the_stream(gpt2_tokenizer):
 
 @pytest.mark.slow
 def test_script():
-    command = [sys.executable, str(ROOT / "scripts" / "bigram_bound.py"), str(STORY), "--max-length", "128"]
-    done = subprocess.run(command, cwd=ROOT, env=None, capture_output=True, text=True, timeout=300)
+    done = warm_python.run([str(ROOT / "scripts" / "bigram_bound.py"), str(STORY), "--max-length", "128"], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "given token " in done.stdout and "given token, position" in done.stdout

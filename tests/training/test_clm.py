@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -39,11 +40,11 @@ def command(output: Path, folder: Path, *options: str, before: str = "") -> list
         GPTEmbeddingsConfig(n_embd=4, n_positions=16, embd_pdrop=0.2).to_json_file(config)
     code = f"{before}\nfrom gpt_embeddings_cli import app\napp()"
     arguments = ["train", "clm", str(STORY), "--output", str(output), "--config", str(config), *OPTIONS, *options]
-    return [sys.executable, "-c", code, *arguments]
+    return ["-c", code, *arguments]
 
 
 def run(*arguments, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments, **options), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return warm_python.run(command(*arguments, **options), cwd=ROOT)
 
 
 def test_a_run(gpt2_tokenizer, tmp_path):
@@ -97,7 +98,7 @@ def test_killed_runs_end_with_the_same_weights(tmp_path):
     whole = run(tmp_path / "whole", tmp_path)
     assert whole.returncode == 0, whole.stderr
     for mark in ("checkpoint-10", "checkpoint-25"):  # killed twice: in the middle, and again after going on
-        process = subprocess.Popen(
+        process = warm_python.start(
             command(tmp_path / "killed", tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wanted = tmp_path / ".killed.partial" / "checkpoints" / mark / MARK

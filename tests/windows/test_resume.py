@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import warm_python
 from datasets import Dataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
@@ -301,10 +302,8 @@ app(sys.argv[1:])
 
 def run(code, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    arguments = ["-c", code, *map(str, arguments)]
+    return warm_python.start(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def kill_when(process, condition):
