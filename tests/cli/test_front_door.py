@@ -88,6 +88,7 @@ def test_a_command_imports_what_it_uses(command, spared, commands):
     assert "torch" in commands[command] and commands[command].isdisjoint(spared)
 
 
+@pytest.mark.slow
 def test_the_package_imports_the_model_alone(tmp_path):
     code = """
 import sys, gpt_embeddings
