@@ -10,6 +10,7 @@ Left out: what a job keeps in its folder to go on from (`embedding.shards`, `tra
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 JOB = "job.json"
 SHOWN_VALUE = 60  # characters of a setting in a message
 
+# Suffixes that say what a file holds, or how it is packed: nobody looks for a folder, or for another format, there.
+FILE_SUFFIXES = frozenset(
+    ".arrow .avro .bin .bz2 .ckpt .csv .db .duckdb .feather .gguf .gz .h5 .hdf5 .htm .html .ipc .json .jsonl .lance "
+    ".md .ndjson .npy .npz .onnx .orc .parquet .pdf .pickle .pkl .pq .pt .pth .safetensors .sqlite .tar .tgz .tsv "
+    ".txt .xls .xlsx .xml .xz .yaml .yml .zip .zst".split()
+)
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # of two letters at least: one is a drive of Windows
+
 
 class Output:
     """An output that is being made, from the lock to the rename.
@@ -45,6 +54,7 @@ class Output:
         overwrite: Whether an existing output is replaced when the new one is whole. None where there is no choice, and
             it is refused.
         ours: Patterns of names, of which a folder that may be replaced holds one, or a file has one.
+        suffixes: Of an output that is one file; a name with that of any other file is refused.
 
     Raises:
         FileExistsError: The output exists.
@@ -61,8 +71,9 @@ class Output:
         resume: bool | None = None,
         overwrite: bool | None = None,
         ours: Sequence[str] = ("*",),
+        suffixes: Sequence[str] = (),
     ) -> None:
-        check_output(path, kind, overwrite=overwrite, ours=ours)
+        check_output(path, kind, overwrite=overwrite, ours=ours, suffixes=suffixes)
         self.path, self.kind = Path(path).resolve(), kind
         self.folder = _partial(self.path)
         self._old = self.path.with_name(f".{self.path.name}.old")
@@ -128,20 +139,28 @@ class Output:
 
 
 def check_output(
-    path: str | os.PathLike[str], kind: str, *, overwrite: bool | None = None, ours: Sequence[str] = ("*",)
+    path: str | os.PathLike[str],
+    kind: str,
+    *,
+    overwrite: bool | None = None,
+    ours: Sequence[str] = ("*",),
+    suffixes: Sequence[str] = (),
 ) -> None:
-    """Refuse, before any work is done, an output that exists or that another kind of job has begun.
+    """Refuse, before any work is done, an output that exists, has a misleading name, or that another job has begun.
 
     Args:
         path: The file or folder to make.
         kind: What is to make it.
         overwrite: Whether it may be replaced; None where there is no choice.
         ours: Patterns of names, of which a folder that may be replaced holds one, or a file has one.
+        suffixes: Of an output that is one file; a name with that of any other file is refused.
 
     Raises:
         FileExistsError: The output exists.
-        ValueError: Unfinished work of another kind is there, or the output is nothing that may be replaced.
+        ValueError: Its name says a place or a format that this kind does not write, unfinished work of another kind is
+            there, or the output is nothing that may be replaced.
     """
+    _check_name(path, kind, suffixes)
     _check_place(path, kind, overwrite, ours)
     place = Path(path).resolve()
     job = _saved_job(place)
@@ -185,6 +204,22 @@ def write_dataset_files(
         "_split": None if split is None else str(split),
     }
     write_json(state, folder / "state.json")
+
+
+def _check_name(path: str | os.PathLike[str], kind: str, suffixes: Sequence[str]) -> None:
+    url = URL.match(os.fspath(path))
+    if url is not None and not Path(f"{url[1]}:").is_dir():
+        raise ValueError(
+            f"The output {os.fspath(path)!r} is an address, and `{kind}` writes to this machine's disks. Give a path, "
+            "and copy the result when it is whole, or mount that storage here."
+        )
+    suffix = Path(path).suffix
+    if suffix.lower() in FILE_SUFFIXES and suffix.lower() not in suffixes:
+        other = f", or one that ends in {' or '.join(suffixes)}" if suffixes else ""
+        raise ValueError(
+            f"The output {os.fspath(path)!r} is named as a {suffix} file, which `{kind}` does not write. Choose a "
+            f"name without such a suffix{other}."
+        )
 
 
 def _check_place(path: str | os.PathLike[str], kind: str, overwrite: bool | None, ours: Sequence[str]) -> None:

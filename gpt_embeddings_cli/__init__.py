@@ -6,43 +6,38 @@ a version, a wrong option, a file that is not there) is answered before seconds 
 Read `options`, `common`, then the commands.
 """
 
-from typing import Annotated
-
-import typer
-
-from gpt_embeddings_cli.embed import embed
-from gpt_embeddings_cli.explore import explore
-from gpt_embeddings_cli.export import export
-from gpt_embeddings_cli.extract import extract
-from gpt_embeddings_cli.push import push
-from gpt_embeddings_cli.search import search
-from gpt_embeddings_cli.train import app as train
-from gpt_embeddings_cli.windows import windows
+import os
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from gpt_embeddings_cli.commands import app
 
 
-@app.callback(invoke_without_command=True)
-def main(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-) -> None:
-    """The input stage of GPT: text to tokens to token + position embeddings."""
-    if version:
-        from importlib.metadata import version as installed_version
+def __getattr__(name: str) -> Any:
+    """Import the commands when the program is asked for; from then on Ctrl-C is one line, imports included."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if plain and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupt)
+    from gpt_embeddings_cli.commands import app
 
-        typer.echo(installed_version("gpt-embeddings"))
-        raise typer.Exit
+    globals()["app"] = app
+    return app
 
 
-app.command()(embed)
-app.command()(explore)
-app.command()(export)
-app.command()(extract)
-app.command()(push)
-app.command()(search)
-app.command()(windows)
-app.add_typer(train, name="train")
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, but in the middle of an import, where some modules swallow it, end the process."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"Interrupted.\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 __all__ = ["app"]

@@ -61,7 +61,8 @@ def errors_as_messages() -> Iterator[None]:
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
     except Exception as error:
-        if not isinstance(error, (ImportError, OSError, TypeError, ValueError)) and not _is_refused_setting(error):
+        expected = isinstance(error, (ImportError, OSError, TypeError, ValueError))
+        if not expected and not _is_refused_setting(error) and not _is_of_the_network(error):
             raise
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
@@ -71,6 +72,12 @@ def _is_refused_setting(error: Exception) -> bool:
     """Return whether a configuration refused a value; who raises it has imported the class already."""
     errors = sys.modules.get("huggingface_hub.errors")
     return errors is not None and isinstance(error, errors.StrictDataclassError)
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Return whether a request failed; who raises it has imported the client already."""
+    client = sys.modules.get("httpx2")
+    return client is not None and isinstance(error, client.HTTPError)
 
 
 __all__ = ["check_one_model", "errors_as_messages", "open_model", "open_tokenizer"]

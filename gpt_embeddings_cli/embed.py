@@ -1,6 +1,7 @@
 """`gpt-embeddings embed`: a text corpus in, a dataset of vectors out."""
 
 import sys
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +39,7 @@ def embed(
     output: Annotated[
         Path,
         typer.Option(
-            help="Where the result goes: a folder for datasets.load_from_disk, or a file that ends in .parquet.",
+            help="Where the result goes: a folder for datasets.load_from_disk, or a file ending in .parquet or .pq.",
             show_default=False,
         ),
     ],
@@ -140,6 +141,8 @@ def embed(
     """
     with errors_as_messages():
         check_one_model(model, config, fresh)
+        if ray is not None and find_spec("ray") is None:
+            raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.")
         check_inputs(inputs)
         check_names(model, tokenizer)
         _check_place(output, inputs)
@@ -147,12 +150,20 @@ def embed(
         from datasets import IterableDataset
 
         from gpt_embeddings.checkpoints.shipped import ENGLISH
-        from gpt_embeddings.embedding.dataset import Progress, embed_dataset
-        from gpt_embeddings.embedding.shards import WRITTEN
+        from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
+        from gpt_embeddings.embedding.shards import PARQUET, WRITTEN
         from gpt_embeddings.outputs import check_output
+        from gpt_embeddings.progress import Progress
         from gpt_embeddings.text.sources import find_parquet, load_source
 
-        check_output(output, "embed" if ray is None else "embed --ray", overwrite=overwrite, ours=WRITTEN)
+        if ray is None:
+            check_output(output, "embed", overwrite=overwrite, ours=WRITTEN, suffixes=PARQUET)
+        else:
+            check_output(output, "embed --ray", overwrite=overwrite, ours=WRITTEN)
+        if push_to_hub is not None:
+            from gpt_embeddings.hub.push import check_push
+
+            check_push(push_to_hub)
         options: dict[str, Any] = {
             "column": column,
             "output_column": output_column,
@@ -176,10 +187,13 @@ def embed(
                 raise ValueError(
                     "`--ray` needs a model that every node can read; save the fresh one and give `--model`."
                 )
-            rows = _embed_on_ray(source, output, model, tokenizer, ray, {**options, "overwrite": overwrite})
+            remarks, rows = _embed_on_ray(source, output, model, tokenizer, ray, overwrite, options)
             if push_to_hub is not None:
                 _push(output, push_to_hub, model, output_column)
-            typer.echo(f"{rows} rows, from {model or ENGLISH}.\nResult: {output.resolve()}")
+            typer.echo(f"{rows} rows, from {model or ENGLISH}.")
+            for remark in remarks:
+                typer.echo(remark)
+            typer.echo(f"Result: {output.resolve()}")
             return
         network, name = open_model(model, fresh, config, seed)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
@@ -204,14 +218,17 @@ def embed(
         _show(embedded, column, output_column)
         if push_to_hub is not None:
             _push(output, push_to_hub, model, output_column)
-        rows = progress.documents + progress.resumed
+        counts = progress.counts
+        rows = counts.documents + progress.resumed
         again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
         typer.echo(f"{rows} rows x {truncate_dim or network.config.n_embd} dimensions{again}, from {name}.")
         seconds = max(progress.seconds, 1e-9)
         typer.echo(
-            f"{progress.tokens:,} tokens and {progress.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
-            f"{progress.tokens / seconds:,.0f} tokens/s, {progress.text_bytes / seconds / 1e6:.1f} MB/s."
+            f"{counts.tokens:,} tokens and {counts.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
+            f"{counts.tokens / seconds:,.0f} tokens/s, {counts.text_bytes / seconds / 1e6:.1f} MB/s."
         )
+        for remark in Embedder(network, tokens, **options).remarks(counts):
+            typer.echo(remark)
         typer.echo(f"Result: {output.resolve()}")
 
 
@@ -224,30 +241,43 @@ def _check_place(output: Path, inputs: list[str]) -> None:
 
 
 def _embed_on_ray(
-    inputs: Any, output: Path, model: str | None, tokenizer: str | None, address: str, options: dict[str, Any]
-) -> int:
+    inputs: Any,
+    output: Path,
+    model: str | None,
+    tokenizer: str | None,
+    address: str,
+    overwrite: bool,
+    options: dict[str, Any],
+) -> tuple[list[str], int]:
+    """Embed on a cluster; return what there is to remark on the texts, and the number of rows."""
     from datasets import DatasetDict
 
-    from gpt_embeddings.checkpoints.loading import find_tokenizer
+    from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
     from gpt_embeddings.checkpoints.shipped import ENGLISH
     from gpt_embeddings.embedding.cluster import embed_on_cluster
+    from gpt_embeddings.embedding.embedder import Embedder
+    from gpt_embeddings.progress import Progress
 
     if isinstance(inputs, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
     tokens = find_tokenizer(model, tokenizer)
-    return embed_on_cluster(inputs, output, model or ENGLISH, tokens, address=address, **options)
+    name, progress = model or ENGLISH, Progress(hidden=True)
+    rows = embed_on_cluster(
+        inputs, output, name, tokens, address=address, overwrite=overwrite, progress=progress, **options
+    )
+    return Embedder(*load_pair(name, tokens), **options).remarks(progress.counts), rows
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
     from datasets import DatasetDict, load_from_disk
 
+    from gpt_embeddings.embedding.shards import parquet_files
     from gpt_embeddings.hub.push import push_dataset
     from gpt_embeddings.text.files import Reading
     from gpt_embeddings.text.sources import open_files
 
     dataset: Any
-    if output.is_file() or any(output.glob("*.parquet")):
-        files = [output] if output.is_file() else sorted(output.glob("*.parquet"))
+    if files := parquet_files(output):
         dataset = open_files([str(path) for path in files], Reading(format="parquet"))
     else:
         dataset = load_from_disk(str(output))

@@ -7,7 +7,7 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -90,7 +90,8 @@ def explore(
             if export is not None:
                 space = stack.enter_context(Output(export, "explore --export", overwrite=overwrite, ours=("app.py",)))
             if report is not None:
-                report_file = stack.enter_context(Output(report, "explore --report", overwrite=overwrite, ours=("*",)))
+                report_options: dict[str, Any] = {"overwrite": overwrite, "suffixes": (".html", ".htm")}
+                report_file = stack.enter_context(Output(report, "explore --report", **report_options))
             subjects = [find_subject(name, tokenizer) for name in names]
             if space is not None:
                 from gpt_embeddings.explore.export import write_space

@@ -121,7 +121,7 @@ def set_up(name: str, documents: list[str], n_embd: int, folder: Path) -> Run:
 def by_embed_dataset(setting: Setting, num_proc: int | None = None) -> Run:
     """From a dataset on disk to a dataset on disk."""
     from gpt_embeddings import embed_dataset
-    from gpt_embeddings.embedding.dataset import Progress
+    from gpt_embeddings.progress import Progress
 
     dataset, output = setting.dataset, setting.folder / "out"
 
@@ -337,7 +337,7 @@ def measure_memory(megabytes: int) -> None:
     import pyarrow as pa
 
     from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
-    from gpt_embeddings.embedding.dataset import Progress
+    from gpt_embeddings.progress import Progress
 
     documents = pa.array(texts("documents"))
     process, done, peak = psutil.Process(), threading.Event(), 0

@@ -111,6 +111,7 @@ def test_two_commands_at_one_output(kind, models, context, tmp_path):
     if kind in NEEDS:
         pytest.importorskip(NEEDS[kind])
     output = (tmp_path / ("out.parquet" if kind == "embed to Parquet" else "out")).resolve()
+    others = [name for name in COMMANDS if kind != "embed to Parquet" or name.startswith("embed")]  # which take names
     partial, mark = output.with_name(f".{output.name}.partial"), tmp_path / "mark"
     process = context.Process(target=work_until_the_end, args=(arguments(kind, models, output), output, mark))
     process.start()
@@ -123,7 +124,7 @@ def test_two_commands_at_one_output(kind, models, context, tmp_path):
         (tmp_path / "said").unlink()
         left = contents(partial)
         assert len(left) > 1
-        for other in COMMANDS:  # its own kind among them
+        for other in others:  # its own kind among them
             done = run(other, models, output)
             assert f"Another process (pid {process.pid}) is writing" in done.stderr, (other, done.output)
             assert done.exit_code == 1
@@ -131,7 +132,7 @@ def test_two_commands_at_one_output(kind, models, context, tmp_path):
         process.kill()
         process.join()
     made_by = kind.removesuffix(" to Parquet")
-    for other in (name for name in COMMANDS if name.removesuffix(" to Parquet") != made_by):
+    for other in (name for name in others if name.removesuffix(" to Parquet") != made_by):
         done = run(other, models, output)
         assert f"holds unfinished work of `{made_by}`, which `" in done.stderr, (other, done.output)
         assert "delete that folder to throw its work away" in done.stderr
@@ -140,9 +141,36 @@ def test_two_commands_at_one_output(kind, models, context, tmp_path):
     done = run(kind, models, output)
     assert done.exit_code == 0, done.output
     assert list(tmp_path.iterdir()) == [output]
-    for other in COMMANDS:
+    for other in others:
         done = run(other, models, output)
         assert (done.exit_code, "exists; choose another" in done.stderr) == (1, True), done.output
+
+
+@pytest.mark.parametrize("kind", [name for name in COMMANDS if name != "embed to Parquet"])
+def test_names_of_something_else_are_refused_before_any_work(kind, models, tmp_path, monkeypatch):
+    if kind in NEEDS:
+        pytest.importorskip(NEEDS[kind])
+    monkeypatch.chdir(tmp_path)
+    names = ["out.jsonl", "out.csv", "out.ARROW", "out.txt", "out.zip"]
+    for name in names if kind in ("embed", "explore --report") else [*names, "out.parquet", "out.pq", "out.html"]:
+        done = run(kind, models, Path(name))
+        assert done.exit_code == 1, done.output
+        assert f"The output {name!r} is named as a .{name[4:]} file, which `{kind}` does not write" in done.stderr
+    for name in ("s3://bucket/out.parquet", "hf://datasets/me/out", "file:///tmp/out"):
+        done = run(kind, models, name)
+        assert done.exit_code == 1 and "is an address, and" in done.stderr, done.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["v1.5", "C:", "gpt2-embeddings", "out.d"])
+def test_names_of_folders(name, tmp_path):
+    check_output(tmp_path / name, "embed")
+
+
+def test_a_folder_that_looks_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("s3:").mkdir()
+    check_output("s3:/out", "embed")
 
 
 def begin(path: Path, kind: str = "embed", settings=None, **options) -> Output:

@@ -38,13 +38,21 @@ def similar_pairs(vectors: Vectors, seed: int = 0) -> tuple[npt.NDArray[np.int64
 
 
 def spearman(ours: Vectors, theirs: Vectors) -> float:
-    """Return the rank correlation of two lists of numbers.
+    """Return the rank correlation of two lists of numbers; equal ones share a rank.
 
     >>> spearman(np.array([0.1, 0.2, 0.9]), np.array([1.0, 5.0, 3.0]))
     0.5
     """
-    ranks = [np.argsort(np.argsort(values, kind="stable")) - (len(values) - 1) / 2 for values in (ours, theirs)]
-    return float((ranks[0] * ranks[1]).sum() / (ranks[0] ** 2).sum())
+    ranks = [_ranks(np.asarray(values)) for values in (ours, theirs)]
+    return float((ranks[0] * ranks[1]).sum() / np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+
+
+def _ranks(values: Vectors) -> npt.NDArray[np.float64]:
+    """Return ranks less their mean."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks = ends - (counts - 1) / 2
+    return np.asarray(ranks[group] - (len(values) + 1) / 2, np.float64)
 
 
 __all__ = ["similar_pairs", "spearman"]

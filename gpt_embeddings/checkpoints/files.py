@@ -25,6 +25,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff, tqdm
 
+from gpt_embeddings.text.tokenizer import find_patience
+
 
 CACHE_LINE = 64
 # Smaller tensors are read into memory of their own, larger ones are mapped and never copied.
@@ -211,22 +213,13 @@ class HubFolder:
             OSError: The repository cannot be reached; the message says what to do.
         """
         try:
-            metadata = get_hf_file_metadata(self._url(file), token=self.token, library_name="gpt-embeddings")
-        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-            raise _explain(self.name, error) from error
-        except EntryNotFoundError:
-            return False
+            return self._find(file)
         except (OfflineModeIsEnabled, httpx2.RequestError) as error:
             if self._cached(file) is not None:
                 return True
             if self._cached("config.json") is not None:
                 return False
             raise _explain(self.name, error) from error
-        except HfHubHTTPError as error:
-            raise _explain(self.name, error) from error
-        self._sizes[file] = metadata.size
-        self.revision = metadata.commit_hash or self.revision  # all files from one commit
-        return True
 
     def download(self, file: str) -> Path:
         """Return the path of the whole file in the cache, downloaded where it is not there.
@@ -236,6 +229,8 @@ class HubFolder:
             OSError: It cannot be read.
         """
         try:
+            if self._cached(file) is None and file not in self._sizes:
+                self._find(file)  # at once: the client would try for half a minute
             return Path(hf_hub_download(self.repo_id, file, revision=self.revision, token=self.token))
         except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, httpx2.RequestError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -262,6 +257,20 @@ class HubFolder:
             return LocalFile(self.download(file))
         except HfHubHTTPError as error:
             raise _explain(self.name, error) from error
+
+    def _find(self, file: str) -> bool:
+        """Ask once whether there is such a file."""
+        try:
+            metadata = get_hf_file_metadata(
+                self._url(file), token=self.token, timeout=find_patience(), library_name="gpt-embeddings"
+            )
+        except EntryNotFoundError:
+            return False
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise _explain(self.name, error) from error
+        self._sizes[file] = metadata.size
+        self.revision = metadata.commit_hash or self.revision  # all files from one commit
+        return True
 
     def _url(self, file: str) -> str:
         return hf_hub_url(self.repo_id, file, revision=self.revision)

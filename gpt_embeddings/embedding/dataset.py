@@ -8,33 +8,38 @@ Left out: where finished shards go (`shards`), and more than one machine (`clust
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
-import time
+import signal
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
-from datasets.utils import tqdm
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import provenance_of
-from gpt_embeddings.embedding.shards import SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
-from gpt_embeddings.outputs import Output, write_json
-from gpt_embeddings.text.sources import check_texts
+from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
+from gpt_embeddings.outputs import Output, check_output, write_json
+from gpt_embeddings.progress import Counts, Progress
+from gpt_embeddings.text.encoding import as_texts
+from gpt_embeddings.text.sources import check_column, check_texts, read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
+
+logger = logging.getLogger(__name__)
 
 KIND = "embed"  # of job, for `outputs`
 
@@ -49,43 +54,8 @@ MAX_BATCH_ROWS = 8192
 TEXT_BYTES_PER_TOKEN = 4  # of English with GPT-2's vocabulary
 
 
-class Progress:
-    """A bar that counts documents, with tokens and MB of text a second; afterwards the totals.
-
-    Args:
-        total: Number of documents, where it is known.
-        hidden: Whether to count without a bar.
-    """
-
-    def __init__(self, total: int | None = None, *, hidden: bool = False) -> None:
-        self.documents = self.tokens = self.text_bytes = self.resumed = 0
-        self.seconds = 0.0
-        self._began = time.perf_counter()
-        self._bar = tqdm(total=total, desc="Embedding", unit=" documents", disable=hidden or None)
-
-    def add(self, documents: int, tokens: int, text_bytes: int) -> None:
-        """Count a finished batch."""
-        self.documents += documents
-        self.tokens += tokens
-        self.text_bytes += text_bytes
-        self.seconds = time.perf_counter() - self._began
-        rate = f"{self.tokens / self.seconds:,.0f} tokens/s, {self.text_bytes / self.seconds / 1e6:.1f} MB/s"
-        self._bar.set_postfix_str(rate, refresh=False)
-        self._bar.update(documents)
-
-    def skip(self, documents: int) -> None:
-        """Count documents that an earlier run has finished."""
-        self.resumed += documents
-        self._bar.update(documents)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self.seconds = time.perf_counter() - self._began
-        self._bar.close()
-
-
 def embed_dataset(
-    dataset: AnyDataset,
+    data: Any,
     model: GPTEmbeddingsModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -105,18 +75,20 @@ def embed_dataset(
     without interruption.
 
     Args:
-        dataset: A `Dataset`, a `DatasetDict`, or a streaming one. A stream is continued by skipping the rows that
-            are done, so it has to give the same rows again.
+        data: A `Dataset`, a `DatasetDict`, or a streaming one; a table of pandas or polars; or a list of strings. A
+            stream is begun once. It is continued by skipping the rows that are done, so it has to give the same rows
+            again.
         model: The model.
         tokenizer: The tokenizer that belongs to it.
-        output: A folder to make, or for Parquet a file that ends in `.parquet`. None keeps a dataset's new column in
-            memory, and leaves a streaming dataset lazy.
+        output: A folder to make, or for Parquet a file that ends in `.parquet` or `.pq`. None keeps a dataset's new
+            column in memory, and leaves a streaming dataset lazy.
         format: `"arrow"` (for `datasets.load_from_disk`, the default) or `"parquet"`.
         num_proc: Worker processes, each on one thread and on shards of its own. By default one process uses all cores
             by threads, which is as fast on a few cores. Streaming datasets take no workers.
         resume: Whether to continue what an earlier run has left; False throws that away.
         overwrite: Whether to replace an output that exists, when the new one is whole.
-        progress: Counts and shows the progress; by default a bar.
+        progress: Counts and shows the progress; by default a bar, and a warning of texts that are missing, blank or
+            cut.
         model_name: Folder or Hub name of the model, for what the output says of itself (`read_provenance`).
         options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`,
             `dtype`, `truncate_dim`, `ranges`, `weights`.
@@ -126,85 +98,140 @@ def embed_dataset(
 
     Raises:
         FileExistsError: The output exists.
-        TypeError: The column holds no strings.
-        ValueError: There is no such column, the output column exists, an option is unknown, or there are shards of
-            another job.
+        TypeError: The column holds no strings, or the data are nothing that holds rows.
+        ValueError: There is no such column, the output column exists, an option is unknown, the output is named as a
+            file of another format, there are shards of another job, or rows were lost.
     """
     embedder = Embedder(model, tokenizer, **options)
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
     target = None if output is None else Path(output).resolve()
-    if format is None:
-        format = "parquet" if target is not None and target.suffix == ".parquet" else "arrow"
-    if format not in get_args(Format):
-        raise ValueError(f"`format` must be 'arrow' or 'parquet', got {format!r}.")
+    if output is not None:
+        check_output(output, KIND, overwrite=overwrite, ours=WRITTEN, suffixes=PARQUET)
+    dataset = _as_dataset(data, embedder.column)
+    job = _Job(embedder, _find_format(format, target), num_proc, model_name, resume, overwrite)
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        return _embed_splits(dataset, embedder, target, format, num_proc, resume, overwrite, progress, model_name)
-    _check_dataset(dataset, embedder)
+        return _embed_splits(dataset, target, job, progress)
     if isinstance(dataset, IterableDataset) and num_proc is not None:
         raise ValueError("`num_proc` does not work on a streaming dataset; leave it out.")
-    if target is None and isinstance(dataset, IterableDataset):
+    _check_columns(dataset, embedder)
+    if target is not None:
+        return _embed_to(target, _begin(dataset, embedder), job, progress)
+    if isinstance(dataset, IterableDataset):
         return _embed_lazily(dataset, embedder)
-    bar = progress or Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
+    with _counted(progress, embedder, len(dataset)) as bar:
+        return _embed_in_memory(dataset, embedder, bar, model_name)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all splits."""
+
+    embedder: Embedder
+    format: Format
+    num_proc: int | None
+    model_name: str | None
+    resume: bool = True
+    overwrite: bool = False
+
+    def open(self, target: Path, settings: dict[str, Any]) -> Output:
+        """Open an output for rows that the settings tell from others."""
+        options = {**self.embedder.options, "format": self.format, **settings}
+        options["digest of model, tokenizer and options"] = self.embedder.digest
+        return Output(
+            target, KIND, options, resume=self.resume, overwrite=self.overwrite, ours=WRITTEN, suffixes=PARQUET
+        )
+
+
+def _as_dataset(data: Any, column: str) -> AnyDataset:
+    """Return a dataset of whatever holds rows; texts by themselves become its column."""
+    if isinstance(data, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
+        return data
+    if hasattr(data, "to_arrow") and hasattr(data, "columns"):  # polars
+        return Dataset(data.to_arrow())
+    if hasattr(data, "isna") and hasattr(data, "columns"):  # pandas
+        return Dataset.from_pandas(data, preserve_index=False)
+    if isinstance(data, (str, bytes, Path, Mapping)) or not hasattr(data, "__len__"):
+        raise TypeError(
+            f"`data` must be a dataset, a table of pandas or polars, or a list of strings, got {type(data).__name__}. "
+            "`load_source` opens files; `IterableDataset.from_generator` takes what gives rows one by one."
+        )
+    texts = as_texts(data)
+    if isinstance(texts, list) and (wrong := next((t for t in texts if not isinstance(t, (str, type(None)))), None)):
+        raise TypeError(f"`data` must hold strings, it holds {type(wrong).__name__}: {wrong!r:.80}.")
+    return Dataset(pa.table({column: pa.array(texts, pa.string()) if isinstance(texts, list) else texts}))
+
+
+def _find_format(format: Format | None, target: Path | None) -> Format:
+    suffix = "" if target is None else target.suffix
+    one_file = suffix.lower() in PARQUET
+    if format is None:
+        return "parquet" if one_file else "arrow"
+    if format not in get_args(Format):
+        raise ValueError(f"`format` must be 'arrow' or 'parquet', got {format!r}.")
+    if one_file and format != "parquet":
+        raise ValueError(f"`format` is {format!r}, but the output is named as a {suffix} file.")
+    return format
+
+
+@contextmanager
+def _counted(progress: Progress | None, embedder: Embedder, total: int | None) -> Iterator[Progress]:
+    """Give the caller's progress, or one of our own, which says in the end what there was to remark."""
+    bar = progress or Progress(total)
     try:
-        if target is None:
-            return _embed_in_memory(dataset, embedder, bar, model_name)
-        job = {"dataset": _mark(dataset), "format": format}
-        features = _output_features(dataset, embedder)
-        with _new_output(target, embedder, job, resume=resume, overwrite=overwrite) as out:
-            shards = Shards(out.result, features, provenance_of(embedder, model_name), format=format)
-            if isinstance(dataset, IterableDataset):
-                _write_stream(dataset, embedder, shards, bar)
-            else:
-                _write_dataset(dataset, embedder, shards, num_proc or 0, bar)
-            fingerprint = hashlib.sha256(json.dumps([job, embedder.digest]).encode()).hexdigest()[:16]
-            out.finish(shards.finish(fingerprint, dataset.split, one_file=target.suffix == ".parquet"))
+        yield bar
     finally:
         bar.close()
+    if progress is None:
+        for remark in embedder.remarks(bar.counts):
+            logger.warning(remark)
+
+
+def _embed_to(
+    target: Path, source: "Dataset | _Stream", job: _Job, progress: Progress | None
+) -> Dataset | IterableDataset:
+    """Write the rows of a dataset with their vectors, and open what was written."""
+    embedder, total = job.embedder, len(source) if isinstance(source, Dataset) else None
+    features = Features({**source.features, embedder.output_column: embedder.feature})
+    mark = _mark(source)
+    workers = isinstance(source, Dataset) and job.num_proc is not None
+    settings = {**mark, **({"cut for worker processes (--num-proc)": True} if workers else {})}
+    with _counted(progress, embedder, total) as bar, job.open(target, settings) as out:
+        shards = Shards(out.result, features, provenance_of(embedder, job.model_name), format=job.format)
+        if isinstance(source, Dataset):
+            _write_dataset(source, embedder, shards, job.num_proc or 0, bar)
+        else:
+            _write_stream(source, embedder, shards, bar)
+        told = [{**mark, "format": job.format}, embedder.digest]
+        fingerprint = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        n_rows = len(source) if isinstance(source, Dataset) else source.n_read
+        one_file = target.suffix.lower() in PARQUET
+        out.finish(shards.finish(fingerprint, source.split, n_rows=n_rows, one_file=one_file))
     return open_output(target)
 
 
-def _new_output(target: Path, embedder: Embedder, job: dict[str, Any], *, resume: bool, overwrite: bool) -> Output:
-    settings = {**embedder.options, **job, "digest of model, tokenizer and options": embedder.digest}
-    return Output(target, KIND, settings, resume=resume, overwrite=overwrite, ours=WRITTEN)
-
-
 def _embed_splits(
-    datasets: DatasetDict | IterableDatasetDict,
-    embedder: Embedder,
-    target: Path | None,
-    format: Format,
-    num_proc: int | None,
-    resume: bool,
-    overwrite: bool,
-    progress: Progress | None,
-    model_name: str | None,
+    datasets: DatasetDict | IterableDatasetDict, target: Path | None, job: _Job, progress: Progress | None
 ) -> AnyDataset:
-    def embed(split: Dataset | IterableDataset, output: Path | None) -> Any:
-        workers = None if isinstance(split, IterableDataset) else num_proc
-        return embed_dataset(
-            split,
-            embedder.model,
-            embedder.tokenizer,
-            output=output,
-            format=format,
-            num_proc=workers,
-            progress=progress,
-            model_name=model_name,
-            **embedder.options,
-        )
-
+    for dataset in datasets.values():
+        _check_columns(dataset, job.embedder)
+    opened: dict[str, Any] = {}
     if target is None:
-        opened = {name: embed(split, None) for name, split in datasets.items()}
+        for name, dataset in datasets.items():
+            if isinstance(dataset, IterableDataset):
+                opened[name] = _embed_lazily(dataset, job.embedder)
+            else:
+                with _counted(progress, job.embedder, len(dataset)) as bar:
+                    opened[name] = _embed_in_memory(dataset, job.embedder, bar, job.model_name)
     else:
-        if target.suffix == ".parquet":
+        if target.suffix.lower() in PARQUET:
             raise ValueError(f"{len(datasets)} splits do not go into one file; give a folder as `output`.")
-        job = {"format": format, "splits": {n: _mark(d) for n, d in datasets.items()}}
-        with _new_output(target, embedder, job, resume=resume, overwrite=overwrite) as out:
-            for name, split in datasets.items():
+        sources = {name: _begin(dataset, job.embedder) for name, dataset in datasets.items()}
+        with job.open(target, {"splits": {name: _mark(source) for name, source in sources.items()}}) as out:
+            for name, source in sources.items():
                 if not (out.result / name).exists():
-                    embed(split, out.result / name)
-            if format == "arrow":
+                    _embed_to(out.result / name, source, replace(job, resume=True, overwrite=False), progress)
+            if job.format == "arrow":
                 write_json({"splits": list(datasets)}, out.result / "dataset_dict.json")
             out.finish()
         opened = {name: open_output(target / name) for name in datasets}
@@ -212,42 +239,94 @@ def _embed_splits(
     return (IterableDatasetDict if lazy else DatasetDict)(opened)
 
 
-def _mark(dataset: Dataset | IterableDataset) -> str:
-    """Return what tells one dataset from another: a fingerprint; for a stream its files and its first row."""
-    if isinstance(dataset, Dataset):
-        return str(dataset._fingerprint)
-    source: Any = getattr(dataset, "_ex_iterable", None)
-    while hasattr(source, "ex_iterable"):
-        source = source.ex_iterable
-    arguments = getattr(source, "kwargs", None) or {}
+class _Stream:
+    """A stream that is begun once: its first rows are looked at and put back.
+
+    Args:
+        dataset: The stream.
+        embedder: What its rows are for.
+    """
+
+    def __init__(self, dataset: IterableDataset, embedder: Embedder) -> None:
+        self.dataset, self.split, self.column = dataset, dataset.split, embedder.column
+        self.n_read = 0
+        self._batches = read_blocks(dataset.with_format("arrow"), _batch_rows(embedder))
+        self._first: pa.Table | None = next(self._batches, None)
+        features = dataset.features
+        if features is None:
+            if self._first is None:
+                raise ValueError(
+                    "The stream gives no rows, and its columns are unknown. Was it over an iterator that has been "
+                    "read already? Make it anew, or give it `features`."
+                )
+            features = Features.from_arrow_schema(self._first.schema)
+            _check_names(self._first.column_names, embedder)
+            if pa.types.is_null(self._first.schema.field(self.column).type):
+                features[self.column] = Value("string")  # there are only missing texts as yet
+        self.features = features
+
+    @property
+    def first_row(self) -> Any:
+        """The first row, or None."""
+        return None if self._first is None else self._first.slice(0, 1).to_pylist()[0]
+
+    def tables(self, done: int, last_text: str | None) -> Iterator[pa.Table]:
+        """Give the rows after those that an earlier run has written, of which the last text is known."""
+        table = self._first
+        while table is not None:
+            skipped = min(table.num_rows, max(0, done - self.n_read))
+            if skipped and self.n_read + skipped == done:
+                self._check(table[self.column][skipped - 1].as_py() == last_text, done)
+            self.n_read += table.num_rows
+            if skipped < table.num_rows:
+                yield table.slice(skipped)
+            table = next(self._batches, None)
+        self._check(self.n_read >= done, done)
+
+    def _check(self, same: bool, done: int) -> None:
+        if not same:
+            raise ValueError(
+                f"The stream does not give the {done} rows again that an earlier run has embedded, so that it cannot "
+                "be continued. Give `resume=False` (--no-resume) to begin anew."
+            )
+
+
+def _begin(dataset: Dataset | IterableDataset, embedder: Embedder) -> Dataset | _Stream:
+    return dataset if isinstance(dataset, Dataset) else _Stream(dataset, embedder)
+
+
+def _mark(source: Dataset | _Stream) -> dict[str, str]:
+    """Return what tells one dataset from another, by its name: a fingerprint; of a stream files and first row."""
+    if isinstance(source, Dataset):
+        return {"dataset": str(source._fingerprint)}
+    origin: Any = getattr(source.dataset, "_ex_iterable", None)
+    while hasattr(origin, "ex_iterable"):
+        origin = origin.ex_iterable
+    arguments = getattr(origin, "kwargs", None) or {}
     lists = [value for value in arguments.values() if isinstance(value, list)]
     files = [name for names in lists for name in names if isinstance(name, str)]
-    first = next(iter(dataset.with_format(None)), None)
-    return hashlib.sha256(repr((dataset.num_shards, files, first)).encode(errors="replace")).hexdigest()
+    told = repr((source.dataset.num_shards, files, source.first_row)).encode(errors="replace")
+    name = "dataset, by its files and first row (a stream over an iterator has to be made anew)"
+    return {name: hashlib.sha256(told).hexdigest()}
 
 
-def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder) -> None:
-    features = dataset.features
-    if features is None:
-        return  # a stream of unknown columns: the first batch will tell
-    check_texts(dataset, embedder.column)
-    if embedder.output_column in features:
+def _check_columns(dataset: Dataset | IterableDataset, embedder: Embedder) -> None:
+    if dataset.features is not None:  # else the first rows will tell
+        check_texts(dataset, embedder.column)
+        _check_names(dataset.features, embedder)
+
+
+def _check_names(names: Iterable[str], embedder: Embedder) -> None:
+    names = list(names)
+    check_column(names, embedder.column)
+    if embedder.output_column in names:
         raise ValueError(f"The dataset already has a column {embedder.output_column!r}; remove it or name another.")
 
 
-def _output_features(dataset: Dataset | IterableDataset, embedder: Embedder) -> Features:
-    features = dataset.features
-    if features is None:
-        first = next(iter(dataset.with_format("arrow").iter(batch_size=100)), None)
-        if first is None:
-            raise ValueError("The dataset is empty and its columns are unknown.")
-        features = Features.from_arrow_schema(first.schema)
-    return Features({**features, embedder.output_column: embedder.feature})
-
-
 def _embed_lazily(dataset: IterableDataset, embedder: Embedder) -> IterableDataset:
-    features = _output_features(dataset, embedder) if dataset.features is not None else None
-    rows = _batch_rows(embedder)
+    features, rows = dataset.features, _batch_rows(embedder)
+    if features is not None:
+        features = Features({**features, embedder.output_column: embedder.feature})
     return (
         dataset.with_format("arrow").map(embedder, batched=True, batch_size=rows, features=features).with_format(None)
     )
@@ -271,7 +350,8 @@ def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress, m
 
 def _write_dataset(dataset: Dataset, embedder: Embedder, shards: Shards, num_proc: int, progress: Progress) -> None:
     todo = []
-    for i, (start, stop) in enumerate(shard_bounds(len(dataset), _row_bytes(dataset, embedder))):
+    bounds = shard_bounds(len(dataset), _row_bytes(dataset, embedder), for_workers=num_proc > 0)
+    for i, (start, stop) in enumerate(bounds):
         if shards.rows(i) == stop - start:
             progress.skip(stop - start)
         else:
@@ -283,13 +363,14 @@ def _write_dataset(dataset: Dataset, embedder: Embedder, shards: Shards, num_pro
         shards.write(i, _embed_tables(embedder, _slices(dataset, embedder, start, stop), progress, start))
 
 
-def _write_stream(dataset: IterableDataset, embedder: Embedder, shards: Shards, progress: Progress) -> None:
+def _write_stream(source: _Stream, embedder: Embedder, shards: Shards, progress: Progress) -> None:
     index = done = 0
     while (rows := shards.rows(index)) is not None:
         done, index = done + rows, index + 1
+    shards.drop_from(index)
     progress.skip(done)
-    source = dataset.skip(done) if done else dataset
-    batches = source.with_format("arrow").iter(batch_size=_batch_rows(embedder))
+    last_text = shards.last(index - 1, embedder.column) if done else None
+    batches = source.tables(done, last_text)
     tables = _embed_tables(embedder, _split_large(batches, embedder), progress, done)
 
     def next_shard(first: pa.Table) -> Iterator[pa.Table]:
@@ -312,12 +393,14 @@ def _write_in_processes(
     num_proc: int,
     progress: Progress,
 ) -> None:
-    context = multiprocessing.get_context()
+    # A fork has everything at once, the tokenizer's engine too, which the parent makes here; others begin anew.
+    forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
+    context: Any = multiprocessing.get_context("fork" if forks else None)
+    embedder.extend(pa.table({embedder.column: ["."]}))
     workers, ends = [], []
     for rank in range(min(num_proc, len(todo))):
         end, other = context.Pipe(duplex=False)
-        task = pickle.dumps((dataset, embedder, shards, todo[rank::num_proc]))
-        arguments = (task, other, os.getpid())
+        arguments = (dataset, embedder, shards, todo[rank::num_proc], other, os.getpid())
         workers.append(context.Process(target=_work, args=arguments, daemon=True))
         ends.append(end)
         workers[-1].start()
@@ -332,7 +415,7 @@ def _write_in_processes(
                     continue
                 if isinstance(message, Exception):
                     raise message
-                progress.add(*message)
+                progress.add(message)
         for worker in workers:
             worker.join()
             if worker.exitcode:
@@ -346,10 +429,12 @@ def _write_in_processes(
             worker.join()
 
 
-def _work(task: bytes, end: Any, parent: int) -> None:
+def _work(
+    dataset: Dataset, embedder: Embedder, shards: Shards, todo: list[tuple[int, int, int]], end: Any, parent: int
+) -> None:
     """Embed shards in a worker process, and report each batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C, which all of them get, the parent speaks
     try:
-        dataset, embedder, shards, todo = pickle.loads(task)
         progress = _Reports(end, parent)
         with torch_threads(1):
             for i, start, stop in todo:
@@ -370,8 +455,8 @@ class _Reports:
         for table in tables:
             if os.getppid() != self._parent:
                 raise SystemExit(1)
-            extended, n_tokens = embedder.extend(table, first_row=first_row)
-            self._end.send((table.num_rows, n_tokens, _text_bytes(table[embedder.column])))
+            extended, counts = embedder.extend(table, first_row=first_row)
+            self._end.send(counts)
             first_row += table.num_rows
             yield extended
 
@@ -385,19 +470,18 @@ def _embed_tables(
     caller writes. A bounded number of tables is on the way.
     """
     n_threads = n_cores()
-    pending: deque[tuple[pa.Table, Future[tuple[pa.Table, int]]]] = deque()
+    pending: deque[Future[tuple[pa.Table, Counts]]] = deque()
     with torch_threads(1), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             while True:
                 while len(pending) <= n_threads and (table := next(tables, None)) is not None:
-                    pending.append((table, pool.submit(embedder.extend, table, first_row=first_row)))
+                    pending.append(pool.submit(embedder.extend, table, first_row=first_row))
                     first_row += table.num_rows
                 if not pending:
                     return
-                table, future = pending.popleft()
-                extended, n_tokens = future.result()
+                extended, counts = pending.popleft().result()
                 yield extended
-                progress.add(table.num_rows, n_tokens, _text_bytes(table[embedder.column]))
+                progress.add(counts)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -453,8 +537,4 @@ def _text_bytes_per_row(dataset: Dataset, embedder: Embedder) -> float:
     return float(column.nbytes / len(column)) if len(column) else 1.0
 
 
-def _text_bytes(texts: pa.ChunkedArray) -> int:
-    return int(pc.sum(pc.binary_length(texts)).as_py() or 0) if not pa.types.is_null(texts.type) else 0
-
-
-__all__ = ["Embedder", "Progress", "embed_dataset"]
+__all__ = ["Embedder", "embed_dataset"]

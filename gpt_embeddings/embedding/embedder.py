@@ -11,7 +11,7 @@ that a table can be summed in (`packed_rows`) and a vector stored in (`quantizat
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +20,11 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from datasets import List, Value
 from datasets.formatting.formatting import LazyBatch
-from datasets.utils import tqdm
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
 
@@ -33,7 +33,8 @@ from gpt_embeddings.checkpoints.saving import save_pair
 from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_rows
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
-from gpt_embeddings.text.encoding import Texts, encode_flat
+from gpt_embeddings.progress import Bar, Counts
+from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
 from gpt_embeddings.text.frame import find_frame
 from gpt_embeddings.text.sources import check_column, take_column
 from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
@@ -246,12 +247,12 @@ class Embedder:
         if isinstance(texts, str):
             vectors = self._vectors(*self._encode([texts])[:2], 1)[0]
             return vectors if self.pooling == "none" else vectors[0]
-        column = _as_column(texts)
+        column = as_texts(texts)
         shown = len(column) >= LONG_LIST if show_progress_bar is None else show_progress_bar
         if len(column) <= BLOCK_TEXTS and not shown:
             return self._embed_texts(column, n_cores())[0]
         blocks = range(0, len(column), BLOCK_TEXTS)
-        bar = tqdm(blocks, desc="Embedding", unit=f" x {BLOCK_TEXTS} texts", disable=not shown)
+        bar = Bar(blocks, desc="Embedding", unit=f" x {BLOCK_TEXTS} texts", disable=not shown)
         parts = []
         for i in bar:
             try:
@@ -350,30 +351,49 @@ class Embedder:
         source = share(self.model, self.weights_digest) if can_share(self.model) else self.model
         return _load, (source, self.tokenizer, self.options)
 
-    def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, int]:
-        """Return a table with the vectors as one more column, and the number of tokens.
+    def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, Counts]:
+        """Return a table with the vectors as one more column, and what was in the texts.
 
         Args:
             table: A batch.
             n_threads: Number of threads that share in it.
             first_row: Which row of the dataset the batch begins with, for errors.
         """
-        column, n_tokens = self._embed_column(table, n_threads, first_row)
+        column, counts = self._embed_column(table, n_threads, first_row)
         if self.output_column in table.column_names:
             table = table.drop_columns(self.output_column)
-        return table.append_column(self.output_column, column), n_tokens
+        return table.append_column(self.output_column, column), counts
 
-    def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, int]:
+    def remarks(self, counts: Counts) -> list[str]:
+        """Return sentences on texts that got no vector of their own, or one of their beginning alone.
+
+        Args:
+            counts: What was in the texts that it embedded.
+        """
+        zero = "they have no vectors" if self.pooling == "none" else "their vectors are zero"
+        framed = find_frame(self.tokenizer).width > 0
+        none = [f"{counts.nulls:,} missing (null)"] * (counts.nulls > 0)
+        none += [f"{counts.blank:,} blank"] * (counts.blank > 0 and not framed)
+        said = [f"{' and '.join(none)}: {zero}."] if none else []
+        if counts.blank and framed:
+            said.append(f"{counts.blank:,} blank: they have the vectors of the tokenizer's own tokens.")
+        if counts.cut:
+            limit = f"{self.model.config.n_positions:,} tokens"
+            said.append(f"{counts.cut:,} cut at {limit}; overflow 'windows' takes all of a text.")
+        return [f"Of {counts.documents:,} texts {sentence}" for sentence in said]
+
+    def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, Counts]:
         texts = take_column(table, self.column)
-        vectors, starts, n_tokens = self._embed_named(texts, n_threads, first_row)
+        vectors, starts, counts = self._embed_named(texts, n_threads, first_row)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
         if starts is not None:
             values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
-        return values, n_tokens
+        text_bytes = int(pc.sum(pc.binary_length(texts)).as_py() or 0)
+        return values, counts._replace(text_bytes=text_bytes)
 
     def _embed_named(
         self, texts: Texts, n_threads: int, first_row: int | None = None
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, Counts]:
         """Do as `_embed_texts`, with errors that name column and row."""
         try:
             return self._embed_texts(texts, n_threads)
@@ -385,20 +405,30 @@ class Embedder:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{where}: {error}") from error
 
-    def _embed_texts(self, texts: Texts, n_threads: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, int]:
-        """Return vectors, with `pooling="none"` also where each text begins among them, and the number of tokens."""
-        texts, missing = _fill_missing(texts)
-        input_ids, offsets, n_tokens = self._encode(texts, missing)
-        return *self._vectors(input_ids, offsets, n_threads), n_tokens
+    def _embed_texts(
+        self, texts: Texts, n_threads: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, Counts]:
+        """Return vectors, with `pooling="none"` also where each text begins among them, and what was in the texts."""
+        texts, missing = fill_missing(texts)
+        input_ids, offsets, counts = self._encode(texts, missing)
+        return *self._vectors(input_ids, offsets, n_threads), counts
 
     def _encode(
         self, texts: Texts, missing: npt.NDArray[np.bool_] | None = None
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], int]:
-        """Return flat ids and offsets, with what the tokenizer puts around a text, and the tokens of the texts."""
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Counts]:
+        """Return flat ids and offsets, with what the tokenizer puts around a text, and what was in the texts."""
         input_ids, offsets = encode_flat(texts, self.tokenizer, add_special_tokens=False)
-        frame = find_frame(self.tokenizer)
-        limit = self.model.config.n_positions if frame.width and self.overflow == "truncate" else None
-        return *frame.put_around(input_ids, offsets, max_length=limit, bare=missing), len(input_ids)
+        frame, lengths, n_positions = find_frame(self.tokenizer), np.diff(offsets), self.model.config.n_positions
+        nulls = 0 if missing is None else int(missing.sum())
+        counts = Counts(
+            documents=len(lengths),
+            tokens=len(input_ids),
+            nulls=nulls,
+            blank=int((lengths == 0).sum()) - nulls,
+            cut=int((lengths + frame.width > n_positions).sum()) if self.overflow == "truncate" else 0,
+        )
+        limit = n_positions if frame.width and self.overflow == "truncate" else None
+        return *frame.put_around(input_ids, offsets, max_length=limit, bare=missing), counts
 
     def _vectors(
         self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int
@@ -480,32 +510,6 @@ class Embedder:
             packed = pack_rows(table.detach(), self.weights) if can_share(self.model) else None
             self._packed = (seen, packed)
         return self._packed[1]
-
-
-def _as_column(texts: Any) -> Any:
-    """Return texts as an Arrow column or a list, from whatever holds them."""
-    if hasattr(texts, "to_arrow"):  # polars
-        texts = texts.to_arrow()
-    elif hasattr(texts, "isna"):  # pandas
-        texts = pa.array(texts, from_pandas=True)
-    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        return take_column(pa.table({"texts": texts}), "texts")
-    if isinstance(texts, list):
-        return texts
-    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
-        raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
-    return list(texts)
-
-
-def _fill_missing(texts: Any) -> tuple[Texts, npt.NDArray[np.bool_] | None]:
-    """Return texts with "" for those that are missing, and which those are."""
-    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        if None not in texts:
-            return texts, None
-        return ["" if text is None else text for text in texts], np.array([text is None for text in texts])
-    if not texts.null_count:
-        return texts, None
-    return texts.fill_null(""), np.asarray(texts.is_null())
 
 
 def _seen(tensor: torch.Tensor) -> tuple[int, int | None]:

@@ -4,6 +4,7 @@ A shard gets its name when it is whole, and a run that was killed is continued a
 what is in the shards, and whose they are (`outputs`).
 """
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,8 +22,17 @@ from gpt_embeddings.text.sources import open_files
 Format: TypeAlias = Literal["arrow", "parquet"]
 
 SHARD_BYTES = 2**28  # 256 MiB: a few seconds of work are lost at most, and few files are made
+WORKER_SHARD_BYTES, WORKER_SHARDS = 2**24, 32  # where worker processes share in a dataset: at least, and about
 PARQUET_ROWS = 2**14  # of a row group
-WRITTEN = ("state.json", "dataset_dict.json", "*.parquet")  # one of these is in each output, or its name
+PARQUET = (".parquet", ".pq")  # suffixes of an output that is one file
+WRITTEN = (
+    "state.json",
+    "dataset_dict.json",
+    "*.parquet",
+    "*.pq",
+    "*.PARQUET",
+    "*.PQ",
+)  # one of these is in each output, or its name
 
 
 class Shards:
@@ -63,27 +73,70 @@ class Shards:
             with self._new_writer(file) as writer:
                 for table in tables:
                     rows += table.num_rows
-                    writer.write_table(table.select(self.schema.names).cast(self.schema))
+                    writer.write_table(self._fit(table))
         return rows
 
-    def finish(self, fingerprint: str, split: Any = None, *, one_file: bool = False) -> Path:
+    def last(self, index: int, column: str) -> Any:
+        """Return the last value of a column of a finished shard that has rows."""
+        if self.format == "parquet":
+            file = pq.ParquetFile(self.path(index))
+            return file.read_row_group(file.num_row_groups - 1, columns=[column])[column][-1].as_py()
+        return Dataset.from_file(str(self.path(index))).data[column][-1].as_py()
+
+    def drop_from(self, index: int) -> None:
+        """Delete the finished shards from that index on: they come after one that is to be made again."""
+        for path in self._paths()[index:]:
+            path.unlink()
+
+    def finish(self, fingerprint: str, split: Any = None, *, n_rows: int, one_file: bool = False) -> Path:
         """Make a dataset of the shards.
 
         Args:
             fingerprint: Of the dataset.
             split: Its split.
+            n_rows: How many rows there have to be.
             one_file: Whether Parquet shards become one file.
 
         Returns:
             The folder, or the file.
+
+        Raises:
+            ValueError: The shards hold more or fewer rows.
         """
         for rest in self.folder.glob("*.tmp"):
             rest.unlink()
-        paths = sorted(self.folder.glob(f"data-*.{self.format}"))
+        paths = self._paths()
+        written = sum(self.rows(index) or 0 for index in range(len(paths)))
+        if written != n_rows:
+            raise ValueError(
+                f"{n_rows} rows were read, and the shards in {str(self.folder)!r} hold {written}. Nothing was "
+                "published; give `resume=False` (--no-resume) to begin anew."
+            )
         if self.format == "arrow":
             info = DatasetInfo(description=self.provenance.to_json(), features=self.features)
             write_dataset_files(self.folder, paths, info, fingerprint, split)
         return self._merge(paths) if one_file else self.folder
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"data-*.{self.format}"))
+
+    def _fit(self, table: pa.Table) -> pa.Table:
+        """Return a table with the columns of the output, in their order and types."""
+        if missing := set(self.schema.names) - set(table.column_names):
+            raise ValueError(f"Some rows lack the column {min(missing)!r}, which the first rows have.")
+        table = table.select(self.schema.names)
+        try:
+            return table.cast(self.schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            for given, field in zip(table.schema, self.schema, strict=True):
+                try:
+                    table[field.name].cast(field.type)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    raise ValueError(
+                        f"Column {field.name!r} holds {given.type} in some rows and {field.type} in the first ones. "
+                        "Make them one type, or give the dataset `features`."
+                    ) from error
+            raise
 
     def _new_writer(self, file: Any) -> Any:
         if self.format == "parquet":
@@ -93,6 +146,13 @@ class Shards:
     def _merge(self, paths: list[Path]) -> Path:
         if len(paths) == 1:
             return paths[0]
+        needed, free = sum(path.stat().st_size for path in paths), shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                f"One Parquet file of all shards needs {needed / 1e9:.1f} GB beside them until it is whole, and the "
+                f"disk has {free / 1e9:.1f} GB. All rows are embedded and the shards are kept: make room and start "
+                "again to go on, or give a folder as the output, which needs no more room."
+            )
         whole = self.folder / "whole.tmp"
         with pq.ParquetWriter(whole, self.schema) as writer:
             for path in paths:
@@ -105,18 +165,28 @@ def open_output(output: Path) -> Dataset | IterableDataset:
     """Open what `Shards.finish` made: Arrow memory-mapped, Parquet as a stream."""
     if (output / "state.json").is_file():
         return Dataset.load_from_disk(str(output))
-    files = [output] if output.is_file() else sorted(output.glob("data-*.parquet"))
+    files = parquet_files(output)
     return open_files([str(path) for path in files], Reading(format="parquet"), streaming=True)
 
 
-def shard_bounds(n_rows: int, row_bytes: float) -> list[tuple[int, int]]:
+def parquet_files(output: Path) -> list[Path]:
+    """Return the Parquet files of an output, in order."""
+    return [output] if output.is_file() else sorted(output.glob("*.parquet"))
+
+
+def shard_bounds(n_rows: int, row_bytes: float, *, for_workers: bool = False) -> list[tuple[int, int]]:
     """Cut rows into shards of about `SHARD_BYTES`, `[(first, past the last), ...]`; no rows make one empty shard.
+
+    Worker processes take whole shards, and of a small dataset get smaller ones.
 
     >>> shard_bounds(5, row_bytes=2**27)
     [(0, 2), (2, 4), (4, 5)]
     """
-    step = max(1, int(SHARD_BYTES / max(1.0, row_bytes)))
+    size = SHARD_BYTES
+    if for_workers:
+        size = min(SHARD_BYTES, max(WORKER_SHARD_BYTES, int(n_rows * row_bytes / WORKER_SHARDS)))
+    step = max(1, int(size / max(1.0, row_bytes)))
     return [(i, min(i + step, n_rows)) for i in range(0, n_rows, step)] or [(0, 0)]
 
 
-__all__ = ["WRITTEN", "Format", "Shards", "open_output", "shard_bounds"]
+__all__ = ["PARQUET", "WRITTEN", "Format", "Shards", "open_output", "parquet_files", "shard_bounds"]

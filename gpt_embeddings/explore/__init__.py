@@ -2,3 +2,9 @@
 
 Read `style`, `tables`, `figures`, `maps`; then `shown_models`, `views`, `markup`; last `page` and `export`.
 """
+
+from importlib.util import find_spec
+
+
+if find_spec("plotly") is None:
+    raise ImportError("Figures and the page need the extra `explore`: `pip install 'gpt-embeddings[explore]'`.")

@@ -16,6 +16,7 @@ from typing import Any
 from datasets import Dataset
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
@@ -208,6 +209,24 @@ class _Target:
     revision: str | None
     create_pr: bool
     kind: str = "model"
+
+
+def check_push(repo_id: str, *, token: str | None = None) -> None:
+    """Refuse what could not be published in the end, before the work that is to be published is done.
+
+    Args:
+        repo_id: `"user/name"`, or `"name"` in the namespace of the token's user.
+        token: An access token; None takes `HF_TOKEN` or the one stored by `hf auth login`.
+
+    Raises:
+        LocalTokenNotFoundError: There is no token.
+        HfHubHTTPError: The Hub does not know the token.
+        httpx2.HTTPError: The Hub cannot be reached.
+        ValueError: The Hub takes no such name.
+    """
+    validate_repo_id(repo_id)
+    with add_advice(repo_id):
+        _api(token).whoami()
 
 
 def _api(token: str | None) -> HfApi:

@@ -3,16 +3,19 @@
 Left out: decoding, and padding (batches here are flat ids plus offsets).
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.engine import Engine, FlatIds, ReferenceEngine
 from gpt_embeddings.text.frame import Frame, find_frame
+from gpt_embeddings.text.sources import take_column
 from gpt_embeddings.text.splintr_engine import encode_lock, find_accelerator
 from gpt_embeddings.text.tokenizer import backend_state, check_fast
 from gpt_embeddings.text.word_cache import find_word_cache
@@ -66,6 +69,39 @@ def encode_flat(
             raise bad_text(documents) from error
     frame = find_frame(tokenizer) if add_special_tokens else Frame()
     return frame.put_around(input_ids, offsets, max_length=max_length)
+
+
+def as_texts(texts: Any) -> Any:
+    """Return texts as an Arrow column or a list.
+
+    Args:
+        texts: Whatever holds them: a sequence, or a column of Arrow, numpy, pandas or polars.
+
+    Raises:
+        TypeError: It is one text, or nothing that holds texts.
+    """
+    if hasattr(texts, "to_arrow"):  # polars
+        texts = texts.to_arrow()
+    elif hasattr(texts, "isna"):  # pandas
+        texts = pa.array(texts, from_pandas=True)
+    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        return take_column(pa.table({"texts": texts}), "texts")
+    if isinstance(texts, list):
+        return texts
+    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
+    return list(texts)
+
+
+def fill_missing(texts: Texts) -> tuple[Texts, npt.NDArray[np.bool_] | None]:
+    """Return texts with "" for those that are missing, and which those are, of shape `(n_texts,)`."""
+    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        if None not in texts:
+            return texts, None
+        return ["" if text is None else text for text in texts], np.array([text is None for text in texts])
+    if not texts.null_count:
+        return texts, None
+    return texts.fill_null(""), np.asarray(texts.is_null())
 
 
 def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".format) -> Exception:
@@ -145,4 +181,4 @@ def _as_list(texts: Texts) -> list[str]:
         raise
 
 
-__all__ = ["Texts", "bad_text", "encode_flat"]
+__all__ = ["Texts", "as_texts", "bad_text", "encode_flat", "fill_missing"]

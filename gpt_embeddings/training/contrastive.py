@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
-from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import split_sentences
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
@@ -164,7 +164,7 @@ def _pairs(
     dataset: Dataset | IterableDataset, columns: tuple[str, str] | None, column: str
 ) -> Iterator[tuple[str, str]]:
     batches = read_blocks(dataset.with_format("arrow"), READ_ROWS, columns or [column])
-    for batch in tqdm(batches, desc="Reading", unit="batch", leave=False):
+    for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
         texts = [batch[name].to_pylist() for name in columns or [column]]
         if columns is not None:
             yield from (pair for pair in zip(*texts, strict=True) if all(pair))

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
-from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
@@ -32,6 +31,7 @@ from gpt_embeddings.analysis.meaning import similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.outputs import whole_file
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import tokenizer_digest, vocabulary_rows
@@ -295,7 +295,7 @@ def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
     batches = read_blocks(dataset.with_format("arrow"), READ_TEXTS, [column])
-    for batch in tqdm(batches, desc="Reading", unit="batch", leave=False):
+    for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
         yield from (text for text in batch[column].to_pylist() if text)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import Texts, encode_flat
 from gpt_embeddings.training.row_adam import RowAdam
 from gpt_embeddings.training.runs import RunFolder, check_options, not_finite
@@ -126,7 +126,7 @@ def fit_pooled(
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
     shown, order = float("nan"), None
-    with _sparse_gradients(model), tqdm(total=n_steps, initial=step, desc=title, unit="step") as bar:
+    with _sparse_gradients(model), Bar(total=n_steps, initial=step, desc=title, unit="step") as bar:
         while step < n_steps:
             epoch, place = divmod(step, per_epoch)
             if order is None or place == 0:

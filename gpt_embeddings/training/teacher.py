@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import packages_distributions
 from itertools import pairwise
@@ -23,11 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from datasets.utils import tqdm
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gpt_embeddings.checkpoints.files import open_folder
 from gpt_embeddings.outputs import whole_file
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.threads import n_cores
 
 
@@ -181,6 +183,9 @@ def _load_sentence_transformer(name: str) -> Any:
         raise ImportError("A teacher needs sentence-transformers: `pip install 'gpt-embeddings[train]'`.") from error
     if not name:
         raise OSError("The teacher's name is empty; give a folder or the Hub name of a sentence-transformers model.")
+    if not os.path.exists(name):
+        with suppress(FileNotFoundError):  # sentence-transformers knows some names without their owner
+            open_folder(name).has("modules.json")
     try:
         return SentenceTransformer(name)
     except Exception as error:  # each of the loaders behind it has errors of its own
@@ -244,7 +249,7 @@ def encode_texts(teacher: Any, texts: Sequence[str], folder: str | os.PathLike[s
     parts = []
     with (
         _Readers(teacher) as readers,
-        tqdm(total=int(lengths.sum()), initial=there, desc="Teacher", unit=readers.unit, unit_scale=True) as bar,
+        Bar(total=int(lengths.sum()), initial=there, desc="Teacher", unit=readers.unit, unit_scale=True) as bar,
     ):
         for rows, path in zip(blocks, paths, strict=True):
             if not path.is_file():
@@ -274,7 +279,7 @@ class _Readers:
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def encode(self, texts: list[str], lengths: Lengths, bar: tqdm) -> npt.NDArray[np.float16]:
+    def encode(self, texts: list[str], lengths: Lengths, bar: Bar) -> npt.NDArray[np.float16]:
         """Encode texts, the shortest first."""
         parts = []
         bounds = _batches(lengths, self.batch_size)
@@ -316,7 +321,7 @@ def _n_tokens(teacher: Any, texts: Sequence[str]) -> Lengths:
     if isinstance(teacher, OtherTeacher):
         return lengths
     order = np.argsort(lengths, kind="stable")
-    for start in tqdm(range(0, len(texts), BLOCK_TEXTS), desc="Counting", unit="block", leave=False):
+    for start in Bar(range(0, len(texts), BLOCK_TEXTS), desc="Counting", unit="block", leave=False):
         rows = order[start : start + BLOCK_TEXTS]
         features = teacher.preprocess([texts[i] for i in rows])
         if "attention_mask" not in features:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.lanes import Documents, other_text, shuffled
@@ -74,7 +74,7 @@ def hold(documents: Documents, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> 
     dtype = np.uint16 if max(vocabulary_rows(tokenizer), cut.separator + 1) <= 2**16 else np.int32
     stream = cut.packing == "stream"
     parts, ends, n_documents, n_tokens, size = [], [], 0, 0, 0
-    with tqdm(desc="Tokenizing", unit=" tokens", unit_scale=True, delay=SILENT_SECONDS, leave=False) as bar:
+    with Bar(desc="Tokenizing", unit=" tokens", unit_scale=True, delay=SILENT_SECONDS, leave=False) as bar:
         for _, texts in documents.read(None):
             input_ids, offsets = encode_flat(texts, tokenizer, add_special_tokens=False)
             filled = np.diff(offsets) > 0

@@ -17,9 +17,9 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
-from datasets.utils import tqdm
 
 from gpt_embeddings.outputs import Output, whole_file, write_dataset_files, write_json
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
 from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
@@ -96,7 +96,7 @@ def _write(corpus: Corpus, epoch: int, out: Output, features: Features) -> None:
     log = out.folder / "progress.json"
     if log.exists():
         progress = json.loads(log.read_text(encoding="utf-8"))
-    with tqdm(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
+    with Bar(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
         for lane, state_after, ids in _walk(corpus, epoch, progress["lane"], progress["state"]):
             path = out.result / f"data-{len(progress['files']):05d}.arrow"
             _write_arrow(_table(ids, corpus.cut, features), path)

@@ -16,6 +16,13 @@ def test_rank_correlation_is_scipys(values, random):
     assert spearman(np.array(values, float), np.array(others, float)) == pytest.approx(expected, abs=1e-12)
 
 
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=30).filter(lambda values: len(set(values)) > 1), st.randoms())
+def test_equal_values_share_a_rank(values, random):
+    others = random.sample(values, len(values))
+    expected = spearmanr(values, others)[0]
+    assert spearman(np.array(values, float), np.array(others, float)) == pytest.approx(expected, abs=1e-12)
+
+
 def test_pairs_are_never_of_a_text_with_itself():
     vectors = np.random.default_rng(0).normal(size=(600, 5))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -108,9 +108,10 @@ def test_overwrite_spares_inputs_and_other_folders(config, tmp_path):
     assert (result.exit_code, "holds, the input" in result.stderr) == (1, True)
     result = run(STORY, "--output", folder, "--config", config, "--overwrite")
     assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
-    result = run(STORY, "--output", folder / "in.txt", "--config", config, "--overwrite")
+    (folder / "in").write_text("a tide\n")
+    result = run(STORY, "--output", folder / "in", "--config", config, "--overwrite")
     assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
-    assert [path.name for path in folder.iterdir()] == ["in.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["in", "in.txt"]
 
 
 def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):

@@ -1,5 +1,6 @@
 """The options of `gpt-embeddings embed` that `embed_dataset` brought."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,55 @@ def test_every_option_reaches_the_vectors(run, tmp_path):
     ("options", "message"),
     [
         (("--output-column", "text"), "`column` and `output_column` are both 'text'"),
+        (
+            ("--output", "x.jsonl"),
+            "is named as a .jsonl file, which `embed` does not write.",
+        ),
         (("--ray", "auto"), "`--ray` needs a model that every node can read; save the fresh one and give `--model`"),
     ],
 )
 def test_messages(run, tmp_path, options, message):
-    result = run("--output", tmp_path / "out", *options)
+    result = run(*(() if "--output" in options else ("--output", tmp_path / "out")), *options)
     assert result.exit_code == 1 and message in result.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--streaming",), ("--num-proc", 2)], ids=["threads", "stream", "processes"])
+def test_what_is_missing_blank_or_cut_is_told(run, tmp_path, options):
+    rows = [{"text": text} for text in ("A bell.", None, "", "tide " * 70, None)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ["embed", source, "--config", tmp_path / "small.json", "--output", tmp_path / "out", *options]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output
+    assert "\nOf 5 texts 2 missing (null) and 1 blank: their vectors are zero.\n" in result.stdout
+    assert "\nOf 5 texts 1 cut at 64 tokens; overflow 'windows' takes all of a text.\n" in result.stdout
+    assert "The tables are random: their vectors mean nothing before training." in result.stderr
+    assert "from fresh, untrained tables (seed 0)." in result.stdout
+
+
+def test_blank_lines_of_a_text_file_are_told(run, tmp_path):
+    source = tmp_path / "lines.txt"
+    source.write_text("A bell.\n\nThe tide.\n\n\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["embed", str(source), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "\nOf 5 texts 3 blank: their vectors are zero.\n" in result.stdout
+    assert "random" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "message"),
+    [
+        ("a/b/c", "hf_abc", "Repo id must be in the form"),
+        ("me/vectors", "", "There is no access token."),
+        ("me/vectors", "hf_abc", "Unset HF_HUB_OFFLINE to publish."),
+    ],
+    ids=["name", "token", "reach"],
+)
+def test_what_cannot_be_published_is_refused_before_the_work(run, tmp_path, monkeypatch, name, token, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    result = run("--output", tmp_path / "out", "--push-to-hub", name)
+    assert result.exit_code == 1 and message in result.stderr, result.output
+    assert "random" not in result.stderr and {path.name for path in tmp_path.iterdir()} == {"small.json"}
 
 
 def test_shards_of_another_job_are_not_mixed_in(run, tmp_path):

@@ -88,6 +88,40 @@ def test_a_command_imports_what_it_uses(command, spared, commands):
     assert "torch" in commands[command] and commands[command].isdisjoint(spared)
 
 
+INTERRUPTED = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from gpt_embeddings_cli import app
+app(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("typer", ["--help"]),
+        ("datasets", ["embed", STORY, "--output", "x"]),
+        ("numpy.linalg", ["windows", STORY, "--dry-run"]),
+        ("torch.nn", ["train", "clm", STORY, "--output", "x"]),
+    ],
+)
+def test_interrupted_while_it_imports(module, command, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_package_imports_the_model_alone(tmp_path):
     code = """

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.embedding.cluster import embed_on_cluster
+from gpt_embeddings.progress import Progress
 
 
 psutil = pytest.importorskip("psutil")
@@ -73,9 +74,11 @@ def test_every_row_once_although_an_actor_is_killed(cluster, saved, tmp_path):
     killer = threading.Thread(target=kill_one)
     killer.start()
     inputs = [tmp_path / f"part-{part}.parquet" for part in range(3)]
-    assert embed_on_cluster(inputs, tmp_path / "out", saved, saved) == len(texts)
+    progress = Progress(hidden=True)
+    assert embed_on_cluster(inputs, tmp_path / "out", saved, saved, progress=progress) == len(texts)
     killer.join()
     assert killed
+    assert progress.counts.documents == progress.counts.cut == len(texts)  # a batch that was done twice counts once
     table = pq.read_table(tmp_path / "out").sort_by("id")
     assert table["id"].to_pylist() == list(range(len(texts)))
     assert table["text"].to_pylist() == texts
@@ -93,6 +96,13 @@ def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
     expected = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
     found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
     assert np.array_equal(found, expected.encode(table["text"].to_pylist()))
+
+
+def test_what_is_missing_or_blank_is_counted(cluster, saved, tmp_path):
+    progress = Progress(hidden=True)
+    dataset = Dataset.from_dict({"text": ["A bell.", None, "", "tide", None] * 100})
+    embed_on_cluster(dataset, tmp_path / "out", saved, saved, progress=progress)
+    assert (progress.counts.documents, progress.counts.nulls, progress.counts.blank) == (500, 200, 100)
 
 
 def test_errors(cluster, saved, tmp_path):

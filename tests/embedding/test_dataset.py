@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import warm_python
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from gpt_embeddings import (
     Embedder,
@@ -25,6 +26,7 @@ from gpt_embeddings import (
 )
 from gpt_embeddings.embedding import dataset as embed_module
 from gpt_embeddings.embedding import shards as shards_module
+from gpt_embeddings.progress import Counts, Progress
 
 
 TEXTS = [f"Bell {i} " + "rings at high tide " * (i % 7) for i in range(200)]
@@ -107,6 +109,206 @@ def test_a_stream_without_known_columns(model, tokenizer, tmp_path):
     check(embed_dataset(stream, model, tokenizer, output=tmp_path / "out"), model, tokenizer)
 
 
+@pytest.mark.parametrize("features", [None, source().features], ids=["unknown columns", "known columns"])
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_a_stream_that_can_be_read_once(model, tokenizer, small, tmp_path, features, name):
+    begun = []
+
+    def rows():
+        begun.append(1)
+        yield from once
+
+    once = iter(source().to_list())
+    stream = IterableDataset.from_generator(rows, features=features)
+    check(embed_dataset(stream, model, tokenizer, output=tmp_path / name), model, tokenizer)
+    assert begun == [1]
+
+
+def test_splits_that_can_be_read_once(model, tokenizer, small, tmp_path):
+    begun = []
+
+    def rows(name):
+        begun.append(name)
+        yield from iterators[name]
+
+    iterators = {name: iter(source().to_list()) for name in ("train", "test")}
+    streams = {
+        name: IterableDataset.from_generator(rows, gen_kwargs={"name": name}, features=source().features)
+        for name in iterators
+    }
+    embedded = embed_dataset(IterableDatasetDict(streams), model, tokenizer, output=tmp_path / "out")
+    for split in embedded.values():
+        check(split, model, tokenizer)
+    assert begun == ["train", "test"]
+
+
+def test_a_lazy_stream_is_begun_when_it_is_read(model, tokenizer, small):
+    begun = []
+
+    def rows():
+        begun.append(1)
+        yield from source()
+
+    embedded = embed_dataset(IterableDataset.from_generator(rows), model, tokenizer)
+    assert not begun
+    check(embedded, model, tokenizer)
+    assert begun == [1]
+
+
+def test_a_stream_that_has_been_read_already(model, tokenizer, tmp_path):
+    once = iter([])
+    with pytest.raises(ValueError, match="The stream gives no rows, and its columns are unknown"):
+        embed_dataset(IterableDataset.from_generator(lambda: once), model, tokenizer, output=tmp_path / "out")
+
+
+def test_a_stream_that_can_be_read_once_is_not_continued(model, tokenizer, small, tmp_path):
+    once = iter(source().to_list())
+    stream = IterableDataset.from_generator(lambda: once, features=source().features)
+    with pytest.raises(StopError):
+        embed_dataset(stream, model, tokenizer, output=tmp_path / "out", progress=StopAfter(90))
+    with pytest.raises(ValueError, match="a stream over an iterator has to be made anew"):
+        embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    check(embed_dataset(source().to_iterable_dataset(), model, tokenizer, output=tmp_path / "other"), model, tokenizer)
+
+
+@pytest.mark.parametrize("change", ["other", "shorter"])
+def test_a_stream_that_gives_other_rows_is_not_continued(model, tokenizer, small, tmp_path, change):
+    texts = list(TEXTS)
+    stream = IterableDataset.from_generator(
+        lambda: ({"id": i, "text": text} for i, text in enumerate(texts)), features=source().features
+    )
+    with pytest.raises(StopError):
+        embed_dataset(stream, model, tokenizer, output=tmp_path / "out", progress=StopAfter(150))
+    if change == "shorter":
+        del texts[10:]
+    else:
+        texts.insert(5, "one more")
+    with pytest.raises(ValueError, match=r"The stream does not give the \d+ rows again"):
+        embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
+
+
+def test_rows_that_are_lost_are_an_error(model, tokenizer, small, tmp_path, monkeypatch):
+    write = shards_module.Shards.write
+
+    def lose_some(self, index, tables):
+        return write(self, index, (table.slice(1) for table in tables))
+
+    monkeypatch.setattr(shards_module.Shards, "write", lose_some)
+    for dataset in (source(), source().to_iterable_dataset()):
+        with pytest.raises(ValueError, match=r"200 rows were read, and the shards in .* hold 1\d\d"):
+            embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", resume=False)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_stream_of_unknown_columns_that_begins_with_missing_texts(model, tokenizer, small, tmp_path):
+    texts = [None] * 100 + TEXTS
+    stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
+    embedded = embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
+    assert embedded["text"][:] == texts and not np.any(embedded["embedding"][:100])
+
+
+def test_a_column_of_another_type_later_on(model, tokenizer, small, tmp_path):
+    stream = IterableDataset.from_generator(
+        lambda: ({"text": text, "x": None if i < 100 else "late"} for i, text in enumerate(TEXTS))
+    )
+    with pytest.raises(ValueError, match="Column 'x' holds string in some rows and null in the first ones"):
+        embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["list", "numpy", "pandas", "polars", "polars series"])
+def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
+    texts = ["A bell.", None, "The tide came in."]
+    if kind == "list":
+        data = texts
+    elif kind == "numpy":
+        data = np.array(texts, dtype=object)
+    elif kind == "pandas":
+        data = pytest.importorskip("pandas").DataFrame({"text": texts, "id": [0, 1, 2]}, index=[7, 8, 9])
+    else:
+        frame = pytest.importorskip("polars").DataFrame({"text": texts, "id": [0, 1, 2]})
+        data = frame if kind == "polars" else frame["text"]
+    names = ["text", "id", "embedding"] if kind in ("pandas", "polars") else ["text", "embedding"]
+    for output in (None, tmp_path / "out"):
+        embedded = embed_dataset(data, model, tokenizer, output=output)
+        assert embedded.column_names == names and embedded["text"][:] == texts
+        assert np.array_equal(embedded["embedding"][:], Embedder(model, tokenizer).encode(texts))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("file.txt", "got str"),
+        ({"text": ["a"]}, "got dict"),
+        (iter(["a"]), "got list_iterator"),
+        ([1, 2], "must hold strings, it holds int: 1"),
+    ],
+    ids=["str", "dict", "iterator", "numbers"],
+)
+def test_what_holds_no_rows(model, tokenizer, data, message):
+    with pytest.raises(TypeError, match=message):
+        embed_dataset(data, model, tokenizer)
+
+
+def test_no_room_for_one_file(model, tokenizer, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"needs 0\.0 GB beside them .* the shards are kept"):
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet")
+    monkeypatch.undo()
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", 2**13)
+    progress = Progress(hidden=True)
+    check(
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet", progress=progress), model, tokenizer
+    )
+    assert progress.resumed == len(TEXTS)
+
+
+LONG = "tide " * 40
+COUNTED = ["A bell.", None, "", LONG, None, "x"] * 20
+
+
+@pytest.mark.parametrize("way", ["memory", "threads", "processes", "stream"])
+def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, small, tmp_path, way, caplog):
+    dataset = Dataset.from_dict({"text": COUNTED})
+    options = {"num_proc": 2} if way == "processes" else {}
+    data = dataset.to_iterable_dataset() if way == "stream" else dataset
+    output = None if way == "memory" else tmp_path / "out"
+    progress = Progress(hidden=True)
+    embed_dataset(data, model, tokenizer, output=output, progress=progress, **options)
+    n_tokens = sum(len(tokenizer(text)["input_ids"]) for text in COUNTED if text)
+    n_bytes = sum(len(text or "") for text in COUNTED)
+    assert progress.counts == Counts(120, n_tokens, n_bytes, nulls=40, blank=20, cut=20)
+    assert not caplog.messages
+    embed_dataset(dataset, model, tokenizer)
+    assert caplog.messages == [
+        "Of 120 texts 40 missing (null) and 20 blank: their vectors are zero.",
+        "Of 120 texts 20 cut at 32 tokens; overflow 'windows' takes all of a text.",
+    ]
+    counts = Embedder(model, tokenizer, overflow="windows").extend(pa.table({"text": COUNTED}))[1]
+    assert counts.cut == 0
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.arrow", "s3://bucket/x.parquet", "hf://me/x"])
+def test_outputs_that_are_named_as_something_else(model, tokenizer, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    once = iter(source().to_list())
+    stream = IterableDataset.from_generator(lambda: once)
+    with pytest.raises(ValueError, match=r"is named as a \.\w+ file, which `embed` does not write|is an address"):
+        embed_dataset(stream, model, tokenizer, output=name)
+    assert not list(tmp_path.iterdir()) and len(list(once)) == len(TEXTS)
+    with pytest.raises(ValueError, match=r"`format` is 'arrow', but the output is named as a \.pq file"):
+        embed_dataset(source(), model, tokenizer, output="x.pq", format="arrow")
+
+
+@pytest.mark.parametrize("name", ["out.pq", "out.PARQUET", "final [v2].parquet", "v1.5", "a*b?"])
+def test_names_that_are_taken_as_they_are(model, tokenizer, small, tmp_path, name):
+    (tmp_path / "final 2.parquet").write_bytes(b"of another")
+    embedded = embed_dataset(source(), model, tokenizer, output=tmp_path / name)
+    check(embedded, model, tokenizer)
+    assert (tmp_path / name).is_file() == (name.lower().endswith(("pq", "parquet")))
+    assert embed_dataset(source(), model, tokenizer, output=tmp_path / name, overwrite=True).column_names
+
+
 def test_splits(model, tokenizer, tmp_path):
     splits = DatasetDict({"train": source(), "test": source()})
     for embedded in (
@@ -170,14 +372,14 @@ class StopError(Exception):
     pass
 
 
-class StopAfter(embed_module.Progress):
+class StopAfter(Progress):
     def __init__(self, documents):
         super().__init__(hidden=True)
         self.limit = documents
 
-    def add(self, documents, tokens, text_bytes):
-        super().add(documents, tokens, text_bytes)
-        if self.documents >= self.limit:
+    def add(self, counts):
+        super().add(counts)
+        if self.counts.documents >= self.limit:
             raise StopError
 
 
@@ -192,9 +394,9 @@ def test_resume(model, tokenizer, small, tmp_path, format, streaming):
     assert not (tmp_path / "out").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.partial" / "result").glob("data-*")}
     assert kept
-    progress = embed_module.Progress(hidden=True)
+    progress = Progress(hidden=True)
     check(embed_dataset(dataset, model, tokenizer, progress=progress, **options), model, tokenizer)
-    assert progress.resumed > 0 and progress.resumed + progress.documents == len(TEXTS)
+    assert progress.resumed > 0 and progress.resumed + progress.counts.documents == len(TEXTS)
     for path, written in kept.items():
         assert (tmp_path / "out" / path.name).stat().st_mtime_ns == written
 
@@ -206,6 +408,26 @@ def test_another_job_is_not_continued(model, tokenizer, small, tmp_path):
         embed_dataset(source(), new_model(seed=1), tokenizer, output=tmp_path / "out")
     embedded = embed_dataset(source(), new_model(seed=1), tokenizer, output=tmp_path / "out", resume=False)
     check(embedded, new_model(seed=1), tokenizer)
+
+
+def test_worker_processes_share_in_a_small_dataset(model, tokenizer, tmp_path, monkeypatch):
+    """Each has shards of its own; a run is continued as it was cut."""
+    monkeypatch.setattr(shards_module, "WORKER_SHARD_BYTES", 2**11)
+    seen = set()
+    work = embed_module._write_in_processes
+
+    def watch(dataset, embedder, shards, todo, num_proc, progress):
+        seen.update(i % num_proc for i, *_ in todo)
+        return work(dataset, embedder, shards, todo, num_proc, progress)
+
+    monkeypatch.setattr(embed_module, "_write_in_processes", watch)
+    with pytest.raises(StopError):
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=2, progress=StopAfter(150))
+    assert seen == {0, 1}
+    if list((tmp_path / ".out.partial").glob("result/data-*")):
+        with pytest.raises(ValueError, match=r"`cut for worker processes \(--num-proc\)` is None and was True"):
+            embed_dataset(source(), model, tokenizer, output=tmp_path / "out")
+    check(embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=3), model, tokenizer)
 
 
 def test_a_shard_cut_short_is_made_again(model, tokenizer, small, tmp_path):
@@ -264,7 +486,7 @@ def private():
 dataset, peak, total = datasets.load_from_disk(sys.argv[1]), 0, 0
 embed_dataset(dataset.select(range(3000)), model, tokenizer, output=sys.argv[2] + "-warm")
 before = private()
-class Watch(embed.Progress):
+class Watch(Progress):
     def add(self, *counts):
         global peak
         super().add(*counts)
@@ -272,8 +494,8 @@ class Watch(embed.Progress):
 watch = Watch(hidden=True)
 from gpt_embeddings.embedding import dataset as module
 embed_dataset(dataset, model, tokenizer, output=sys.argv[2], progress=watch)
-print(json.dumps([before, peak, watch.text_bytes]))
-""".replace("import json,", "import gpt_embeddings.embedding.dataset as embed\nimport json,")
+print(json.dumps([before, peak, watch.counts.text_bytes]))
+""".replace("import json,", "from gpt_embeddings.progress import Progress\nimport json,")
 
 
 @pytest.mark.slow

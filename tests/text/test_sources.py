@@ -208,6 +208,17 @@ class TestTables:
         assert first == {"text": "x", "a": "007", "b": 1.5, "c": True, "d": None}
         assert second == {"text": "y", "a": "1", "b": 2.0, "c": False, "d": None}
 
+    def test_a_field_of_many_lines_across_blocks(self, streaming):
+        fields = ["plain", 'with "quotes"', "two\nlines", "", "a,b", "x" * 90, "last\r\nlines"]
+        rows = [(text, i) for i in range(5) for text in ["plain"] * 9 + fields]
+        lines = ['"{}",{}\n'.format(text.replace('"', '""'), i) for text, i in rows]
+        write("a.csv", "text,n\n" + "".join(lines))
+        found = [(row["text"] or "", row["n"]) for row in load_source("a.csv", streaming=streaming)]
+        assert found == rows
+        for size in (11, 100, 1000):
+            tables = list(read_tables("a.csv", Reading(format="csv", texts=("text",)), size=size))
+            assert [text or "" for table in tables for text in table["text"].to_pylist()] == [row[0] for row in rows]
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [

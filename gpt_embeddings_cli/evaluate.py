@@ -1,0 +1,142 @@
+"""`gpt-embeddings evaluate`: what a model's vectors are worth on pairs of texts of one's own."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.options import TEXT, Split, Tokenizer, check_inputs, check_names
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SCORE = "score"
+# Names that the sets of sentence-transformers have.
+PAIRS = [("sentence1", "sentence2"), ("question", "answer"), ("query", "answer"), ("anchor", "positive")]
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or Hub name; gpt-embeddings-english is the one that comes with the package.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PAIRS",
+            help="A table with two columns of texts: files, or one Hub dataset name.",
+            show_default=False,
+        ),
+    ],
+    columns: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            help="The two columns of texts; by default those that are called as sentence-transformers calls them: "
+            + ", ".join(" and ".join(pair) for pair in PAIRS)
+            + ".",
+            show_default=False,
+            rich_help_panel=TEXT,
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help=f"The column of scores; by default '{SCORE}' if there is one.",
+            show_default=False,
+            rich_help_panel=TEXT,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    tokenizer: Tokenizer = None,
+    split: Split = "test",
+) -> None:
+    """Measure MODEL on PAIRS, at all its dimensions and at the first half, quarter, ... of them.
+
+    With a column of scores: the rank correlation (Spearman) of cosines with the scores. Without: how many of the first
+    texts (questions) find their second (answer) among all that there are.
+
+    Example: gpt-embeddings evaluate gpt-embeddings-english pairs.csv
+    """
+    with errors_as_messages():
+        check_inputs(data)
+        check_names(model, tokenizer)
+
+        from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores
+        from gpt_embeddings.embedding.embedder import Embedder
+
+        pairs, columns = _open(data, columns, split)
+        if score is None and SCORE in pairs.column_names:
+            score = SCORE
+        if score is not None and score not in pairs.column_names:
+            raise ValueError(f"There is no column {score!r} of scores; there are {', '.join(pairs.column_names)}.")
+        first, second, scores, n_skipped = _take(pairs, columns, score)
+        encode = Embedder.from_pretrained(model, tokenizer=tokenizer).encode
+        facts: dict[str, Any] = {
+            "pairs": len(first),
+            "left out": n_skipped,
+            "columns": [*columns, *([score] if score else [])],
+        }
+        if score is None:
+            found = evaluate_retrieval(encode, first, second)
+            facts["dimensions"] = {dim: asdict(values) for dim, values in found.items()}
+        else:
+            facts["dimensions"] = {
+                dim: {"spearman": value} for dim, value in evaluate_scores(encode, first, second, scores).items()
+            }
+        _report(facts, as_json)
+
+
+def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tuple[Dataset, tuple[str, str]]":
+    """Return the table and the names of its two columns of texts."""
+    from gpt_embeddings.text.sources import ColumnError, load_source
+
+    for pair in [columns] if columns else PAIRS:
+        try:
+            return load_source(data, column=pair[0], split=split), pair
+        except ColumnError as error:
+            message = str(error)
+    raise ValueError(f"{message} Name the two columns of texts with --columns.")
+
+
+def _take(
+    pairs: "Dataset", columns: tuple[str, str], score: str | None
+) -> tuple[list[str], list[str], list[float], int]:
+    """Return the pairs that are whole, their scores, and how many were not."""
+    from gpt_embeddings.text.sources import check_texts
+
+    for column in columns:
+        check_texts(pairs, column)
+    whole = [
+        row
+        for row in zip(pairs[columns[0]], pairs[columns[1]], pairs[score] if score else [0] * len(pairs), strict=True)
+        if row[0] and row[1] and row[2] is not None
+    ]
+    if not whole:
+        raise ValueError(f"No row of {len(pairs)} has {' and '.join(columns)}{' and ' + score if score else ''}.")
+    first, second, scores = map(list, zip(*whole, strict=True))
+    return first, second, scores, len(pairs) - len(whole)
+
+
+def _report(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    left_out = f"; {facts['left out']:,} that lack a text or a score are left out" if facts["left out"] else ""
+    typer.echo(f"{facts['pairs']:,} pairs ({', '.join(facts['columns'])}){left_out}")
+    names = list(next(iter(facts["dimensions"].values())))
+    titles = [
+        "dimensions",
+        *(name.replace("_at_", "@").replace("mrr", "MRR").replace("spearman", "Spearman") for name in names),
+    ]
+    typer.echo("  ".join(f"{title:>10}" for title in titles))
+    for dim, values in facts["dimensions"].items():
+        typer.echo("  ".join([f"{dim:>10}", *(f"{values[name]:>10.3f}" for name in names)]))
+
+
+__all__ = ["evaluate"]

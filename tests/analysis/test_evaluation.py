@@ -1,0 +1,156 @@
+"""Worth of vectors: the numbers of sentence-transformers' evaluators, and the command around them."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import (
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+)
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from typer.testing import CliRunner
+
+from gpt_embeddings import Embedder
+from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores
+from gpt_embeddings_cli import app
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+STORY = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
+LINES = [line for line in STORY.split("\n") if len(line) > 40]
+
+
+@pytest.fixture(scope="module")
+def box():
+    return Embedder.from_pretrained("gpt-embeddings-english")
+
+
+@pytest.fixture(scope="module")
+def theirs(box):
+    """The tokens' rows of the same table as a model of sentence-transformers, which its evaluators take."""
+    rows = box.model.wte.weight.detach().numpy()
+    return SentenceTransformer(
+        modules=[StaticEmbedding(box.tokenizer.backend_tokenizer, embedding_weights=rows)], device="cpu"
+    )
+
+
+@pytest.mark.parametrize("dim", [256, 64])
+def test_scored_pairs_as_sentence_transformers_has_them(theirs, dim):
+    rng = np.random.default_rng(0)
+    first, second = LINES[:-1], LINES[1:]
+    scores = rng.integers(0, 6, len(first)) / 5  # with ties
+    evaluator = EmbeddingSimilarityEvaluator(first, second, scores, main_similarity="cosine", truncate_dim=dim)
+    ours = evaluate_scores(theirs.encode, first, second, scores, dims=[dim])
+    assert ours[dim] == pytest.approx(evaluator(theirs)["spearman_cosine"], abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [256, 32])
+def test_retrieval_as_sentence_transformers_has_it(theirs, dim):
+    """Beginnings of lines ask for their ends; some have two answers, some share one."""
+    questions = [line[:20] for line in LINES] + [LINES[0][:20], LINES[1][:20], "Quite another question"]
+    answers = [line[20:] for line in LINES] + [LINES[5][20:], LINES[1][20:], LINES[2][20:]]
+    documents = {answer: str(i) for i, answer in enumerate(dict.fromkeys(answers))}
+    asked = list(dict.fromkeys(questions))
+    relevant = {str(i): {documents[a] for q, a in zip(questions, answers, strict=True) if q == question}
+                for i, question in enumerate(asked)}  # fmt: skip
+    evaluator = InformationRetrievalEvaluator(
+        {str(i): question for i, question in enumerate(asked)},
+        {number: answer for answer, number in documents.items()},
+        relevant,
+        truncate_dim=dim,
+        precision_recall_at_k=[1, 10],
+    )
+    expected = evaluator(theirs)
+    ours = evaluate_retrieval(theirs.encode, questions, answers, dims=[dim])[dim]
+    assert ours.recall_at_1 == pytest.approx(expected["cosine_recall@1"])
+    assert ours.recall_at_10 == pytest.approx(expected["cosine_recall@10"])
+    assert ours.mrr_at_10 == pytest.approx(expected["cosine_mrr@10"])
+    assert 0 < ours.recall_at_1 < ours.recall_at_10 < 1
+
+
+def test_few_answers_and_blocks(box, monkeypatch):
+    """Fewer answers than ten; and the numbers do not depend on how many questions are compared at a time."""
+    found = evaluate_retrieval(
+        box.encode, ["How deep is the sea?", "Who bakes?"], ["The baker.", "The ocean's depth."]
+    )
+    assert found[256].recall_at_10 == 1
+    questions, answers = [line[:25] for line in LINES], [line[25:] for line in LINES]
+    whole = evaluate_retrieval(box.encode, questions, answers)
+    monkeypatch.setattr("gpt_embeddings.analysis.evaluation.BLOCK_QUESTIONS", 7)
+    assert evaluate_retrieval(box.encode, questions, answers) == whole
+    assert list(whole) == [256, 128, 64, 32]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ((["a"] * 3, ["b"] * 3, [1, 2]), "got 3 and 3 texts and 2 scores"),
+        ((["a"] * 2, ["b"] * 2, [1, 2]), "at least 3: got 2"),
+        ((["a"] * 3, ["b"] * 3, [1, float("nan"), 2]), "The score of pair 1 is nan"),
+        ((["a"] * 3, ["b"] * 3, [1, 1, 1]), "All scores are 1"),
+    ],
+)
+def test_scores_that_cannot_be(box, lists, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_scores(box.encode, *lists)
+
+
+def test_other_bad_input(box):
+    with pytest.raises(ValueError, match="got 0 questions"):
+        evaluate_retrieval(box.encode, [], [])
+    with pytest.raises(ValueError, match="`dims` has 300, but the vectors have 256"):
+        evaluate_retrieval(box.encode, ["a"], ["b"], dims=[300])
+    with pytest.raises(ValueError, match=r"Vectors of 2 texts have the shape \(256,\)"):
+        evaluate_retrieval(lambda texts: box.encode(texts[0]), ["a"], ["b"])
+
+
+def write(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return str(path)
+
+
+class TestCommand:
+    def test_scored_pairs(self, box, tmp_path):
+        rows = [(a, b, i % 4) for i, (a, b) in enumerate(zip(LINES, LINES[3:], strict=False))]
+        data = write(tmp_path / "pairs.csv", [("sentence1", "sentence2", "score"), *rows, ("alone", "", 3)])
+        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, "--json"])
+        assert done.exit_code == 0, done.output
+        facts = json.loads(done.stdout.splitlines()[-1])
+        assert (facts["pairs"], facts["left out"]) == (len(rows), 1)
+        first, second = (box.encode([row[side] for row in rows]) for side in (0, 1))
+        cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+        expected = spearmanr(cosines, [row[2] for row in rows])[0]
+        assert facts["dimensions"]["256"]["spearman"] == pytest.approx(expected, abs=1e-6)
+
+    def test_questions_by_the_names_of_their_columns(self, tmp_path):
+        rows = [(line[:20], line[20:]) for line in LINES]
+        data = write(tmp_path / "faq.csv", [("asked", "said"), *rows])
+        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data])
+        assert done.exit_code == 1
+        assert "the columns are asked, said. Name the two columns of texts with --columns." in done.stderr
+        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, "--columns", "asked", "said"])
+        assert done.exit_code == 0, done.output
+        assert f"{len(rows):,} pairs (asked, said)" in done.stdout
+        assert "recall@1   recall@10      MRR@10" in " ".join(done.stdout.splitlines())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--score", "points"], "There is no column 'points' of scores; there are question, answer, n"),
+            (["--columns", "question", "n"], "Column 'n' must hold strings"),
+            (["--score", "n"], "at least 3"),
+        ],
+    )
+    def test_messages(self, options, message, tmp_path):
+        data = write(
+            tmp_path / "pairs.csv", [("question", "answer", "n"), ("Who?", "She.", 1), ("Where?", "There.", 2)]
+        )
+        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, *options])
+        assert done.exit_code == 1 and message in done.stderr

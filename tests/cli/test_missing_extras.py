@@ -1,0 +1,49 @@
+"""A missing extra is told in a sentence of ours, before any work."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gpt_embeddings_cli import app
+
+
+STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
+
+
+@pytest.mark.parametrize(
+    ("extra", "module", "command"),
+    [
+        ("train", "sentence_transformers", ["train", "distil", STORY, "--teacher", "any", "--output"]),
+        ("ray", "ray", ["embed", STORY, "--ray", "auto", "--output"]),
+        ("explore", "plotly", ["explore", "--report"]),
+        ("onnx", "onnxscript", ["export", "gpt-embeddings-english", "--format", "onnx", "--output"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_commands(extra, module, command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    result = CliRunner().invoke(app, [*command, str(tmp_path / "out")])
+    assert result.exit_code == 1, result.output
+    assert f"pip install 'gpt-embeddings[{extra}]'" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_accelerate(tmp_path):
+    """In a process of its own: what transformers has imported once stays."""
+    code = "import sys; sys.modules['accelerate'] = None; from gpt_embeddings_cli import app; app()"
+    command = ["train", "clm", STORY, "--max-length", "64", "--output", "out"]
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Error: Training on next tokens needs accelerate: `pip install 'gpt-embeddings[train]'`.\n" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("gpt_embeddings.explore")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(ImportError, match=r"pip install 'gpt-embeddings\[explore\]'"):
+        from gpt_embeddings.explore import figures  # noqa: F401

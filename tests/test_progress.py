@@ -1,0 +1,59 @@
+"""Progress where there is no terminal, and the sums of counts."""
+
+import io
+
+import pytest
+
+from gpt_embeddings.progress import Bar, Counts, Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on when it is told to."""
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    return now
+
+
+def test_a_line_every_ten_seconds(clock):
+    log = io.StringIO()
+    with Bar(total=600, desc="Windows", unit=" windows", file=log) as bar:
+        for second in range(600):
+            clock[0] += 0.1
+            bar.update()
+            bar.set_postfix({"loss": second})  # draws at once on a terminal
+    *lines, rest = log.getvalue().split("\n")
+    assert [int(line.split("|")[-1].split("/")[0]) for line in lines] == pytest.approx(range(100, 601, 100), abs=6)
+    assert all(line.startswith("Windows: ") and "loss=" in line for line in lines)
+    assert rest == "" and "\r" not in log.getvalue()
+
+
+def test_what_is_done_sooner_leaves_no_line(clock):
+    log = io.StringIO()
+    for _ in Bar(range(50), file=log, leave=False):
+        clock[0] += 0.1
+    assert log.getvalue() == ""
+
+
+def test_a_terminal_has_a_bar():
+    log = Terminal()
+    for _ in Bar(range(3), file=log):
+        pass
+    assert "3/3" in log.getvalue() and "\r" in log.getvalue()
+
+
+def test_progress_counts(clock, capsys):
+    progress = Progress(10)
+    progress.skip(4)
+    for _ in range(2):
+        clock[0] += 11
+        progress.add(Counts(3, 20, 100, nulls=1, cut=2))
+    progress.close()
+    assert progress.counts == Counts(6, 40, 200, nulls=2, cut=4) and progress.resumed == 4
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert len(lines) == 2 and "10/10" in lines[1] and "tokens/s" in lines[1]
