@@ -280,6 +280,7 @@ with Output(sys.argv[1], "embed", {}):
 """
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
     with warm_python.start(["-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == "held\n"

@@ -70,6 +70,7 @@ def test_other_dtypes_and_the_head(saved):
     np.testing.assert_array_equal(head.lm_head.weight.detach(), expected(model))
 
 
+@pytest.mark.slow
 def test_the_two_files_alone_load_it(saved, tmp_path):
     """With the code from the folder, in a process without this project."""
     model, folder = saved

@@ -122,6 +122,7 @@ def test_interrupted_while_it_imports(module, command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_package_imports_the_model_alone(tmp_path):
     code = """
 import sys, gpt_embeddings

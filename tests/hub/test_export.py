@@ -67,6 +67,7 @@ def words(**post_processor):
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["sentence-transformers", "model2vec"])
 @pytest.mark.parametrize("format", ["static", "model2vec"])
 @pytest.mark.parametrize("pooling", ["mean", "weighted"])
@@ -91,6 +92,7 @@ def test_there_and_back(gpt2_tokenizer, tmp_path):
         np.testing.assert_allclose(Embedder(again, tokenizer).encode(TEXTS), expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_unknown_tokens(tmp_path):
     """model2vec leaves them out, sentence-transformers does not; either way out says what the model does."""
     texts = ["The tide zzz came", "zzz", "The"]
@@ -144,6 +146,7 @@ def test_what_cannot_be_exported(gpt2_tokenizer, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_command(gpt2_tokenizer, tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     gpt2_tokenizer.save_pretrained(tmp_path / "model")

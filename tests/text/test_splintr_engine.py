@@ -240,6 +240,7 @@ def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [verdict]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     code = (
