@@ -22,7 +22,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Folder or Hub name; gpt-embeddings-english is the one that comes with the package.",
+            help="Folder or Hub name; gpt-embeddings-english and gpt-embeddings-portuguese come with the package.",
             show_default=False,
         ),
     ],

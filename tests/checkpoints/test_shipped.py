@@ -1,4 +1,4 @@
-"""The table in the box: that it is the one that was trained, that it is found, and that its vectors mean something."""
+"""The tables in the box: that they are those that were trained, are found, and that their vectors mean something."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from gpt_embeddings import Embedder
 from gpt_embeddings.checkpoints import shipped
 from gpt_embeddings.checkpoints.loading import load_model, load_pair
-from gpt_embeddings.checkpoints.shipped import ENGLISH, FOLDER
+from gpt_embeddings.checkpoints.shipped import ENGLISH, PORTUGUESE, folder_of
 from gpt_embeddings_cli import app
 
 
@@ -32,51 +32,87 @@ QUESTIONS = {
 }
 
 
-def test_it_is_its_int8_rows_and_positions():
-    stored, model = load_file(FOLDER / "model.safetensors"), load_model()
+PARAGRAFOS = [
+    "A orquestra ensaiou o andamento lento até os violoncelos encontrarem o tom certo.",
+    "Os médicos recomendam lavar as mãos com frequência, pois os germes passam pelo contato.",
+    "O rio transbordou depois de uma semana de chuva, e a aldeia ficou debaixo de água.",
+    "Ele amassou o pão, deixou a massa descansar durante a noite e assou dois pães de manhã.",
+    "O parlamento votou o aumento dos impostos sobre os combustíveis a partir de janeiro.",
+]
+PERGUNTAS = {
+    "Que música tocaram os violinos?": 0,
+    "Como se evitam as doenças infecciosas?": 1,
+    "Quando houve a inundação?": 2,
+    "Como se faz uma broa no forno?": 3,
+    "O que os políticos decidiram sobre a gasolina?": 4,
+}
+TABLES = [ENGLISH, PORTUGUESE]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_it_is_its_int8_rows_and_positions(name):
+    stored, model = load_file(folder_of(name) / "model.safetensors"), load_model(name)
     assert stored["wte.weight"].dtype == torch.int8 and stored["wte.weight"].shape == (50_257, 256)
     assert torch.equal(model.wte.weight, stored["wte.weight"] * stored["wte_scale"].unsqueeze(1))
     assert torch.equal(model.wpe.weight, stored["wpe.weight"])
     assert not model.training
 
 
-def test_it_is_small():
-    assert (FOLDER / "model.safetensors").stat().st_size < 14.2e6  # 12 MB in a wheel, which is compressed
+@pytest.mark.parametrize("name", TABLES)
+def test_it_is_small(name):
+    assert (folder_of(name) / "model.safetensors").stat().st_size < 14.2e6  # 12 MB in a wheel, which is compressed
 
 
-@pytest.mark.parametrize("name", [None, ENGLISH])
+@pytest.mark.parametrize("name", [None, *TABLES])
 def test_by_name(name):
     model, tokenizer = load_pair(name)
-    assert torch.equal(model.wte.weight, load_model().wte.weight)
+    assert torch.equal(model.wte.weight, load_model().wte.weight) == (name != PORTUGUESE)
     assert len(tokenizer) == 50_257 and tokenizer.model_max_length == 1024
 
 
-@pytest.mark.parametrize("dim", [None, 128, 64])
-def test_a_question_finds_its_paragraph(dim):
-    embedder = Embedder.from_pretrained(truncate_dim=dim, normalize=True)
-    scores = embedder.encode(list(QUESTIONS)) @ embedder.encode(PARAGRAPHS).T
-    assert scores.argmax(1).tolist() == list(QUESTIONS.values())
+@pytest.mark.parametrize(
+    ("name", "questions", "paragraphs", "dim"),
+    [
+        *((ENGLISH, QUESTIONS, PARAGRAPHS, dim) for dim in (None, 128, 64)),
+        *((PORTUGUESE, QUESTIONS, PARAGRAPHS, dim) for dim in (None, 128, 64)),
+        *((PORTUGUESE, PERGUNTAS, PARAGRAFOS, dim) for dim in (None, 128)),
+    ],
+)
+def test_a_question_finds_its_paragraph(name, questions, paragraphs, dim):
+    embedder = Embedder.from_pretrained(name, truncate_dim=dim, normalize=True)
+    scores = embedder.encode(list(questions)) @ embedder.encode(paragraphs).T
+    assert scores.argmax(1).tolist() == list(questions.values())
 
 
-def test_long_documents_keep_their_subject():
+def test_both_spellings_and_both_languages_are_near():
+    embedder = Embedder.from_pretrained(PORTUGUESE, normalize=True)
+    scores = embedder.encode(PARAGRAFOS) @ embedder.encode(PARAGRAPHS).T
+    assert scores.argmax(1).tolist() == [0, 1, 2, 3, 4]
+    near = embedder.encode(["A equipa apanhou o comboio para o Porto.", "O gato dorme no sofá."])
+    brazil = embedder.encode("O time pegou o trem para o Porto.")
+    assert near[0] @ brazil > near[1] @ brazil + 0.2
+
+
+@pytest.mark.parametrize(("name", "paragraphs", "most"), [(ENGLISH, PARAGRAPHS, 0.4), (PORTUGUESE, PARAGRAFOS, 0.5)])
+def test_long_documents_keep_their_subject(name, paragraphs, most):
     """Positions past those of the sentences that it learned from must not outweigh the tokens."""
-    embedder = Embedder.from_pretrained(normalize=True)
-    long = embedder.encode([" ".join([text] * 12) for text in PARAGRAPHS])  # some 200 tokens each
-    scores = long @ embedder.encode(PARAGRAPHS).T
+    embedder = Embedder.from_pretrained(name, normalize=True)
+    long = embedder.encode([" ".join([text] * 12) for text in paragraphs])  # some 200 tokens each
+    scores = long @ embedder.encode(paragraphs).T
     assert scores.argmax(1).tolist() == [0, 1, 2, 3, 4]
     others = scores[~np.eye(5, dtype=bool)]
-    assert scores.diagonal().min() > 0.8 and others.max() < 0.4
+    assert scores.diagonal().min() > 0.8 and others.max() < most
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short"])
 def test_damage_is_told_with_how_to_mend_it(damage, monkeypatch, tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "english")
+    shutil.copytree(folder_of(ENGLISH), tmp_path / "english")
     weights = tmp_path / "english" / "model.safetensors"
     if damage == "missing":
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:-1])
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "english")
+    monkeypatch.setattr(shipped, "ROOM", tmp_path)
     with pytest.raises(OSError, match=r"missing or damaged: .*pip install --force-reinstall"):
         load_model()
     result = CliRunner().invoke(app, ["embed", __file__, "--output", str(tmp_path / "out")])
