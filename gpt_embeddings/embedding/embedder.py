@@ -306,6 +306,12 @@ class Embedder:
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        texts = InputTags(one_d_array=True, two_d_array=False, string=True)
+        return Tags(None, TargetTags(required=False), TransformerTags(), requires_fit=False, input_tags=texts)
+
     def _copy(self, **options: Any) -> "Embedder":
         """Return an embedder of the same model with other options."""
         return Embedder(self.model, self.tokenizer, **{**self.options, **options})
