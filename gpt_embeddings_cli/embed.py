@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +30,11 @@ from gpt_embeddings_cli.options import (
     check_names,
 )
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 VECTORS = "Vectors"
 
@@ -143,27 +148,12 @@ def embed(
         check_one_model(model, config, fresh)
         if ray is not None and find_spec("ray") is None:
             raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.")
+        if ray is not None and (fresh or config is not None):
+            raise ValueError("`--ray` needs a model that every node can read; save the fresh one and give `--model`.")
         check_inputs(inputs)
         check_names(model, tokenizer)
         _check_place(output, inputs)
-
-        from datasets import IterableDataset
-
-        from gpt_embeddings.checkpoints.shipped import ENGLISH
-        from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
-        from gpt_embeddings.embedding.shards import PARQUET, WRITTEN
-        from gpt_embeddings.outputs import check_output
-        from gpt_embeddings.progress import Progress
-        from gpt_embeddings.text.sources import find_parquet, load_source
-
-        if ray is None:
-            check_output(output, "embed", overwrite=overwrite, ours=WRITTEN, suffixes=PARQUET)
-        else:
-            check_output(output, "embed --ray", overwrite=overwrite, ours=WRITTEN)
-        if push_to_hub is not None:
-            from gpt_embeddings.hub.push import check_push
-
-            check_push(push_to_hub)
+        _check_output(output, overwrite, ray is not None, push_to_hub)
         options: dict[str, Any] = {
             "column": column,
             "output_column": output_column,
@@ -181,54 +171,16 @@ def embed(
             "encoding": encoding,
         }
         if ray is not None:
-            files = find_parquet(inputs)
-            source = load_source(inputs, **reading) if files is None else files
-            if fresh or config is not None:
-                raise ValueError(
-                    "`--ray` needs a model that every node can read; save the fresh one and give `--model`."
-                )
-            remarks, rows = _embed_on_ray(source, output, model, tokenizer, ray, overwrite, options)
-            if push_to_hub is not None:
-                _push(output, push_to_hub, model, output_column)
-            typer.echo(f"{rows} rows, from {model or ENGLISH}.")
-            for remark in remarks:
-                typer.echo(remark)
-            typer.echo(f"Result: {output.resolve()}")
-            return
-        network, name = open_model(model, fresh, config, seed)
-        tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
-        dataset = load_source(inputs, **reading, streaming=streaming)
-        progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
-        try:
-            embedded = embed_dataset(
-                dataset,
-                network,
-                tokens,
-                output=output,
-                num_proc=num_proc,
-                resume=resume,
-                overwrite=overwrite,
-                progress=progress,
-                model_name=None if fresh or config is not None else name,
-                **options,
-            )
-        except KeyboardInterrupt:
-            typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
-            sys.exit(130)
-        _show(embedded, column, output_column)
+            _embed_on_ray(inputs, reading, output, model, tokenizer, ray, overwrite, options)
+        else:
+            network, name = open_model(model, fresh, config, seed)
+            tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
+            run: dict[str, Any] = {"num_proc": num_proc, "resume": resume, "overwrite": overwrite}
+            run["model_name"] = None if fresh or config is not None else name
+            reading["streaming"] = streaming
+            _embed_here(inputs, reading, output, (network, tokens, name), run, options)
         if push_to_hub is not None:
             _push(output, push_to_hub, model, output_column)
-        counts = progress.counts
-        rows = counts.documents + progress.resumed
-        again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
-        typer.echo(f"{rows} rows x {truncate_dim or network.config.n_embd} dimensions{again}, from {name}.")
-        seconds = max(progress.seconds, 1e-9)
-        typer.echo(
-            f"{counts.tokens:,} tokens and {counts.text_bytes / 1e6:.1f} MB of text in {progress.seconds:.1f} s: "
-            f"{counts.tokens / seconds:,.0f} tokens/s, {counts.text_bytes / seconds / 1e6:.1f} MB/s."
-        )
-        for remark in Embedder(network, tokens, **options).remarks(counts):
-            typer.echo(remark)
         typer.echo(f"Result: {output.resolve()}")
 
 
@@ -240,16 +192,68 @@ def _check_place(output: Path, inputs: list[str]) -> None:
             raise ValueError(f"The output {str(output)!r} is, or holds, the input {name!r}; choose another output.")
 
 
+def _check_output(output: Path, overwrite: bool, on_cluster: bool, push_to_hub: str | None) -> None:
+    """Refuse before any work an output that could not be written, or published."""
+    from gpt_embeddings.embedding.shards import PARQUET, WRITTEN
+    from gpt_embeddings.outputs import check_output
+
+    kind, suffixes = ("embed --ray", ()) if on_cluster else ("embed", PARQUET)
+    check_output(output, kind, overwrite=overwrite, ours=WRITTEN, suffixes=suffixes)
+    if push_to_hub is not None:
+        from gpt_embeddings.hub.push import check_push
+
+        check_push(push_to_hub)
+
+
+def _embed_here(
+    inputs: list[str],
+    reading: dict[str, Any],
+    output: Path,
+    model: "tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase, str]",
+    run: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Embed on this machine, and say what came of it."""
+    from datasets import IterableDataset
+
+    from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
+    from gpt_embeddings.progress import Progress
+    from gpt_embeddings.text.sources import load_source
+
+    network, tokens, name = model
+    dataset = load_source(inputs, **reading)
+    progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
+    try:
+        embedded = embed_dataset(dataset, network, tokens, output=output, progress=progress, **run, **options)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
+        sys.exit(130)
+    _show(embedded, options["column"], options["output_column"])
+    counts = progress.counts
+    rows = counts.documents + progress.resumed
+    again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
+    typer.echo(f"{rows} rows x {options['truncate_dim'] or network.config.n_embd} dimensions{again}, from {name}.")
+    seconds, megabytes = max(progress.seconds, 1e-9), counts.text_bytes / 1e6
+    size = f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.1f} kB"
+    typer.echo(
+        f"{counts.tokens:,} tokens and {size} of text in {progress.seconds:.1f} s: "
+        f"{counts.tokens / seconds:,.0f} tokens/s, {megabytes / seconds:.3g} MB/s."
+    )
+    for remark in Embedder(network, tokens, **options).remarks(counts):
+        typer.echo(remark)
+
+
 def _embed_on_ray(
-    inputs: Any,
+    inputs: list[str],
+    reading: dict[str, Any],
     output: Path,
     model: str | None,
     tokenizer: str | None,
     address: str,
     overwrite: bool,
     options: dict[str, Any],
-) -> tuple[list[str], int]:
-    """Embed on a cluster; return what there is to remark on the texts, and the number of rows."""
+) -> None:
+    """Embed on a cluster, and say what came of it."""
     from datasets import DatasetDict
 
     from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
@@ -257,15 +261,20 @@ def _embed_on_ray(
     from gpt_embeddings.embedding.cluster import embed_on_cluster
     from gpt_embeddings.embedding.embedder import Embedder
     from gpt_embeddings.progress import Progress
+    from gpt_embeddings.text.sources import find_parquet, load_source
 
-    if isinstance(inputs, DatasetDict):
-        raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(inputs)}.")
+    files = find_parquet(inputs)
+    source: Any = load_source(inputs, **reading) if files is None else files
+    if isinstance(source, DatasetDict):
+        raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(source)}.")
     tokens = find_tokenizer(model, tokenizer)
     name, progress = model or ENGLISH, Progress(hidden=True)
     rows = embed_on_cluster(
-        inputs, output, name, tokens, address=address, overwrite=overwrite, progress=progress, **options
+        source, output, name, tokens, address=address, overwrite=overwrite, progress=progress, **options
     )
-    return Embedder(*load_pair(name, tokens), **options).remarks(progress.counts), rows
+    typer.echo(f"{rows} rows, from {name}.")
+    for remark in Embedder(*load_pair(name, tokens), **options).remarks(progress.counts):
+        typer.echo(remark)
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:

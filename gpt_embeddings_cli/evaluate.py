@@ -94,7 +94,8 @@ def evaluate(
 
 def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tuple[Dataset, tuple[str, str]]":
     """Return the table and the names of its two columns of texts."""
-    from gpt_embeddings.text.sources import ColumnError, load_source
+    from gpt_embeddings.text.columns import ColumnError
+    from gpt_embeddings.text.sources import load_source
 
     for pair in [columns] if columns else PAIRS:
         try:
@@ -108,7 +109,7 @@ def _take(
     pairs: "Dataset", columns: tuple[str, str], score: str | None
 ) -> tuple[list[str], list[str], list[float], int]:
     """Return the pairs that are whole, their scores, and how many were not."""
-    from gpt_embeddings.text.sources import check_texts
+    from gpt_embeddings.text.columns import check_texts
 
     for column in columns:
         check_texts(pairs, column)

@@ -33,8 +33,9 @@ from gpt_embeddings.embedding.provenance import provenance_of
 from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
 from gpt_embeddings.outputs import Output, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
+from gpt_embeddings.text.columns import check_column, check_texts
 from gpt_embeddings.text.encoding import as_texts
-from gpt_embeddings.text.sources import check_column, check_texts, read_blocks
+from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 

@@ -34,10 +34,9 @@ from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_rows
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
 from gpt_embeddings.progress import Bar, Counts
+from gpt_embeddings.text.columns import check_column, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
-from gpt_embeddings.text.frame import find_frame
-from gpt_embeddings.text.sources import check_column, take_column
-from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
+from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, find_frame, tokenizer_digest
 from gpt_embeddings.threads import n_cores, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -306,6 +305,12 @@ class Embedder:
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        texts = InputTags(one_d_array=True, two_d_array=False, string=True)
+        return Tags(None, TargetTags(required=False), TransformerTags(), requires_fit=False, input_tags=texts)
 
     def _copy(self, **options: Any) -> "Embedder":
         """Return an embedder of the same model with other options."""

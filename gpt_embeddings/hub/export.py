@@ -19,8 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.checkpoints.saving import detached_tokenizer
 from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, unknown_id
 from gpt_embeddings.outputs import write_json
-from gpt_embeddings.text.frame import find_frame
-from gpt_embeddings.text.tokenizer import check_vocabulary, vocabulary_rows
+from gpt_embeddings.text.tokenizer import check_vocabulary, find_frame, vocabulary_rows
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

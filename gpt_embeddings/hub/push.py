@@ -40,7 +40,7 @@ from gpt_embeddings.hub.repository import (
     read_training_facts,
     stale_files,
 )
-from gpt_embeddings.text.sources import check_column
+from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 

@@ -1,5 +1,5 @@
 """Text: from files and datasets to sentences, and from texts to one flat array of token ids.
 
-Read `sources`, `tokenizer`, `encoding`; then what works behind it: `frame`, `engine`, `splintr_engine`, `word_cache`;
-last `sentences`.
+Read `columns`, `files`, `sources`; `tokenizer`, `encoding`; then what works behind it: `engine`, `splintr_engine`,
+`word_cache`; last `sentences`.
 """

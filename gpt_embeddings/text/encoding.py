@@ -13,11 +13,10 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.text.columns import take_column
 from gpt_embeddings.text.engine import Engine, FlatIds, ReferenceEngine
-from gpt_embeddings.text.frame import Frame, find_frame
-from gpt_embeddings.text.sources import take_column
 from gpt_embeddings.text.splintr_engine import encode_lock, find_accelerator
-from gpt_embeddings.text.tokenizer import backend_state, check_fast
+from gpt_embeddings.text.tokenizer import Frame, backend_state, check_fast, find_frame
 from gpt_embeddings.text.word_cache import find_word_cache
 
 

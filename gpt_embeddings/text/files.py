@@ -13,7 +13,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeAlias
@@ -26,6 +26,14 @@ import pyarrow.json as paj
 import pyarrow.parquet as pq
 
 from gpt_embeddings.inputs import open_bytes, open_seekable, shown, suffix_of
+from gpt_embeddings.text.columns import (
+    ColumnError,
+    NotStringsError,
+    check_column,
+    is_text_type,
+    plain_table,
+    types_message,
+)
 
 
 SAMPLE_UNITS = ("line", "paragraph", "document", "endoftext")
@@ -53,14 +61,6 @@ NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # 007 is no number
 CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # what Arrow's JSON reader says
 
 Blocks: TypeAlias = Iterator[pa.Table]
-
-
-class ColumnError(ValueError):
-    """The column of texts is not there, or it is not one."""
-
-
-class NotStringsError(ColumnError, TypeError):
-    """The column of texts holds something else."""
 
 
 class UnreadableFileError(ValueError):
@@ -137,52 +137,6 @@ def parquet_counts(path: str) -> tuple[int, int]:
     with open_seekable(path) as file:
         metadata = pq.ParquetFile(file).metadata
         return int(metadata.num_rows), int(metadata.num_row_groups)
-
-
-def check_column(names: Iterable[str], column: str) -> None:
-    """Refuse a column that is not there.
-
-    Raises:
-        ColumnError: It is not among the names.
-    """
-    names = list(names)
-    if column not in names:
-        raise ColumnError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
-
-
-def plain_table(table: pa.Table) -> pa.Table:
-    """Return a table without Arrow's views and dictionaries, which few functions take; its metadata are kept."""
-    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
-    schema = pa.schema(fields, table.schema.metadata)
-    return table if schema.equals(table.schema) else table.cast(schema)
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that holds the same values without views, dictionaries and runs.
-
-    >>> str(plain_type(pa.list_(pa.dictionary(pa.int8(), pa.string_view()))))
-    'list<item: large_string>'
-    """
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return plain_type(kind.value_type)
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
-    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
-    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
-        return pa.large_list(kind.value_field.with_type(plain_type(kind.value_type)))
-    return kind
-
-
-def is_text_type(kind: pa.DataType) -> bool:
-    """Return whether a column of a plain type can hold texts."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def _check_texts(table: pa.Table, reading: Reading) -> pa.Table:
@@ -522,14 +476,6 @@ def _find_json_fault(block: bytes, line: int | None) -> None:
             raise ValueError(f"line {i + (line or 1)} is not an object with columns: {row[:40].decode()!r}.")
 
 
-def types_message(column: str, one: Any, other: Any) -> str:
-    """Say that a column cannot be one, and what to do."""
-    return (
-        f"Column {column!r} holds {one} and, further on, {other}, which do not go into one column. Give it one type, "
-        "or read the texts alone: `load_source(..., texts_only=True)`."
-    )
-
-
 def _parquet(path: str, reading: Reading, schema: pa.Schema | None, size: int, part: int | None = None) -> Blocks:
     with open_seekable(path) as handle:
         file = pq.ParquetFile(handle)
@@ -562,16 +508,9 @@ READERS = {"arrow": _arrow, "csv": _csv, "json": _json, "parquet": _parquet, "te
 __all__ = [
     "BLOCK_BYTES",
     "SAMPLE_UNITS",
-    "ColumnError",
-    "NotStringsError",
     "Reading",
     "UnreadableFileError",
-    "check_column",
-    "is_text_type",
     "parquet_counts",
-    "plain_table",
-    "plain_type",
     "read_tables",
     "sample_schema",
-    "types_message",
 ]

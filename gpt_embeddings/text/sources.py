@@ -33,24 +33,26 @@ from datasets import (
 )
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 from datasets.iterable_dataset import ArrowExamplesIterable
-from datasets.table import table_cast
 
 from gpt_embeddings.inputs import FORMATS, find_files, format_of, mark_of, shown, suffix_of
 from gpt_embeddings.outputs import write_dataset_files
 from gpt_embeddings.progress import Bar
+from gpt_embeddings.text.columns import (
+    check_texts,
+    fit_table,
+    join_types,
+    same_types,
+    storage_of,
+    take_column,
+    types_message,
+)
 from gpt_embeddings.text.files import (
     SAMPLE_UNITS,
-    ColumnError,
-    NotStringsError,
     Reading,
     UnreadableFileError,
-    check_column,
-    is_text_type,
     parquet_counts,
-    plain_type,
     read_tables,
     sample_schema,
-    types_message,
 )
 
 
@@ -267,17 +269,13 @@ def _write(files: Sequence[str], reading: Reading, schema: pa.Schema, path: Path
             for table in read_tables(name, reading, schema):
                 if not table.num_rows:
                     continue
-                if not _same_types(table.schema, schema):
+                if not same_types(table.schema, schema):
                     wider = _join_schemas([("the files before", schema), (name, table.schema)], reading)
                     if not wider.equals(schema):
                         return wider
                 writer.write_table(fit_table(table, schema, shown(name)), CACHED_ROWS)
                 bar.update(table.num_rows)
     return None
-
-
-def _same_types(one: pa.Schema, other: pa.Schema) -> bool:
-    return one.names == other.names and one.types == other.types
 
 
 def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: Reading) -> pa.Schema:
@@ -289,7 +287,7 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: Reading) ->
     features: dict[str, Any] = {}
     for path, schema in schemas:
         for name, feature in Features.from_arrow_schema(schema).items():
-            one, other = (_storage(f) if f is not None else pa.null() for f in (features.get(name), feature))
+            one, other = (storage_of(f) if f is not None else pa.null() for f in (features.get(name), feature))
             joined = join_types(one, other, as_texts=reading.format in ("csv", "tsv"))
             if joined is None:
                 raise ValueError(f"{shown(path)}: {types_message(name, one, other)}")
@@ -297,7 +295,7 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: Reading) ->
                 fields = pa.schema([(name, joined)])
                 features[name] = feature if joined == other else Features.from_arrow_schema(fields)[name]
     for name in reading.texts:
-        if name in features and pa.types.is_null(_storage(features[name])):
+        if name in features and pa.types.is_null(storage_of(features[name])):
             features[name] = Value("string")
     return Features(features).arrow_schema
 
@@ -305,64 +303,8 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: Reading) ->
 def _settle(schema: pa.Schema) -> pa.Schema:
     """Take columns of which nothing is known yet for texts: a stream cannot go back."""
     features = Features.from_arrow_schema(schema)
-    nothing = [name for name, feature in features.items() if pa.types.is_null(_storage(feature))]
+    nothing = [name for name, feature in features.items() if pa.types.is_null(storage_of(feature))]
     return Features({**features, **{name: Value("string") for name in nothing}}).arrow_schema
-
-
-def _storage(feature: Any) -> pa.DataType:
-    return Features({"x": feature}).arrow_schema.field(0).type
-
-
-def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) -> pa.DataType | None:
-    """Return a type that holds the values of both, or None.
-
-    >>> str(join_types(pa.null(), pa.string())), str(join_types(pa.int64(), pa.float64()))
-    ('string', 'double')
-    >>> join_types(pa.int64(), pa.string()) is None
-    True
-
-    Args:
-        one: A type.
-        other: Another.
-        as_texts: Whether everything has a spelling, as in CSV, so that texts hold what nothing else does.
-    """
-    schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return pa.string() if as_texts else None
-
-
-def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """Give a block of rows the types of a schema; columns that it lacks are null.
-
-    Args:
-        table: The rows.
-        schema: The schema.
-        name: What they are from, for the message.
-
-    Raises:
-        ValueError: A column is not in the schema, or its values do not fit; the message names it.
-    """
-    if _same_types(table.schema, schema):
-        return table.cast(schema) if table.schema.metadata != schema.metadata else table
-    for column in table.column_names:
-        found = table.schema.field(column).type
-        if column not in schema.names:
-            raise ValueError(
-                f"{name}: the column {column!r} was not there before. Read the texts alone, "
-                "or give the files without `--streaming`, which looks through them first."
-            )
-        wanted = schema.field(column).type
-        if join_types(found, wanted) != wanted:
-            raise ValueError(f"{name}: {types_message(column, wanted, found)}")
-    missing = [column for column in schema.names if column not in table.column_names]
-    for column in missing:
-        table = table.append_column(column, pa.nulls(table.num_rows))
-    try:
-        return table_cast(table.select(schema.names), schema)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def read_blocks(
@@ -463,50 +405,12 @@ def _load_from_hub(name: str, subset: str | None, split: str, streaming: bool) -
         ) from error
 
 
-def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
-    """Refuse a dataset without a column of strings, as far as that is known before it is read.
-
-    Raises:
-        NotStringsError: The column holds something else.
-        ColumnError: There is no such column.
-    """
-    if dataset.column_names is None or dataset.features is None:
-        return  # known when the first rows are read
-    check_column(dataset.column_names, column)
-    feature = dataset.features[column]
-    if not is_text_type(plain_type(_storage(feature))):
-        raise NotStringsError(f"Column {column!r} must hold strings, it holds {feature}.")
-
-
-def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
-    """Return the texts of a batch as `string` or `large_string`, whichever of Arrow's types for strings they have.
-
-    Raises:
-        NotStringsError: The column holds something else.
-        ColumnError: There is no such column.
-    """
-    check_column(batch.column_names, column)
-    texts = batch[column]
-    kind = plain_type(texts.type)
-    if not is_text_type(kind):
-        raise NotStringsError(f"Column {column!r} must hold strings, it holds {texts.type}.")
-    kind = pa.string() if pa.types.is_null(kind) else kind
-    return texts if kind == texts.type else texts.cast(kind)
-
-
 __all__ = [
-    "ColumnError",
-    "NotStringsError",
     "UnreadableFileError",
-    "check_column",
-    "check_texts",
     "file_being_read",
     "find_parquet",
-    "fit_table",
-    "join_types",
     "load_source",
     "open_files",
     "read_blocks",
     "steps_of",
-    "take_column",
 ]

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.sources import check_texts, steps_of
+from gpt_embeddings.text.columns import check_texts
+from gpt_embeddings.text.sources import steps_of
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
 from gpt_embeddings.windows.held import HeldLane, HeldText, hold
 from gpt_embeddings.windows.lanes import Documents, Lane, deal

@@ -22,9 +22,10 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.text.columns import ColumnError, take_column
 from gpt_embeddings.text.encoding import bad_text, encode_flat
 from gpt_embeddings.text.files import UnreadableFileError
-from gpt_embeddings.text.sources import ColumnError, file_being_read, read_blocks, take_column
+from gpt_embeddings.text.sources import file_being_read, read_blocks
 from gpt_embeddings.windows.packing import Cut, DocumentPacker, Ids, StreamPacker
 
 

@@ -94,6 +94,7 @@ class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores Ctrl-C
 sys.meta_path.insert(0, Interrupt())
 from gpt_embeddings_cli import app
 app(sys.argv[2:])

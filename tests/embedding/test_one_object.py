@@ -10,6 +10,7 @@ from sentence_transformers import quantize_embeddings
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.utils.validation import check_is_fitted
 from transformers import AutoModel
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset
@@ -207,6 +208,7 @@ def test_a_step_of_a_pipeline(embedder):
     assert list(found.predict(TEXTS)) == labels
     assert clone(steps).fit(pd.Series(TEXTS), labels).score(TEXTS, labels) == 1
     assert clone(embedder).model is embedder.model
+    check_is_fitted(make_pipeline(embedder))  # as libraries do that take any transformer
 
 
 def test_saved_and_loaded(embedder, expected, gpt2_tokenizer, tmp_path):

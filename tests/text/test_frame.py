@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, XGLMTokenizer, pipeline
 
 from gpt_embeddings import Embedder, TokenWindows, embed_dataset, encode_flat, save_folder
 from gpt_embeddings.checkpoints.loading import load_pair
-from gpt_embeddings.text.frame import Frame, find_frame
+from gpt_embeddings.text.tokenizer import Frame, find_frame
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, Value, concatenate_datasets
 
+from gpt_embeddings.text.columns import ColumnError, NotStringsError
 from gpt_embeddings.text.files import Reading, UnreadableFileError, read_tables
-from gpt_embeddings.text.sources import ColumnError, NotStringsError, load_source, read_blocks
+from gpt_embeddings.text.sources import load_source, read_blocks
 
 
 BOTH_WAYS = pytest.mark.parametrize("streaming", [False, True], ids=["kept", "streaming"])

@@ -1,0 +1,183 @@
+"""Columns of Arrow: which hold texts, which types can be joined, and blocks of rows given the types of a schema.
+
+Left out: reading them (`files`).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset
+from datasets.table import table_cast
+
+
+class ColumnError(ValueError):
+    """The column of texts is not there, or it is not one."""
+
+
+class NotStringsError(ColumnError, TypeError):
+    """The column of texts holds something else."""
+
+
+def check_column(names: Iterable[str], column: str) -> None:
+    """Refuse a column that is not there.
+
+    Raises:
+        ColumnError: It is not among the names.
+    """
+    names = list(names)
+    if column not in names:
+        raise ColumnError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
+
+
+def plain_table(table: pa.Table) -> pa.Table:
+    """Return a table without Arrow's views and dictionaries, which few functions take; its metadata are kept."""
+    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
+    schema = pa.schema(fields, table.schema.metadata)
+    return table if schema.equals(table.schema) else table.cast(schema)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that holds the same values without views, dictionaries and runs.
+
+    >>> str(plain_type(pa.list_(pa.dictionary(pa.int8(), pa.string_view()))))
+    'list<item: large_string>'
+    """
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
+        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
+    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
+        return pa.large_list(kind.value_field.with_type(plain_type(kind.value_type)))
+    return kind
+
+
+def is_text_type(kind: pa.DataType) -> bool:
+    """Return whether a column of a plain type can hold texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def types_message(column: str, one: Any, other: Any) -> str:
+    """Say that a column cannot be one, and what to do."""
+    return (
+        f"Column {column!r} holds {one} and, further on, {other}, which do not go into one column. Give it one type, "
+        "or read the texts alone: `load_source(..., texts_only=True)`."
+    )
+
+
+def same_types(one: pa.Schema, other: pa.Schema) -> bool:
+    """Return whether two schemas have the same columns of the same types, whatever their metadata."""
+    return one.names == other.names and one.types == other.types
+
+
+def storage_of(feature: Any) -> pa.DataType:
+    """Return the type of Arrow in which a feature of `datasets` is kept."""
+    return Features({"x": feature}).arrow_schema.field(0).type
+
+
+def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) -> pa.DataType | None:
+    """Return a type that holds the values of both, or None.
+
+    >>> str(join_types(pa.null(), pa.string())), str(join_types(pa.int64(), pa.float64()))
+    ('string', 'double')
+    >>> join_types(pa.int64(), pa.string()) is None
+    True
+
+    Args:
+        one: A type.
+        other: Another.
+        as_texts: Whether everything has a spelling, as in CSV, so that texts hold what nothing else does.
+    """
+    schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.string() if as_texts else None
+
+
+def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    """Give a block of rows the types of a schema; columns that it lacks are null.
+
+    Args:
+        table: The rows.
+        schema: The schema.
+        name: What they are from, for the message.
+
+    Raises:
+        ValueError: A column is not in the schema, or its values do not fit; the message names it.
+    """
+    if same_types(table.schema, schema):
+        return table.cast(schema) if table.schema.metadata != schema.metadata else table
+    for column in table.column_names:
+        found = table.schema.field(column).type
+        if column not in schema.names:
+            raise ValueError(
+                f"{name}: the column {column!r} was not there before. Read the texts alone, "
+                "or give the files without `--streaming`, which looks through them first."
+            )
+        wanted = schema.field(column).type
+        if join_types(found, wanted) != wanted:
+            raise ValueError(f"{name}: {types_message(column, wanted, found)}")
+    missing = [column for column in schema.names if column not in table.column_names]
+    for column in missing:
+        table = table.append_column(column, pa.nulls(table.num_rows))
+    try:
+        return table_cast(table.select(schema.names), schema)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
+    """Refuse a dataset without a column of strings, as far as that is known before it is read.
+
+    Raises:
+        NotStringsError: The column holds something else.
+        ColumnError: There is no such column.
+    """
+    if dataset.column_names is None or dataset.features is None:
+        return  # known when the first rows are read
+    check_column(dataset.column_names, column)
+    feature = dataset.features[column]
+    if not is_text_type(plain_type(storage_of(feature))):
+        raise NotStringsError(f"Column {column!r} must hold strings, it holds {feature}.")
+
+
+def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
+    """Return the texts of a batch as `string` or `large_string`, whichever of Arrow's types for strings they have.
+
+    Raises:
+        NotStringsError: The column holds something else.
+        ColumnError: There is no such column.
+    """
+    check_column(batch.column_names, column)
+    texts = batch[column]
+    kind = plain_type(texts.type)
+    if not is_text_type(kind):
+        raise NotStringsError(f"Column {column!r} must hold strings, it holds {texts.type}.")
+    kind = pa.string() if pa.types.is_null(kind) else kind
+    return texts if kind == texts.type else texts.cast(kind)
+
+
+__all__ = [
+    "ColumnError",
+    "NotStringsError",
+    "check_column",
+    "check_texts",
+    "fit_table",
+    "is_text_type",
+    "join_types",
+    "plain_table",
+    "plain_type",
+    "same_types",
+    "storage_of",
+    "take_column",
+    "types_message",
+]
