@@ -70,7 +70,7 @@ class TestEncode:
 
     def test_long_lists_have_a_bar(self, embedder, expected, monkeypatch, capfd):
         monkeypatch.setattr(embedder_module, "BLOCK_TEXTS", 2)
-        monkeypatch.setattr("gpt_embeddings.progress.LINE_SECONDS", 0.0)  # there is no terminal here
+        monkeypatch.setattr("gpt_embeddings.progress.LINE_SECONDS", 1e-9)  # there is no terminal here
         close(embedder.encode(TEXTS), expected)
         assert "Embedding" not in capfd.readouterr().err
         close(embedder.encode(TEXTS, show_progress_bar=True), expected)
