@@ -185,10 +185,10 @@ def _load_sentence_transformer(name: str) -> Any:
         raise ImportError("A teacher needs sentence-transformers: `pip install 'gpt-embeddings[train]'`.") from error
     if not name:
         raise OSError("The teacher's name is empty; give a folder or the Hub name of a sentence-transformers model.")
-    if not os.path.exists(name):
-        with suppress(FileNotFoundError):  # sentence-transformers knows some names without their owner
-            open_folder(name).has("modules.json")
     try:
+        if not os.path.exists(name):
+            with suppress(FileNotFoundError):  # sentence-transformers knows some names without their owner
+                open_folder(name).has("modules.json")
         return SentenceTransformer(name)
     except Exception as error:  # each of the loaders behind it has errors of its own
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
