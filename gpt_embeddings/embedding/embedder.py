@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.checkpoints.saving import save_pair
-from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_rows
+from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_once
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
 from gpt_embeddings.progress import Bar, Counts
@@ -512,7 +512,7 @@ class Embedder:
         table = self.model.wte.weight
         seen = _seen(table)
         if self._packed is None or self._packed[0] != seen or seen[1] is None:
-            packed = pack_rows(table.detach(), self.weights) if can_share(self.model) else None
+            packed = pack_once(table, self.weights, seen) if can_share(self.model) else None
             self._packed = (seen, packed)
         return self._packed[1]
 

@@ -4,9 +4,10 @@ A table whose rows are whole numbers times a factor, as a checkpoint in int8 giv
 and nothing is lost. Left out: checkpoints (`gpt_embeddings.checkpoints.int8_rows`).
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from gpt_embeddings.checkpoints.int8_rows import quantize_rows
 from modeling_gpt_embeddings import sum_rows
@@ -15,6 +16,7 @@ from modeling_gpt_embeddings import sum_rows
 Form: TypeAlias = Literal["float32", "float16", "int8"]
 
 PROBED_ROWS = 64  # tell nearly every table that is not of int8 rows
+_kept: Any = WeakIdKeyDictionary()  # of each table, by form: what was seen of it, and its rows
 EXACT = 1e-6  # of a row's largest entry: whole numbers times a factor, rounded in float32
 
 
@@ -88,4 +90,18 @@ def pack_rows(table: torch.Tensor, form: Form | None) -> PackedRows | None:
     return packed
 
 
-__all__ = ["Form", "PackedRows", "pack_rows"]
+def pack_once(table: torch.Tensor, form: Form | None, seen: tuple[int, int | None]) -> PackedRows | None:
+    """Return what [`pack_rows`] does, kept with the table: packing takes as long as embedding 20 MB of text.
+
+    Args:
+        table: Table of shape `(vocab_size, width)`, the same object each time.
+        form: As in `pack_rows`.
+        seen: What changes with the table's values; where its second part is None nothing is kept.
+    """
+    forms = _kept.setdefault(table, {})
+    if form not in forms or forms[form][0] != seen or seen[1] is None:
+        forms[form] = (seen, pack_rows(table.detach(), form))
+    return forms[form][1]
+
+
+__all__ = ["Form", "PackedRows", "pack_once", "pack_rows"]
