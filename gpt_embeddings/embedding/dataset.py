@@ -34,7 +34,7 @@ from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Forma
 from gpt_embeddings.outputs import Output, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, check_texts
-from gpt_embeddings.text.encoding import as_texts
+from gpt_embeddings.text.encoding import as_texts, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -399,6 +399,7 @@ def _write_in_processes(
     # A fork has everything at once, the tokenizer's engine too, which the parent makes here; others begin anew.
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
     context: Any = multiprocessing.get_context("fork" if forks else None)
+    prepare(embedder.tokenizer)
     embedder.extend(pa.table({embedder.column: ["."]}))
     workers, ends = [], []
     for rank in range(min(num_proc, len(todo))):
