@@ -199,14 +199,16 @@ def _embed_to(
     settings = {**mark, **({"cut for worker processes (--num-proc)": True} if workers else {})}
     with _counted(progress, embedder, total) as bar, job.open(target, settings) as out:
         shards = Shards(out.result, features, provenance_of(embedder, job.model_name), format=job.format)
+        one_file = target.suffix.lower() in PARQUET
         if isinstance(source, Dataset):
+            if one_file:
+                shards.foresee_room(_row_bytes(source, embedder) * len(source))
             _write_dataset(source, embedder, shards, job.num_proc or 0, bar)
         else:
             _write_stream(source, embedder, shards, bar)
         told = [{**mark, "format": job.format}, embedder.digest]
         fingerprint = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
         n_rows = len(source) if isinstance(source, Dataset) else source.n_read
-        one_file = target.suffix.lower() in PARQUET
         out.finish(shards.finish(fingerprint, source.split, n_rows=n_rows, one_file=one_file))
     return open_output(target)
 
