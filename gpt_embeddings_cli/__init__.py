@@ -32,12 +32,19 @@ def __getattr__(name: str) -> Any:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise `KeyboardInterrupt`, but in the middle of an import, where some modules swallow it, end the process."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, b"Interrupted.\n")
-            os._exit(130)
-        frame = frame.f_back
+    if is_importing(frame):
+        os.write(2, b"Interrupted.\n")
+        os._exit(130)
     raise KeyboardInterrupt
 
 
-__all__ = ["app"]
+def is_importing(frame: FrameType | None) -> bool:
+    """Say whether what runs in a frame is the import of a module."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+__all__ = ["app", "is_importing"]

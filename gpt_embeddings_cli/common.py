@@ -1,6 +1,7 @@
 """What the commands share: models and tokenizers by name, errors as text."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gpt_embeddings_cli import is_importing
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from modeling_gpt_embeddings import GPTEmbeddingsModel
+
+
+SILENT_SECONDS = 2.0  # of imports
 
 
 def open_model(name: str | None, fresh: bool, config: Path | None, seed: int) -> "tuple[GPTEmbeddingsModel, str]":
@@ -54,7 +60,14 @@ def check_one_model(name: str | None, config: Path | None, fresh: bool = False) 
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Print an expected error as one message and exit with 1, or with 130 after Ctrl-C, instead of a traceback."""
+    """Print an expected error as one message and exit with 1, or with 130 after Ctrl-C, instead of a traceback.
+
+    On a terminal, imports that take long are told.
+    """
+    waiting = threading.Timer(SILENT_SECONDS, _tell_of_imports, [threading.get_ident()])
+    waiting.daemon = True
+    if sys.stderr.isatty():
+        waiting.start()
     try:
         yield
     except KeyboardInterrupt:
@@ -66,6 +79,14 @@ def errors_as_messages() -> Iterator[None]:
             raise
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    finally:
+        waiting.cancel()
+
+
+def _tell_of_imports(thread: int) -> None:
+    """Say what takes so long if a thread is importing: right after an installation that may be a minute."""
+    if is_importing(sys._current_frames().get(thread)):
+        typer.echo("Loading PyTorch and transformers, which takes longest the first time ...", err=True)
 
 
 def _is_refused_setting(error: Exception) -> bool:

@@ -21,9 +21,11 @@ from default_text import (
     OLD,
     Parser,
     Source,
+    columns,
     conllu,
     decode,
     fortunes,
+    json_strings,
     lines,
     markup,
     plain,
@@ -32,12 +34,39 @@ from default_text import (
 )
 
 
+MOST_FREQUENT = 16_000  # words of a list
+AFTER_DE = re.compile("[oa]s?$|est|ess|aquel|aquil|iss|ist|el[ae]s?$|aqui|aí|ali|um|onde|outr|entre")
 NOT_WORDS = re.compile(r"\?\S|\?,|\? [a-zà-ý]")  # of commas that became question marks on their way
+OF_NAMES = re.compile(r"(?:(?:[A-ZÀ-Ý]\S*|d[aeo]s?|e)\s*)+\.?")
+SHOWN = (  # who is in a picture, by the beginning of the word
+    "h[oô]me[mn]s? mulher menin garot rapaz moç jove[mn] criança pesso cachorr cã[eo] gat[oa] bebê senhor adolesc "
+    r"grupo multid jogador trabalhador ciclist equipe time\b casal atleta músic banda tenist skat surf noiv policia "
+    r"gar[çc] cavalo motoci corredor dança artist amig famíl cara\b anima bombeir soldad estudant alun chef cozinh "
+    "fotógr palhaç"
+)
+OF_PICTURES = re.compile(
+    rf"(?i)(?:h[áa] |\w+ )?(?:\w+ )?(?:{SHOWN.replace(' ', '|')})|"
+    r"(?:um|uma|dois|duas|três|quatro|vári[oa]s|alg\w+) .*\b(?:em|n[oa]s?|num|numa|de|com|\w+ndo)\b"
+)
+OF_STORIES = re.compile(  # past tenses, and what a novel under copyright is recognized by
+    r"(?i)\b(?!(?:[smtd]?eu|s?ou|vou|dou|estou|museu|europeu|judeu|ateu|lava|cava|brava|escrava|oitava)\b)"
+    r"\w{2,}(?:ou|eu|iu|ei|ava|avam|aram|eram|iram)\b|"
+    r"alquimi|ovelha|pirâmide|camel|oásis|deserto|caravana|tesouro|cristal|cristais|pastor|lenda|urim|simum|bedu|"
+    r"esmeralda|falcão|falcões|egito|espadas?\b|presságio|o inglês|o velho|o garoto|o menino|cilindro|marcian|[\"“]"
+)
 
 
 def voices(data: bytes) -> Iterator[str]:
-    """Yield lines without those that have a question mark for each comma."""
-    yield from (line for line in lines(data) if not NOT_WORDS.search(line))
+    """Yield the plain sentences of those that users gave to be read aloud.
+
+    Among them are names, descriptions of pictures that seem to be translated from a set for judging, and lines of a
+    novel under copyright. The file is in alphabetical order, so that these stand nowhere together: whatever looks like
+    one of them is left out, 4 in 10 lines, and lines that have a question mark for each comma.
+    """
+    for line in lines(data):
+        parts = (NOT_WORDS.search(line), OF_NAMES.fullmatch(line), OF_PICTURES.match(line), OF_STORIES.search(line))
+        if not any(parts):
+            yield line
 
 
 def novel(data: bytes) -> Iterator[str]:
@@ -46,12 +75,37 @@ def novel(data: bytes) -> Iterator[str]:
         yield re.sub(r"^\s*[—\u2013-]+\s*|\s[—\u2013]+\s*$", "", paragraph)
 
 
-def tagged(data: bytes) -> Iterator[str]:
-    """Yield sentences of words with their parts of speech after a low line."""
-    for line in lines(data):
-        text = " ".join(word.rsplit("_", 1)[0] for word in line.split())
-        text = re.sub(r" ([.,;:!?%)\]»])", r"\1", text).replace(" -", "-").replace("( ", "(").replace("« ", "«")
-        yield re.sub(r'" ([^"]*?) "', r'"\1"', text)
+def tokens(data: bytes) -> Iterator[str]:
+    """Yield the text of tokens with their parts of speech, one a line; a plus sign joins a token to the next."""
+    words: list[str] = []
+    first = ""  # a preposition or a verb that makes one word with the next
+    for line in decode(data).split("\n"):
+        word, _, kind = line.rpartition("_")
+        if word:
+            words.append(contracted(first, word) if first else word)
+            first = words.pop() if kind.endswith("|+") else ""
+    text = re.sub(r" ([.,;:!?%)\]»])", r"\1", " ".join(words)).replace("( ", "(").replace("« ", "«")
+    yield re.sub(r'" ([^"]*?) "', r'"\1"', text)
+
+
+def contracted(first: str, second: str) -> str:
+    """Return two words, one where they are written as one.
+
+    >>> contracted("Além de", "a"), contracted("Em", "este"), contracted("a", "as"), contracted("fazer", "se")
+    ('Além da', 'Neste', 'às', 'fazer-se')
+    """
+    *others, last = first.split(" ")
+    low = last.lower()
+    if low in ("de", "em") and AFTER_DE.match(second):
+        whole = {"de": "d", "em": "n"}[low] + second
+    elif low == "por" and re.fullmatch("[oa]s?", second):
+        whole = f"pel{second}"
+    elif low == "a" and re.match("[oa]s?$|aquel|aquil", second):
+        whole = f"a{second}" if second[0] == "o" else f"à{second[1:]}"
+    else:
+        clitic = len(low) > 3 and re.fullmatch("se|me|te|lhes?|nos|vos|[ln]?[oa]s?", second)
+        return f"{first}{'-' if clitic else ' '}{second}"
+    return " ".join([*others, whole.capitalize() if last[0].isupper() else whole])
 
 
 def definitions(data: bytes) -> Iterator[str]:
@@ -79,6 +133,14 @@ def translations(language: str) -> Parser:
 def synonyms(data: bytes) -> Iterator[str]:
     """Yield the entries of a thesaurus."""
     yield from re.findall(r"(?m)^([^(\s|][^|\n]*)\|\d+$", decode(data))
+
+
+def frequent(data: bytes) -> Iterator[str]:
+    """Yield the most frequent words of a list with counts."""
+    for line in decode(data).split("\n")[:MOST_FREQUENT]:
+        word = line.split(" ")[0]
+        if word.replace("-", "").isalpha():
+            yield word
 
 
 def headwords(data: bytes) -> Iterator[str]:
@@ -137,12 +199,49 @@ PORTUGUESE = [
         "geology",
     ),
     Source(
-        "beatrizfagundes/mac-morpho-v4",
-        "9ea8939dd934e40f6fcd70a599f41f449f4c9d95",
-        r"macmorpho-(dev|test)\.txt",
-        tagged,
+        "nltk/nltk_data",
+        "5db857e6f7df11eabb5e5665836db9ec8df07e28",
+        r"packages/corpora/mac_morpho\.zip",
+        zipped(r"mac_morpho/[a-z]+94.*\.txt", tokens),
         BY,
         "news",
+        portuguese=True,
+    ),
+    Source(
+        "nunorc/squad-v1.1-pt",
+        "da73fd9d7ae32ab063882c02e4be3bfda4a12193",
+        r"docs/sample-v1\.1-pt\.json",
+        json_strings("question", "context"),
+        BY_SA,
+        "encyclopaedia and questions",
+        portuguese=True,
+    ),
+    Source(
+        "rhasspy/piper-recording-studio",
+        "b3b0e6972f639ac0cd6e8374d8c08c0612404a33",
+        r"prompts/Portuguese.*\.txt",
+        columns(1),
+        "MIT",
+        "read-aloud sentences",
+        portuguese=True,
+    ),
+    Source(
+        "peluz/lener-br",
+        "4999cb7f63191f1d6904206f312eeca8f5b45c5a",
+        r"leNER-Br/raw_text/.*\.txt",
+        plain,
+        "public acts",
+        "law",
+        most=3000,
+        portuguese=True,
+    ),
+    Source(
+        "hermitdave/FrequencyWords",
+        "525f9b560de45753a5ea01069454e72e9aa541c6",
+        r"content/2018/pt(_br)?/pt(_br)?_50k\.txt",
+        frequent,
+        BY_SA,
+        LEMMAS,
         portuguese=True,
     ),
     novels(

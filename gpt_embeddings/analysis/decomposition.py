@@ -3,6 +3,7 @@
 Left out: batches and padding; one text at a time is looked at here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,32 @@ def measure(parts: Parts) -> dict[str, npt.NDArray[np.float32]]:
     return {name: values.numpy() for name, values in measures.items()}
 
 
+def measure_words(token: torch.Tensor, words: Sequence[int | None]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return what each token is to its word, whose vector is the mean of its tokens' rows, without positions.
+
+    The share of a token is `token · word / word · word` over the number of the word's tokens; those of a word add up
+    to 1. A piece that points away from the others has a share below 0.
+
+    >>> rows = torch.tensor([[3.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    >>> {name: values.tolist() for name, values in measure_words(rows, [0, 0, 1]).items()}
+    {'cos(word, token)': [1.0, 1.0, 1.0], 'share of word': [0.75, 0.25, 1.0]}
+
+    Args:
+        token: Token vectors of shape `(position, n_embd)`.
+        words: The number of each token's word; tokens that are None, as special ones are, are words of their own.
+
+    Returns:
+        Cosines and shares by name, each of shape `(position,)`.
+    """
+    keys = [(word, -1 if word is not None else i) for i, word in enumerate(words)]
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    of_word = torch.tensor([number[key] for key in keys])
+    word = torch.zeros(len(number), token.shape[1]).index_add_(0, of_word, token)[of_word]
+    squares = (word * word).sum(1)
+    shares = (token * word).sum(1) / squares.where(squares > 0, torch.inf)
+    return {"cos(word, token)": cosine_similarity(word, token).numpy(), "share of word": shares.numpy()}
+
+
 @torch.no_grad()
 def token_vectors(model: GPTEmbeddingsModel, input_ids: torch.Tensor | None = None) -> torch.Tensor:
     """Return token vectors as they are added to positions: scaled and projected.
@@ -104,4 +131,4 @@ def position_vectors(model: GPTEmbeddingsModel) -> torch.Tensor:
     return model.wpe.weight.detach()[model.config.position_offset :].float().cpu()
 
 
-__all__ = ["Parts", "measure", "position_vectors", "split_parts", "token_vectors"]
+__all__ = ["Parts", "measure", "measure_words", "position_vectors", "split_parts", "token_vectors"]

@@ -34,7 +34,7 @@ from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Forma
 from gpt_embeddings.outputs import Output, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, check_texts
-from gpt_embeddings.text.encoding import as_texts
+from gpt_embeddings.text.encoding import as_texts, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -199,14 +199,16 @@ def _embed_to(
     settings = {**mark, **({"cut for worker processes (--num-proc)": True} if workers else {})}
     with _counted(progress, embedder, total) as bar, job.open(target, settings) as out:
         shards = Shards(out.result, features, provenance_of(embedder, job.model_name), format=job.format)
+        one_file = target.suffix.lower() in PARQUET
         if isinstance(source, Dataset):
+            if one_file:
+                shards.foresee_room(_row_bytes(source, embedder) * len(source))
             _write_dataset(source, embedder, shards, job.num_proc or 0, bar)
         else:
             _write_stream(source, embedder, shards, bar)
         told = [{**mark, "format": job.format}, embedder.digest]
         fingerprint = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
         n_rows = len(source) if isinstance(source, Dataset) else source.n_read
-        one_file = target.suffix.lower() in PARQUET
         out.finish(shards.finish(fingerprint, source.split, n_rows=n_rows, one_file=one_file))
     return open_output(target)
 
@@ -397,6 +399,7 @@ def _write_in_processes(
     # A fork has everything at once, the tokenizer's engine too, which the parent makes here; others begin anew.
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
     context: Any = multiprocessing.get_context("fork" if forks else None)
+    prepare(embedder.tokenizer)
     embedder.extend(pa.table({embedder.column: ["."]}))
     workers, ends = [], []
     for rank in range(min(num_proc, len(todo))):

@@ -142,7 +142,6 @@ class Embedder:
         self.pooling, self.normalize, self.overflow, self.dtype = pooling, normalize, overflow, dtype
         self.truncate_dim, self.weights = truncate_dim, weights
         self.ranges = None if ranges is None else check_ranges(ranges, self.dim)
-        self._digest: tuple[Any, str] | None = None
         self._packed: tuple[Any, PackedRows | None] | None = None
 
     @classmethod
@@ -203,22 +202,14 @@ class Embedder:
 
     @property
     def digest(self) -> str:
-        """A name for all that decides the result: weights, tokenizer and options.
-
-        It is computed once and again only when a weight has changed, as far as torch counts changes (those made
-        through `.data` or numpy are not counted).
-        """
+        """A name for all that decides the result: weights, tokenizer and options."""
         key = json.dumps([self.weights_digest, tokenizer_digest(self.tokenizer), self.options])
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property
     def weights_digest(self) -> str:
-        """A name for the model's configuration and weights; computed when it is asked for, as `digest` is."""
-        state = self.model.state_dict()
-        seen = [(name, *_seen(tensor)) for name, tensor in state.items()]
-        if self._digest is None or self._digest[0] != seen or any(version is None for *_, version in seen):
-            self._digest = (seen, hash_weights(self.model, state))
-        return self._digest[1]
+        """A name for the model's configuration and weights."""
+        return hash_weights(self.model)
 
     @property
     def weights_error(self) -> float:

@@ -4,6 +4,7 @@ A shard gets its name when it is whole, and a run that was killed is continued a
 what is in the shards, and whose they are (`outputs`).
 """
 
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,8 @@ from gpt_embeddings.outputs import whole_file, write_dataset_files
 from gpt_embeddings.text.files import Reading
 from gpt_embeddings.text.sources import open_files
 
+
+logger = logging.getLogger(__name__)
 
 Format: TypeAlias = Literal["arrow", "parquet"]
 
@@ -53,6 +56,19 @@ class Shards:
     def path(self, index: int) -> Path:
         """Return where the shard of that index is, or will be when it is whole."""
         return self.folder / f"data-{index:05d}.{self.format}"
+
+    def foresee_room(self, n_bytes: float) -> None:
+        """Warn, before any work is done, where the disk may have no room for one file of that size beside its shards.
+
+        Arrow's writer of Parquet cannot go on with a file that was closed, so that what is to outlive a kill is made
+        of shards first.
+        """
+        free = shutil.disk_usage(self.folder).free + sum(path.stat().st_size for path in self._paths())
+        if SHARD_BYTES < n_bytes and free < 2 * n_bytes:
+            logger.warning(
+                f"One Parquet file of about {n_bytes / 1e9:.1f} GB takes twice that until it is whole, and the disk "
+                f"has {free / 1e9:.1f} GB. A folder as the output takes it once."
+            )
 
     def rows(self, index: int) -> int | None:
         """Return the number of rows of a finished shard, or None."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.costs import PUBLISHED, Cost, format_bytes
-from gpt_embeddings.analysis.decomposition import measure, split_parts
+from gpt_embeddings.analysis.decomposition import measure, measure_words, split_parts
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Word
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
@@ -62,7 +62,8 @@ def _cell(value: Cell, to_html: Callable[[str], str]) -> str:
 def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Table:
     """Return the numbers of `figures.text_figure`, a row a token, with a caption that says what was cut.
 
-    The share of the token is `token · sum / sum · sum`, that of the position likewise; the two add up to 1.
+    The share of the token is `token · sum / sum · sum`, that of the position likewise; the two add up to 1. The
+    last two columns tell how a word's vector, the mean of its tokens' rows, is made of them (`measure_words`).
 
     Args:
         model: The model.
@@ -74,7 +75,8 @@ def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, te
     """
     parts = split_parts(model, tokenizer, text)
     pieces = readable_pieces(tokenizer, parts.input_ids[:TOKENS_SHOWN].tolist())
-    measures = measure(parts)
+    words = tokenizer(text, verbose=False).word_ids()[: len(parts.input_ids)]
+    measures = measure(parts) | measure_words(parts.token, words)
     names = (
         "‖token‖",
         "‖position‖",
@@ -83,6 +85,8 @@ def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, te
         "cos(sum, position)",
         "share of token",
         "share of position",
+        "cos(word, token)",
+        "share of word",
     )
     numbers = [measures[name][:TOKENS_SHOWN].tolist() for name in names]
     rows = list(zip(range(len(pieces)), pieces, parts.input_ids.tolist(), *numbers, strict=False))

@@ -205,7 +205,7 @@ VIEWS = (
     View(
         "Text",
         "Every vector is a row of the token table plus, where the model has positions, one of the position table. How "
-        "much of it is which?",
+        "much of it is which, and what is each piece to its word?",
         {"text": Field("Text", TEXT, lines=3)},
         _show_text,
         1,

@@ -1,14 +1,18 @@
 """What is asked of the command line itself is answered without the library, and a command imports what it uses."""
 
+import importlib
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gpt_embeddings.inputs import FORMATS
+from gpt_embeddings_cli import common
 from gpt_embeddings_cli.options import SUFFIXES, check_inputs, check_names
 
 
@@ -121,6 +125,25 @@ def test_interrupted_while_it_imports(module, command, tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
     assert not list(tmp_path.iterdir())
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["terminal", "log"])
+def test_imports_that_take_long_are_told(watched, tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(sys, "stderr", Terminal() if watched else io.StringIO())
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "takes_long.py").write_text("import time\ntime.sleep(0.5)\n")
+    with common.errors_as_messages():
+        time.sleep(0.2)  # work, not an import
+    assert sys.stderr.getvalue() == ""
+    with common.errors_as_messages():
+        importlib.import_module("takes_long")
+    assert sys.stderr.getvalue().startswith("Loading PyTorch and transformers") == watched
 
 
 @pytest.mark.slow

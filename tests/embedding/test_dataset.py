@@ -263,6 +263,22 @@ def test_no_room_for_one_file(model, tokenizer, small, tmp_path, monkeypatch):
     assert progress.resumed == len(TEXTS)
 
 
+def test_too_little_room_for_one_file_is_told_before_the_work(model, tokenizer, small, tmp_path, monkeypatch, caplog):
+    told = "One Parquet file of about 0.0 GB takes twice that"
+    embed_dataset(source(), model, tokenizer, output=tmp_path / "room.parquet")
+    assert not caplog.records
+    monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=21_000))  # of 20 kB once
+    seen = []
+    monkeypatch.setattr(shards_module.Shards, "write", lambda *_: seen.append(list(caplog.messages)) or 0)
+    with pytest.raises(ValueError, match="200 rows were read"):
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet")
+    assert seen[0][0].startswith(told)
+    caplog.clear()
+    with pytest.raises(ValueError, match="200 rows were read"):
+        embed_dataset(source(), model, tokenizer, output=tmp_path / "out", format="parquet")
+    assert not caplog.records
+
+
 LONG = "tide " * 40
 COUNTED = ["A bell.", None, "", LONG, None, "x"] * 20
 

@@ -86,6 +86,18 @@ def test_the_table_of_a_text_says_what_was_cut(model, gpt2_tokenizer):
     assert figures.text_figure(model, gpt2_tokenizer, "a " * 1000).data[0].z.shape == (3, 256)
 
 
+def test_the_table_of_a_text_says_what_each_piece_is_to_its_word(model, gpt2_tokenizer):
+    table = tables.text_table(model, gpt2_tokenizer, "a rainha.")
+    assert [row[1] for row in table.rows] == ["a", "␣rain", "ha", "."]
+    first, second = (model.wte.weight[row[2]].double().detach().numpy() for row in table.rows[1:3])
+    word = (first + second) / 2
+    columns = [table.columns.index(name) for name in ("cos(word, token)", "share of word")]
+    for row, piece in zip(table.rows[1:3], (first, second), strict=True):
+        cosine = piece @ word / np.linalg.norm(piece) / np.linalg.norm(word)
+        assert [row[i] for i in columns] == pytest.approx([cosine, piece @ word / (word @ word) / 2], abs=1e-5)
+    assert [[row[i] for i in columns] for row in table.rows[::3]] == [pytest.approx([1, 1])] * 2
+
+
 def test_tables_escape_markup(model, gpt2_tokenizer):
     html = tables.text_table(model, gpt2_tokenizer, MARKUP).to_html()
     assert set(re.findall(r"<(\w+)", html)) == {"table", "caption", "thead", "tbody", "tr", "th", "td"}
@@ -162,7 +174,8 @@ def test_a_model_without_positions_says_so(gpt2_tokenizer):
     with pytest.raises(ValueError, match="has no positions"):
         figures.position_norms_figure(model)
     table = tables.text_table(model, gpt2_tokenizer, "tide")
-    assert [row[-1] for row in table.rows] == [0, 0] and [row[-2] for row in table.rows] == pytest.approx([1, 1])
+    shares = [table.columns.index(f"share of {part}") for part in ("token", "position")]
+    assert [[row[i] for i in shares] for row in table.rows] == [pytest.approx([1, 0])] * 2
 
 
 def test_encodings_are_drawn_side_by_side(model, gpt2_tokenizer):
