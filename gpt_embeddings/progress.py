@@ -47,10 +47,10 @@ class Bar(tqdm):
             options |= {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS, "miniters": 1}
         super().__init__(*args, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
-        """Draw the bar, or write the next line."""
+    def display(self, msg: str | None = None, pos: int | None = None, **options: Any) -> Any:
+        """Draw the bar, or write the next line; a notebook's bar has more options."""
         if not self._by_lines:
-            return super().display(msg, pos)
+            return super().display(msg, pos, **options)
         self.fp.write(f"{str(self) if msg is None else msg}\n")
         self.fp.flush()
         return True
