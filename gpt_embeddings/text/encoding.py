@@ -13,7 +13,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.columns import take_column
+from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
 from gpt_embeddings.text.engine import Engine, FlatIds, ReferenceEngine
 from gpt_embeddings.text.splintr_engine import encode_lock, find_accelerator
 from gpt_embeddings.text.tokenizer import Frame, backend_state, check_fast, find_frame
@@ -61,8 +61,6 @@ def encode_flat(
         ValueError: A text holds a lone surrogate, which has no UTF-8 form; the message names its index.
     """
     documents = _as_list(texts)
-    if not all(issubclass(kind, str) for kind in set(map(type, documents))):  # a pair would be taken for two sequences
-        raise bad_text(documents)
     with encode_lock:
         engine = _engine(tokenizer, special_tokens)
         try:
@@ -202,12 +200,16 @@ class _BadTextValue(_BadText, ValueError):
 
 
 def _as_list(texts: Texts) -> list[str]:
+    """Return texts as strings, or raise for the first that is none."""
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
     if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        return list(texts)
+        listed = list(texts)
+        if not all(issubclass(kind, str) for kind in set(map(type, listed))):  # a pair would be taken for two texts
+            raise bad_text(listed)
+        return listed
     try:
-        return texts.to_pylist()
+        listed = texts.to_pylist()
     except UnicodeDecodeError:
         for i, text in enumerate(texts):
             try:
@@ -215,6 +217,9 @@ def _as_list(texts: Texts) -> list[str]:
             except UnicodeDecodeError as error:
                 raise _BadTextValue(i, f"Text {i} is not valid UTF-8: {error}.") from error
         raise
+    if texts.null_count or not is_text_type(plain_type(texts.type)):  # else all of them are strings
+        raise bad_text(listed)
+    return listed
 
 
 __all__ = ["Texts", "as_texts", "bad_text", "encode_flat", "fill_missing", "prepare"]
