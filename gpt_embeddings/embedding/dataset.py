@@ -343,11 +343,12 @@ def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress, m
     ]
     arrow_type = Features({"x": embedder.feature}).arrow_schema.field("x").type
     column = pa.chunked_array(columns, type=arrow_type)
-    fingerprint = hashlib.sha256(f"{dataset._fingerprint} {embedder.digest}".encode()).hexdigest()[:16]
+    provenance = provenance_of(embedder, model_name).to_json()
+    fingerprint = hashlib.sha256(f"{dataset._fingerprint} {provenance}".encode()).hexdigest()[:16]
     embedded = dataset.add_column(
         embedder.output_column, column, new_fingerprint=fingerprint, feature=embedder.feature
     )
-    embedded.info.description = provenance_of(embedder, model_name).to_json()
+    embedded.info.description = provenance
     return embedded
 
 

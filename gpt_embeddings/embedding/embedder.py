@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -37,7 +36,7 @@ from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
 from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, find_frame, tokenizer_digest
-from gpt_embeddings.threads import n_cores, torch_threads, was_forked
+from gpt_embeddings.threads import n_cores, thread_pool, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -458,8 +457,7 @@ class Embedder:
             packed = self._packed_rows()  # by whoever comes first, and seen by `run`
             if n_threads == 1:
                 return run(bounds[0])
-            with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return np.concatenate(list(pool.map(run, bounds)))
+            return np.concatenate(list(thread_pool(n_threads).map(run, bounds)))
 
     def _finish(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
         vectors = vectors[:, : self.dim]
