@@ -100,6 +100,15 @@ class Progress:
         self.resumed += documents
         self._bar.update(documents)
 
+    def summary(self) -> str:
+        """Return the totals as a sentence, of a megabyte and more with the speed: of less it is that of the start."""
+        tokens, megabytes = self.counts.tokens, self.counts.text_bytes / 1e6
+        size = f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.1f} kB"
+        done = f"{tokens:,} tokens and {size} of text in {self.seconds:.1f} s"
+        if megabytes < 1 or not self.seconds:
+            return f"{done}."
+        return f"{done}: {tokens / self.seconds:,.0f} tokens/s, {megabytes / self.seconds:.3g} MB/s."
+
     def close(self) -> None:
         """Leave the bar as it is."""
         self.seconds = time.perf_counter() - self._began

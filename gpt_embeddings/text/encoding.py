@@ -23,6 +23,7 @@ from gpt_embeddings.text.word_cache import find_word_cache
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
 
 SLOW_CHARACTERS = 2**20  # a quarter of a second of `tokenizers`, as long as it takes to load what is faster
+SHORT_CALL = 2**12  # characters; a question to a server, say, must not be the one that waits for it
 
 # Engines by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
 _engines: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, _LateEngine]]]" = WeakKeyDictionary()
@@ -38,10 +39,10 @@ def encode_flat(
 ) -> FlatIds:
     """Encode texts to one flat id array: the ids that `tokenizer(text)` has, without padding.
 
-    The first megabyte goes to `tokenizers` itself, since what is faster takes seconds to begin. Then, with the extra
-    `fast` installed, the work is done by splintr, after a proof that it gives the ids of `tokenizers` for this very
-    tokenizer (see `splintr_engine`); otherwise `tokenizers` is asked for each word of GPT-2's pattern once (see
-    `word_cache`). Safe to call from threads and from forked processes.
+    The first megabyte goes to `tokenizers` itself, since what is faster takes seconds to begin; it is never a call
+    of less than 4 kB that begins it. Then, with the extra `fast` installed, the work is done by splintr, after a proof
+    that it gives the ids of `tokenizers` for this very tokenizer (see `splintr_engine`); otherwise `tokenizers` is
+    asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and from forked processes.
 
     Args:
         texts: Documents: a sequence of strings, or an Arrow array of strings.
@@ -152,8 +153,9 @@ class _LateEngine:
     def encode(self, texts: list[str]) -> FlatIds:
         """Return flat ids and offsets as `encode_flat` does."""
         if self._fast is None:
-            self._seen += sum(map(len, texts))
-            if self._seen <= SLOW_CHARACTERS:
+            size = sum(map(len, texts))
+            self._seen += size
+            if size < SHORT_CALL or self._seen <= SLOW_CHARACTERS:
                 return self._slow.encode(texts)
         return self.prepare().encode(texts)
 

@@ -45,6 +45,7 @@ forking = [
 @pytest.fixture(autouse=True)
 def fast_at_once(monkeypatch):
     monkeypatch.setattr(encoding, "SLOW_CHARACTERS", -1)
+    monkeypatch.setattr(encoding, "SHORT_CALL", 0)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,20 @@ def test_the_first_texts_need_no_accelerator(monkeypatch, tmp_path):
     assert len(made) == 1
     prepare(tokenizer, special_tokens=True)
     assert len(made) == 2
+
+
+def test_a_question_does_not_wait_for_the_accelerator(monkeypatch, tmp_path):
+    """A server answers questions for hours; the one that fills the first megabyte would wait for seconds."""
+    as_new_process(monkeypatch, tmp_path)
+    monkeypatch.setattr(encoding, "SLOW_CHARACTERS", 100)
+    monkeypatch.setattr(encoding, "SHORT_CALL", 60)
+    tokenizer, question, made = small_tokenizer(), ["clerk " * 8], accelerator._accelerators
+    for _ in range(10):
+        assert split(*encode_flat(question, tokenizer)) == reference_ids(tokenizer, question)
+    assert not made
+    encode_flat(question * 2, tokenizer)
+    assert len(made) == 1
+    assert split(*encode_flat(question, tokenizer)) == reference_ids(tokenizer, question)
 
 
 def test_literal_ids(tokenizer):
@@ -262,9 +277,11 @@ def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     code = (
-        "from gpt_embeddings.text.encoding import encode_flat\n"
+        "from gpt_embeddings.text.encoding import encode_flat, prepare\n"
         "from gpt_embeddings.text.tokenizer import load_tokenizer\n"
-        "print(encode_flat(['Hello world'], load_tokenizer())[0].tolist())"
+        "tokenizer = load_tokenizer()\n"
+        "prepare(tokenizer)\n"
+        "print(encode_flat(['Hello world'], tokenizer)[0].tolist())"
     )
     environment = {**os.environ, "HF_ASSETS_CACHE": str(tmp_path / "file")}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
