@@ -164,7 +164,7 @@ def novels(name: str, commit: str, files: str) -> Source:
 
 
 HELP = r"usr/share/libreoffice/help/pt(-BR)?/text/(swriter|scalc|shared|simpress)/.*\.html"
-PORTUGUESE = [
+PORTUGUESE_SOURCES = [
     Source(
         "mozilla/voice-web",
         "e0bfbc4be9eb6a97f7dd92eb938200f09f04ba96",
@@ -366,10 +366,10 @@ ENGLISH_SOURCES = [  # all of their texts, with what is held out
     for source in default_text.SOURCES
     if source.name in ENGLISH
 ]
-SOURCES = PORTUGUESE + [replace(source, most=ENGLISH[source.name]) for source in ENGLISH_SOURCES]
+SOURCES = PORTUGUESE_SOURCES + [replace(source, most=ENGLISH[source.name]) for source in ENGLISH_SOURCES]
 FIRST = [  # which the table before this one did not learn from, with what is held out
     source
-    for source in PORTUGUESE
+    for source in PORTUGUESE_SOURCES
     if source.held_out
     or source.name
     in (

@@ -15,7 +15,7 @@ ROOM = Path(__file__).parent
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
 SHA256 = {  # of model.safetensors
     ENGLISH: "9ab7a98a5c7aee22aaa46c3d6975c80175ef27d92907fff2ac6a34ee5778c32b",
-    PORTUGUESE: "2dfbf3636892856c24254f5a06f4bcf6cc6db6272562b4288b156cdd522cda6d",
+    PORTUGUESE: "3736d58d29ec67a39b3b13411486587c4422e32473b91d386d4d002cbc3657a5",
 }
 
 
