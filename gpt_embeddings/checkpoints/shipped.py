@@ -15,7 +15,7 @@ ROOM = Path(__file__).parent
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
 SHA256 = {  # of model.safetensors
     ENGLISH: "9ab7a98a5c7aee22aaa46c3d6975c80175ef27d92907fff2ac6a34ee5778c32b",
-    PORTUGUESE: "3736d58d29ec67a39b3b13411486587c4422e32473b91d386d4d002cbc3657a5",
+    PORTUGUESE: "016f48f4636bcb4cda78b261775e437d6b5c6045a6566c4d255f48c4071ad0cc",
 }
 
 
