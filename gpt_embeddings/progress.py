@@ -47,10 +47,10 @@ class Bar(tqdm):
             options |= {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS, "miniters": 1}
         super().__init__(*args, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
-        """Draw the bar, or write the next line."""
+    def display(self, msg: str | None = None, pos: int | None = None, **options: Any) -> Any:
+        """Draw the bar, or write the next line; a notebook's bar has more options."""
         if not self._by_lines:
-            return super().display(msg, pos)
+            return super().display(msg, pos, **options)
         self.fp.write(f"{str(self) if msg is None else msg}\n")
         self.fp.flush()
         return True
@@ -99,6 +99,15 @@ class Progress:
         """Count documents that an earlier run has finished."""
         self.resumed += documents
         self._bar.update(documents)
+
+    def summary(self) -> str:
+        """Return the totals as a sentence, of a megabyte and more with the speed: of less it is that of the start."""
+        tokens, megabytes = self.counts.tokens, self.counts.text_bytes / 1e6
+        size = f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.1f} kB"
+        done = f"{tokens:,} tokens and {size} of text in {self.seconds:.1f} s"
+        if megabytes < 1 or not self.seconds:
+            return f"{done}."
+        return f"{done}: {tokens / self.seconds:,.0f} tokens/s, {megabytes / self.seconds:.3g} MB/s."
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -6,7 +6,9 @@ more than one: so whoever computes asks [`was_forked`] first.
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -17,6 +19,7 @@ _forked = False
 def _after_fork_in_child() -> None:
     global _forked
     _forked = True
+    thread_pool.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
@@ -31,6 +34,12 @@ def was_forked() -> bool:
 def n_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def thread_pool(n: int) -> ThreadPoolExecutor:
+    """Return n threads, the same at each call, in each of which torch computes alone."""
+    return ThreadPoolExecutor(n, "gpt-embeddings", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager
@@ -48,4 +57,4 @@ def torch_threads(n: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-__all__ = ["n_cores", "torch_threads", "was_forked"]
+__all__ = ["n_cores", "thread_pool", "torch_threads", "was_forked"]

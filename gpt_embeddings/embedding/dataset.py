@@ -34,7 +34,7 @@ from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Forma
 from gpt_embeddings.outputs import Output, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, check_texts
-from gpt_embeddings.text.encoding import as_texts
+from gpt_embeddings.text.encoding import as_texts, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -343,11 +343,12 @@ def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress, m
     ]
     arrow_type = Features({"x": embedder.feature}).arrow_schema.field("x").type
     column = pa.chunked_array(columns, type=arrow_type)
-    fingerprint = hashlib.sha256(f"{dataset._fingerprint} {embedder.digest}".encode()).hexdigest()[:16]
+    provenance = provenance_of(embedder, model_name).to_json()
+    fingerprint = hashlib.sha256(f"{dataset._fingerprint} {provenance}".encode()).hexdigest()[:16]
     embedded = dataset.add_column(
         embedder.output_column, column, new_fingerprint=fingerprint, feature=embedder.feature
     )
-    embedded.info.description = provenance_of(embedder, model_name).to_json()
+    embedded.info.description = provenance
     return embedded
 
 
@@ -399,6 +400,7 @@ def _write_in_processes(
     # A fork has everything at once, the tokenizer's engine too, which the parent makes here; others begin anew.
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
     context: Any = multiprocessing.get_context("fork" if forks else None)
+    prepare(embedder.tokenizer)
     embedder.extend(pa.table({embedder.column: ["."]}))
     workers, ends = [], []
     for rank in range(min(num_proc, len(todo))):

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -37,7 +36,7 @@ from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
 from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, find_frame, tokenizer_digest
-from gpt_embeddings.threads import n_cores, torch_threads, was_forked
+from gpt_embeddings.threads import n_cores, thread_pool, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -142,7 +141,6 @@ class Embedder:
         self.pooling, self.normalize, self.overflow, self.dtype = pooling, normalize, overflow, dtype
         self.truncate_dim, self.weights = truncate_dim, weights
         self.ranges = None if ranges is None else check_ranges(ranges, self.dim)
-        self._digest: tuple[Any, str] | None = None
         self._packed: tuple[Any, PackedRows | None] | None = None
 
     @classmethod
@@ -203,22 +201,14 @@ class Embedder:
 
     @property
     def digest(self) -> str:
-        """A name for all that decides the result: weights, tokenizer and options.
-
-        It is computed once and again only when a weight has changed, as far as torch counts changes (those made
-        through `.data` or numpy are not counted).
-        """
+        """A name for all that decides the result: weights, tokenizer and options."""
         key = json.dumps([self.weights_digest, tokenizer_digest(self.tokenizer), self.options])
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property
     def weights_digest(self) -> str:
-        """A name for the model's configuration and weights; computed when it is asked for, as `digest` is."""
-        state = self.model.state_dict()
-        seen = [(name, *_seen(tensor)) for name, tensor in state.items()]
-        if self._digest is None or self._digest[0] != seen or any(version is None for *_, version in seen):
-            self._digest = (seen, hash_weights(self.model, state))
-        return self._digest[1]
+        """A name for the model's configuration and weights."""
+        return hash_weights(self.model)
 
     @property
     def weights_error(self) -> float:
@@ -467,8 +457,7 @@ class Embedder:
             packed = self._packed_rows()  # by whoever comes first, and seen by `run`
             if n_threads == 1:
                 return run(bounds[0])
-            with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return np.concatenate(list(pool.map(run, bounds)))
+            return np.concatenate(list(thread_pool(n_threads).map(run, bounds)))
 
     def _finish(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
         vectors = vectors[:, : self.dim]

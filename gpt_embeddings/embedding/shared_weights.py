@@ -13,11 +13,12 @@ import pickle
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import xxhash
 from torch import nn
 
 from gpt_embeddings.outputs import whole_file
@@ -25,6 +26,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 _models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
+_names: dict[str, str] = {}  # `hash_weights` by a fast checksum
 _folder: str | None = None
 
 
@@ -36,16 +38,28 @@ class SharedWeights(NamedTuple):
     config: dict[str, Any]
 
 
-def hash_weights(model: GPTEmbeddingsModel, state: Mapping[str, torch.Tensor]) -> str:
-    """Return a name for what a model holds: its configuration and its state."""
+def hash_weights(model: GPTEmbeddingsModel) -> str:
+    """Return a name for what a model holds: its configuration and its state.
+
+    It is a SHA-256, which takes longer for 50 MB than embedding a MB of text; so it is computed once for each state,
+    and a fast checksum says whether the state is one of those.
+    """
+    state = sorted(model.state_dict().items())
+    checksum = _feed(xxhash.xxh3_128(), model, state)
+    if checksum not in _names:
+        _names[checksum] = _feed(hashlib.sha256(), model, state)
+    return _names[checksum]
+
+
+def _feed(hashing: Any, model: GPTEmbeddingsModel, state: Sequence[tuple[str, torch.Tensor]]) -> str:
     # The fields of our own configuration: those inherited from transformers tell how a model was saved.
     fields = {name: getattr(model.config, name) for name in type(model.config).__annotations__}
-    sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(state.items()):
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    hashing.update(json.dumps(fields, sort_keys=True, default=str).encode())
+    for name, tensor in state:
+        hashing.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        sha256.update(flat.view(torch.uint8).numpy().data)  # no copy
-    return sha256.hexdigest()
+        hashing.update(flat.view(torch.uint8).numpy().data)  # no copy
+    return str(hashing.hexdigest())
 
 
 def can_share(model: GPTEmbeddingsModel) -> bool:

@@ -4,7 +4,7 @@ Left out: decoding, and padding (batches here are flat ids plus offsets).
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.columns import take_column
+from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
 from gpt_embeddings.text.engine import Engine, FlatIds, ReferenceEngine
 from gpt_embeddings.text.splintr_engine import encode_lock, find_accelerator
 from gpt_embeddings.text.tokenizer import Frame, backend_state, check_fast, find_frame
@@ -22,8 +22,11 @@ from gpt_embeddings.text.word_cache import find_word_cache
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
 
+SLOW_CHARACTERS = 2**20  # a quarter of a second of `tokenizers`, as long as it takes to load what is faster
+SHORT_CALL = 2**12  # characters; a question to a server, say, must not be the one that waits for it
+
 # Engines by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
-_engines: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, Engine]]]" = WeakKeyDictionary()
+_engines: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, _LateEngine]]]" = WeakKeyDictionary()
 
 
 def encode_flat(
@@ -36,9 +39,10 @@ def encode_flat(
 ) -> FlatIds:
     """Encode texts to one flat id array: the ids that `tokenizer(text)` has, without padding.
 
-    With the extra `fast` installed the work is done by splintr, after a proof that it gives the ids of `tokenizers`
-    for this very tokenizer (see `splintr_engine`); otherwise by `tokenizers`, which is asked for each word of GPT-2's
-    pattern once (see `word_cache`). Safe to call from threads and from forked processes.
+    The first megabyte goes to `tokenizers` itself, since what is faster takes seconds to begin; it is never a call
+    of less than 4 kB that begins it. Then, with the extra `fast` installed, the work is done by splintr, after a proof
+    that it gives the ids of `tokenizers` for this very tokenizer (see `splintr_engine`); otherwise `tokenizers` is
+    asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and from forked processes.
 
     Args:
         texts: Documents: a sequence of strings, or an Arrow array of strings.
@@ -58,8 +62,6 @@ def encode_flat(
         ValueError: A text holds a lone surrogate, which has no UTF-8 form; the message names its index.
     """
     documents = _as_list(texts)
-    if not all(issubclass(kind, str) for kind in set(map(type, documents))):  # a pair would be taken for two sequences
-        raise bad_text(documents)
     with encode_lock:
         engine = _engine(tokenizer, special_tokens)
         try:
@@ -68,6 +70,17 @@ def encode_flat(
             raise bad_text(documents) from error
     frame = find_frame(tokenizer) if add_special_tokens else Frame()
     return frame.put_around(input_ids, offsets, max_length=max_length)
+
+
+def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> None:
+    """Have the fastest engine at hand now: before a fork, say, whose children then need not make their own.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        special_tokens: As for `encode_flat`.
+    """
+    with encode_lock:
+        _engine(tokenizer, special_tokens).prepare()
 
 
 def as_texts(texts: Any) -> Any:
@@ -124,7 +137,37 @@ def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".for
     return ValueError("The texts could not be encoded.")
 
 
-def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> Engine:
+class _LateEngine:
+    """`tokenizers` for the first texts, then the fastest engine.
+
+    Args:
+        backend: A tokenizer without truncation and padding.
+        special_tokens: Whether special tokens in a text are such.
+    """
+
+    def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
+        self._backend, self._special_tokens = backend, special_tokens
+        self._slow, self._fast = ReferenceEngine(backend), cast("Engine | None", None)
+        self._seen = 0  # characters
+
+    def encode(self, texts: list[str]) -> FlatIds:
+        """Return flat ids and offsets as `encode_flat` does."""
+        if self._fast is None:
+            size = sum(map(len, texts))
+            self._seen += size
+            if size < SHORT_CALL or self._seen <= SLOW_CHARACTERS:
+                return self._slow.encode(texts)
+        return self.prepare().encode(texts)
+
+    def prepare(self) -> Engine:
+        """Return the fastest engine."""
+        if self._fast is None:
+            given = self._backend, self._special_tokens, self._slow.encode
+            self._fast = find_accelerator(*given) or find_word_cache(*given) or self._slow
+        return self._fast
+
+
+def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> _LateEngine:
     """Return the engine for a tokenizer as it is now; one that has been changed since gets a new one."""
     check_fast(tokenizer)
     state = backend_state(tokenizer.backend_tokenizer)
@@ -135,13 +178,7 @@ def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> Engine:
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = not special_tokens
-        reference = ReferenceEngine(backend)
-        engine: Engine = (
-            find_accelerator(backend, special_tokens, reference.encode)
-            or find_word_cache(backend, special_tokens, reference.encode)
-            or reference
-        )
-        engines[special_tokens] = (state, engine)
+        engines[special_tokens] = (state, _LateEngine(backend, special_tokens))
     return engines[special_tokens][1]
 
 
@@ -165,12 +202,16 @@ class _BadTextValue(_BadText, ValueError):
 
 
 def _as_list(texts: Texts) -> list[str]:
+    """Return texts as strings, or raise for the first that is none."""
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
     if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        return list(texts)
+        listed = list(texts)
+        if not all(issubclass(kind, str) for kind in set(map(type, listed))):  # a pair would be taken for two texts
+            raise bad_text(listed)
+        return listed
     try:
-        return texts.to_pylist()
+        listed = texts.to_pylist()
     except UnicodeDecodeError:
         for i, text in enumerate(texts):
             try:
@@ -178,6 +219,9 @@ def _as_list(texts: Texts) -> list[str]:
             except UnicodeDecodeError as error:
                 raise _BadTextValue(i, f"Text {i} is not valid UTF-8: {error}.") from error
         raise
+    if texts.null_count or not is_text_type(plain_type(texts.type)):  # else all of them are strings
+        raise bad_text(listed)
+    return listed
 
 
-__all__ = ["Texts", "as_texts", "bad_text", "encode_flat", "fill_missing"]
+__all__ = ["Texts", "as_texts", "bad_text", "encode_flat", "fill_missing", "prepare"]

@@ -8,11 +8,12 @@ Left out: training a tokenizer, and what is done with one (`encoding`).
 import hashlib
 import json
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import httpx2
@@ -37,7 +38,10 @@ OFFLINE_FILES = {
 PATIENCE = 4.0  # seconds
 TOKENIZER_MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "config.json")
 
-_digests: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, str]]" = WeakKeyDictionary()
+# What is found of a tokenizer, beside the state in which it was.
+_Known: TypeAlias = "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, Any]]"
+_digests: _Known = WeakKeyDictionary()
+_rows: _Known = WeakKeyDictionary()
 
 
 def load_tokenizer(
@@ -99,7 +103,8 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the largest id of a tokenizer plus one: how many rows a table for it has, holes included."""
-    return max(tokenizer.get_vocab().values(), default=-1) + 1
+    check_fast(tokenizer)
+    return int(_remembered(_rows, tokenizer, lambda: max(tokenizer.get_vocab().values(), default=-1) + 1))
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
@@ -120,14 +125,22 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Truncation and padding are left out: flat ids know neither, and a call of the tokenizer sets them in passing.
     """
+    return str(_remembered(_digests, tokenizer, lambda: _digest(tokenizer)))
+
+
+def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.pop("truncation", None)
+    content.pop("padding", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _remembered(known: _Known, tokenizer: PreTrainedTokenizerBase, find: Callable[[], Any]) -> Any:
+    """Return what is known of a tokenizer, found anew when it has been changed."""
     state = backend_state(tokenizer.backend_tokenizer)
-    if tokenizer not in _digests or _digests[tokenizer][0] != state:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        content.pop("truncation", None)
-        content.pop("padding", None)
-        document = json.dumps(content, sort_keys=True)
-        _digests[tokenizer] = (state, hashlib.sha256(document.encode()).hexdigest())
-    return _digests[tokenizer][1]
+    if tokenizer not in known or known[tokenizer][0] != state:
+        known[tokenizer] = (state, find())
+    return known[tokenizer][1]
 
 
 def backend_state(backend: Tokenizer) -> Hashable:

@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.encoding import encode_flat
+from gpt_embeddings.text.encoding import prepare
 from gpt_embeddings.windows.corpus import check_integer, open_corpus
 from gpt_embeddings.windows.lanes import Lane
 from gpt_embeddings.windows.packing import IGNORED, Ids
@@ -437,7 +437,7 @@ class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         if not self._workers.num_workers:
             return iter(self._workers.dataset)
         # Whatever the tokenizer sets up is there before this process forks.
-        encode_flat([""], self.windows.corpus.tokenizer)
+        prepare(self.windows.corpus.tokenizer)
         if self.windows._resumed:
             self._workers._iterator = None  # workers that live on do not have the state; new ones begin with it
         batches = iter(self._workers)

@@ -155,6 +155,30 @@ def test_every_field_that_decides_is_in_the_hash(tokenizer):
     assert Embedder(plain, tokenizer).digest != Embedder(scaled, tokenizer).digest
 
 
+def test_the_digest_follows_every_change(tokenizer):
+    """Also those that torch does not count: through `.data` and numpy."""
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4)).eval()
+    embedder = Embedder(model, tokenizer)
+    digests = [embedder.digest]
+    model.wte.weight.data[7, 1] += 1
+    digests.append(embedder.digest)
+    rows = model.wpe.weight.detach().numpy()
+    before = rows[3].copy()
+    rows[3] += 1
+    digests.append(embedder.digest)
+    assert len(set(digests)) == 3
+    rows[3] = before
+    assert embedder.digest == digests[1]
+
+
+def test_a_tokenizer_that_grew_is_refused():
+    tokenizer, model = load_tokenizer(), GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4))
+    Embedder(model, tokenizer)
+    tokenizer.add_tokens(["tidewaiter"])
+    with pytest.raises(ValueError, match="The tokenizer has 50258 entries, more than the model's `vocab_size` 50257"):
+        Embedder(model, tokenizer)
+
+
 def check(dataset, model, tokenizer):
     vectors = np.array([row["embedding"] for row in dataset], dtype=np.float32)
     assert np.allclose(vectors, expected(model, tokenizer), atol=1e-6)

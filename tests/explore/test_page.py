@@ -272,7 +272,7 @@ def test_an_extra_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly", None)
     result = run()
     assert result.exit_code == 1
-    assert "plotly is missing): `pip install 'gpt-embeddings[explore]'`" in result.output
+    assert "(missing: plotly): `pip install 'gpt-embeddings[explore]'`" in result.output
 
 
 @pytest.mark.parametrize(

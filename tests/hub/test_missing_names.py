@@ -35,7 +35,7 @@ def test_without_waiting(tmp_path):
     )
     slept, said = json.loads(done.stdout.splitlines()[-1])
     assert slept == 0 and "Retry" not in done.stderr
-    words = ("could not be had from the Hub", "No tokenizer at", "could not be had from the Hub", "connection to the")
+    words = ("could not be fetched", "No tokenizer at", "could not be fetched", "connection to the")
     assert len(said) == len(words)
     for word, sentence in zip(words, said, strict=True):
         assert word in sentence

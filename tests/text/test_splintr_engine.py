@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from gpt_embeddings.text import encoding
 from gpt_embeddings.text import splintr_engine as accelerator
-from gpt_embeddings.text.encoding import encode_flat
+from gpt_embeddings.text.encoding import encode_flat, prepare
 from gpt_embeddings.text.splintr_engine import Accelerator
 from gpt_embeddings.text.tokenizer import load_tokenizer
 
@@ -39,6 +40,12 @@ forking = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # what the test is about
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def fast_at_once(monkeypatch):
+    monkeypatch.setattr(encoding, "SLOW_CHARACTERS", -1)
+    monkeypatch.setattr(encoding, "SHORT_CALL", 0)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +76,36 @@ def split(input_ids, offsets):
 
 
 def test_the_accelerator_is_what_runs(gpt2):
-    from gpt_embeddings.text.encoding import _engine
+    assert isinstance(encoding._engine(gpt2, False).prepare(), Accelerator)
+    assert isinstance(encoding._engine(gpt2, True).prepare(), Accelerator)
 
-    assert isinstance(_engine(gpt2, False), Accelerator)
-    assert isinstance(_engine(gpt2, True), Accelerator)
+
+def test_the_first_texts_need_no_accelerator(monkeypatch, tmp_path):
+    """A short job must not wait for a proof that only a long one is paid back for."""
+    as_new_process(monkeypatch, tmp_path)
+    monkeypatch.setattr(encoding, "SLOW_CHARACTERS", 1000)
+    tokenizer, made = small_tokenizer(), accelerator._accelerators
+    for _ in range(2):
+        assert split(*encode_flat(["clerk " * 80], tokenizer)) == reference_ids(tokenizer, ["clerk " * 80])
+        assert not made
+    assert split(*encode_flat(["clerk " * 80], tokenizer)) == reference_ids(tokenizer, ["clerk " * 80])
+    assert len(made) == 1
+    prepare(tokenizer, special_tokens=True)
+    assert len(made) == 2
+
+
+def test_a_question_does_not_wait_for_the_accelerator(monkeypatch, tmp_path):
+    """A server answers questions for hours; the one that fills the first megabyte would wait for seconds."""
+    as_new_process(monkeypatch, tmp_path)
+    monkeypatch.setattr(encoding, "SLOW_CHARACTERS", 100)
+    monkeypatch.setattr(encoding, "SHORT_CALL", 60)
+    tokenizer, question, made = small_tokenizer(), ["clerk " * 8], accelerator._accelerators
+    for _ in range(10):
+        assert split(*encode_flat(question, tokenizer)) == reference_ids(tokenizer, question)
+    assert not made
+    encode_flat(question * 2, tokenizer)
+    assert len(made) == 1
+    assert split(*encode_flat(question, tokenizer)) == reference_ids(tokenizer, question)
 
 
 def test_literal_ids(tokenizer):
@@ -244,9 +277,11 @@ def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     code = (
-        "from gpt_embeddings.text.encoding import encode_flat\n"
+        "from gpt_embeddings.text.encoding import encode_flat, prepare\n"
         "from gpt_embeddings.text.tokenizer import load_tokenizer\n"
-        "print(encode_flat(['Hello world'], load_tokenizer())[0].tolist())"
+        "tokenizer = load_tokenizer()\n"
+        "prepare(tokenizer)\n"
+        "print(encode_flat(['Hello world'], tokenizer)[0].tolist())"
     )
     environment = {**os.environ, "HF_ASSETS_CACHE": str(tmp_path / "file")}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
@@ -257,6 +292,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
 
 
 def count_ids(tokenizer):
+    prepare(tokenizer)  # in a process that was spawned, too
     input_ids, offsets = encode_flat(DOCUMENTS, tokenizer)
     return len(input_ids), int(input_ids.sum()), offsets.tolist()
 

@@ -19,6 +19,7 @@ from windows_reference import TOKENIZER, plain, words
 
 import gpt_embeddings.windows.corpus
 from gpt_embeddings import TokenWindows, WindowCollator
+from gpt_embeddings.text import encoding
 
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,14 @@ def train(model, windows, folder, **options):
     trainer = Trainer(model, arguments, data_collator=WindowCollator(), train_dataset=windows)
     trainer.train()
     return trainer
+
+
+def test_the_tokenizer_is_ready_before_workers_are_forked():
+    """Else each worker proves its own engine, or may have none: it is refused after a fork."""
+    windows = TokenWindows(Dataset.from_dict({"text": words(60)}), copy.deepcopy(TOKENIZER), 8)
+    assert windows.corpus.tokenizer not in encoding._engines
+    next(iter(windows.dataloader(4, num_workers=1)))
+    assert encoding._engine(windows.corpus.tokenizer, False)._fast is not None
 
 
 class TestPersistentWorkers:
