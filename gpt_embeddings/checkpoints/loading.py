@@ -179,7 +179,7 @@ def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path)
     paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
     if not any(path.name in VOCABULARIES for path in paths):
         model.save_pretrained(output)
-        return f"{folder.name} has no tokenizer."
+        return f"{folder.name} has no tokenizer: commands take GPT-2's with it, or the one that `--tokenizer` names."
     if folder.has("config.json"):  # it says which class an older tokenizer is of
         folder.download("config.json")
     try:
