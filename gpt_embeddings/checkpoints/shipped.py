@@ -15,7 +15,7 @@ ROOM = Path(__file__).parent
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
 SHA256 = {  # of model.safetensors
     ENGLISH: "9ab7a98a5c7aee22aaa46c3d6975c80175ef27d92907fff2ac6a34ee5778c32b",
-    PORTUGUESE: "2dfbf3636892856c24254f5a06f4bcf6cc6db6272562b4288b156cdd522cda6d",
+    PORTUGUESE: "016f48f4636bcb4cda78b261775e437d6b5c6045a6566c4d255f48c4071ad0cc",
 }
 
 

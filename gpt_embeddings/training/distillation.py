@@ -324,7 +324,24 @@ def nested_loss(
     Returns:
         The loss, `()`.
     """
-    cosines, aims, total = theirs @ theirs.T, theirs @ projection, ours.new_zeros(())
+    return aimed_loss(ours, theirs @ projection, theirs @ theirs.T, relations)
+
+
+def aimed_loss(
+    ours: torch.Tensor, aims: torch.Tensor, cosines: torch.Tensor, relations: float = RELATIONS
+) -> torch.Tensor:
+    """Return the loss of a batch whose vectors and cosines have aims of their own, summed as `nested_loss` does.
+
+    Args:
+        ours: Vectors of the student, `(batch, n_embd)`.
+        aims: Where they are to point, of the same shape, the directions that tell most first.
+        cosines: What their cosines are to be, `(batch, batch)`.
+        relations: Weight of the squared differences of cosines.
+
+    Returns:
+        The loss, `()`.
+    """
+    total = ours.new_zeros(())
     for width, weight in zip(_widths(ours.shape[1]), WIDTH_WEIGHTS, strict=False):
         unit = F.normalize(ours[:, :width], dim=1)
         misses = 1 - (unit * F.normalize(aims[:, :width], dim=1)).sum(1).mean()
@@ -463,6 +480,7 @@ __all__ = [
     "RELATIONS",
     "VARIANTS",
     "DistilOptions",
+    "aimed_loss",
     "centred",
     "continue_positions",
     "distil",
