@@ -7,6 +7,7 @@ Left out: starting a cluster (`ray start`), and outputs other than Parquet.
 """
 
 import os
+import platform
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -50,6 +51,11 @@ class EmbedderActor:
     def __call__(self, block: pa.Table) -> pa.Table:
         """Write a block with its vectors; return the name of the file and what was in the texts, as one row."""
         counts, path = Counts(), self._folder / f"part-{uuid.uuid4().hex}.parquet"
+        if not self._folder.is_dir():
+            raise FileNotFoundError(
+                f"The node {platform.node()} has no {str(self._folder)!r}, made by the first machine: the output has "
+                "to be on storage that all nodes share."
+            )
         with whole_file(path) as partial, ExitStack() as closing:
             writer = None
             for start in range(0, max(1, block.num_rows), BATCH_ROWS):
@@ -132,11 +138,13 @@ def embed_on_cluster(
             compute=ray.data.ActorPoolStrategy(size=actors),
         )
         parts = embedded.take_all()
-        _drop_others(out.result, {part["file"] for part in parts})
+        # Out of the reach of an actor that was given up and goes on writing.
+        result = out.result.rename(out.folder / "whole")
+        _drop_others(result, {part["file"] for part in parts})
         n_rows, n_read = sum(part["rows"] for part in parts), rows.count()
         if n_rows != n_read:
             raise ValueError(f"{n_read} rows were read and {n_rows} written; nothing was published. Start again.")
-        out.finish()
+        out.finish(result)
     if progress is not None:
         for part in parts:
             progress.add(Counts(**{name: part[name] for name in Counts._fields}))

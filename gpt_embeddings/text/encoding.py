@@ -42,7 +42,7 @@ def encode_flat(
     The first megabyte goes to `tokenizers` itself, since what is faster takes seconds to begin; it is never a call
     of less than 4 kB that begins it. Then, with the extra `fast` installed, the work is done by splintr, after a proof
     that it gives the ids of `tokenizers` for this very tokenizer (see `splintr_engine`); otherwise `tokenizers` is
-    asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and from forked processes.
+    asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and forked processes.
 
     Args:
         texts: Documents: a sequence of strings, or an Arrow array of strings.

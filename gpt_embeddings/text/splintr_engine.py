@@ -133,8 +133,8 @@ def _build(
     global _loaded
     if _inherited:
         raise _RefusedError(
-            "this process was forked after splintr had been loaded, and only tokenizers that the parent had made ready "
-            "can be used here (call `gpt_embeddings.text.encoding.prepare(tokenizer)` before the fork)"
+            "this process was forked after splintr had been loaded, and only tokenizers that the parent had made "
+            "ready can be used here (call `gpt_embeddings.text.encoding.prepare(tokenizer)` before the fork)"
         )
     verdict = _read_verdict(digest)
     if verdict is not None and verdict != "equal":

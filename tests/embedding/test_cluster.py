@@ -1,5 +1,6 @@
 """Embedding on a real Ray cluster of two nodes, with a worker killed in mid-job."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ import torch
 from datasets import Dataset
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.embedding.cluster import embed_on_cluster
+from gpt_embeddings.embedding.cluster import EmbedderActor, embed_on_cluster
 from gpt_embeddings.embedding.provenance import read_provenance
 from gpt_embeddings.progress import Progress
 
@@ -105,6 +106,34 @@ def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
     expected = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
     found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
     assert np.array_equal(found, expected.encode(table["text"].to_pylist()))
+
+
+def test_what_a_lost_actor_writes_late_does_not_count(cluster, saved, tmp_path):
+    """A node that lost its connection is given up, and goes on writing until it hears of that."""
+    written, ended = tmp_path / ".out.partial" / "result", threading.Event()
+
+    def write_late():
+        while not ended.is_set():
+            if written.is_dir():
+                with contextlib.suppress(OSError):
+                    pq.write_table(pa.table({"late": [1]}), written / f"part-late-{time.monotonic_ns()}.parquet")
+            time.sleep(0.001)
+
+    writer = threading.Thread(target=write_late)
+    writer.start()
+    try:
+        embed_on_cluster(Dataset.from_dict({"text": ["a bell"] * 20}), tmp_path / "out", saved, saved)
+    finally:
+        ended.set()
+        writer.join()
+    assert pq.read_table(tmp_path / "out")["text"].to_pylist() == ["a bell"] * 20
+    assert not list((tmp_path / "out").glob("*late*"))
+
+
+def test_an_output_that_a_node_does_not_share_is_told(saved, tmp_path):
+    actor = EmbedderActor(saved, saved, {}, str(tmp_path / "elsewhere"))
+    with pytest.raises(FileNotFoundError, match=r"The node .* the output has to be on storage that all nodes share"):
+        actor(pa.table({"text": ["a bell"]}))
 
 
 def test_errors(cluster, saved, tmp_path):
