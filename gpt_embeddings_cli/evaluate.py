@@ -102,7 +102,10 @@ def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tupl
             return load_source(data, column=pair[0], split=split), pair
         except ColumnError as error:
             message = str(error)
-    raise ValueError(f"{message} Name the two columns of texts with --columns.")
+    message = f"{message} Name the two columns of texts with --columns."
+    if columns is None:
+        message += f" Without it they are {', '.join(' and '.join(pair) for pair in PAIRS)}, whichever is there."
+    raise ValueError(message)
 
 
 def _take(

@@ -135,6 +135,7 @@ class TestCommand:
         done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data])
         assert done.exit_code == 1
         assert "the columns are asked, said. Name the two columns of texts with --columns." in done.stderr
+        assert "Without it they are sentence1 and sentence2, question and answer, " in done.stderr
         done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, "--columns", "asked", "said"])
         assert done.exit_code == 0, done.output
         assert f"{len(rows):,} pairs (asked, said)" in done.stdout

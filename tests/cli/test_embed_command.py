@@ -20,6 +20,9 @@ from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
+pytestmark = pytest.mark.slow  # each starts a command
+
+
 STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
 TEXTS = ["The tide clerk", "", "wrote down what the sea did.", "Olá, maré! 🌊", "<|endoftext|> is text here"]
 
@@ -175,7 +178,6 @@ def test_tokenizer_larger_than_the_model(tmp_path):
     assert "The tokenizer has 50257 entries, more than the model's `vocab_size` 100" in result.stderr
 
 
-@pytest.mark.slow
 def test_as_a_program(tmp_path):
     program = Path(sys.executable).parent / "gpt-embeddings"
     for arguments, words in (

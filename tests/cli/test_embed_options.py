@@ -13,6 +13,9 @@ from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig
 
 
+pytestmark = pytest.mark.slow  # each starts a command
+
+
 STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
 
 

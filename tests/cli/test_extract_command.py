@@ -19,6 +19,9 @@ from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
+pytestmark = pytest.mark.slow  # each starts a command
+
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -144,7 +147,6 @@ def test_a_static_model_and_a_file(gpt, gpt2_tokenizer, tmp_path):
     assert torch.equal(table, state["model"]["wte.weight"])
 
 
-@pytest.mark.slow
 def test_from_a_hub(gpt, tmp_path):
     """In a process of its own, as the address of the Hub is read once."""
     with RangeServer({"alice/gpt": gpt}) as server:

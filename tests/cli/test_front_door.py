@@ -40,6 +40,7 @@ def run(arguments, folder):
     return done.returncode, done.stdout + done.stderr, set(json.loads((folder / "modules.json").read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -105,6 +106,7 @@ app(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 @pytest.mark.parametrize(
     ("module", "command"),

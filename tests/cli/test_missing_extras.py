@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 from gpt_embeddings_cli import app
 
 
+pytestmark = pytest.mark.slow  # each starts a command
+
+
 STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
 
 

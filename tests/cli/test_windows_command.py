@@ -10,6 +10,9 @@ from windows_reference import reference, words
 from gpt_embeddings_cli import app
 
 
+pytestmark = pytest.mark.slow  # each starts a command
+
+
 def run(*arguments):
     result = CliRunner().invoke(app, ["windows", *map(str, arguments)])
     return result.exit_code, result.output

@@ -334,6 +334,7 @@ def embed_elsewhere(pickled):
     return embedder.encode(["Hello world"] * 3000), embedder.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
 def test_a_pickle_is_small_and_works_elsewhere(tokenizer, context):
     model = new_model()
@@ -376,6 +377,7 @@ def map_once(folder):
     datasets.load_from_disk(folder).map(Embedder(new_model(), load_tokenizer()), batched=True)
 
 
+@pytest.mark.slow
 def test_the_cache_of_datasets_hits_in_another_process(tmp_path):
     Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path)
     process = multiprocessing.get_context("spawn").Process(target=map_once, args=(tmp_path,))

@@ -125,6 +125,7 @@ class TestBadInput:
             search(place, ["tides"], k=0)
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_text_and_json(self, place, embedder):
         result = run("search", place, "where are the ships?", "-k", 2)

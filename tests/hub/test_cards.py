@@ -94,6 +94,7 @@ def test_a_card_without_our_section_gets_it_at_its_end(model, tokenizer):
     assert len(SECTION.findall(card)) == 1
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     before=st.text(st.characters(codec="utf-8")),

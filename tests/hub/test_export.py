@@ -81,6 +81,7 @@ def test_static(format, library, pooling, gpt2_tokenizer, tmp_path):
     np.testing.assert_allclose(in_a_process(tmp_path, library), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_there_and_back(gpt2_tokenizer, tmp_path):
     model = make_model()
     for format in ("static", "model2vec"):
@@ -111,6 +112,7 @@ def test_unknown_tokens(tmp_path):
     np.testing.assert_allclose(in_a_process(tmp_path / "back", "model2vec", texts), theirs.encode(texts), atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal", "none", "weighted"])
 def test_onnx(kind, gpt2_tokenizer, tmp_path):
     import onnxruntime

@@ -15,6 +15,10 @@ from gpt_embeddings.text.tokenizer import load_tokenizer
 from gpt_embeddings.training.teacher import load_teacher
 from gpt_embeddings.hub.push import check_push
 
+
+
+pytestmark = pytest.mark.slow
+
 slept, said = [], []
 time.sleep = slept.append
 for ask in (load_pair, load_tokenizer, load_teacher, check_push):

@@ -51,6 +51,7 @@ BATCHES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(batches=BATCHES, buffer=st.sampled_from([1, 4, 1000]))
 def test_any_batches(batches, buffer):
@@ -110,6 +111,7 @@ def story_in_characters() -> tuple[torch.Tensor, int]:
     return torch.from_numpy(ids[: 128 * 64 + 1].astype(np.int64)), len(characters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "learned"])
 def test_training_reaches_the_bound(kind):
     """An untied model as wide as its vocabulary learns every bigram: to within 1 %, and never below."""

@@ -47,6 +47,7 @@ def run(*arguments, **options) -> subprocess.CompletedProcess[str]:
     return warm_python.run(command(*arguments, **options), cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_a_run(gpt2_tokenizer, tmp_path):
     texts = [line for line in STORY.read_text(encoding="utf-8").split("\n") if line]
     dataset = Dataset.from_dict({"text": texts})
@@ -77,6 +78,7 @@ def test_a_run(gpt2_tokenizer, tmp_path):
     assert float(facts["Loss on the training text"].split(";")[0]) < before - 1
 
 
+@pytest.mark.slow
 def test_a_long_text_is_judged_by_some_of_its_windows(gpt2_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(gpt_embeddings.training.clm, "JUDGED_WINDOWS", 9)
     seen = []
@@ -127,6 +129,7 @@ def test_a_full_disk(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_killed_after_the_last_step(gpt2_tokenizer, tmp_path, monkeypatch):
     dataset, options = Dataset.from_dict({"text": [STORY.read_text()]}), ClmOptions(max_length=16, batch_size=64)
     model = make_model()

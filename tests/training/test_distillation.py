@@ -88,6 +88,7 @@ def run(small_tokenizer, teacher, tmp_path_factory):
     return output, facts
 
 
+@pytest.mark.slow
 def test_a_run(run):
     output, facts = run
     assert json.loads((output / "training_facts.json").read_text()) == facts
@@ -187,6 +188,7 @@ def test_a_narrow_cone_is_opened():
     assert np.corrcoef(cosines.ravel(), expected.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_the_same_again(run, small_tokenizer, loaded, tmp_path, monkeypatch):
     """Stopped in the middle of the teacher, of training, and before its end, a run ends with the same bytes."""
     monkeypatch.setattr("gpt_embeddings.training.teacher.BLOCK_TEXTS", 256)
@@ -295,6 +297,7 @@ wider = lambda texts: np.ones((len(texts), len(texts)))
 """
 
 
+@pytest.mark.slow
 class TestAnyTeacher:
     """The table in the box teaches another vocabulary: as an object, and as a function of a module."""
 
@@ -416,6 +419,7 @@ class TestAnyTeacher:
             load_teacher(7)
 
 
+@pytest.mark.slow
 class TestBadInput:
     @pytest.mark.parametrize(
         ("texts", "found"), [([], 0), (["", None], 0), (["The tide came in. " * 9], 1)], ids=["none", "empty", "tiny"]

@@ -151,6 +151,7 @@ def weighted(gpt2_tokenizer, tmp_path_factory):
 TEXTS = ["The cat sat on the mat", "The tide clerk", "", "the the the", "A longer text, cut at sixteen tokens. " * 3]
 
 
+@pytest.mark.slow
 def test_sentence_transformers_takes_the_pooled_vector(weighted, gpt2_tokenizer):
     folder, model = weighted
     vectors = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
@@ -178,6 +179,7 @@ def test_the_published_files_say_how_tokens_are_pooled(weighted):
     assert "# weighted pooling: (2, 8)" in card
 
 
+@pytest.mark.slow
 def test_command(gpt2_tokenizer, tmp_path):
     GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).save_pretrained(
         tmp_path / "model"
