@@ -15,6 +15,7 @@ from gpt_embeddings.analysis.decomposition import measure, measure_words, split_
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Word
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
+from gpt_embeddings.text.encoding import find_words
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -75,7 +76,7 @@ def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, te
     """
     parts = split_parts(model, tokenizer, text)
     pieces = readable_pieces(tokenizer, parts.input_ids[:TOKENS_SHOWN].tolist())
-    words = tokenizer(text, verbose=False).word_ids()[: len(parts.input_ids)]
+    words = find_words(text, tokenizer)[: len(parts.input_ids)]
     measures = measure(parts) | measure_words(parts.token, words)
     names = (
         "‖token‖",

@@ -83,6 +83,17 @@ def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False)
         _engine(tokenizer, special_tokens).prepare()
 
 
+def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
+    """Return of which word of a text each id of `encode_flat([text])` is, counted from 0.
+
+    What the tokenizer puts around a text is of none. The words are those that the tokenizer cuts a text into first.
+    """
+    with encode_lock:
+        words = _engine(tokenizer, False).words(text)
+    frame = find_frame(tokenizer)
+    return [None] * len(frame.before) + words + [None] * len(frame.after)
+
+
 def as_texts(texts: Any) -> Any:
     """Return texts as an Arrow column or a list.
 
@@ -159,6 +170,10 @@ class _LateEngine:
                 return self._slow.encode(texts)
         return self.prepare().encode(texts)
 
+    def words(self, text: str) -> list[int | None]:
+        """Return the number of each id's word."""
+        return list(self._backend.encode(text, add_special_tokens=False).word_ids)
+
     def prepare(self) -> Engine:
         """Return the fastest engine."""
         if self._fast is None:
@@ -224,4 +239,4 @@ def _as_list(texts: Texts) -> list[str]:
     return listed
 
 
-__all__ = ["Texts", "as_texts", "bad_text", "encode_flat", "fill_missing", "prepare"]
+__all__ = ["Texts", "as_texts", "bad_text", "encode_flat", "fill_missing", "find_words", "prepare"]

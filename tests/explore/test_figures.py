@@ -86,6 +86,14 @@ def test_the_table_of_a_text_says_what_was_cut(model, gpt2_tokenizer):
     assert figures.text_figure(model, gpt2_tokenizer, "a " * 1000).data[0].z.shape == (3, 256)
 
 
+def test_a_special_token_in_a_text_is_plain_text_there_too(model, gpt2_tokenizer):
+    table = tables.text_table(model, gpt2_tokenizer, "a<|endoftext|>")
+    share = table.columns.index("share of word")
+    shares = [row[share] for row in table.rows]
+    assert len(shares) == 8  # a, and the seven pieces of four words: <|, endoftext, |>
+    assert shares[0] == pytest.approx(1) and sum(shares) == pytest.approx(4, abs=1e-4)
+
+
 def test_the_table_of_a_text_says_what_each_piece_is_to_its_word(model, gpt2_tokenizer):
     table = tables.text_table(model, gpt2_tokenizer, "a rainha.")
     assert [row[1] for row in table.rows] == ["a", "␣rain", "ha", "."]

@@ -8,16 +8,14 @@ import sys
 import pytest
 
 
+pytestmark = pytest.mark.slow
+
 ASK = """
 import json, time
 from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from gpt_embeddings.training.teacher import load_teacher
 from gpt_embeddings.hub.push import check_push
-
-
-
-pytestmark = pytest.mark.slow
 
 slept, said = [], []
 time.sleep = slept.append
