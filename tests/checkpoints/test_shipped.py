@@ -126,6 +126,7 @@ def test_a_folder_of_that_name_is_that_folder(monkeypatch, tmp_path):
         load_model(ENGLISH)
 
 
+@pytest.mark.slow
 def test_the_command_says_whose_vectors_they_are(tmp_path):
     (tmp_path / "notes.txt").write_text("The tide came in.\n")
     for options, words in (((), f"from {ENGLISH}"), (("--fresh",), "The tables are random")):

@@ -171,6 +171,7 @@ def test_prefixes(gpt, prefix, tmp_path):
     check(from_gpt(tmp_path), gpt)
 
 
+@pytest.mark.slow
 def test_models_in_memory(gpt):
     for source in (gpt, gpt.transformer, torch.nn.DataParallel(gpt), torch.compile(gpt)):
         model = from_gpt(source)

@@ -316,6 +316,7 @@ def multi_threaded_forward(model):
     torch.rand(1000, 1000) @ torch.rand(1000, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [pytest.param(n, marks=forking) for n in (1, 2)])
 def test_map_forks_after_a_multi_threaded_forward(model, tokenizer, num_proc):
     multi_threaded_forward(model)

@@ -302,6 +302,7 @@ def in_process(function, *arguments, context):
         return [result.get(timeout=90) for result in [pool.apply_async(function, arguments) for _ in range(2)]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
 def test_processes(gpt2, context):
     expected = count_ids(gpt2)
@@ -323,6 +324,7 @@ def test_a_forked_child_with_a_tokenizer_of_its_own_uses_the_reference(gpt2, con
         assert same and len(messages) == 1 and "forked after splintr had been loaded" in messages[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [pytest.param(n, marks=forking) for n in (1, 2)])
 def test_map_with_processes(gpt2, num_proc):
     dataset = datasets.Dataset.from_dict({"text": DOCUMENTS})

@@ -68,6 +68,7 @@ def test_equals_tokenizers(cache, backend, texts):
     check(cache, backend, texts)
 
 
+@pytest.mark.slow
 def test_equals_tokenizers_on_the_probes_of_the_other_engine(cache, backend):
     texts = list(probes(backend))
     assert len(texts) > 10_000
@@ -109,6 +110,7 @@ def test_the_cache_is_bounded(backend, monkeypatch):
         assert cache._size == sum(map(len, cache._ids)) <= max(20, len(text))
 
 
+@pytest.mark.slow
 def test_words_that_do_not_stand_alone_are_left_to_tokenizers(backend):
     engine = reference(backend)
     assert find_word_cache(backend, True, engine) is None

@@ -250,6 +250,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.slow
 class TestLength:
     @pytest.mark.parametrize("drop_last", [True, False])
     @pytest.mark.parametrize("options", [{}, {"shuffle": "windows"}, {"packing": "document", "num_lanes": 3}])

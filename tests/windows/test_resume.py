@@ -63,6 +63,7 @@ def some(loader, n):
     return plain(batches), saved(loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "document"])
 @pytest.mark.parametrize("kind", ["list", "rows", "streaming", "mapped"])
 def test_after_any_batch(folder, kind, packing):
@@ -397,6 +398,7 @@ def test_torchrun(folder, tmp_path):
     assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["pad", "drop"])
 def test_a_packer_from_every_place(tail):
     """Work goes on from the mark after any take, also where a padded window fills a batch."""

@@ -462,6 +462,7 @@ class TestBadInput:
         assert len(json.dumps(windows.state_dict())) < 1500
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The accelerated tokenizer")  # it has no WordLevel
 def test_ids_beyond_sixteen_bits_are_stored_whole():
     """A vocabulary with holes has larger ids than entries."""
