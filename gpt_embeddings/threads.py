@@ -37,9 +37,9 @@ def n_cores() -> int:
 
 
 @cache
-def thread_pool(n: int) -> ThreadPoolExecutor:
-    """Return n threads, the same at each call, in each of which torch computes alone."""
-    return ThreadPoolExecutor(n, "gpt-embeddings", initializer=torch.set_num_threads, initargs=(1,))
+def thread_pool() -> ThreadPoolExecutor:
+    """Return a thread for each core, the same at each call, in each of which torch computes alone."""
+    return ThreadPoolExecutor(n_cores(), "gpt-embeddings", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager

@@ -145,6 +145,10 @@ def learn(before: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors) -> GPT
     rng = np.random.default_rng(0)
     model.wte.sparse = True
     optimizer = RowAdam(list(model.parameters()), lr=LEARNING_RATE)
+
+    def ours(some: Bags, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        return model.embed_bags(*some.take(rows))
+
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
         anchors = rng.integers(len(portuguese), size=ANCHORS)
@@ -153,10 +157,6 @@ def learn(before: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors) -> GPT
         same, own = unit(before, plain, more), unit(english, plain, more)
         cosines = (1 - HALFWAY) * same @ same.T + HALFWAY * (own @ own.T * scale + shift)
         theirs = torch.from_numpy(vectors[rows].astype(np.float32))
-
-        def ours(some: Bags, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-            return model.embed_bags(*some.take(rows))
-
         value = TEACHER * nested_loss(ours(read_by_teacher, rows), theirs, projection, NARROW_RELATIONS)
         value = value + (1 - TEACHER) * nested_loss(
             ours(portuguese, anchors), unit(before, portuguese, anchors), straight, NARROW_RELATIONS

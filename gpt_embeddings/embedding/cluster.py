@@ -59,7 +59,7 @@ class EmbedderActor:
         with whole_file(path) as partial, ExitStack() as closing:
             writer = None
             for start in range(0, max(1, block.num_rows), BATCH_ROWS):
-                extended, found = self._embedder.extend(block.slice(start, BATCH_ROWS), n_cores(), start)
+                extended, found = self._embedder.extend(block.slice(start, BATCH_ROWS), n_cores())
                 if writer is None:
                     schema = with_provenance(extended.schema, self._provenance)
                     writer = closing.enter_context(pq.ParquetWriter(partial, schema))

@@ -457,7 +457,7 @@ class Embedder:
             packed = self._packed_rows()  # by whoever comes first, and seen by `run`
             if n_threads == 1:
                 return run(bounds[0])
-            return np.concatenate(list(thread_pool(n_threads).map(run, bounds)))
+            return np.concatenate(list(thread_pool().map(run, bounds)))
 
     def _finish(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
         vectors = vectors[:, : self.dim]

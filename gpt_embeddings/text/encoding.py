@@ -4,7 +4,7 @@ Left out: decoding, and padding (batches here are flat ids plus offsets).
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -158,7 +158,8 @@ class _LateEngine:
 
     def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
         self._backend, self._special_tokens = backend, special_tokens
-        self._slow, self._fast = ReferenceEngine(backend), cast("Engine | None", None)
+        self._slow = ReferenceEngine(backend)
+        self._fast: Engine | None = None
         self._seen = 0  # characters
 
     def encode(self, texts: list[str]) -> FlatIds:
@@ -220,13 +221,8 @@ def _as_list(texts: Texts) -> list[str]:
     """Return texts as strings, or raise for the first that is none."""
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
-    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        listed = list(texts)
-        if not all(issubclass(kind, str) for kind in set(map(type, listed))):  # a pair would be taken for two texts
-            raise bad_text(listed)
-        return listed
     try:
-        listed = texts.to_pylist()
+        listed = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else list(texts)
     except UnicodeDecodeError:
         for i, text in enumerate(texts):
             try:
@@ -234,7 +230,10 @@ def _as_list(texts: Texts) -> list[str]:
             except UnicodeDecodeError as error:
                 raise _BadTextValue(i, f"Text {i} is not valid UTF-8: {error}.") from error
         raise
-    if texts.null_count or not is_text_type(plain_type(texts.type)):  # else all of them are strings
+    if isinstance(texts, (pa.Array, pa.ChunkedArray)) and not texts.null_count:
+        if is_text_type(plain_type(texts.type)):
+            return listed  # all of them are strings
+    if not all(issubclass(kind, str) for kind in set(map(type, listed))):  # a pair would be taken for two sequences
         raise bad_text(listed)
     return listed
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import threading
 
 import datasets
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import GPT2Model
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.embedding import shared_weights
+from gpt_embeddings.threads import n_cores
 
 
 TEXTS = ["The tide clerk counts.", "", None, "Lamp oil", "a<|endoftext|>b", " ".join(["wave"] * 40), "é\0漢字"]
@@ -169,6 +171,16 @@ def test_the_digest_follows_every_change(tokenizer):
     assert len(set(digests)) == 3
     rows[3] = before
     assert embedder.digest == digests[1]
+
+
+def test_threads_that_share_in_batches_are_those_of_the_cores(tokenizer):
+    embedder = Embedder(new_model(), tokenizer)
+    texts, threads = pa.table({"text": ["tide " * 1000] * 200}), torch.get_num_threads()
+    expected = embedder.extend(texts)[0]
+    for n in range(2, 8):
+        assert embedder.extend(texts, n)[0].equals(expected)
+    assert sum(thread.name.startswith("gpt-embeddings") for thread in threading.enumerate()) <= n_cores()
+    assert torch.get_num_threads() == threads
 
 
 def test_a_tokenizer_that_grew_is_refused():
