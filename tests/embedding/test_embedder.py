@@ -333,7 +333,7 @@ def multi_threaded_forward(model):
 @pytest.mark.parametrize("num_proc", [pytest.param(n, marks=forking) for n in (1, 2)])
 def test_map_forks_after_a_multi_threaded_forward(model, tokenizer, num_proc):
     multi_threaded_forward(model)
-    texts = TEXTS * 500  # large enough for torch and splintr to want threads
+    texts = TEXTS * 500  # large enough for torch and gigatoken to want threads
     embedder = Embedder(model, tokenizer)
     embedder({"text": texts})
     mapped = Dataset.from_dict({"text": texts}).map(
