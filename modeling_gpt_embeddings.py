@@ -267,6 +267,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.wte = nn.Embedding(config.vocab_size, token_width)
         self.project_in = None if token_width == config.n_embd else nn.Linear(token_width, config.n_embd, bias=False)
         self.wpe = self._new_position_table(config.n_positions)
+        self._position_sums = torch.empty(0), torch.empty(0)  # by `_sum_positions`
         self.drop = nn.Dropout(float(config.embd_pdrop))
         self.register_buffer("token_weights", torch.ones(config.vocab_size) if config.pooling == "weighted" else None)
         # Only while `from_pretrained` loads, which builds modules without memory.
@@ -429,12 +430,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if weights is not None:
             return self._add_weighted_positions(sums, weights, offsets)
         if self.wpe is not None and input_ids.numel():
-            longest = min(int(lengths.max()), n_positions)
-            first = self.config.position_offset
-            rows = self.wpe(torch.arange(first, first + longest, device=weight.device))  # (longest, n_embd)
-            # Row n is the sum of the first n positions. It is made anew at each call, at the price of `longest` token
-            # rows, so that it always follows training, `load_state_dict` and gradients.
-            prefix = F.pad(rows.cumsum(0, dtype=torch.promote_types(rows.dtype, torch.float32)), (0, 0, 1, 0))
+            prefix = self._sum_positions(min(int(lengths.max()), n_positions))  # (longest + 1, n_embd)
             sums = sums.to(prefix.dtype)  # memory of our own from here on, so what follows is in place
             if overflow == "windows":
                 full = (lengths // n_positions).unsqueeze(1).to(prefix.dtype)  # whole windows of a document
@@ -686,6 +682,33 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if not weighted or input_ids is None or self.token_weights is None:
             return None
         return self.token_weights[input_ids]
+
+    def _sum_positions(self, longest: int) -> torch.Tensor:
+        """Return the sums of the first positions: row n is that of n of them, `(longest + 1, n_embd)`.
+
+        To sum rows takes ten times as long as to compare them. So the last sums are kept beside the rows they are of,
+        and follow whatever changes these; where a gradient is wanted, they are made anew.
+        """
+        rows = self._first_positions(longest)
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        if torch.is_grad_enabled() and rows.requires_grad:
+            return F.pad(rows.cumsum(0, dtype=dtype), (0, 0, 1, 0))
+        kept, sums = self._position_sums
+        if not _begins_with(kept, rows):
+            rows = self._first_positions(min(self.config.n_positions, 1 << longest.bit_length()))  # for longer texts
+            with torch.inference_mode(False), torch.no_grad():  # they may outlive the mode of this call
+                kept, sums = rows.clone(), F.pad(rows.clone().cumsum(0, dtype=dtype), (0, 0, 1, 0))
+            self._position_sums = kept, sums
+        return sums[: longest + 1]
+
+    def _first_positions(self, n: int) -> torch.Tensor:
+        """Return the rows of the first positions, `(n, n_embd)`."""
+        assert self.wpe is not None
+        first = self.config.position_offset
+        if self._owns_position_rows():
+            return self.wpe.weight[first : first + n]
+        rows: torch.Tensor = self.wpe(torch.arange(first, first + n, device=self.wte.weight.device))
+        return rows
 
     def _add_weighted_positions(
         self, sums: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
@@ -1229,6 +1252,16 @@ def _mean_over_tokens(
     real = (attention_mask != 0).to(hidden_states.device).unsqueeze(-1)  # (batch, position, 1)
     sums = torch.where(real, hidden_states, 0).sum(1, dtype=dtype)
     return (sums / real.sum(1).clamp(min=1)).to(hidden_states.dtype)
+
+
+def _begins_with(kept: torch.Tensor, rows: torch.Tensor) -> bool:
+    """Whether the first of some rows are these, bit by bit."""
+    if (kept.dtype, kept.device) != (rows.dtype, rows.device) or len(kept) < len(rows):
+        return False
+    kept = kept[: len(rows)]
+    if rows.shape[1] * rows.element_size() % 8 == 0:  # whole words compare four times as fast
+        kept, rows = kept.view(torch.int64), rows.view(torch.int64)
+    return torch.equal(kept, rows)
 
 
 def _as_bags(input_ids: Any, offsets: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,5 +1,6 @@
 """The arithmetic of the component, against GPT2Model's own first hidden state and formulas written out."""
 
+import copy
 import math
 import pickle
 
@@ -351,6 +352,43 @@ class TestBags:
         torch.testing.assert_close(model.embed_bags(*bags), before + 1)
         model.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
         torch.testing.assert_close(model.embed_bags(*bags), torch.full((2, WIDTH), 2.0))
+
+    @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+    @pytest.mark.parametrize("width", [WIDTH, 3])  # whole words and others
+    def test_kept_sums_of_positions_follow_every_change(self, mode, width):
+        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=VOCAB, n_positions=LIMIT, n_embd=width)).eval()
+        docs = [[1, 2], list(range(LIMIT)), [3]]
+
+        def check():
+            ids, mask = pad(docs, "right")
+            with mode():
+                expected = model(ids, attention_mask=mask).pooler_output
+                for same in (model, model, copy.deepcopy(model)):
+                    torch.testing.assert_close(same.embed_bags(*flat(docs)), expected, rtol=1e-5, atol=1e-7)
+
+        with torch.inference_mode():
+            model.embed_bags(*flat(docs[:1]))  # kept for short texts, and of that mode
+        check()
+        model.wpe.weight.data[LIMIT - 1, width - 1] += 1  # which torch does not count as a change
+        check()
+        model.wpe.weight.detach().numpy()[0, 0] = -0.0
+        check()
+        model.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()})
+        check()
+        model.resize_position_embeddings(LIMIT + 4)
+        check()
+        model.double()
+        check()
+        model.wpe.weight.data[1] = float("nan")
+        assert model.embed_bags(*flat([[1, 2]])).isnan().all()
+
+    def test_kept_sums_of_positions_do_not_stand_in_for_a_gradient(self):
+        model = make_model()
+        with torch.no_grad():
+            model.embed_bags(*flat([[1, 2, 3]]))
+        model.embed_bags(*flat([[1, 2, 3]])).sum().backward()
+        torch.testing.assert_close(model.wpe.weight.grad[:3], torch.full((3, WIDTH), 1 / 3))
+        assert not model.wpe.weight.grad[3:].any()
 
     @pytest.mark.parametrize("overflow", ["truncate", "windows"])
     def test_gradients_are_those_of_the_forward(self, overflow):

@@ -4,7 +4,8 @@
 process has a pid, an exit code, signals and pipes of its own, and the environment and the folder that it is given;
 only the libraries are imported already, which takes seven of the eight seconds of a start. What libraries read as they
 are imported (`HF_HUB_OFFLINE`, say) cannot change later, so each such environment has a warm process of its own.
-Where the start itself is tested, where a library starts the processes, and outside Linux they start from nothing.
+`spawning` has `multiprocessing` spawn such processes. Where the start itself is tested, where another library starts
+the processes, and outside Linux they start from nothing.
 """
 
 import atexit
@@ -24,9 +25,10 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+from unittest import mock
 
 
 IMPORTS = (
@@ -44,12 +46,16 @@ IMPORTS = (
 # Read by libraries, or by Python, at an import or a start.
 READ_EARLY = ("ACCELERATE_", "HF_", "HUGGINGFACE_", "KMP_", "MKL_", "OMP_", "PYTHON", "TOKENIZERS_", "TORCH", "USE_")
 READ_LATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONUNBUFFERED"}  # the last two in `_become`
-ISOLATED = ("-I", "-S")  # without the environment, the current folder, and the .pth file of an editable install
+ISOLATED = ("-I", "-S")  # without PYTHONPATH, the current folder, and the .pth file of an editable install
 WARM = sys.platform == "linux"
+MOST_FILES = 64  # that a process is handed
 
 
 class Process:
-    """What `subprocess.Popen` is, as far as the tests use it, of a fork of a warm process."""
+    """What `subprocess.Popen` is, as far as the tests use it, of a fork of a warm process.
+
+    With `to_the_end` Python destroys all objects as it ends, which takes a second that others are spared.
+    """
 
     def __init__(
         self,
@@ -60,6 +66,8 @@ class Process:
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
         stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
+        to_the_end: bool = False,
     ) -> None:
         self.args, self.returncode = list(arguments), None
         self.stdin: IO[str] | None = None
@@ -67,13 +75,16 @@ class Process:
         self.stderr: IO[str] | None = None
         files = [self._end(0, stdin), self._end(1, stdout)]
         files.append(files[1] if stderr == subprocess.STDOUT else self._end(2, stderr))
-        flags = ISOLATED if tuple(arguments[:2]) == ISOLATED else ()
+        isolated = tuple(arguments[:2]) == ISOLATED
         job = {
-            "arguments": [str(argument) for argument in arguments[len(flags) :]],
+            "arguments": [str(argument) for argument in arguments[2 * isolated :]],
+            "isolated": isolated,
             "env": dict(os.environ if env is None else env),
             "cwd": str(Path.cwd() if cwd is None else cwd),
+            "files": [0, 1, 2, *pass_fds],
+            "to_the_end": to_the_end,
         }
-        self._told = _server(flags, job["env"]).fork(job, files)
+        self._told = _server(job["env"]).fork(job, [*files, *pass_fds])
         for file in {*files} - {0, 1, 2}:
             os.close(file)
         self.pid = int(self._told.readline())
@@ -154,10 +165,10 @@ class Process:
         self.wait()
 
 
-def start(arguments: Sequence[str], **options: Any) -> "Process | subprocess.Popen[str]":
+def start(arguments: Sequence[str], *, to_the_end: bool = False, **options: Any) -> "Process | subprocess.Popen[str]":
     """Start Python with arguments; the options are those of `Process`."""
     if WARM:
-        return Process(arguments, **options)
+        return Process(arguments, to_the_end=to_the_end, **options)
     return subprocess.Popen([sys.executable, *arguments], text=True, **{"stdin": subprocess.DEVNULL, **options})
 
 
@@ -172,18 +183,49 @@ def run(arguments: Sequence[str], *, timeout: float = 300, **options: Any) -> su
     return subprocess.CompletedProcess(list(arguments), process.returncode, stdout, stderr)
 
 
+if WARM:
+    from multiprocessing import context, popen_spawn_posix, resource_tracker, util
+
+    class _Spawned(popen_spawn_posix.Popen):
+        """A process that `multiprocessing` spawns, warm: all that it is handed is what it always is."""
+
+        def _launch(self, process_obj: Any) -> None:
+            resource_tracker.ensure_running()
+            with mock.patch.object(util, "spawnv_passfds", self._start):
+                super()._launch(process_obj)
+
+        def _start(self, path: str, args: Sequence[str], passfds: Sequence[int]) -> int:
+            arguments = list(map(os.fsdecode, args))
+            self._process = Process(arguments[arguments.index("-c") :], pass_fds=sorted(set(passfds)))
+            return self._process.pid
+
+        def poll(self, flag: int = os.WNOHANG) -> int | None:
+            """Return the exit code, or None while the process runs."""
+            self.returncode = self._process.poll() if flag == os.WNOHANG else self._process.wait()
+            return self.returncode
+
+
+@contextlib.contextmanager
+def spawning() -> Iterator[None]:
+    """Have `multiprocessing`, and what is built on it, spawn warm processes."""
+    if not WARM:
+        yield
+        return
+    with mock.patch.object(context.SpawnProcess, "_Popen", staticmethod(_Spawned)):
+        yield
+
+
 # The warm process, seen from the tests -------------------------------------------------------------------------------
 
 
 class _Server:
     """A process that has imported the libraries and forks at each job; it ends with this one."""
 
-    def __init__(self, flags: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        libraries = [sysconfig.get_paths()["purelib"]] if flags == ISOLATED else []
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *flags, __file__, str(theirs.fileno()), *libraries],
+                [sys.executable, __file__, str(theirs.fileno())],
                 env=env, cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
@@ -204,14 +246,14 @@ _starting = threading.Lock()
 _servers: dict[Any, _Server] = {}
 
 
-def _server(flags: Sequence[str], env: Mapping[str, str]) -> _Server:
-    """Return the warm process for flags of Python and for what libraries read early in an environment."""
+def _server(env: Mapping[str, str]) -> _Server:
+    """Return the warm process for what libraries read early in an environment."""
     early = {name: value for name, value in env.items() if name.startswith(READ_EARLY) and name not in READ_LATE}
     with _starting:
-        kind = (flags, frozenset(early.items()))
+        kind = frozenset(early.items())
         if kind not in _servers:
             others = {name: value for name, value in os.environ.items() if not name.startswith(READ_EARLY)}
-            server = _servers[kind] = _Server(flags, {**others, **early})
+            server = _servers[kind] = _Server({**others, **early})
             atexit.register(server.end)
         return _servers[kind]
 
@@ -236,7 +278,7 @@ def _fork_at_each_job(control: socket.socket) -> dict[str, Any]:
             _tell_of_the_ended(running)
         if control not in ready:
             continue
-        message, files, _, _ = socket.recv_fds(control, 2**20, 4)
+        message, files, _, _ = socket.recv_fds(control, 2**20, MOST_FILES)
         if not message:  # whoever asks has ended
             for pid in running:
                 os.killpg(pid, signal.SIGKILL)
@@ -271,15 +313,15 @@ def _become(job: dict[str, Any], files: Sequence[int]) -> None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-    for file in files:
-        os.close(file)
+    _place(files, job["files"])
     os.environ.clear()
     os.environ.update(job["env"])
     os.chdir(job["cwd"])
     tempfile.tempdir = None
-    if not sys.flags.isolated:
+    if job["isolated"]:
+        standard = sysconfig.get_paths()["stdlib"]
+        sys.path[:] = [path for path in sys.path if path.startswith(standard) and not path.endswith("-packages")]
+    else:
         sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
@@ -287,37 +329,50 @@ def _become(job: dict[str, Any], files: Sequence[int]) -> None:
     importlib.invalidate_caches()
 
 
-def _begin(program: str, arguments: Sequence[str], folder: str) -> None:
+def _place(files: Sequence[int], numbers: Sequence[int]) -> None:
+    """Give open files the numbers that they are to have."""
+    above = max(*files, *numbers) + 1  # where none is in the way of another
+    for i, file in enumerate(files):
+        os.dup2(file, above + i)
+    for file in files:
+        os.close(file)
+    for i, number in enumerate(numbers):
+        os.dup2(above + i, number)
+        os.close(above + i)
+
+
+def _begin(job: dict[str, Any], program: str, arguments: Sequence[str], folder: str) -> None:
     sys.argv[:] = [program, *arguments]
-    if not sys.flags.isolated:
+    if not job["isolated"]:
         sys.path[0] = folder
 
 
-def _run(kind: str, *arguments: str) -> None:
+def _run(job: dict[str, Any]) -> None:
     """Run what follows `python` on a command line."""
+    kind, *arguments = job["arguments"]
     if kind == "-c":
         code, *arguments = arguments
-        _begin("-c", arguments, "")
+        _begin(job, "-c", arguments, "")
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(code, "<string>", "exec"), main.__dict__)
     elif kind == "-m":
         module, *arguments = arguments
-        _begin(module, arguments, os.getcwd())
+        _begin(job, module, arguments, os.getcwd())
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         assert not kind.startswith("-"), f"a warm process cannot start with {kind}"
-        _begin(kind, arguments, os.path.dirname(os.path.abspath(kind)))
+        _begin(job, kind, arguments, os.path.dirname(os.path.abspath(kind)))
         runpy.run_path(kind, run_name="__main__")
 
 
 _exit_code: int | None = None
 
 
-def _run_to_the_end(arguments: Sequence[str]) -> None:
+def _run_as_python(job: dict[str, Any]) -> None:
     """Run as Python does, so that the interpreter itself deals with every way to end."""
     global _exit_code
     try:
-        _run(*arguments)
+        _run(job)
         _exit_code = 0
     except SystemExit as end:
         _exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -327,19 +382,22 @@ def _run_to_the_end(arguments: Sequence[str]) -> None:
         raise
 
 
-def _leave() -> None:
+def _leave(job: dict[str, Any]) -> None:
     """Spare the second that it takes to destroy every object of the libraries."""
-    if _exit_code is not None:
+    if job.get("to_the_end"):
+        gc.unfreeze()
+    elif _exit_code is not None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_code & 0xFF)
 
 
 if __name__ == "__main__":
-    atexit.register(_leave)  # before any import, and so called last
-    sys.path.extend(sys.argv[2:])
+    job: dict[str, Any] = {}
+    atexit.register(_leave, job)  # before any import, and so called last
     for name in IMPORTS:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that a fork does not copy what it never writes
-    _run_to_the_end(_fork_at_each_job(socket.socket(fileno=int(sys.argv[1])))["arguments"])
+    job.update(_fork_at_each_job(socket.socket(fileno=int(sys.argv[1]))))
+    _run_as_python(job)
