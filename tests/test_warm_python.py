@@ -87,3 +87,17 @@ def test_signals_and_time_limits():
         assert process.communicate(timeout=60)[1].splitlines()[-1] == "KeyboardInterrupt"
         assert process.wait() == process.poll() == -signal.SIGINT
         process.kill()  # which is not sent to a process that has ended
+
+
+@pytest.mark.slow
+def test_ranks_find_each_other():
+    code = """if True:
+        import torch, torch.distributed as dist
+        dist.init_process_group("gloo")
+        total = torch.tensor(10 ** dist.get_rank())
+        dist.all_reduce(total)
+        print(dist.get_world_size(), total.item(), dist.get_rank())
+        dist.destroy_process_group()
+    """
+    ranks = warm_python.run_ranks(["-c", code], 3)
+    assert [(done.returncode, done.stdout) for done in ranks] == [(0, f"3 111 {rank}\n") for rank in range(3)]

@@ -3,7 +3,8 @@
 `run` and `start` are what `subprocess.run` and `subprocess.Popen` are, with the arguments of Python alone. The new
 process has a pid, an exit code, signals and pipes of its own, and the environment and the folder that it is given;
 only the libraries are imported already, which takes seven of the eight seconds of a start. What libraries read as they
-are imported (`HF_HUB_OFFLINE`, say) cannot change later, so each such environment has a warm process of its own.
+are imported (`HF_HUB_OFFLINE`, say) cannot change later, so each such environment has a warm process of its own, which
+is itself a fork: of one that has imported what all these have in common, torch above all.
 Where the start itself is tested, where a library starts the processes, and outside Linux they start from nothing.
 """
 
@@ -25,24 +26,41 @@ import threading
 import time
 import types
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 
-IMPORTS = (
-    "accelerate",
-    "datasets",
-    "jinja2",
-    "pandas",
-    "sentence_transformers",
-    "tokenizers",
-    "torch",
-    "torch.utils.data",
-    "transformers.trainer",
-    "typer.testing",
+# What is imported in turn, each after what may differ in the environment when it is: what begins with these words.
+STAGES = (
+    (
+        ("KMP_", "MKL_", "OMP_", "PYTHON", "TORCH"),
+        (
+            "jinja2",
+            "pandas",
+            "pyarrow.dataset",
+            "pydantic.type_adapter",
+            "sklearn.metrics",
+            "torch",
+            "torch._dynamo",
+            "torch.distributed.tensor",
+            "torch.utils.data",
+            "typer.testing",
+        ),
+    ),
+    (
+        ("ACCELERATE_", "HF_", "HUGGINGFACE_", "TOKENIZERS_", "USE_"),
+        (
+            "accelerate",
+            "datasets",
+            "sentence_transformers",
+            "tokenizers",
+            "transformers.pipelines",
+            "transformers.trainer",
+        ),
+    ),
 )
-# Read by libraries, or by Python, at an import or a start.
-READ_EARLY = ("ACCELERATE_", "HF_", "HUGGINGFACE_", "KMP_", "MKL_", "OMP_", "PYTHON", "TOKENIZERS_", "TORCH", "USE_")
+READ_EARLY = tuple(word for words, _ in STAGES for word in words)
 READ_LATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONUNBUFFERED"}  # the last two in `_become`
 ISOLATED = ("-I", "-S")  # without the environment, the current folder, and the .pth file of an editable install
 WARM = sys.platform == "linux"
@@ -172,25 +190,43 @@ def run(arguments: Sequence[str], *, timeout: float = 300, **options: Any) -> su
     return subprocess.CompletedProcess(list(arguments), process.returncode, stdout, stderr)
 
 
+def run_ranks(
+    arguments: Sequence[str], count: int, *, env: Mapping[str, str] | None = None, **options: Any
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run Python so many times at once, each told its rank and where the others are, as `torchrun` tells it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = {**(os.environ if env is None else env), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    told |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    with ThreadPoolExecutor(count) as threads:
+        envs = [{**told, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        return list(threads.map(lambda own: run(arguments, env=own, **options), envs))
+
+
 # The warm process, seen from the tests -------------------------------------------------------------------------------
 
 
 class _Server:
-    """A process that has imported the libraries and forks at each job; it ends with this one."""
+    """A process that has imported libraries and forks at each job; it ends with this one."""
 
-    def __init__(self, flags: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, flags: Sequence[str], job: dict[str, Any], earlier: "_Server | None") -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        libraries = [sysconfig.get_paths()["purelib"]] if flags == ISOLATED else []
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, *flags, __file__, str(theirs.fileno()), *libraries],
-                env=env, cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            if earlier:
+                told = earlier.fork(job, [theirs.fileno()])
+                self._until_its_end = told.read
+                return
+            libraries = [sysconfig.get_paths()["purelib"]] if flags == ISOLATED else []
+            program = [sys.executable, *flags, __file__, str(theirs.fileno()), *libraries]
+            self._until_its_end = subprocess.Popen(
+                program, env=job["env"], cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            ).wait  # fmt: skip
 
     def end(self) -> None:
         """End it, and what it has forked."""
         self._socket.close()
-        self._process.wait()
+        self._until_its_end()
 
     def fork(self, job: dict[str, Any], files: Sequence[int]) -> IO[bytes]:
         """Have a process forked; return the pipe that brings its pid, and its exit code when it ends."""
@@ -206,21 +242,24 @@ _servers: dict[Any, _Server] = {}
 
 def _server(flags: Sequence[str], env: Mapping[str, str]) -> _Server:
     """Return the warm process for flags of Python and for what libraries read early in an environment."""
-    early = {name: value for name, value in env.items() if name.startswith(READ_EARLY) and name not in READ_LATE}
+    told = {name: value for name, value in os.environ.items() if not name.startswith(READ_EARLY)}
+    kind, server = (flags,), None
     with _starting:
-        kind = (flags, frozenset(early.items()))
-        if kind not in _servers:
-            others = {name: value for name, value in os.environ.items() if not name.startswith(READ_EARLY)}
-            server = _servers[kind] = _Server(flags, {**others, **early})
-            atexit.register(server.end)
-        return _servers[kind]
+        for words, imports in STAGES:
+            early = {name: value for name, value in env.items() if name.startswith(words) and name not in READ_LATE}
+            kind, told = (*kind, frozenset(early.items())), {**told, **early}
+            if kind not in _servers:
+                _servers[kind] = _Server(flags, {"env": told, "imports": imports}, server)
+                atexit.register(_servers[kind].end)
+            server = _servers[kind]
+    return server
 
 
 # The warm process itself ---------------------------------------------------------------------------------------------
 
 
-def _fork_at_each_job(control: socket.socket) -> dict[str, Any]:
-    """Serve until the socket ends; return in each forked process, with its job."""
+def _fork_at_each_job(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Serve until the socket ends; return in each forked process, with its job and files."""
     running: dict[int, int] = {}  # pid, and the pipe to tell of its end
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
@@ -239,7 +278,8 @@ def _fork_at_each_job(control: socket.socket) -> dict[str, Any]:
         message, files, _, _ = socket.recv_fds(control, 2**20, 4)
         if not message:  # whoever asks has ended
             for pid in running:
-                os.killpg(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # a warm process, which ends in the same way
+                    os.killpg(pid, signal.SIGKILL)
             os._exit(0)
         pid = os.fork()
         if pid == 0:
@@ -248,9 +288,7 @@ def _fork_at_each_job(control: socket.socket) -> dict[str, Any]:
             control.close()
             for file in (woken, wakes, files[0], *running.values()):
                 os.close(file)
-            job = json.loads(message)
-            _become(job, files[1:])
-            return job
+            return json.loads(message), files[1:]
         for file in files[1:]:
             os.close(file)
         running[pid] = files[0]
@@ -338,8 +376,13 @@ def _leave() -> None:
 if __name__ == "__main__":
     atexit.register(_leave)  # before any import, and so called last
     sys.path.extend(sys.argv[2:])
-    for name in IMPORTS:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # so that a fork does not copy what it never writes
-    _run_to_the_end(_fork_at_each_job(socket.socket(fileno=int(sys.argv[1])))["arguments"])
+    job, files = {"imports": STAGES[0][1]}, [int(sys.argv[1])]
+    while "imports" in job:
+        os.environ.update(job.get("env", {}))
+        for name in job["imports"]:
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # so that a fork does not copy what it never writes
+        job, files = _fork_at_each_job(socket.socket(fileno=files[0]))
+    _become(job, files)
+    _run_to_the_end(job["arguments"])
