@@ -101,8 +101,8 @@ class Setting:
 
 def set_up(name: str, documents: list[str], n_embd: int, folder: Path) -> Run:
     """Set a contender up and return what makes one pass."""
-    if name.endswith("without splintr"):
-        sys.modules["splintr"] = None  # type: ignore[assignment]  # as if the extra `fast` were not installed
+    if name.endswith("without gigatoken"):
+        sys.modules["gigatoken"] = None  # type: ignore[assignment]  # as if the extra `fast` were not installed
     import datasets
     import torch
 
@@ -230,7 +230,7 @@ CONTENDERS: dict[str, Callable[[Setting], Run]] = {
     "embed_dataset, the table in the box": by_embed_dataset,
     "embed_dataset, num_proc=2": partial(by_embed_dataset, num_proc=2),
     "map(Embedder)": by_map,
-    "embed_dataset without splintr": by_embed_dataset,
+    "embed_dataset without gigatoken": by_embed_dataset,
     "model2vec encode": by_model2vec,
     "StaticEmbedding encode": by_static_embedding,
     "StaticEmbedding in map": partial(by_static_embedding, in_map=True),

@@ -393,11 +393,11 @@ def tiktoken_gpt2() -> Any:
 
 # name: (function, module it needs, whether the stride may differ from the length, whether it is slow)
 CONTENDERS: dict[str, tuple[Contender, str, bool, bool]] = {
-    "ours, fast": (ours, "splintr", True, False),
+    "ours, fast": (ours, "gigatoken", True, False),
     "ours, without fast": (ours, "tokenizers", True, True),
-    "ours, stored and read": (ours_stored, "splintr", True, False),
-    "ideal": (ideal, "splintr", True, False),
-    "tokenizer alone": (tokenizer_alone, "splintr", True, False),
+    "ours, stored and read": (ours_stored, "gigatoken", True, False),
+    "ideal": (ideal, "gigatoken", True, False),
+    "tokenizer alone": (tokenizer_alone, "gigatoken", True, False),
     "memcpy of the windows": (memcpy, "numpy", True, False),
     "create_dataloader_v1": (rasbt, "tiktoken", True, False),
     "mosaicml-streaming": (mosaic, "streaming", True, False),
@@ -414,7 +414,7 @@ CONTENDERS: dict[str, tuple[Contender, str, bool, bool]] = {
 def child(name: str, folder: Path, length: int, stride: int) -> None:
     """Run one contender and print what it took."""
     if name == "ours, without fast":
-        sys.modules["splintr"] = None  # type: ignore[assignment]
+        sys.modules["gigatoken"] = None  # type: ignore[assignment]
     import datasets
 
     datasets.disable_progress_bars()
@@ -424,7 +424,7 @@ def child(name: str, folder: Path, length: int, stride: int) -> None:
     import gpt_embeddings  # noqa: F401 -- imports are no part of the work
 
     tokenizer()
-    if module not in ("splintr", "tokenizers", "transformers", "trl", "numpy", "datasets"):
+    if module not in ("gigatoken", "tokenizers", "transformers", "trl", "numpy", "datasets"):
         tiktoken_gpt2()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before
     start_memory, start, start_wall = _memory("VmRSS"), _cpu(), time.perf_counter()

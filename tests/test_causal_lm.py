@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import two_processes
 import warm_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -490,8 +491,8 @@ class TestTrainer:
         """DDP over gloo: two processes with half a batch each take the steps of one with the whole batch."""
         script = tmp_path / "step.py"
         script.write_text(DDP_STEP, encoding="utf-8")
-        ranks = warm_python.run_ranks([str(script), str(tmp_path / "2")], 2, cwd=ROOT)
-        for done in (*ranks, warm_python.run([str(script), str(tmp_path / "1")], cwd=ROOT)):
+        for count, launcher in (("2", [two_processes.__file__]), ("1", [])):
+            done = warm_python.run([*launcher, str(script), str(tmp_path / count)], cwd=ROOT)
             assert done.returncode == 0, done.stderr
         one, two = (torch.load(tmp_path / count, weights_only=True) for count in ("1", "2"))
         for name in one:

@@ -128,23 +128,18 @@ class TestSaveAndLoad:
         assert not any(report.values())
 
 
-@pytest.fixture(scope="module", params=["fork", "spawn"])
-def worker(request):
-    """A process of `multiprocessing`, for models of every kind."""
-    if request.param == "fork" and sys.platform != "linux":
-        pytest.skip("fork is the start method of Linux")
-    with multiprocessing.get_context(request.param).Pool(1) as pool:
-        yield pool
-
-
 class TestProcesses:
     def test_pickle_and_deepcopy(self, model):
         assert_same(pickle.loads(pickle.dumps(model)), model)
         assert_same(copy.deepcopy(model), model)
 
     @pytest.mark.slow
-    def test_worker(self, model, worker):
-        got = worker.apply_async(_pooled_on_one_thread, (model,)).get(timeout=120)
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_worker(self, model, method):
+        if method == "fork" and sys.platform != "linux":
+            pytest.skip("fork is the start method of Linux")
+        with warm_python.spawning(), multiprocessing.get_context(method).Pool(1) as pool:
+            got = pool.apply_async(_pooled_on_one_thread, (model,)).get(timeout=120)
         assert torch.equal(torch.tensor(got), model(IDS, attention_mask=MASK).pooler_output)
 
     @pytest.mark.slow

@@ -1,6 +1,8 @@
 """The arithmetic of the component, against GPT2Model's own first hidden state and formulas written out."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._pytree import tree_flatten
 from transformers import AutoModel, GPT2Config, GPT2Model
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -203,6 +207,20 @@ class TestInvariants:
         assert torch.equal(got.last_hidden_state, expected.last_hidden_state)
         assert torch.equal(got.pooler_output, expected.pooler_output)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("shape", [(3, 700, 97), (1, 1, 1), (2, 16, 1), (1, 33, 768), (5, 1, 8)])
+    def test_a_mean_without_a_mask_is_the_mean_with_one(self, shape, dtype):
+        batch, length, width = shape
+        model = make_model(n_positions=length + 1, n_embd=width).to(dtype)
+        ids = random_ids(batch, length + 1)
+        mask = torch.ones_like(ids)
+        mask[:, -1] = 0
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                expected = model(ids, attention_mask=mask).pooler_output
+                assert torch.equal(model(ids[:, :-1]).pooler_output, expected)
+                assert torch.equal(model(ids[:, :-1], attention_mask=mask[:, :-1]).pooler_output, expected)
+
     def test_nothing_but_padding(self):
         model = make_model()
         output = model(random_ids(2, 5), attention_mask=torch.tensor([[0] * 5, [1] * 5]))
@@ -248,6 +266,37 @@ class TestInPlace:
         with torch.no_grad():
             model(ids)
         assert torch.equal(kept[0], model.wte.weight[ids])
+
+    @pytest.mark.parametrize("name", ["wte", "wpe", "drop"])
+    def test_what_is_changed_is_called(self, name):
+        ids = random_ids(2, 5)
+        for change in (
+            lambda module: module.register_forward_hook(lambda module, inputs, output: output + 1),
+            lambda module: setattr(module, "forward", lambda inputs, plain=module.forward: plain(inputs) + 1),
+        ):
+            model = make_model()
+            with torch.no_grad():
+                expected = model(ids).last_hidden_state + 1
+                change(getattr(model, name))
+                torch.testing.assert_close(model(ids).last_hidden_state, expected)
+
+    def test_dropout_of_a_model_in_evaluation(self):
+        model = make_model()
+        model.drop.train()
+        with torch.no_grad():
+            assert (model(random_ids(2, 5)).last_hidden_state == 0).any()
+
+    @pytest.mark.slow
+    def test_tables_that_accelerate_keeps_elsewhere(self):
+        from accelerate import cpu_offload
+
+        model, ids = make_model(), random_ids(2, 5)
+        with torch.no_grad():
+            expected = model(ids)
+            cpu_offload(model, execution_device=torch.device("cpu"))
+            assert model.wpe.weight.is_meta
+            assert torch.equal(model(ids).last_hidden_state, expected.last_hidden_state)
+            assert torch.equal(model(ids).pooler_output, expected.pooler_output)
 
     def test_a_wrapped_table_is_called(self):
         class Doubled(nn.Module):
@@ -303,6 +352,43 @@ class TestBags:
         torch.testing.assert_close(model.embed_bags(*bags), before + 1)
         model.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
         torch.testing.assert_close(model.embed_bags(*bags), torch.full((2, WIDTH), 2.0))
+
+    @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+    @pytest.mark.parametrize("width", [WIDTH, 3])  # whole words and others
+    def test_kept_sums_of_positions_follow_every_change(self, mode, width):
+        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=VOCAB, n_positions=LIMIT, n_embd=width)).eval()
+        docs = [[1, 2], list(range(LIMIT)), [3]]
+
+        def check():
+            ids, mask = pad(docs, "right")
+            with mode():
+                expected = model(ids, attention_mask=mask).pooler_output
+                for same in (model, model, copy.deepcopy(model)):
+                    torch.testing.assert_close(same.embed_bags(*flat(docs)), expected, rtol=1e-5, atol=1e-7)
+
+        with torch.inference_mode():
+            model.embed_bags(*flat(docs[:1]))  # kept for short texts, and of that mode
+        check()
+        model.wpe.weight.data[LIMIT - 1, width - 1] += 1  # which torch does not count as a change
+        check()
+        model.wpe.weight.detach().numpy()[0, 0] = -0.0
+        check()
+        model.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()})
+        check()
+        model.resize_position_embeddings(LIMIT + 4)
+        check()
+        model.double()
+        check()
+        model.wpe.weight.data[1] = float("nan")
+        assert model.embed_bags(*flat([[1, 2]])).isnan().all()
+
+    def test_kept_sums_of_positions_do_not_stand_in_for_a_gradient(self):
+        model = make_model()
+        with torch.no_grad():
+            model.embed_bags(*flat([[1, 2, 3]]))
+        model.embed_bags(*flat([[1, 2, 3]])).sum().backward()
+        torch.testing.assert_close(model.wpe.weight.grad[:3], torch.full((3, WIDTH), 1 / 3))
+        assert not model.wpe.weight.grad[3:].any()
 
     @pytest.mark.parametrize("overflow", ["truncate", "windows"])
     def test_gradients_are_those_of_the_forward(self, overflow):
@@ -392,6 +478,17 @@ class TestBadInput:
             inputs = {"input_ids": random_ids(1, 2), **inputs}
         with pytest.raises(ValueError, match=message):
             make_model(kind)(**inputs)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("grad", [False, True], ids=["inference", "grad"])
+    @pytest.mark.parametrize("bad", [VOCAB, -1, 2**31 - 1, -(2**31)])
+    def test_a_bad_id_is_named(self, bad, grad, dtype):
+        model = make_model().to(dtype)
+        for ids_dtype in (torch.int64, torch.int32):
+            ids = random_ids(3, 20).to(ids_dtype)
+            ids[2, 17] = bad
+            with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=rf"from 0 to 100 .* got {bad}\."):
+                model(ids)
 
     def test_checks_can_be_turned_off(self):
         with pytest.raises(IndexError):
@@ -498,6 +595,25 @@ def test_one_hot_times_table_is_a_look_up():
     one_hot = F.one_hot(ids, VOCAB).float()  # (batch, position, vocab_size)
     expected = model(inputs_embeds=one_hot @ model.wte.weight).last_hidden_state
     torch.testing.assert_close(model(ids).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("states", [False, True])
+def test_the_output_is_what_its_class_makes(pooled, states):
+    model = GPTEmbeddingsModel(make_model().config, add_pooling_layer=pooled).eval()
+    got = model(random_ids(2, 3), output_hidden_states=states)
+    made = BaseModelOutputWithPooling(
+        last_hidden_state=got.last_hidden_state, pooler_output=got.pooler_output, hidden_states=got.hidden_states
+    )
+    assert type(got) is type(made)
+    assert list(got.items()) == list(made.items())
+    assert vars(got) == vars(made)
+    assert tree_flatten(got)[1] == tree_flatten(made)[1]
+    assert got[0] is got["last_hidden_state"] is got.last_hidden_state
+    again = pickle.loads(pickle.dumps(got))
+    assert vars(again).keys() == vars(got).keys() and list(again) == list(got)
+    got.pooler_output = made.last_hidden_state
+    assert got["pooler_output"] is made.last_hidden_state
 
 
 def test_output_hidden_states():

@@ -1,6 +1,7 @@
 """A warm process differs from one that starts from nothing in the time that it takes."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -52,18 +53,61 @@ def test_what_a_process_finds(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("code", ENDS)
 def test_how_a_process_ends(code):
-    warm = warm_python.run(["-c", code])
     cold = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (warm.returncode, warm.stdout) == (cold.returncode, cold.stdout)
-    assert warm.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
+    for to_the_end in (False, True):
+        warm = warm_python.run(["-c", code], to_the_end=to_the_end)
+        assert (warm.returncode, warm.stdout) == (cold.returncode, cold.stdout)
+        assert warm.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
+
+
+@pytest.mark.slow
+def test_what_is_destroyed_at_the_end():
+    code = "import ctypes; ctypes.pythonapi.Py_AtExit(ctypes.CDLL(None).abort)"
+    ends = [warm_python.run(["-c", code], to_the_end=whole).returncode for whole in (False, True)]
+    assert ends == [0, -signal.SIGABRT]
 
 
 @pytest.mark.slow
 def test_no_library_of_this_project_is_there_and_others_are():
     code = "import sys; print('gpt_embeddings' in sys.modules, 'transformers' in sys.modules)"
     assert warm_python.run(["-c", code]).stdout == "False True\n"
-    code = "import importlib.util; print(importlib.util.find_spec('gpt_embeddings'))"
-    assert warm_python.run([*warm_python.ISOLATED, "-c", code]).stdout == "None\n"
+
+
+@pytest.mark.slow
+def test_what_an_isolated_process_finds(tmp_path):
+    code = """if True:
+        import importlib.util, os, sys
+        print(list(filter(os.path.isdir, sys.path)), sys.argv, importlib.util.find_spec("gpt_embeddings"))
+    """
+    arguments, env = [*warm_python.ISOLATED, "-c", code, "a"], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    warm = warm_python.run(arguments, env=env)
+    cold = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
+    assert warm.stdout == cold.stdout and warm.stdout.endswith("['-c', 'a'] None\n")
+
+
+def tell(queue):
+    queue.put([os.getpid(), os.getcwd(), __name__, "gpt_embeddings" in sys.modules, "transformers" in sys.modules])
+    raise SystemExit(3)
+
+
+@pytest.mark.slow
+def test_multiprocessing_spawns():
+    with warm_python.spawning():
+        context = multiprocessing.get_context("spawn")
+        queue = context.SimpleQueue()
+        process = context.Process(target=tell, args=[queue])
+        process.start()
+        assert queue.get() == [process.pid, os.getcwd(), __name__, False, True]
+        process.join(60)
+        assert process.exitcode == 3
+        process = context.Process(target=signal.pause)
+        process.start()
+        assert process.is_alive() and process.exitcode is None
+        process.terminate()
+        process.join()
+        assert process.exitcode == -signal.SIGTERM
+        with context.Pool(2) as pool:
+            assert pool.map(abs, [-1, 2]) == [1, 2]
 
 
 @pytest.mark.slow
@@ -87,17 +131,3 @@ def test_signals_and_time_limits():
         assert process.communicate(timeout=60)[1].splitlines()[-1] == "KeyboardInterrupt"
         assert process.wait() == process.poll() == -signal.SIGINT
         process.kill()  # which is not sent to a process that has ended
-
-
-@pytest.mark.slow
-def test_ranks_find_each_other():
-    code = """if True:
-        import torch, torch.distributed as dist
-        dist.init_process_group("gloo")
-        total = torch.tensor(10 ** dist.get_rank())
-        dist.all_reduce(total)
-        print(dist.get_world_size(), total.item(), dist.get_rank())
-        dist.destroy_process_group()
-    """
-    ranks = warm_python.run_ranks(["-c", code], 3)
-    assert [(done.returncode, done.stdout) for done in ranks] == [(0, f"3 111 {rank}\n") for rank in range(3)]

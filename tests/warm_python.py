@@ -4,8 +4,9 @@
 process has a pid, an exit code, signals and pipes of its own, and the environment and the folder that it is given;
 only the libraries are imported already, which takes seven of the eight seconds of a start. What libraries read as they
 are imported (`HF_HUB_OFFLINE`, say) cannot change later, so each such environment has a warm process of its own, which
-is itself a fork: of one that has imported what all these have in common, torch above all.
-Where the start itself is tested, where a library starts the processes, and outside Linux they start from nothing.
+is itself a fork: of one that has imported what all of them have in common, torch above all.
+`spawning` has `multiprocessing` spawn such processes. Where the start itself is tested, where another library starts
+the processes, and outside Linux they start from nothing.
 """
 
 import atexit
@@ -25,10 +26,10 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+from unittest import mock
 
 
 # What is imported in turn, each after what may differ in the environment when it is: what begins with these words.
@@ -62,12 +63,16 @@ STAGES = (
 )
 READ_EARLY = tuple(word for words, _ in STAGES for word in words)
 READ_LATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONUNBUFFERED"}  # the last two in `_become`
-ISOLATED = ("-I", "-S")  # without the environment, the current folder, and the .pth file of an editable install
+ISOLATED = ("-I", "-S")  # without PYTHONPATH, the current folder, and the .pth file of an editable install
 WARM = sys.platform == "linux"
+MOST_FILES = 64  # that a process is handed
 
 
 class Process:
-    """What `subprocess.Popen` is, as far as the tests use it, of a fork of a warm process."""
+    """What `subprocess.Popen` is, as far as the tests use it, of a fork of a warm process.
+
+    With `to_the_end` Python destroys all objects as it ends, which takes a second that others are spared.
+    """
 
     def __init__(
         self,
@@ -78,6 +83,8 @@ class Process:
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
         stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
+        to_the_end: bool = False,
     ) -> None:
         self.args, self.returncode = list(arguments), None
         self.stdin: IO[str] | None = None
@@ -85,13 +92,16 @@ class Process:
         self.stderr: IO[str] | None = None
         files = [self._end(0, stdin), self._end(1, stdout)]
         files.append(files[1] if stderr == subprocess.STDOUT else self._end(2, stderr))
-        flags = ISOLATED if tuple(arguments[:2]) == ISOLATED else ()
+        isolated = tuple(arguments[:2]) == ISOLATED
         job = {
-            "arguments": [str(argument) for argument in arguments[len(flags) :]],
+            "arguments": [str(argument) for argument in arguments[2 * isolated :]],
+            "isolated": isolated,
             "env": dict(os.environ if env is None else env),
             "cwd": str(Path.cwd() if cwd is None else cwd),
+            "files": [0, 1, 2, *pass_fds],
+            "to_the_end": to_the_end,
         }
-        self._told = _server(flags, job["env"]).fork(job, files)
+        self._told = _server(job["env"]).fork(job, [*files, *pass_fds])
         for file in {*files} - {0, 1, 2}:
             os.close(file)
         self.pid = int(self._told.readline())
@@ -172,10 +182,10 @@ class Process:
         self.wait()
 
 
-def start(arguments: Sequence[str], **options: Any) -> "Process | subprocess.Popen[str]":
+def start(arguments: Sequence[str], *, to_the_end: bool = False, **options: Any) -> "Process | subprocess.Popen[str]":
     """Start Python with arguments; the options are those of `Process`."""
     if WARM:
-        return Process(arguments, **options)
+        return Process(arguments, to_the_end=to_the_end, **options)
     return subprocess.Popen([sys.executable, *arguments], text=True, **{"stdin": subprocess.DEVNULL, **options})
 
 
@@ -190,17 +200,36 @@ def run(arguments: Sequence[str], *, timeout: float = 300, **options: Any) -> su
     return subprocess.CompletedProcess(list(arguments), process.returncode, stdout, stderr)
 
 
-def run_ranks(
-    arguments: Sequence[str], count: int, *, env: Mapping[str, str] | None = None, **options: Any
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run Python so many times at once, each told its rank and where the others are, as `torchrun` tells it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    told = {**(os.environ if env is None else env), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    told |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    with ThreadPoolExecutor(count) as threads:
-        envs = [{**told, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-        return list(threads.map(lambda own: run(arguments, env=own, **options), envs))
+if WARM:
+    from multiprocessing import context, popen_spawn_posix, resource_tracker, util
+
+    class _Spawned(popen_spawn_posix.Popen):
+        """A process that `multiprocessing` spawns, warm: all that it is handed is what it always is."""
+
+        def _launch(self, process_obj: Any) -> None:
+            resource_tracker.ensure_running()
+            with mock.patch.object(util, "spawnv_passfds", self._start):
+                super()._launch(process_obj)
+
+        def _start(self, path: str, args: Sequence[str], passfds: Sequence[int]) -> int:
+            arguments = list(map(os.fsdecode, args))
+            self._process = Process(arguments[arguments.index("-c") :], pass_fds=sorted(set(passfds)))
+            return self._process.pid
+
+        def poll(self, flag: int = os.WNOHANG) -> int | None:
+            """Return the exit code, or None while the process runs."""
+            self.returncode = self._process.poll() if flag == os.WNOHANG else self._process.wait()
+            return self.returncode
+
+
+@contextlib.contextmanager
+def spawning() -> Iterator[None]:
+    """Have `multiprocessing`, and what is built on it, spawn warm processes."""
+    if not WARM:
+        yield
+        return
+    with mock.patch.object(context.SpawnProcess, "_Popen", staticmethod(_Spawned)):
+        yield
 
 
 # The warm process, seen from the tests -------------------------------------------------------------------------------
@@ -209,19 +238,17 @@ def run_ranks(
 class _Server:
     """A process that has imported libraries and forks at each job; it ends with this one."""
 
-    def __init__(self, flags: Sequence[str], job: dict[str, Any], earlier: "_Server | None") -> None:
+    def __init__(self, job: dict[str, Any], earlier: "_Server | None") -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             if earlier:
-                told = earlier.fork(job, [theirs.fileno()])
-                self._until_its_end = told.read
-                return
-            libraries = [sysconfig.get_paths()["purelib"]] if flags == ISOLATED else []
-            program = [sys.executable, *flags, __file__, str(theirs.fileno()), *libraries]
-            self._until_its_end = subprocess.Popen(
-                program, env=job["env"], cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            ).wait  # fmt: skip
+                self._until_its_end = earlier.fork(job, [theirs.fileno()]).read
+            else:
+                self._until_its_end = subprocess.Popen(
+                    [sys.executable, __file__, str(theirs.fileno())],
+                    env=job["env"], cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                ).wait  # fmt: skip
 
     def end(self) -> None:
         """End it, and what it has forked."""
@@ -240,16 +267,17 @@ _starting = threading.Lock()
 _servers: dict[Any, _Server] = {}
 
 
-def _server(flags: Sequence[str], env: Mapping[str, str]) -> _Server:
-    """Return the warm process for flags of Python and for what libraries read early in an environment."""
+def _server(env: Mapping[str, str]) -> _Server:
+    """Return the warm process for what libraries read early in an environment."""
     told = {name: value for name, value in os.environ.items() if not name.startswith(READ_EARLY)}
-    kind, server = (flags,), None
+    kind: tuple[frozenset[tuple[str, str]], ...] = ()
+    server = None
     with _starting:
         for words, imports in STAGES:
             early = {name: value for name, value in env.items() if name.startswith(words) and name not in READ_LATE}
             kind, told = (*kind, frozenset(early.items())), {**told, **early}
             if kind not in _servers:
-                _servers[kind] = _Server(flags, {"env": told, "imports": imports}, server)
+                _servers[kind] = _Server({"env": told, "imports": imports}, server)
                 atexit.register(_servers[kind].end)
             server = _servers[kind]
     return server
@@ -275,10 +303,10 @@ def _fork_at_each_job(control: socket.socket) -> tuple[dict[str, Any], list[int]
             _tell_of_the_ended(running)
         if control not in ready:
             continue
-        message, files, _, _ = socket.recv_fds(control, 2**20, 4)
+        message, files, _, _ = socket.recv_fds(control, 2**20, MOST_FILES)
         if not message:  # whoever asks has ended
             for pid in running:
-                with contextlib.suppress(ProcessLookupError):  # a warm process, which ends in the same way
+                with contextlib.suppress(ProcessLookupError):  # a warm process is no group, and ends in this same way
                     os.killpg(pid, signal.SIGKILL)
             os._exit(0)
         pid = os.fork()
@@ -309,15 +337,15 @@ def _become(job: dict[str, Any], files: Sequence[int]) -> None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-    for file in files:
-        os.close(file)
+    _place(files, job["files"])
     os.environ.clear()
     os.environ.update(job["env"])
     os.chdir(job["cwd"])
     tempfile.tempdir = None
-    if not sys.flags.isolated:
+    if job["isolated"]:
+        standard = sysconfig.get_paths()["stdlib"]
+        sys.path[:] = [path for path in sys.path if path.startswith(standard) and not path.endswith("-packages")]
+    else:
         sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
@@ -325,37 +353,50 @@ def _become(job: dict[str, Any], files: Sequence[int]) -> None:
     importlib.invalidate_caches()
 
 
-def _begin(program: str, arguments: Sequence[str], folder: str) -> None:
+def _place(files: Sequence[int], numbers: Sequence[int]) -> None:
+    """Give open files the numbers that they are to have."""
+    above = max(*files, *numbers) + 1  # where none is in the way of another
+    for i, file in enumerate(files):
+        os.dup2(file, above + i)
+    for file in files:
+        os.close(file)
+    for i, number in enumerate(numbers):
+        os.dup2(above + i, number)
+        os.close(above + i)
+
+
+def _begin(job: dict[str, Any], program: str, arguments: Sequence[str], folder: str) -> None:
     sys.argv[:] = [program, *arguments]
-    if not sys.flags.isolated:
+    if not job["isolated"]:
         sys.path[0] = folder
 
 
-def _run(kind: str, *arguments: str) -> None:
+def _run(job: dict[str, Any]) -> None:
     """Run what follows `python` on a command line."""
+    kind, *arguments = job["arguments"]
     if kind == "-c":
         code, *arguments = arguments
-        _begin("-c", arguments, "")
+        _begin(job, "-c", arguments, "")
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(code, "<string>", "exec"), main.__dict__)
     elif kind == "-m":
         module, *arguments = arguments
-        _begin(module, arguments, os.getcwd())
+        _begin(job, module, arguments, os.getcwd())
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         assert not kind.startswith("-"), f"a warm process cannot start with {kind}"
-        _begin(kind, arguments, os.path.dirname(os.path.abspath(kind)))
+        _begin(job, kind, arguments, os.path.dirname(os.path.abspath(kind)))
         runpy.run_path(kind, run_name="__main__")
 
 
 _exit_code: int | None = None
 
 
-def _run_to_the_end(arguments: Sequence[str]) -> None:
+def _run_as_python(job: dict[str, Any]) -> None:
     """Run as Python does, so that the interpreter itself deals with every way to end."""
     global _exit_code
     try:
-        _run(*arguments)
+        _run(job)
         _exit_code = 0
     except SystemExit as end:
         _exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -365,24 +406,28 @@ def _run_to_the_end(arguments: Sequence[str]) -> None:
         raise
 
 
-def _leave() -> None:
+def _leave(job: dict[str, Any]) -> None:
     """Spare the second that it takes to destroy every object of the libraries."""
-    if _exit_code is not None:
+    if job.get("to_the_end"):
+        gc.unfreeze()
+    elif _exit_code is not None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_code & 0xFF)
 
 
 if __name__ == "__main__":
-    atexit.register(_leave)  # before any import, and so called last
-    sys.path.extend(sys.argv[2:])
-    job, files = {"imports": STAGES[0][1]}, [int(sys.argv[1])]
+    job: dict[str, Any] = {"env": {}, "imports": STAGES[0][1]}
+    files = [int(sys.argv[1])]
+    atexit.register(_leave, job)  # before any import, and so called last
     while "imports" in job:
-        os.environ.update(job.get("env", {}))
+        os.environ.update(job["env"])
         for name in job["imports"]:
             importlib.import_module(name)
         gc.collect()
         gc.freeze()  # so that a fork does not copy what it never writes
-        job, files = _fork_at_each_job(socket.socket(fileno=files[0]))
+        asked, files = _fork_at_each_job(socket.socket(fileno=files[0]))
+        job.clear()
+        job.update(asked)
     _become(job, files)
-    _run_to_the_end(job["arguments"])
+    _run_as_python(job)

@@ -1,5 +1,5 @@
 """Text: from files and datasets to sentences, and from texts to one flat array of token ids.
 
-Read `columns`, `files`, `sources`; `tokenizer`, `encoding`; then what works behind it: `engine`, `splintr_engine`,
+Read `columns`, `files`, `sources`; `tokenizer`, `encoding`; then what works behind it: `engine`, `gigatoken_engine`,
 `word_cache`; last `sentences`.
 """

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
 from gpt_embeddings.text.engine import Engine, FlatIds, ReferenceEngine
-from gpt_embeddings.text.splintr_engine import encode_lock, find_accelerator
+from gpt_embeddings.text.gigatoken_engine import encode_lock, find_accelerator
 from gpt_embeddings.text.tokenizer import Frame, backend_state, check_fast, find_frame
 from gpt_embeddings.text.word_cache import find_word_cache
 
@@ -40,9 +40,10 @@ def encode_flat(
     """Encode texts to one flat id array: the ids that `tokenizer(text)` has, without padding.
 
     The first megabyte goes to `tokenizers` itself, since what is faster takes seconds to begin; it is never a call
-    of less than 4 kB that begins it. Then, with the extra `fast` installed, the work is done by splintr, after a proof
-    that it gives the ids of `tokenizers` for this very tokenizer (see `splintr_engine`); otherwise `tokenizers` is
-    asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and forked processes.
+    of less than 4 kB that begins it. Then, with the extra `fast` installed, the work is done by gigatoken, after a
+    proof that it gives the ids of `tokenizers` for this very tokenizer (see `gigatoken_engine`); otherwise
+    `tokenizers` is asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and
+    forked processes.
 
     Args:
         texts: Documents: a sequence of strings, or an Arrow array of strings.

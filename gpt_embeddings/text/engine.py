@@ -1,13 +1,20 @@
-"""What every engine behind `encode_flat` gives, and the reference that the others must equal: `tokenizers` itself."""
+"""What every engine behind `encode_flat` gives, and the reference that the others must equal: `tokenizers` itself.
 
+An engine that does not know a character as the reference does leaves the texts that hold it to the reference.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 
 FlatIds: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
+Encode: TypeAlias = Callable[[list[str]], FlatIds]
 
 
 class Engine(Protocol):
@@ -38,4 +45,39 @@ class ReferenceEngine:
         return input_ids, offsets
 
 
-__all__ = ["Engine", "FlatIds", "ReferenceEngine"]
+class Doubtful:
+    """Characters beyond ASCII whose texts are left to the reference.
+
+    Args:
+        ranges: The first and the last code point of each run of them.
+    """
+
+    def __init__(self, ranges: Iterable[Sequence[int]] = ()) -> None:
+        self.ranges = [(int(first), int(last)) for first, last in ranges]
+        # As Arrow's RE2 has it, which goes through text ten times as fast as Python's engines.
+        self._pattern = "[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in self.ranges) + "]"
+
+    def encode(self, texts: list[str], encode: Encode, reference: Encode) -> FlatIds:
+        """Encode texts, those that hold one of the characters by the reference."""
+        left = self._find(texts)
+        if not left.any():
+            return encode(texts)
+        of_reference = reference([text for text, is_left in zip(texts, left, strict=True) if is_left])
+        others = encode([text for text, is_left in zip(texts, left, strict=True) if not is_left])
+        lengths = np.empty(len(texts), dtype=np.int64)
+        lengths[left], lengths[~left] = np.diff(of_reference[1]), np.diff(others[1])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        input_ids, left_ids = np.empty(offsets[-1], dtype=np.int32), np.repeat(left, lengths)
+        input_ids[left_ids], input_ids[~left_ids] = of_reference[0], others[0]
+        return input_ids, offsets
+
+    def _find(self, texts: list[str]) -> npt.NDArray[np.bool_]:
+        left = np.zeros(len(texts), dtype=bool)
+        beyond_ascii = [i for i, text in enumerate(texts) if not text.isascii()] if self.ranges else []
+        if beyond_ascii:
+            column = pa.array([texts[i] for i in beyond_ascii], pa.large_string())
+            left[beyond_ascii] = np.asarray(pc.match_substring_regex(column, self._pattern))
+        return left
+
+
+__all__ = ["Doubtful", "Encode", "Engine", "FlatIds", "ReferenceEngine"]

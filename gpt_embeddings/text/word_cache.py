@@ -1,4 +1,4 @@
-"""The engine behind `encode_flat` where splintr is not: each word is encoded once, by `tokenizers`, and remembered.
+"""The engine behind `encode_flat` where gigatoken is not: each word is encoded once, by `tokenizers`, and remembered.
 
 GPT-2's pattern cuts a text into words that are encoded independently of each other. Python's `regex` cuts at several
 times the speed at which `tokenizers` encodes, so text that repeats its words, as all real text does, needs little more
@@ -9,8 +9,6 @@ Left out: added tokens, normalizers and other patterns, for which `tokenizers` i
 """
 
 import functools
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from gpt_embeddings.text.engine import FlatIds
+from gpt_embeddings.text.engine import Doubtful, Encode, FlatIds
 
 
 # From encoder.py of openai/gpt-2, which `tokenizers.pre_tokenizers.ByteLevel` repeats.
@@ -40,22 +38,19 @@ class WordCache:
         reference: The engine for texts that hold a doubtful character.
     """
 
-    def __init__(self, backend: Tokenizer, reference: Callable[[list[str]], FlatIds]) -> None:
+    def __init__(self, backend: Tokenizer, reference: Encode) -> None:
         self._backend, self._reference = backend, reference
         self._ids: dict[str, bytes] = {}  # of each word, as the bytes of int32
         self._size = 0  # characters in those words
 
     def encode(self, texts: list[str]) -> FlatIds:
         """Return flat ids and offsets as `encode_flat` does."""
-        doubtful = [i for i, text in enumerate(texts) if not text.isascii() and _doubtful().search(text)]
-        left_out, find = set(doubtful), _pattern().findall
-        cut = [[] if i in left_out else find(text) for i, text in enumerate(texts)]
+        return _doubtful().encode(texts, self._encode, self._reference)
+
+    def _encode(self, texts: list[str]) -> FlatIds:
+        cut = list(map(_pattern().findall, texts))
         self._learn(set().union(*cut))
         parts = [b"".join(map(self._ids.__getitem__, words)) for words in cut]
-        if doubtful:
-            input_ids, offsets = self._reference([texts[i] for i in doubtful])
-            for i, (start, stop) in zip(doubtful, pairwise(offsets), strict=True):
-                parts[i] = input_ids[start:stop].tobytes()
         ends = np.zeros(len(texts) + 1, dtype=np.int64)
         np.cumsum([len(part) // 4 for part in parts], out=ends[1:])
         # A bytearray, because torch wants memory that may be written to.
@@ -73,9 +68,7 @@ class WordCache:
         self._size += sum(map(len, listed))
 
 
-def find_word_cache(
-    backend: Tokenizer, special_tokens: bool, reference: Callable[[list[str]], FlatIds]
-) -> WordCache | None:
+def find_word_cache(backend: Tokenizer, special_tokens: bool, reference: Encode) -> WordCache | None:
     """Return an engine that gives the ids of the reference, or None where words do not stand alone.
 
     Args:
@@ -105,8 +98,8 @@ def _pattern() -> Any:
 
 
 @functools.cache
-def _doubtful() -> Any:
-    """Return a pattern for the characters that the two cut differently or that were not compared."""
+def _doubtful() -> Doubtful:
+    """Return the characters that the two cut differently or that were not compared."""
     characters = [chr(i) for start, stop in COMPARED for i in range(start, stop)]
     found = []
     for i in range(0, len(characters), _PROBES):
@@ -114,7 +107,7 @@ def _doubtful() -> Any:
     ranges = [(ord(character), ord(character)) for character in found]
     bounds = [0x80, *(bound for both in COMPARED for bound in both), 0x110000]
     ranges += [(a, b - 1) for a, b in zip(bounds[::2], bounds[1::2], strict=True) if a < b]
-    return regex.compile("[" + "".join(rf"\U{a:08x}-\U{b:08x}" for a, b in ranges) + "]")
+    return Doubtful(ranges)
 
 
 def _differ(characters: list[str]) -> list[str]:

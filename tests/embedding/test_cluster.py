@@ -34,7 +34,13 @@ def cluster():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # else whatever else runs starves them, other tests above all
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        alone = {
+            "include_dashboard": False,
+            "include_log_monitor": False,
+            "no_monitor": True,
+        }  # processes of Ray's own
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **alone})
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
@@ -97,7 +103,7 @@ def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
     texts = [None if i % 5 == 0 else "" if i % 5 == 1 else f"wave {i}" for i in range(300)]
     dataset = Dataset.from_dict({"id": range(300), "text": texts}).shuffle(seed=0).select(range(250))
     progress = Progress(hidden=True)
-    assert embed_on_cluster(dataset, tmp_path / "out", saved, saved, progress=progress) == 250
+    assert embed_on_cluster(dataset, tmp_path / "out", saved, saved, n_actors=1, progress=progress) == 250
     nulls, blank = dataset["text"][:].count(None), dataset["text"][:].count("")
     assert (progress.counts.documents, progress.counts.nulls, progress.counts.blank) == (250, nulls, blank)
     table = pq.read_table(tmp_path / "out").sort_by("id")
@@ -122,7 +128,7 @@ def test_what_a_lost_actor_writes_late_does_not_count(cluster, saved, tmp_path):
     writer = threading.Thread(target=write_late)
     writer.start()
     try:
-        embed_on_cluster(Dataset.from_dict({"text": ["a bell"] * 20}), tmp_path / "out", saved, saved)
+        embed_on_cluster(Dataset.from_dict({"text": ["a bell"] * 20}), tmp_path / "out", saved, saved, n_actors=1)
     finally:
         ended.set()
         writer.join()

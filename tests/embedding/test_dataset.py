@@ -499,7 +499,7 @@ model, tokenizer = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=64)), load_toke
 def private():
     fields = dict(line.split(":") for line in open("/proc/self/status"))
     return int(fields["RssAnon"].split()[0]) * 1024
-dataset, peak, total = datasets.load_from_disk(sys.argv[1]), 0, 0
+dataset, peak = datasets.concatenate_datasets([datasets.load_from_disk(sys.argv[1])] * int(sys.argv[3])), 0
 embed_dataset(dataset.select(range(3000)), model, tokenizer, output=sys.argv[2] + "-warm")
 before = private()
 class Watch(Progress):
@@ -522,9 +522,8 @@ def test_memory_stays_flat(tmp_path):
     part = Dataset.from_dict({"text": [story[i : i + 1000] for i in range(0, len(story) - 1000, 7)]})
     part.save_to_disk(tmp_path / "part")
     size = os.path.getsize(next((tmp_path / "part").glob("*.arrow")))
-    repeated = datasets.concatenate_datasets([datasets.load_from_disk(tmp_path / "part")] * (10**9 // size + 1))
-    repeated.save_to_disk(tmp_path / "data")
-    done = warm_python.run(["-c", MEMORY, str(tmp_path / "data"), str(tmp_path / "out")], timeout=500)
+    arguments = [str(tmp_path / "part"), str(tmp_path / "out"), str(10**9 // size + 1)]
+    done = warm_python.run(["-c", MEMORY, *arguments], timeout=500)
     assert done.returncode == 0, done.stderr
     before, peak, text_bytes = json.loads(done.stdout)
     assert text_bytes > 0.95e9

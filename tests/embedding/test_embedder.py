@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import warm_python
 from datasets import Dataset, DatasetDict, IterableDataset, List, Value
 from transformers import GPT2Model
 
@@ -332,7 +333,7 @@ def multi_threaded_forward(model):
 @pytest.mark.parametrize("num_proc", [pytest.param(n, marks=forking) for n in (1, 2)])
 def test_map_forks_after_a_multi_threaded_forward(model, tokenizer, num_proc):
     multi_threaded_forward(model)
-    texts = TEXTS * 500  # large enough for torch and splintr to want threads
+    texts = TEXTS * 500  # large enough for torch and gigatoken to want threads
     embedder = Embedder(model, tokenizer)
     embedder({"text": texts})
     mapped = Dataset.from_dict({"text": texts}).map(
@@ -354,7 +355,7 @@ def test_a_pickle_is_small_and_works_elsewhere(tokenizer, context):
     embedder = Embedder(model, tokenizer, normalize=True)
     without_tokenizer = len(pickle.dumps(embedder)) - len(pickle.dumps(tokenizer))
     assert without_tokenizer < 10_000 < model.wte.weight.nbytes
-    with multiprocessing.get_context(context).Pool(1) as pool:
+    with warm_python.spawning(), multiprocessing.get_context(context).Pool(1) as pool:
         vectors, digest = pool.apply_async(embed_elsewhere, (pickle.dumps(embedder),)).get(timeout=100)
     assert np.array_equal(vectors, embedder.encode(["Hello world"] * 3000))
     assert digest == embedder.digest
@@ -393,8 +394,9 @@ def map_once(folder):
 @pytest.mark.slow
 def test_the_cache_of_datasets_hits_in_another_process(tmp_path):
     Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path)
-    process = multiprocessing.get_context("spawn").Process(target=map_once, args=(tmp_path,))
-    process.start()
+    with warm_python.spawning():
+        process = multiprocessing.get_context("spawn").Process(target=map_once, args=(tmp_path,))
+        process.start()
     process.join(timeout=100)
     assert process.exitcode == 0
     (cached,) = tmp_path.glob("cache-*.arrow")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from gpt_embeddings import load_tokenizer
+from gpt_embeddings.text import gigatoken_engine as other
 from gpt_embeddings.text import word_cache as module
-from gpt_embeddings.text.splintr_engine import probes
 from gpt_embeddings.text.word_cache import WordCache, find_word_cache
 
 
@@ -70,8 +70,9 @@ def test_equals_tokenizers(cache, backend, texts):
 
 @pytest.mark.slow
 def test_equals_tokenizers_on_the_probes_of_the_other_engine(cache, backend):
-    texts = list(probes(backend))
-    assert len(texts) > 10_000
+    assigned, unassigned = other._chosen_characters()
+    texts = [*other.probes(backend), *other._around(assigned), *other._beside(unassigned)]
+    assert len(texts) > 60_000
     check(cache, backend, texts)
 
 

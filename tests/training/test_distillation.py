@@ -88,6 +88,19 @@ def run(small_tokenizer, teacher, tmp_path_factory):
     return output, facts
 
 
+@pytest.fixture(scope="session")
+def exact():
+    """The teacher itself, unrounded, without any code of the training."""
+    return SentenceTransformer(TEACHER, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def read(exact):
+    """Sentences of the story, and the teacher's vectors of them."""
+    sentences = pick_sentences([STORY.read_text(encoding="utf-8")], 10**6, OPTIONS.seed)[9:]
+    return sentences, exact.encode(sentences)
+
+
 @pytest.mark.slow
 def test_a_run(run):
     output, facts = run
@@ -117,10 +130,9 @@ def test_a_static_teacher(small_tokenizer, tmp_path):
     assert after > before
 
 
-def test_it_learned_the_teachers_similarities(run, small_tokenizer):
+def test_it_learned_the_teachers_similarities(run, small_tokenizer, read):
     """On the very sentences, by the unrounded teacher, without any code of the training."""
-    sentences = pick_sentences([STORY.read_text(encoding="utf-8")], 10**6, OPTIONS.seed)[9:]
-    theirs = SentenceTransformer(TEACHER, device="cpu").encode(sentences)
+    sentences, theirs = read
     above = np.triu_indices(len(sentences), 1)
 
     def agreement(model):
@@ -133,10 +145,9 @@ def test_it_learned_the_teachers_similarities(run, small_tokenizer):
     assert agreement(trained) > agreement(random) + 0.2
 
 
-def test_the_first_dimensions_serve_alone(run, small_tokenizer):
+def test_the_first_dimensions_serve_alone(run, small_tokenizer, read):
     """Half of the dimensions keep most of the order of similarities, by far more than the other half does."""
-    sentences = pick_sentences([STORY.read_text(encoding="utf-8")], 10**6, OPTIONS.seed)[9:]
-    theirs = SentenceTransformer(TEACHER, device="cpu").encode(sentences)
+    sentences, theirs = read
     ours = Embedder(GPTEmbeddingsModel.from_pretrained(run[0]).eval(), small_tokenizer).encode(sentences)
     above = np.triu_indices(len(sentences), 1)
 
@@ -251,13 +262,13 @@ distil({TEACHER!r}, load_tokenizer({small_tokenizer.name_or_path!r}), Dataset.fr
         assert (tmp_path / "out" / name).read_bytes() == (run[0] / name).read_bytes(), name
 
 
-def test_the_teachers_vectors(teacher, tmp_path):
+def test_the_teachers_vectors(teacher, exact, tmp_path):
     texts = ["The tide came in.", "", "It went out, past the bar and the buoys.", "harbour"]
     got = encode_texts(teacher, texts, tmp_path)
-    exact = SentenceTransformer(TEACHER, device="cpu").encode(texts)
-    assert got.dtype == np.float16 and ((got.astype(np.float32) * exact).sum(1) > 0.999).all()
-    if load_teacher(TEACHER).dtype == torch.float32:  # nothing but the rounding to float16 is lost
-        np.testing.assert_allclose(got, exact, rtol=2**-11, atol=1e-6)
+    wanted = exact.encode(texts)
+    assert got.dtype == np.float16 and ((got.astype(np.float32) * wanted).sum(1) > 0.999).all()
+    if teacher.teacher.dtype == torch.float32:  # nothing but the rounding to float16 is lost
+        np.testing.assert_allclose(got, wanted, rtol=2**-11, atol=1e-6)
     (block,) = tmp_path.glob("*.npy")
     np.save(block, np.zeros((4, 384), np.float16))
     assert not encode_texts(teacher, texts, tmp_path).any(), "a block that is there is not encoded again"
@@ -301,9 +312,14 @@ wider = lambda texts: np.ones((len(texts), len(texts)))
 class TestAnyTeacher:
     """The table in the box teaches another vocabulary: as an object, and as a function of a module."""
 
+    @pytest.fixture(scope="class")
+    def table(self):
+        return Embedder.from_pretrained()
+
     @pytest.fixture
-    def module(self, tmp_path, monkeypatch):
-        """A module in the current folder, under a name of its own."""
+    def module(self, table, tmp_path, monkeypatch):
+        """A module in the current folder, under a name of its own; the table is loaded once for all of them."""
+        monkeypatch.setattr(Embedder, "from_pretrained", lambda: table)
         name = f"teachers_{tmp_path.name}".replace("-", "_")
         (tmp_path / f"{name}.py").write_text(FUNCTIONS)
         monkeypatch.chdir(tmp_path)

@@ -4,11 +4,11 @@ import copy
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import two_processes
+import warm_python
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
@@ -66,6 +66,11 @@ def test_the_tokenizer_is_ready_before_workers_are_forked():
 
 
 class TestPersistentWorkers:
+    @pytest.fixture(autouse=True)
+    def warm(self):
+        with warm_python.spawning():
+            yield
+
     @pytest.mark.slow
     @pytest.mark.parametrize("start", STARTS)
     def test_each_epoch_has_its_order_in_a_plain_loader(self, start):
@@ -210,11 +215,8 @@ class TestAccelerate:
     def test_two_processes_share_the_windows(self, tmp_path):
         script = tmp_path / "share.py"
         script.write_text(SHARE, encoding="utf-8")
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)],
-            env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows"}
+        done = warm_python.run([two_processes.__file__, str(script)], env=environment)
         assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
 
 

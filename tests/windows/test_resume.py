@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import two_processes
 import warm_python
 from datasets import Dataset, load_dataset
 from datasets.distributed import split_dataset_by_node
@@ -389,12 +389,9 @@ dist.destroy_process_group()
 def test_torchrun(folder, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(TORCHRUN)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     files = [str(path) for path in sorted(folder.glob("*.parquet"))]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), *files],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = warm_python.run([two_processes.__file__, str(script), *files], env=environment)
     assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
 
 

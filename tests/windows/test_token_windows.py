@@ -101,7 +101,7 @@ class TestDefinition:
         documents = words(3 * BLOCK_ROWS)
         windows = TokenWindows(documents, TOKENIZER, 7)
         targets = torch.cat([batch["target_ids"].flatten() for batch in windows.dataloader(16)])
-        stream = encode(documents[0])
+        stream = [*encode(documents[0])]
         for text in documents[1:]:
             stream += [EOT, *encode(text)] if text else []
         assert targets[targets != -100].tolist() == stream[1:]

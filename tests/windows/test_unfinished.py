@@ -1,11 +1,10 @@
 """One batch is taken and the program ends: nothing is printed."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 
 
 ROOT = Path(__file__).parents[2]
@@ -14,11 +13,12 @@ SETUP = """
 import csv, json
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from torch.utils.data import DataLoader
 from gpt_embeddings import TokenWindows, load_source, load_tokenizer
 from gpt_embeddings.windows.stored_windows import read_windows
 
+disable_progress_bars()
 texts = [f"Row {i} of a file with many rows, each of them as dull as the one before." for i in range(6000)]
 pq.write_table(pa.table({"text": texts}), "a.parquet", row_group_size=1000)
 open("a.txt", "w").write("\\n".join(texts))
@@ -62,10 +62,6 @@ print("END")
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [ALONE, WORKERS], ids=["alone", "workers"])
 def test_nothing_is_printed(code, tmp_path):
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = warm_python.run(["-c", code], cwd=tmp_path, env=environment, to_the_end=True)
     assert (done.stdout, done.stderr, done.returncode) == ("END\n", "", 0)

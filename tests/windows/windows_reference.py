@@ -1,5 +1,7 @@
 """What windows are, by two others: the definition in the docstring of `TokenWindows`, token by token, and the book."""
 
+import functools
+
 import tiktoken
 import torch
 from torch.utils.data import DataLoader
@@ -12,11 +14,12 @@ EOT = 50256
 TOKENIZER = load_tokenizer()
 
 
+@functools.cache
 def encode(text):
     """Ids as `tokenizers` gives them, special tokens being plain text."""
     ids = TOKENIZER(text, split_special_tokens=True)["input_ids"]
     assert EOT not in ids
-    return ids
+    return tuple(ids)
 
 
 def sequences(documents, packing):

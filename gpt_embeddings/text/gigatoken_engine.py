@@ -1,0 +1,280 @@
+"""The accelerated engine behind `encode_flat`: gigatoken, used only where it is proved equal to `tokenizers`.
+
+A tokenizer is built from the same `tokenizer.json` as the reference and compared with it on some 90,000 probes: every
+class of Unicode character in four contexts, every vocabulary entry, every added token, long runs. The two may know
+different versions of Unicode; texts that hold a character which they read differently go to `tokenizers`. The verdict
+is kept in a small file, so that a process pays for the proof once per tokenizer and versions of the libraries.
+
+gigatoken encodes on threads of its own, and in forked children and other workers on the one that calls it, since a
+child does not inherit threads. No thread forks while another encodes.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import sys
+import threading
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import cached_assets_path
+from tokenizers import Tokenizer
+
+from gpt_embeddings.outputs import write_json
+from gpt_embeddings.text.engine import Doubtful, Encode, FlatIds
+
+
+PROBES_VERSION = 2  # part of a verdict's name: raise it when `probes` or `_find_doubtful` change
+PROBE_BATCH = 4096
+SAMPLED = 64  # of so many characters of one class one is compared
+
+# gigatoken 0.10 remembers every word that is not a token, in some 65 bytes, and forgets none: so a handle is made anew
+# after so many tokens, which takes 0.15 s in a second or more and bounds it to 2 GB where no word comes twice.
+MAX_TOKENS = 2**26
+
+# So few are encoded one by one: a batch takes 0.3 ms to be wrapped up, a single text microseconds.
+FEW_TEXTS, FEW_CHARACTERS = 64, 2**17
+
+# What a probe is made of. `tokenizers` and gigatoken cut text by code and Unicode tables of their own, so the probes
+# sit where character classes change and where GPT-2's pattern has its special cases.
+_WORDS = (" ", "\n", "\t", "\r", "\u00a0", "\u3000", "a", "1", "!", "'", "s", "'s", "'re", "'LL")
+_REPEATED = ("a", "=", "-", "\n", " ", "1", "ab", "é", "the", "\u200b", "\0")
+_REPEATS = (15, 16, 17, 63, 64, 65, 499, 501, 1023)
+
+
+class Accelerator:
+    """One tokenizer in gigatoken.
+
+    Args:
+        description: Its `tokenizer.json`.
+        reference: Encodes the texts that are left to it.
+        doubtful: What those texts hold.
+    """
+
+    def __init__(self, description: str, reference: Encode, doubtful: Doubtful | None = None) -> None:
+        self._description, self._reference, self.doubtful = description, reference, doubtful or Doubtful()
+        self._renew()
+
+    def encode(self, texts: list[str]) -> FlatIds:
+        """Return flat ids and offsets as `encode_flat` does, with gigatoken's own errors."""
+        return self.doubtful.encode(texts, self._encode, self._reference)
+
+    def _encode(self, texts: list[str]) -> FlatIds:
+        if self._tokens > MAX_TOKENS:
+            self._renew()
+        if len(texts) <= FEW_TEXTS and sum(map(len, texts)) <= FEW_CHARACTERS:
+            parts = [self._handle.encode(text) for text in texts]
+            offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+            input_ids = np.concatenate([np.empty(0, dtype=np.uint32), *parts])
+        else:
+            rows = self._handle.encode_batch(texts).layout
+            input_ids, offsets = rows.content.data, rows.offsets.data.astype(np.int64, copy=False)
+        self._tokens += len(input_ids)
+        return input_ids.view(np.int32), offsets
+
+    def _renew(self) -> None:
+        import gigatoken
+
+        self._handle, self._tokens = gigatoken.Tokenizer.from_json(self._description), 0
+
+
+# Held while any engine encodes and around every fork: a child must not inherit a lock of the engine's in mid-call.
+encode_lock = threading.RLock()
+
+_accelerators: dict[str, Accelerator | None] = {}  # by `_digest`; None where gigatoken was refused
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(
+        before=encode_lock.acquire, after_in_parent=encode_lock.release, after_in_child=encode_lock.release
+    )
+
+
+def find_accelerator(backend: Tokenizer, special_tokens: bool, reference: Encode) -> Accelerator | None:
+    """Return a tokenizer in gigatoken that gives the ids of the reference, or None.
+
+    None comes without a word where gigatoken is not installed, and with one warning where it cannot stand in.
+
+    Args:
+        backend: The reference tokenizer, without truncation and padding.
+        special_tokens: Whether special tokens that are spelled out in a text are recognised.
+        reference: Encodes texts with `backend` in that mode.
+    """
+    try:
+        import gigatoken  # noqa: F401
+    except ImportError:
+        return None
+    document = backend.to_str()
+    digest = _digest(document, special_tokens)
+    with encode_lock:
+        if digest not in _accelerators:
+            try:
+                _accelerators[digest] = _build(document, digest, backend, special_tokens, reference)
+            except _RefusedError as reason:
+                _accelerators[digest] = None
+                warnings.warn(
+                    f"The accelerated tokenizer (gigatoken) is not used: {reason}. Encoding goes on with "
+                    "`tokenizers`, with the same result, but slower.",
+                    stacklevel=2,
+                )
+        return _accelerators[digest]
+
+
+class _RefusedError(Exception):
+    """gigatoken cannot stand in for this tokenizer."""
+
+
+def _build(document: str, digest: str, backend: Tokenizer, special_tokens: bool, reference: Encode) -> Accelerator:
+    verdict, doubtful = _read_verdict(digest)
+    if verdict not in (None, "equal"):
+        raise _RefusedError(verdict)
+    description = _describe(document, special_tokens)
+    try:
+        accelerator = Accelerator(description, reference, doubtful)
+    except Exception as error:  # the library names no type of its own
+        raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
+    if verdict is None:
+        verdict = _prove(accelerator, backend, reference)
+        _write_verdict(digest, verdict, accelerator.doubtful)
+        if verdict != "equal":
+            raise _RefusedError(verdict)
+    return accelerator
+
+
+def _describe(document: str, special_tokens: bool) -> str:
+    """Return the tokenizer.json that gigatoken is given, or refuse what it does not do."""
+    content = json.loads(document)
+    if content["model"].get("dropout"):
+        raise _RefusedError("this tokenizer drops merges at random")
+    if any(token["single_word"] for token in content["added_tokens"]):
+        raise _RefusedError("this tokenizer has an added token that matches whole words only (`single_word`)")
+    content.update(truncation=None, padding=None, post_processor=None)  # nothing is added, cut or padded
+    if not special_tokens:
+        content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
+    return json.dumps(content)
+
+
+def _digest(document: str, special_tokens: bool) -> str:
+    """Name a tokenizer, a mode and everything else that a verdict depends on."""
+    versions = [metadata.version("gigatoken"), metadata.version("tokenizers"), PROBES_VERSION]
+    machine = [platform.machine(), sys.platform, unicodedata.unidata_version]
+    key = json.dumps([document, special_tokens, versions, machine])
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _prove(accelerator: Accelerator, backend: Tokenizer, reference: Encode) -> str:
+    """Return "equal", or in which text the two differ; have doubtful characters left to the reference first."""
+    accelerator.doubtful = Doubtful(_runs(_read_differently(accelerator, reference)))
+    texts = probes(backend)
+    for i in _differing(texts, accelerator, reference):
+        return f"its ids differ from those of `tokenizers` for {texts[i]!r:.60}"
+    return "equal"
+
+
+def _read_differently(accelerator: Accelerator, reference: Encode) -> list[int]:
+    """Return the characters beyond ASCII for which the two differ; they know different versions of Unicode."""
+    assigned, unassigned = _chosen_characters()
+    found = {assigned[i] for i in _differing(_around(assigned), accelerator, reference)}
+    found |= {unassigned[i] for i in _differing(_beside(unassigned), accelerator, reference)}
+    blocks = {c // SAMPLED + i for c in found for i in (-1, 0, 1)}
+    near = [
+        c for block in blocks for c in range(block * SAMPLED, (block + 1) * SAMPLED) if c >= 0x80 and _is_scalar(c)
+    ]
+    return sorted(found.union(near[i] for i in _differing(_beside(near), accelerator, reference)))
+
+
+def _differing(texts: list[str], accelerator: Accelerator, reference: Encode) -> Iterator[int]:
+    """Yield the index of each text for which the two differ."""
+    for i in range(0, len(texts), PROBE_BATCH):
+        batch = texts[i : i + PROBE_BATCH]
+        (ids, offsets), (wanted_ids, wanted_offsets) = accelerator.encode(batch), reference(batch)
+        if np.array_equal(ids, wanted_ids) and np.array_equal(offsets, wanted_offsets):
+            continue
+        for j in range(len(batch)):
+            found, wanted = ids[offsets[j] : offsets[j + 1]], wanted_ids[wanted_offsets[j] : wanted_offsets[j + 1]]
+            if not np.array_equal(found, wanted):
+                yield i + j
+
+
+def probes(backend: Tokenizer) -> list[str]:
+    """Return the texts on which gigatoken has to agree with `backend`, but for those of single characters."""
+    texts = ["", *_around(range(0x80))]
+    texts += [a + b + c for a, b, c in product(_WORDS, repeat=3)]
+    texts += [unit * n + end for unit in _REPEATED for n in _REPEATS for end in ("", "x")]
+    for token in backend.get_added_tokens_decoder().values():
+        text = token.content
+        texts += [a + text + b for a in ("", " ", "a", "\n") for b in ("", " ", "a", "\n")]
+        texts += [text * 2, text[1:], text[:-1], text.upper(), text.lower()]
+    size = backend.get_vocab_size(with_added_tokens=False)
+    entries = backend.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
+    for i in range(0, size, 40):
+        texts += ["".join(entries[i : i + 40]), " ".join(entries[i : i + 40])]
+    return texts
+
+
+@functools.lru_cache(maxsize=1)
+def _chosen_characters() -> tuple[list[int], list[int]]:
+    """Return characters beyond ASCII to compare: assigned ones, and those that a later Unicode may have assigned.
+
+    Of the assigned ones both sides of every change of class are there, and samples between.
+    """
+    characters = [*range(0x80, 0xD800), *range(0xE000, 0x34000), *range(0xE0000, 0xE0200)]
+    categories = [unicodedata.category(chr(c)) for c in characters]
+    unassigned = [c for c, category in zip(characters, categories, strict=True) if category == "Cn"]
+    chosen = {0xE000, 0xF8FF, 0xF0000, 0xFFFFD, 0x100000, sys.maxunicode, *range(0x80, 0x3400)}
+    chosen.update(range(0x3400, 0xD800, SAMPLED), range(0x10000, 0x40000, SAMPLED))
+    for i in range(1, len(characters)):
+        if categories[i][0] != categories[i - 1][0]:
+            chosen |= {characters[i - 1], characters[i]}
+    return sorted(chosen.difference(unassigned)), unassigned
+
+
+def _around(characters: Iterable[int]) -> list[str]:
+    """Put each character among letters, digits and quotes."""
+    return ["a{0}a 1{0}1 {0}'s  {0}".format(chr(c)) for c in characters]
+
+
+def _beside(characters: Iterable[int]) -> list[str]:
+    """Put each character where ids show whether it is a letter, a number or neither, in less text."""
+    return ["a{0}1{0}'s".format(chr(c)) for c in characters]
+
+
+def _is_scalar(c: int) -> bool:
+    return 0 <= c < 0xD800 or 0xE000 <= c <= sys.maxunicode
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of each run of consecutive numbers."""
+    firsts = [c for i, c in enumerate(numbers) if i == 0 or numbers[i - 1] != c - 1]
+    lasts = [c for i, c in enumerate(numbers) if i == len(numbers) - 1 or numbers[i + 1] != c + 1]
+    return list(zip(firsts, lasts, strict=True))
+
+
+def _verdicts() -> Path:
+    """Return the folder of verdicts, in the Hugging Face cache (`HF_ASSETS_CACHE`); it raises where there is none."""
+    return Path(cached_assets_path("gpt_embeddings", namespace="tokenizers", subfolder="verdicts"))
+
+
+def _read_verdict(digest: str) -> tuple[str | None, Doubtful]:
+    try:
+        content = json.loads((_verdicts() / f"{digest}.json").read_text(encoding="utf-8"))
+        return str(content["verdict"]), Doubtful(content["doubtful"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, Doubtful()  # absent or broken: the proof is made again
+
+
+def _write_verdict(digest: str, verdict: str, doubtful: Doubtful) -> None:
+    try:
+        write_json({"verdict": verdict, "doubtful": doubtful.ranges}, _verdicts() / f"{digest}.json")
+    except (OSError, ValueError):
+        return  # a cache that cannot be written costs two seconds next time
+
+
+__all__ = ["Accelerator", "encode_lock", "find_accelerator", "probes"]
