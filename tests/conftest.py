@@ -3,18 +3,17 @@
 import os
 import tempfile
 
+import pytest
+
 
 # These are read when the libraries are first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")
 os.environ["OMP_WAIT_POLICY"] = "passive"  # workers share the cores: threads must not wait for each other busily
 
-import pytest
-from transformers import PreTrainedTokenizerBase
-
-from gpt_embeddings import load_tokenizer
-
 
 @pytest.fixture(scope="session")
-def gpt2_tokenizer() -> PreTrainedTokenizerBase:
+def gpt2_tokenizer():
+    from gpt_embeddings import load_tokenizer  # here: the process that hands the tests out runs none of them
+
     return load_tokenizer()

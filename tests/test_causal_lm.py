@@ -2,14 +2,12 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import two_processes
 import warm_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -493,15 +491,9 @@ class TestTrainer:
         """DDP over gloo: two processes with half a batch each take the steps of one with the whole batch."""
         script = tmp_path / "step.py"
         script.write_text(DDP_STEP, encoding="utf-8")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"}
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        done = subprocess.run(
-            [sys.executable, *launcher, str(script), str(tmp_path / "2")],
-            env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        done = warm_python.run([str(script), str(tmp_path / "1")], cwd=ROOT)
-        assert done.returncode == 0, done.stderr
+        for count, launcher in (("2", [two_processes.__file__]), ("1", [])):
+            done = warm_python.run([*launcher, str(script), str(tmp_path / count)], cwd=ROOT)
+            assert done.returncode == 0, done.stderr
         one, two = (torch.load(tmp_path / count, weights_only=True) for count in ("1", "2"))
         for name in one:
             torch.testing.assert_close(one[name], two[name])
@@ -513,6 +505,7 @@ import torch
 from accelerate import Accelerator
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
 
+torch.set_num_threads(1)
 torch.manual_seed(0)
 accelerator = Accelerator(cpu=True)
 config = GPTEmbeddingsConfig(vocab_size=40, n_positions=32, n_embd=8, embd_pdrop=0.0)

@@ -138,7 +138,7 @@ class TestProcesses:
     def test_worker(self, model, method):
         if method == "fork" and sys.platform != "linux":
             pytest.skip("fork is the start method of Linux")
-        with multiprocessing.get_context(method).Pool(1) as pool:
+        with warm_python.spawning(), multiprocessing.get_context(method).Pool(1) as pool:
             got = pool.apply_async(_pooled_on_one_thread, (model,)).get(timeout=120)
         assert torch.equal(torch.tensor(got), model(IDS, attention_mask=MASK).pooler_output)
 

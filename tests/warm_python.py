@@ -3,7 +3,8 @@
 `run` and `start` are what `subprocess.run` and `subprocess.Popen` are, with the arguments of Python alone. The new
 process has a pid, an exit code, signals and pipes of its own, and the environment and the folder that it is given;
 only the libraries are imported already, which takes seven of the eight seconds of a start. What libraries read as they
-are imported (`HF_HUB_OFFLINE`, say) cannot change later, so each such environment has a warm process of its own.
+are imported (`HF_HUB_OFFLINE`, say) cannot change later, so each such environment has a warm process of its own, which
+is itself a fork: of one that has imported what all of them have in common, torch above all.
 `spawning` has `multiprocessing` spawn such processes. Where the start itself is tested, where another library starts
 the processes, and outside Linux they start from nothing.
 """
@@ -31,20 +32,36 @@ from typing import IO, Any
 from unittest import mock
 
 
-IMPORTS = (
-    "accelerate",
-    "datasets",
-    "jinja2",
-    "pandas",
-    "sentence_transformers",
-    "tokenizers",
-    "torch",
-    "torch.utils.data",
-    "transformers.trainer",
-    "typer.testing",
+# What is imported in turn, each after what may differ in the environment when it is: what begins with these words.
+STAGES = (
+    (
+        ("KMP_", "MKL_", "OMP_", "PYTHON", "TORCH"),
+        (
+            "jinja2",
+            "pandas",
+            "pyarrow.dataset",
+            "pydantic.type_adapter",
+            "sklearn.metrics",
+            "torch",
+            "torch._dynamo",
+            "torch.distributed.tensor",
+            "torch.utils.data",
+            "typer.testing",
+        ),
+    ),
+    (
+        ("ACCELERATE_", "HF_", "HUGGINGFACE_", "TOKENIZERS_", "USE_"),
+        (
+            "accelerate",
+            "datasets",
+            "sentence_transformers",
+            "tokenizers",
+            "transformers.pipelines",
+            "transformers.trainer",
+        ),
+    ),
 )
-# Read by libraries, or by Python, at an import or a start.
-READ_EARLY = ("ACCELERATE_", "HF_", "HUGGINGFACE_", "KMP_", "MKL_", "OMP_", "PYTHON", "TOKENIZERS_", "TORCH", "USE_")
+READ_EARLY = tuple(word for words, _ in STAGES for word in words)
 READ_LATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONUNBUFFERED"}  # the last two in `_become`
 ISOLATED = ("-I", "-S")  # without PYTHONPATH, the current folder, and the .pth file of an editable install
 WARM = sys.platform == "linux"
@@ -219,20 +236,24 @@ def spawning() -> Iterator[None]:
 
 
 class _Server:
-    """A process that has imported the libraries and forks at each job; it ends with this one."""
+    """A process that has imported libraries and forks at each job; it ends with this one."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, job: dict[str, Any], earlier: "_Server | None") -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                env=env, cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            if earlier:
+                self._until_its_end = earlier.fork(job, [theirs.fileno()]).read
+            else:
+                self._until_its_end = subprocess.Popen(
+                    [sys.executable, __file__, str(theirs.fileno())],
+                    env=job["env"], cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                ).wait  # fmt: skip
 
     def end(self) -> None:
         """End it, and what it has forked."""
         self._socket.close()
-        self._process.wait()
+        self._until_its_end()
 
     def fork(self, job: dict[str, Any], files: Sequence[int]) -> IO[bytes]:
         """Have a process forked; return the pipe that brings its pid, and its exit code when it ends."""
@@ -248,21 +269,25 @@ _servers: dict[Any, _Server] = {}
 
 def _server(env: Mapping[str, str]) -> _Server:
     """Return the warm process for what libraries read early in an environment."""
-    early = {name: value for name, value in env.items() if name.startswith(READ_EARLY) and name not in READ_LATE}
+    told = {name: value for name, value in os.environ.items() if not name.startswith(READ_EARLY)}
+    kind: tuple[frozenset[tuple[str, str]], ...] = ()
+    server = None
     with _starting:
-        kind = frozenset(early.items())
-        if kind not in _servers:
-            others = {name: value for name, value in os.environ.items() if not name.startswith(READ_EARLY)}
-            server = _servers[kind] = _Server({**others, **early})
-            atexit.register(server.end)
-        return _servers[kind]
+        for words, imports in STAGES:
+            early = {name: value for name, value in env.items() if name.startswith(words) and name not in READ_LATE}
+            kind, told = (*kind, frozenset(early.items())), {**told, **early}
+            if kind not in _servers:
+                _servers[kind] = _Server({"env": told, "imports": imports}, server)
+                atexit.register(_servers[kind].end)
+            server = _servers[kind]
+    return server
 
 
 # The warm process itself ---------------------------------------------------------------------------------------------
 
 
-def _fork_at_each_job(control: socket.socket) -> dict[str, Any]:
-    """Serve until the socket ends; return in each forked process, with its job."""
+def _fork_at_each_job(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Serve until the socket ends; return in each forked process, with its job and files."""
     running: dict[int, int] = {}  # pid, and the pipe to tell of its end
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
@@ -281,7 +306,8 @@ def _fork_at_each_job(control: socket.socket) -> dict[str, Any]:
         message, files, _, _ = socket.recv_fds(control, 2**20, MOST_FILES)
         if not message:  # whoever asks has ended
             for pid in running:
-                os.killpg(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # a warm process is no group, and ends in this same way
+                    os.killpg(pid, signal.SIGKILL)
             os._exit(0)
         pid = os.fork()
         if pid == 0:
@@ -290,9 +316,7 @@ def _fork_at_each_job(control: socket.socket) -> dict[str, Any]:
             control.close()
             for file in (woken, wakes, files[0], *running.values()):
                 os.close(file)
-            job = json.loads(message)
-            _become(job, files[1:])
-            return job
+            return json.loads(message), files[1:]
         for file in files[1:]:
             os.close(file)
         running[pid] = files[0]
@@ -393,11 +417,17 @@ def _leave(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    job: dict[str, Any] = {}
+    job: dict[str, Any] = {"env": {}, "imports": STAGES[0][1]}
+    files = [int(sys.argv[1])]
     atexit.register(_leave, job)  # before any import, and so called last
-    for name in IMPORTS:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # so that a fork does not copy what it never writes
-    job.update(_fork_at_each_job(socket.socket(fileno=int(sys.argv[1]))))
+    while "imports" in job:
+        os.environ.update(job["env"])
+        for name in job["imports"]:
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # so that a fork does not copy what it never writes
+        asked, files = _fork_at_each_job(socket.socket(fileno=files[0]))
+        job.clear()
+        job.update(asked)
+    _become(job, files)
     _run_as_python(job)

@@ -67,17 +67,33 @@ def test_answers_without_the_library(arguments, code, words, tmp_path):
     assert {name.partition(".")[0] for name in modules}.isdisjoint(LIBRARIES)
 
 
+# Commands of one process, and the modules that are there when each has ended.
+IN_TURN = """
+import json, sys
+from gpt_embeddings_cli import app
+for command in json.loads(sys.argv[1]):
+    try:
+        app(command)
+    except SystemExit as end:
+        print("ENDED", json.dumps([end.code, sorted(sys.modules)]), flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    """The modules that commands import which do their work."""
+    """The modules that are imported when a command has done its work, one after another: each adds its own."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "small.json").write_text('{"n_embd": 8, "n_positions": 64}')
-    embed = run(["embed", STORY, "--config", "small.json", "--output", "vectors"], folder)
-    train = run(["train", "clm", STORY, "--config", "small.json", "--max-length", "64", "--output", "model"], folder)
-    windows = run(["windows", STORY, "--dry-run"], folder)
-    for code, said, _ in (embed, train, windows):
-        assert code == 0, said
-    return {"embed": embed[2], "train": train[2], "windows": windows[2]}
+    in_turn = {
+        "windows": ["windows", STORY, "--dry-run"],
+        "embed": ["embed", STORY, "--config", "small.json", "--output", "vectors"],
+        "train": ["train", "clm", STORY, "--config", "small.json", "--max-length", "64", "--output", "model"],
+    }
+    program = [sys.executable, "-c", IN_TURN, json.dumps(list(in_turn.values()))]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=300)
+    ends = [json.loads(line.removeprefix("ENDED ")) for line in done.stdout.splitlines() if line.startswith("ENDED ")]
+    assert [code for code, _ in ends] == [0, 0, 0], done.stdout + done.stderr
+    return dict(zip(in_turn, (set(modules) for _, modules in ends), strict=True))
 
 
 @pytest.mark.slow
