@@ -186,7 +186,7 @@ def twice(module, arguments, output):
 
 
 def test_the_digest_follows_what_is_no_weight(tokenizer):
-    """A subclass, a hook, a `forward` of its own: by the digest of the plain model `datasets` would find its vectors."""
+    """A subclass, a hook, a `forward` of its own: with the plain digest `datasets` would find its vectors."""
     model = new_model()
     plain = Embedder(model, tokenizer).digest
     louder = Louder(model.config).eval()
