@@ -49,6 +49,12 @@ PERGUNTAS = {
 TABLES = [ENGLISH, PORTUGUESE]
 
 
+@pytest.fixture(scope="module")
+def embedders():
+    """Embedders of unit vectors, by the names of their tables."""
+    return {name: Embedder.from_pretrained(name, normalize=True) for name in TABLES}
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_it_is_its_int8_rows_and_positions(name):
     stored, model = load_file(folder_of(name) / "model.safetensors"), load_model(name)
@@ -78,14 +84,15 @@ def test_by_name(name):
         *((PORTUGUESE, PERGUNTAS, PARAGRAFOS, dim) for dim in (None, 128)),
     ],
 )
-def test_a_question_finds_its_paragraph(name, questions, paragraphs, dim):
-    embedder = Embedder.from_pretrained(name, truncate_dim=dim, normalize=True)
+def test_a_question_finds_its_paragraph(name, questions, paragraphs, dim, embedders):
+    whole = embedders[name]
+    embedder = Embedder(whole.model, whole.tokenizer, truncate_dim=dim, normalize=True)
     scores = embedder.encode(list(questions)) @ embedder.encode(paragraphs).T
     assert scores.argmax(1).tolist() == list(questions.values())
 
 
-def test_both_spellings_and_both_languages_are_near():
-    embedder = Embedder.from_pretrained(PORTUGUESE, normalize=True)
+def test_both_spellings_and_both_languages_are_near(embedders):
+    embedder = embedders[PORTUGUESE]
     scores = embedder.encode(PARAGRAFOS) @ embedder.encode(PARAGRAPHS).T
     assert scores.argmax(1).tolist() == [0, 1, 2, 3, 4]
     near = embedder.encode(["A equipa apanhou o comboio para o Porto.", "O gato dorme no sofá."])
@@ -94,9 +101,9 @@ def test_both_spellings_and_both_languages_are_near():
 
 
 @pytest.mark.parametrize(("name", "paragraphs", "most"), [(ENGLISH, PARAGRAPHS, 0.4), (PORTUGUESE, PARAGRAFOS, 0.5)])
-def test_long_documents_keep_their_subject(name, paragraphs, most):
+def test_long_documents_keep_their_subject(name, paragraphs, most, embedders):
     """Positions past those of the sentences that it learned from must not outweigh the tokens."""
-    embedder = Embedder.from_pretrained(name, normalize=True)
+    embedder = embedders[name]
     long = embedder.encode([" ".join([text] * 12) for text in paragraphs])  # some 200 tokens each
     scores = long @ embedder.encode(paragraphs).T
     assert scores.argmax(1).tolist() == [0, 1, 2, 3, 4]

@@ -1,5 +1,6 @@
 """`Embedder`: its vectors against the model's forward, in every kind of `map()`, process and pickle."""
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -46,22 +47,32 @@ def model():
     return new_model()
 
 
-def token_vectors(model, tokenizer, text, overflow="truncate"):
-    """One text by GPT-2's own code: its embedding sum, window by window."""
+@functools.cache
+def plain_backend(tokenizer):
+    """The tokenizer of `tokenizers`, to which special tokens that are spelled out are plain text."""
+    backend = pickle.loads(pickle.dumps(tokenizer.backend_tokenizer))
+    backend.encode_special_tokens = True
+    return backend
+
+
+@functools.cache
+def gpt2_of(model):
     config = model.config
     gpt2 = GPT2Model(
         GPT2Model.config_class(vocab_size=config.vocab_size, n_positions=32, n_embd=16, n_layer=1, n_head=1)
     )
     gpt2.wte.weight, gpt2.wpe.weight = model.wte.weight, model.wpe.weight
-    backend = pickle.loads(pickle.dumps(tokenizer.backend_tokenizer))
-    backend.encode_special_tokens = True
+    return gpt2.eval()
+
+
+def token_vectors(model, tokenizer, text, overflow="truncate"):
+    """One text by GPT-2's own code: its embedding sum, window by window."""
+    gpt2, backend = gpt2_of(model), plain_backend(tokenizer)
     ids = backend.encode(text or "", add_special_tokens=False).ids
     windows = [ids[:32]] if overflow == "truncate" else [ids[i : i + 32] for i in range(0, len(ids), 32)]
     with torch.no_grad():
         rows = [
-            gpt2.eval()(torch.tensor([window]), output_hidden_states=True).hidden_states[0][0]
-            for window in windows
-            if window
+            gpt2(torch.tensor([window]), output_hidden_states=True).hidden_states[0][0] for window in windows if window
         ]
     return torch.cat(rows).numpy() if rows else np.zeros((0, 16), dtype=np.float32)
 

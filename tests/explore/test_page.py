@@ -250,6 +250,7 @@ def test_a_space_is_complete(saved, tmp_path):
     assert again.exit_code == 1 and "exists; choose another" in again.output
 
 
+@pytest.mark.slow
 def test_a_report_asks_nothing_of_a_network(saved, tmp_path):
     path = tmp_path / "report.html"
     result = run(saved / "before", "--report", path)

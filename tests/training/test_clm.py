@@ -149,6 +149,7 @@ def test_killed_after_the_last_step(gpt2_tokenizer, tmp_path, monkeypatch):
         train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number(gpt2_tokenizer, tmp_path):
     options = ClmOptions(max_length=16, batch_size=4, learning_rate=1e38, save_steps=2)
     with pytest.raises(ValueError, match=r"After step \d+ .*lower learning rate"):

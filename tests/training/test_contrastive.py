@@ -111,6 +111,7 @@ def test_equal_texts_are_found(gpt2_tokenizer):
     assert none == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "learned"])
 def test_pairs_are_found(kind, gpt2_tokenizer, tmp_path):
     model = make_model(position_embedding_type=kind)
@@ -123,6 +124,7 @@ def test_pairs_are_found(kind, gpt2_tokenizer, tmp_path):
     assert torch.equal(loaded.wte.weight[untouched], make_model(position_embedding_type=kind).wte.weight[untouched])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_with_the_same_bytes(gpt2_tokenizer, tmp_path, monkeypatch):
     train(make_model(), gpt2_tokenizer, tmp_path / "whole")
     save = RunFolder.save_state
@@ -149,6 +151,7 @@ def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):
     assert facts["Data"] == "a dataset; 5 pairs, 1 held out"  # of each 3: in and out, out and wrote, wrote and ended
 
 
+@pytest.mark.slow
 def test_command(gpt2_tokenizer, tmp_path):
     with open(tmp_path / "pairs.csv", "w", newline="") as file:
         csv.writer(file).writerows([("number", "nombre"), *make_pairs(40)])

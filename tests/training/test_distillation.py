@@ -116,6 +116,7 @@ def test_a_run(run):
     assert (model.config.pooling, model.config.position_embedding_type, model.config.n_embd) == ("mean", "none", 64)
 
 
+@pytest.mark.slow
 def test_a_static_teacher(small_tokenizer, tmp_path):
     """A table that texts are a mean of has other attributes than a transformer: a tokenizer of `tokenizers`, say."""
     torch.manual_seed(0)
@@ -130,6 +131,7 @@ def test_a_static_teacher(small_tokenizer, tmp_path):
     assert after > before
 
 
+@pytest.mark.slow
 def test_it_learned_the_teachers_similarities(run, small_tokenizer, read):
     """On the very sentences, by the unrounded teacher, without any code of the training."""
     sentences, theirs = read
@@ -145,6 +147,7 @@ def test_it_learned_the_teachers_similarities(run, small_tokenizer, read):
     assert agreement(trained) > agreement(random) + 0.2
 
 
+@pytest.mark.slow
 def test_the_first_dimensions_serve_alone(run, small_tokenizer, read):
     """Half of the dimensions keep most of the order of similarities, by far more than the other half does."""
     sentences, theirs = read
@@ -159,6 +162,7 @@ def test_the_first_dimensions_serve_alone(run, small_tokenizer, read):
     assert agreement(ours[:, :32]) > agreement(ours[:, 32:]) + 0.1
 
 
+@pytest.mark.slow
 def test_positions_are_learned_from_zero(small_tokenizer, loaded, tmp_path):
     options = replace(OPTIONS, positions="learned", epochs=5)
     distil(TEACHER, small_tokenizer, story(), tmp_path / "out", options)
@@ -169,6 +173,7 @@ def test_positions_are_learned_from_zero(small_tokenizer, loaded, tmp_path):
     assert torch.allclose(table[32:], table[8:32].mean(0))
 
 
+@pytest.mark.slow
 def test_without_data(small_tokenizer, loaded, teacher, tmp_path):
     """The start alone: a word is where the teacher has it, in as many principal directions as there is room for."""
     options = DistilOptions(n_embd=256)
@@ -262,6 +267,7 @@ distil({TEACHER!r}, load_tokenizer({small_tokenizer.name_or_path!r}), Dataset.fr
         assert (tmp_path / "out" / name).read_bytes() == (run[0] / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_the_teachers_vectors(teacher, exact, tmp_path):
     texts = ["The tide came in.", "", "It went out, past the bar and the buoys.", "harbour"]
     got = encode_texts(teacher, texts, tmp_path)
@@ -275,6 +281,7 @@ def test_the_teachers_vectors(teacher, exact, tmp_path):
 
 
 class TestTexts:
+    @pytest.mark.slow
     def test_phrases(self, gpt2_tokenizer, teacher):
         phrases = make_phrases([gpt2_tokenizer, teacher.tokenizer], 200, 0)
         assert phrases == make_phrases([gpt2_tokenizer, teacher.tokenizer], 200, 0)

@@ -57,6 +57,7 @@ def train(model, windows, folder, **options):
     return trainer
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_ready_before_workers_are_forked():
     """Else each worker proves its own engine, or may have none: it is refused after a fork."""
     windows = TokenWindows(Dataset.from_dict({"text": words(60)}), copy.deepcopy(TOKENIZER), 8)
