@@ -149,3 +149,7 @@ def test_errors(cluster, saved, tmp_path):
     (tmp_path / "out" / "file").write_text("")
     with pytest.raises(FileExistsError, match="exists; choose another"):
         embed_on_cluster([tmp_path / "a.parquet"], tmp_path / "out", saved, saved)
+    pq.write_table(pa.table({"review": ["a bell"]}), tmp_path / "reviews.parquet")
+    with pytest.raises(ValueError, match="There is no column 'text'; the columns are review"):
+        embed_on_cluster([tmp_path / "reviews.parquet"], tmp_path / "vectors", saved, saved)
+    assert not (tmp_path / "vectors").exists()
