@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import uuid
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +20,19 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
+from datasets.fingerprint import Hasher
 from torch import nn
 
 from gpt_embeddings.outputs import whole_file
-from modeling_gpt_embeddings import GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsModel, SinusoidalPositions
 
 
 _models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
 _names: dict[str, str] = {}  # `hash_weights` by a fast checksum
+_nameless: "weakref.WeakKeyDictionary[GPTEmbeddingsModel, str]" = weakref.WeakKeyDictionary()
 _folder: str | None = None
+
+PARTS = (nn.Dropout, nn.Embedding, nn.Linear, SinusoidalPositions)  # what the component is made of
 
 
 class SharedWeights(NamedTuple):
@@ -39,7 +44,7 @@ class SharedWeights(NamedTuple):
 
 
 def hash_weights(model: GPTEmbeddingsModel) -> str:
-    """Return a name for what a model holds: its configuration and its state.
+    """Return a name for what a model holds: configuration, state, and what an adapter, a hook or a subclass does.
 
     It is a SHA-256, which takes longer for 50 MB than embedding a MB of text; so it is computed once for each state,
     and a fast checksum says whether the state is one of those.
@@ -48,7 +53,13 @@ def hash_weights(model: GPTEmbeddingsModel) -> str:
     checksum = _feed(xxhash.xxh3_128(), model, state)
     if checksum not in _names:
         _names[checksum] = _feed(hashlib.sha256(), model, state)
-    return _names[checksum]
+    if can_share(model):
+        return _names[checksum]
+    try:
+        others = Hasher.hash([type(model), _changed_parts(model)])
+    except Exception:  # what cannot be pickled, in whatever words: work is then repeated, never skipped
+        others = _nameless.setdefault(model, uuid.uuid4().hex)
+    return hashlib.sha256(f"{_names[checksum]} {others}".encode()).hexdigest()
 
 
 def _feed(hashing: Any, model: GPTEmbeddingsModel, state: Sequence[tuple[str, torch.Tensor]]) -> str:
@@ -64,7 +75,16 @@ def _feed(hashing: Any, model: GPTEmbeddingsModel, state: Sequence[tuple[str, to
 
 def can_share(model: GPTEmbeddingsModel) -> bool:
     """Return whether configuration and state are all of a model: not with an adapter, a hook or a subclass."""
-    return type(model) is GPTEmbeddingsModel and type(model.wte) is nn.Embedding and not model.wte._forward_hooks
+    return type(model) is GPTEmbeddingsModel and not _changed_parts(model)
+
+
+def _changed_parts(model: GPTEmbeddingsModel) -> list[tuple[str, nn.Module]]:
+    """Return the parts of a model that are no longer what the component makes."""
+    return [
+        (name, part)
+        for name, part in model.named_children()
+        if type(part) not in PARTS or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    ]
 
 
 def share(model: GPTEmbeddingsModel, digest: str) -> SharedWeights:

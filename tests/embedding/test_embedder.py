@@ -185,6 +185,37 @@ def test_the_digest_follows_every_change(tokenizer):
     assert embedder.digest == digests[1]
 
 
+class Louder(GPTEmbeddingsModel):
+    """What a caller may make of the model."""
+
+    def embed_bags(self, *arguments, **options):
+        return 2 * super().embed_bags(*arguments, **options)
+
+
+def twice(module, arguments, output):
+    return 2 * output
+
+
+def test_the_digest_follows_what_is_no_weight(tokenizer):
+    """A subclass, a hook, a `forward` of its own: with the plain digest `datasets` would find its vectors."""
+    model = new_model()
+    plain = Embedder(model, tokenizer).digest
+    louder = Louder(model.config).eval()
+    louder.load_state_dict(model.state_dict())
+    digests = [Embedder(louder, tokenizer).digest]
+    for part in (model.wte, model.wpe):
+        hook = part.register_forward_hook(twice)
+        digests.append(Embedder(model, tokenizer).digest)
+        assert Embedder(model, tokenizer).digest == digests[-1]
+        hook.remove()
+        assert Embedder(model, tokenizer).digest == plain
+    unpicklable = (i for i in range(3))
+    model.wpe.forward = lambda ids: model.wte(ids + next(unpicklable))
+    digests.append(Embedder(model, tokenizer).digest)
+    assert Embedder(model, tokenizer).digest == digests[-1]
+    assert len({plain, *digests}) == 5
+
+
 def test_threads_that_share_in_batches_are_those_of_the_cores(tokenizer):
     embedder = Embedder(new_model(), tokenizer)
     texts, threads = pa.table({"text": ["tide " * 1000] * 200}), torch.get_num_threads()
