@@ -24,6 +24,7 @@ from gpt_embeddings.embedding.provenance import provenance_of, with_provenance
 from gpt_embeddings.embedding.shards import WRITTEN
 from gpt_embeddings.outputs import Output, check_output, whole_file
 from gpt_embeddings.progress import Counts, Progress
+from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.threads import n_cores
 
 
@@ -103,7 +104,8 @@ def embed_on_cluster(
     Raises:
         FileExistsError: The output exists.
         ImportError: The extra `ray` is not installed.
-        ValueError: The cluster has fewer than two CPUs, no input was given, or rows were lost.
+        ValueError: The cluster has fewer than two CPUs, no input was given, there is no such column, or rows were
+            lost.
     """
     try:
         import ray
@@ -127,6 +129,7 @@ def embed_on_cluster(
         rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
     else:
         rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=n_blocks)
+    check_column(rows.columns(), options.get("column", "text"))  # not by an actor that has loaded a model first
     with Output(output, KIND, overwrite=overwrite, ours=WRITTEN) as out:
         out.result.mkdir(parents=True, exist_ok=True)
         embedded = rows.map_batches(

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from warm_ray import warm_workers
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.embedding.cluster import EmbedderActor, embed_on_cluster
@@ -28,20 +29,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(tmp_path_factory):
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warm_workers(tmp_path_factory.mktemp("ray")) as warm:
         patch.setenv("RAY_worker_niceness", "0")  # else whatever else runs starves them, other tests above all
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        alone = {
-            "include_dashboard": False,
-            "include_log_monitor": False,
-            "no_monitor": True,
-        }  # processes of Ray's own
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **alone})
-        cluster.add_node(num_cpus=1)
+        unwatched = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **unwatched, **warm})
+        cluster.add_node(num_cpus=1, **warm)
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
         ray.shutdown()
@@ -149,3 +146,7 @@ def test_errors(cluster, saved, tmp_path):
     (tmp_path / "out" / "file").write_text("")
     with pytest.raises(FileExistsError, match="exists; choose another"):
         embed_on_cluster([tmp_path / "a.parquet"], tmp_path / "out", saved, saved)
+    pq.write_table(pa.table({"review": ["a bell"]}), tmp_path / "reviews.parquet")
+    with pytest.raises(ValueError, match="There is no column 'text'; the columns are review"):
+        embed_on_cluster([tmp_path / "reviews.parquet"], tmp_path / "vectors", saved, saved)
+    assert not (tmp_path / "vectors").exists()
