@@ -63,6 +63,7 @@ STAGES = (
 )
 READ_EARLY = tuple(word for words, _ in STAGES for word in words)
 READ_LATE = {"HF_TOKEN", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONUNBUFFERED"}  # the last three in `_become`
+READ_LATE |= {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"}  # set by libraries as tests go on
 ISOLATED = ("-I", "-S")  # without PYTHONPATH, the current folder, and the .pth file of an editable install
 WARM = sys.platform == "linux"
 MOST_FILES = 64  # that a process is handed

@@ -61,7 +61,11 @@ class Client:
     ) -> Iterator[warm_python.Process | subprocess.Popen[str]]:
         """Start Python with an empty cache of its own."""
         with tempfile.TemporaryDirectory(dir=self.root) as folder:
-            keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LANG") if name in os.environ}
+            keep = {
+                name: os.environ[name]
+                for name in ("PATH", "SYSTEMROOT", "LANG", "OMP_WAIT_POLICY")
+                if name in os.environ
+            }
             environment = {
                 **keep,
                 "HOME": folder,
