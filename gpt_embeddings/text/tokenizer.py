@@ -129,10 +129,12 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    content.pop("truncation", None)
-    content.pop("padding", None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation or backend.padding:
+        backend = Tokenizer.from_str(backend.to_str())
+        backend.no_truncation()
+        backend.no_padding()
+    return hashlib.sha256(backend.to_str().encode()).hexdigest()
 
 
 def _remembered(known: _Known, tokenizer: PreTrainedTokenizerBase, find: Callable[[], Any]) -> Any:
