@@ -1,5 +1,6 @@
 """Every test runs offline and with caches of its own run; what goes to a Hub goes to a local server by subprocess."""
 
+import gc
 import os
 import tempfile
 
@@ -10,6 +11,12 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")
 os.environ["OMP_WAIT_POLICY"] = "passive"  # workers share the cores: threads must not wait for each other busily
+
+
+def pytest_collection_finish():
+    """Have no collection look at what was imported: in a forked process that takes half a second, to copy it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

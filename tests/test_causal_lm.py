@@ -80,6 +80,7 @@ class TestLoss:
         torch.testing.assert_close(model(IDS, shift_labels=targets).loss, expected)
         torch.testing.assert_close(model(IDS, labels=IDS, shift_labels=targets).loss, expected)
 
+    @pytest.mark.slow
     def test_gradient_by_differences(self):
         model = make_model(tie_word_embeddings=False).double()
 
@@ -412,6 +413,7 @@ class TestContract:
         return merged
 
 
+@pytest.mark.slow
 class TestTrainer:
     @pytest.fixture
     def windows(self, gpt2_tokenizer):
@@ -486,7 +488,6 @@ class TestTrainer:
         for name in ("eval_loss", "eval_logit", "eval_best"):
             assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
 
-    @pytest.mark.slow
     def test_two_processes(self, tmp_path):
         """DDP over gloo: two processes with half a batch each take the steps of one with the whole batch."""
         script = tmp_path / "step.py"

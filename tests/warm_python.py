@@ -62,7 +62,7 @@ STAGES = (
     ),
 )
 READ_EARLY = tuple(word for words, _ in STAGES for word in words)
-READ_LATE = {"HF_TOKEN", "PYTHONPATH", "PYTHONUNBUFFERED"}  # the last two in `_become`
+READ_LATE = {"HF_TOKEN", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONUNBUFFERED"}  # the last three in `_become`
 ISOLATED = ("-I", "-S")  # without PYTHONPATH, the current folder, and the .pth file of an editable install
 WARM = sys.platform == "linux"
 MOST_FILES = 64  # that a process is handed
@@ -239,21 +239,26 @@ class _Server:
     """A process that has imported libraries and forks at each job; it ends with this one."""
 
     def __init__(self, job: dict[str, Any], earlier: "_Server | None") -> None:
+        self._process: subprocess.Popen[bytes] | None = None
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             if earlier:
-                self._until_its_end = earlier.fork(job, [theirs.fileno()]).read
+                self._told = earlier.fork(job, [theirs.fileno()])
             else:
-                self._until_its_end = subprocess.Popen(
+                self._process = subprocess.Popen(
                     [sys.executable, __file__, str(theirs.fileno())],
                     env=job["env"], cwd="/", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
                     start_new_session=True,
-                ).wait  # fmt: skip
+                )  # fmt: skip
 
     def end(self) -> None:
         """End it, and what it has forked."""
         self._socket.close()
-        self._until_its_end()
+        if self._process:
+            self._process.wait()
+        else:
+            with self._told as told:
+                told.read()
 
     def fork(self, job: dict[str, Any], files: Sequence[int]) -> IO[bytes]:
         """Have a process forked; return the pipe that brings its pid, and its exit code when it ends."""
@@ -270,6 +275,7 @@ _servers: dict[Any, _Server] = {}
 def _server(env: Mapping[str, str]) -> _Server:
     """Return the warm process for what libraries read early in an environment."""
     told = {name: value for name, value in os.environ.items() if not name.startswith(READ_EARLY)}
+    told |= {"PYTHONDONTWRITEBYTECODE": "1"} if sys.dont_write_bytecode else {}
     kind: tuple[frozenset[tuple[str, str]], ...] = ()
     server = None
     with _starting:
@@ -347,6 +353,7 @@ def _become(job: dict[str, Any], files: Sequence[int]) -> None:
         sys.path[:] = [path for path in sys.path if path.startswith(standard) and not path.endswith("-packages")]
     else:
         sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
     sys.modules["numpy"].random.seed()

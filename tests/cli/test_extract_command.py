@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm_python
 from checkpoints_server import COMMIT, RangeServer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -161,10 +160,8 @@ def test_from_a_hub(gpt, tmp_path):
             "NO_PROXY": "127.0.0.1",
             "PYTHONPATH": str(ROOT),
         }
-        command = [sys.executable, "-c", "from gpt_embeddings_cli import app; app()", "extract", "alice/gpt"]
-        done = subprocess.run(
-            [*command, "--output", str(tmp_path / "out")], env=environment, capture_output=True, text=True, timeout=300
-        )
+        command = ["-c", "from gpt_embeddings_cli import app; app()", "extract", "alice/gpt"]
+        done = warm_python.run([*command, "--output", str(tmp_path / "out")], env=environment)
         assert done.returncode == 0, done.stderr
         assert "hf_secret" not in done.stdout + done.stderr
         content = [entry for entry in server.log if entry["content"]]

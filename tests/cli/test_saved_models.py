@@ -14,7 +14,10 @@ from gpt_embeddings_cli import app
 
 
 TEXTS = ["The tide clerk", "wrote down what the sea did.", "Olá!"]
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.slow,  # each starts a command
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
+import warm_python
 
 
 pytestmark = pytest.mark.slow
@@ -32,9 +31,8 @@ def test_without_waiting(tmp_path):
     pytest.importorskip("sentence_transformers")
     offline = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     here = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_abc"}  # nobody listens
-    done = subprocess.run(
-        [sys.executable, "-c", ASK], env={**offline, **here}, check=True, capture_output=True, text=True, timeout=300
-    )
+    done = warm_python.run(["-c", ASK], env={**offline, **here})
+    assert done.returncode == 0, done.stderr
     slept, said = json.loads(done.stdout.splitlines()[-1])
     assert slept == 0 and "Retry" not in done.stderr
     words = ("could not be fetched", "No tokenizer at", "could not be fetched", "connection to the")
