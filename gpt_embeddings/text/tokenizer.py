@@ -129,10 +129,16 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    content.pop("truncation", None)
-    content.pop("padding", None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_unlimited(tokenizer.backend_tokenizer).to_str().encode()).hexdigest()
+
+
+def _unlimited(backend: Tokenizer) -> Tokenizer:
+    """Return a backend that neither cuts nor pads; the caller's keeps its settings."""
+    if backend.truncation or backend.padding:
+        backend = Tokenizer.from_str(backend.to_str())
+        backend.no_truncation()
+        backend.no_padding()
+    return backend
 
 
 def _remembered(known: _Known, tokenizer: PreTrainedTokenizerBase, find: Callable[[], Any]) -> Any:
@@ -275,11 +281,7 @@ def find_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
         return Frame()
     state = processor.__getstate__()
     if tokenizer not in _frames or _frames[tokenizer][0] != state:
-        # A copy, so that the caller's tokenizer keeps its truncation and padding.
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        backend.no_truncation()
-        backend.no_padding()
-        _frames[tokenizer] = (state, _probe(backend))
+        _frames[tokenizer] = (state, _probe(_unlimited(tokenizer.backend_tokenizer)))
     return _frames[tokenizer][1]
 
 

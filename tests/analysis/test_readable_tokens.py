@@ -93,8 +93,12 @@ def test_the_parts_add_up_to_what_the_model_gives(gpt2_tokenizer, fields):
     parts = split_parts(model, gpt2_tokenizer, "The sea came in.")
     expected = model(torch.tensor([gpt2_tokenizer("The sea came in.").input_ids]))
     assert torch.equal(parts.total, expected.last_hidden_state[0])
-    assert torch.equal(parts.token, token_vectors(model)[parts.input_ids])
     assert torch.equal(parts.token, token_vectors(model, parts.input_ids))
+    whole = token_vectors(model)[parts.input_ids]
+    if model.project_in is None:
+        assert torch.equal(parts.token, whole)
+    else:  # some processors multiply many rows in another order than few
+        torch.testing.assert_close(parts.token, whole, rtol=1e-6, atol=1e-8)
     rows = position_vectors(model)
     assert len(rows) == (0 if fields.get("position_embedding_type") == "none" else 16)
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, save_folder
 from gpt_embeddings.embedding import search as module
-from gpt_embeddings.embedding.search import Hit, search
+from gpt_embeddings.embedding.provenance import read_provenance
+from gpt_embeddings.embedding.search import Hit, open_embedder, search
 from gpt_embeddings_cli import app
 
 
@@ -48,6 +49,12 @@ def place(request, tmp_path_factory, folder, embedder):
     return place
 
 
+@pytest.fixture(scope="module")
+def opened(place):
+    """What a search loads that is given no embedder."""
+    return open_embedder(read_provenance(place))
+
+
 def expected(embedder, place, query, k):
     dim = 16 if place.name == "short.parquet" else 24
     vectors = embedder.encode(["" if text is None else text for text in TEXTS])[:, :dim]
@@ -58,13 +65,14 @@ def expected(embedder, place, query, k):
 
 
 @pytest.mark.parametrize("way", ["numpy", "faiss", "small blocks"])
-def test_the_nearest_rows(place, embedder, way, monkeypatch):
+def test_the_nearest_rows(place, embedder, opened, way, monkeypatch):
     if way == "faiss":
         monkeypatch.setattr(module, "NUMPY_ROWS", 100)
     if way == "small blocks":
         monkeypatch.setattr(module, "BLOCK_ROWS", 7)
     queries = ["where are the ships?", "tides of row 12"]
-    for query, hits in zip(queries, search(place, queries, k=20), strict=True):
+    given = None if way == "numpy" else opened
+    for query, hits in zip(queries, search(place, queries, embedder=given, k=20), strict=True):
         scores, rows = expected(embedder, place, query, 20)
         tolerance = 2e-3 if place.name == "short.parquet" else 1e-5
         np.testing.assert_allclose([hit.score for hit in hits], scores[rows], atol=tolerance)
@@ -116,11 +124,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match="holds the splits train, test; name one"):
             search(out, ["sea"])
 
-    def test_questions(self, place):
+    def test_questions(self, place, opened):
         with pytest.raises(TypeError, match="must be a list of texts"):
-            search(place, "tides")
+            search(place, "tides", embedder=opened)
         with pytest.raises(ValueError, match="'' has no token"):
-            search(place, [""])
+            search(place, [""], embedder=opened)
         with pytest.raises(ValueError, match="`k` must be at least 1"):
             search(place, ["tides"], k=0)
 

@@ -201,6 +201,7 @@ def test_ids_are_those_of_tokenizers(texts, special, gpt2):
     assert split(*encode_flat(["x", *texts], gpt2, special_tokens=special)) == wanted
 
 
+@pytest.mark.slow
 def test_a_changed_tokenizer_gets_a_new_engine():
     tokenizer = load_tokenizer()
     assert encode_flat(["a tidewaiter"], tokenizer)[0].tolist() != [64, 220, 50257]
@@ -249,6 +250,7 @@ def test_the_proof_finds_another_pattern(gpt2):
     assert verdict.startswith("its ids differ from those of `tokenizers` for ")
 
 
+@pytest.mark.slow
 def test_the_proof_finds_two_entries_exchanged(gpt2):
     content = json.loads(gpt2.backend_tokenizer.to_str())
     vocab = content["model"]["vocab"]
@@ -399,6 +401,7 @@ def encode_unknown():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [pytest.param("fork", marks=forking)])
 def test_a_forked_child_makes_an_engine_of_its_own(gpt2, context):
     count_ids(gpt2)  # with threads, which the child does not have
@@ -429,6 +432,7 @@ def test_threads(gpt2):
     assert found == [expected] * 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forks", [pytest.param(20, marks=forking)])
 def test_forks_while_a_thread_encodes(gpt2, forks):
     expected = count_ids(gpt2)

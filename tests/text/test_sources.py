@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ class TestNames:
         compress = {
             ".gz": gzip.compress,
             ".bz2": bz2.compress,
-            ".xz": lzma.compress,
+            ".xz": partial(lzma.compress, preset=0),  # the default takes 90 MB and a second
             ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
         }[suffix]
         write(f"a{inner}{suffix}", compress(content))

@@ -366,11 +366,11 @@ import torch.distributed as dist
 from datasets import load_dataset
 from gpt_embeddings import TokenWindows, load_tokenizer
 dist.init_process_group("gloo")
-rank, world_size = dist.get_rank(), dist.get_world_size()
+rank, world_size, tokenizer = dist.get_rank(), dist.get_world_size(), load_tokenizer()
 for streaming in (False, True):
     dataset = load_dataset("parquet", data_files=sys.argv[1:], split="train", streaming=streaming)
     def documents(**options):
-        windows = TokenWindows(dataset, load_tokenizer(), 64, packing="document", shuffle=True, **options)
+        windows = TokenWindows(dataset, tokenizer, 64, packing="document", shuffle=True, **options)
         return [tuple(row) for batch in windows.dataloader(64) for row in batch["input_ids"].tolist()]
     own = documents(rank=rank, world_size=world_size)
     steps = torch.tensor(len(own))
