@@ -156,12 +156,6 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
                 setattr(self, name, None)
         super().__post_init__(**kwargs)
 
-    def __getattribute__(self, name: str) -> Any:
-        # PreTrainedConfig's takes 2 us, and a forward pass reads seven fields; torch.compile can trace only that one.
-        if torch.compiler.is_compiling():
-            return super().__getattribute__(name)
-        return object.__getattribute__(self, type(self).attribute_map.get(name, name))
-
     def validate_sizes(self) -> None:
         """Check sizes, probabilities and deviations against their ranges; `@strict` has checked the types.
 

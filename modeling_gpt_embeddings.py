@@ -366,7 +366,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             attention_mask = attention_mask[:, past_length:]
 
         if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+            output_hidden_states = self._field("output_hidden_states")
         pooled = None
         if self.add_pooling_layer:
             weights = self._weigh(input_ids, self._check_pooling(None))
@@ -531,6 +531,10 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return vectors  # or still to be scaled, by `_finish_tokens`
         return _scale(vectors, scale, self._owns_token_rows())
 
+    def _field(self, name: str) -> Any:
+        """Return a field of the configuration; directly where no compiler looks, as transformers takes 2 us for it."""
+        return object.__getattribute__(self.config, name) if _is_eager() else getattr(self.config, name)
+
     def _plain_tables(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return `wte` and `wpe` where `forward` of ids alone is a look-up and a sum: inference, nothing changed."""
         modules = self._modules  # `self.wte` would be looked up in Python, 1 us each time
@@ -541,7 +545,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return None
         if not (_is_plain(wte, nn.Embedding) and _is_plain(wpe, nn.Embedding) and _is_plain(drop, nn.Dropout)):
             return None
-        if self.project_in is not None or self.config.token_scale != 1 or drop.training:
+        if self.project_in is not None or self._field("token_scale") != 1 or drop.training:
             return None
         tokens, positions = wte.weight, wpe.weight
         if tokens.dtype != positions.dtype or wte.max_norm is not None or wpe.max_norm is not None:
@@ -568,7 +572,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             if check_ids is not False:
                 self._check_range("input_ids", input_ids, len(tokens))
             raise
-        first = past_length + self.config.position_offset
+        first = past_length + self._field("position_offset")
         return hidden_states.add_(positions[first : first + input_ids.shape[1]])
 
     def _sum(
@@ -669,7 +673,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """Return whether tokens are weighted."""
         if pooling not in (None, "mean", "weighted"):
             raise ValueError(f"`pooling` must be 'mean' or 'weighted', got {pooling!r}.")
-        weighted = (pooling or self.config.pooling) == "weighted"
+        weighted = (pooling or self._field("pooling")) == "weighted"
         if weighted and self.token_weights is None:
             raise ValueError(
                 "The model has no token weights to pool by. Count a text with "
@@ -790,7 +794,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             if ids is not None:
                 self._check_like_inputs(name, ids, shape)
         # Not while exporting: the comparison would tie a dynamic length to this very limit.
-        if position_ids is None and not _is_exporting() and past_length + shape[1] > self.config.n_positions:
+        if position_ids is None and not _is_exporting() and past_length + shape[1] > self._field("n_positions"):
             raise ValueError(
                 f"The sequence of {past_length + shape[1]} tokens is longer than `n_positions` = "
                 f"{self.config.n_positions}. Cut it, split it into windows, or make the model longer with "
