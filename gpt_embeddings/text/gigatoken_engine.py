@@ -31,7 +31,7 @@ from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.engine import Doubtful, Encode, FlatIds
 
 
-PROBES_VERSION = 2  # part of a verdict's name: raise it when `probes` or `_find_doubtful` change
+PROBES_VERSION = 2  # part of a verdict's name: raise it when `probes` or `_read_differently` change
 PROBE_BATCH = 4096
 SAMPLED = 64  # of so many characters of one class one is compared
 
@@ -279,7 +279,7 @@ def _write_verdict(digest: str, verdict: str, doubtful: Doubtful) -> None:
     try:
         write_json({"verdict": verdict, "doubtful": doubtful.ranges}, _verdicts() / f"{digest}.json")
     except (OSError, ValueError):
-        return  # a cache that cannot be written costs two seconds next time
+        return  # a cache that cannot be written costs three seconds next time
 
 
 __all__ = ["Accelerator", "encode_lock", "find_accelerator", "probes"]
