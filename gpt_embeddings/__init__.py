@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gpt_embeddings.checkpoints.conversion import from_gpt, to_gpt
     from gpt_embeddings.checkpoints.static import from_static
     from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
-    from gpt_embeddings.hub.cards import CardFacts
+    from gpt_embeddings.hub.cards import CardMetadata
     from gpt_embeddings.hub.export import export_model
     from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
     from gpt_embeddings.hub.repository import save_folder
@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 # Where the names are that cost more than the model does: datasets, the Hub's client, Arrow.
 _HOMES = {
-    "CardFacts": "hub.cards",
+    "CardMetadata": "hub.cards",
     "Embedder": "embedding.dataset",
     "TokenWindows": "windows.token_windows",
     "WindowCollator": "windows.collator",
@@ -76,7 +76,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "CardFacts",
+    "CardMetadata",
     "Embedder",
     "GPTEmbeddingsConfig",
     "GPTEmbeddingsForCausalLM",

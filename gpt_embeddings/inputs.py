@@ -107,7 +107,7 @@ def suffix_of(path: str) -> str:
     return last.lower()
 
 
-def mark_of(path: str) -> str:
+def fingerprint(path: str) -> str:
     """Return what changes when a file does: its name, size and time; for another place what that says of it."""
     if path in _spooled:
         return _spooled[path]
@@ -206,16 +206,3 @@ def _in_folder(folder: str) -> list[str]:
 def _is_passed_over(path: str, folder: str) -> bool:
     names = os.path.relpath(path, folder).split(os.sep)
     return names[-1].lower() == "readme.md" or any(name.startswith((".", "_")) for name in names)
-
-
-__all__ = [
-    "COMPRESSIONS",
-    "FORMATS",
-    "find_files",
-    "format_of",
-    "mark_of",
-    "open_bytes",
-    "open_seekable",
-    "shown",
-    "suffix_of",
-]

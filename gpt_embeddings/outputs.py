@@ -39,7 +39,7 @@ FILE_SUFFIXES = frozenset(
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # of two letters at least: one is a drive of Windows
 
 
-class Output:
+class AtomicOutput:
     """An output that is being made, from the lock to the rename.
 
     Leaving the `with` block lets go of the lock. What was not finished stays for the same job to go on from, if it has
@@ -53,7 +53,7 @@ class Output:
             no choice, and continues.
         overwrite: Whether an existing output is replaced when the new one is whole. None where there is no choice, and
             it is refused.
-        ours: Patterns of names, of which a folder that may be replaced holds one, or a file has one.
+        overwritable: Patterns of names, of which a folder that may be replaced holds one, or a file has one.
         suffixes: Of an output that is one file; a name with that of any other file is refused.
 
     Raises:
@@ -70,10 +70,10 @@ class Output:
         *,
         resume: bool | None = None,
         overwrite: bool | None = None,
-        ours: Sequence[str] = ("*",),
+        overwritable: Sequence[str] = ("*",),
         suffixes: Sequence[str] = (),
     ) -> None:
-        check_output(path, kind, overwrite=overwrite, ours=ours, suffixes=suffixes)
+        check_output(path, kind, overwrite=overwrite, overwritable=overwritable, suffixes=suffixes)
         self.path, self.kind = Path(path).resolve(), kind
         self.folder = _partial(self.path)
         self._old = self.path.with_name(f".{self.path.name}.old")
@@ -82,7 +82,7 @@ class Output:
         self._lock = _lock(self.path)
         try:
             self._put_back()
-            _check_place(path, kind, overwrite, ours)
+            _check_place(path, kind, overwrite, overwritable)
             self._open(settings, resume)
         except BaseException:
             _let_go(self._lock)
@@ -143,7 +143,7 @@ def check_output(
     kind: str,
     *,
     overwrite: bool | None = None,
-    ours: Sequence[str] = ("*",),
+    overwritable: Sequence[str] = ("*",),
     suffixes: Sequence[str] = (),
 ) -> None:
     """Refuse, before any work is done, an output that exists, has a misleading name, or that another job has begun.
@@ -152,7 +152,7 @@ def check_output(
         path: The file or folder to make.
         kind: What is to make it.
         overwrite: Whether it may be replaced; None where there is no choice.
-        ours: Patterns of names, of which a folder that may be replaced holds one, or a file has one.
+        overwritable: Patterns of names, of which a folder that may be replaced holds one, or a file has one.
         suffixes: Of an output that is one file; a name with that of any other file is refused.
 
     Raises:
@@ -161,7 +161,7 @@ def check_output(
             there, or the output is nothing that may be replaced.
     """
     _check_name(path, kind, suffixes)
-    _check_place(path, kind, overwrite, ours)
+    _check_place(path, kind, overwrite, overwritable)
     place = Path(path).resolve()
     job = _saved_job(place)
     if job is not None and job["kind"] != kind:
@@ -222,13 +222,13 @@ def _check_name(path: str | os.PathLike[str], kind: str, suffixes: Sequence[str]
         )
 
 
-def _check_place(path: str | os.PathLike[str], kind: str, overwrite: bool | None, ours: Sequence[str]) -> None:
+def _check_place(path: str | os.PathLike[str], kind: str, overwrite: bool | None, overwritable: Sequence[str]) -> None:
     place = Path(path).resolve()
     if place.exists():
         if not overwrite:
             ways = "or delete it" if overwrite is None else "delete it, or give --overwrite (`overwrite=True`)"
             raise FileExistsError(f"The output {str(path)!r} exists; choose another, {ways}.")
-        if not _is_ours(place, ours):
+        if not _may_overwrite(place, overwritable):
             what = "folder" if place.is_dir() else "file"
             raise ValueError(
                 f"The {what} {str(path)!r} is not what `{kind}` writes; --overwrite replaces nothing else. Choose "
@@ -293,10 +293,10 @@ def _differences(settings: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     )
 
 
-def _is_ours(path: Path, ours: Sequence[str]) -> bool:
+def _may_overwrite(path: Path, overwritable: Sequence[str]) -> bool:
     if path.is_file():
-        return any(fnmatch(path.name, pattern) for pattern in ours)
-    return not any(path.iterdir()) or any(True for pattern in ours for _ in path.glob(pattern))
+        return any(fnmatch(path.name, pattern) for pattern in overwritable)
+    return not any(path.iterdir()) or any(True for pattern in overwritable for _ in path.glob(pattern))
 
 
 def _remove(path: Path) -> None:
@@ -304,6 +304,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-__all__ = ["Output", "check_output", "whole_file", "write_dataset_files", "write_json"]

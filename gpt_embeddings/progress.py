@@ -113,6 +113,3 @@ class Progress:
         """Leave the bar as it is."""
         self.seconds = time.perf_counter() - self._began
         self._bar.close()
-
-
-__all__ = ["LINE_SECONDS", "Bar", "Counts", "Progress"]

@@ -55,6 +55,3 @@ def torch_threads(n: int | None) -> Iterator[None]:
     finally:
         if not _forked:
             torch.set_num_threads(before)
-
-
-__all__ = ["n_cores", "thread_pool", "torch_threads", "was_forked"]

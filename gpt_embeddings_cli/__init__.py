@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from gpt_embeddings_cli.commands import app
+    from gpt_embeddings_cli.commands import app as app
 
 
 def __getattr__(name: str) -> Any:
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
     plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if plain and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _interrupt)
-    from gpt_embeddings_cli.commands import app
+    from gpt_embeddings_cli.commands import app as app
 
     globals()["app"] = app
     return app
@@ -45,6 +45,3 @@ def is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-__all__ = ["app", "is_importing"]

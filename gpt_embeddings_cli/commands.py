@@ -39,6 +39,3 @@ app.command()(push)
 app.command()(search)
 app.command()(windows)
 app.add_typer(train, name="train")
-
-
-__all__ = ["app"]

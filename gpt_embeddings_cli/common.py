@@ -33,8 +33,8 @@ def open_model(name: str | None, fresh: bool, config: Path | None, seed: int) ->
     import torch
 
     from configuration_gpt_embeddings import GPTEmbeddingsConfig
+    from gpt_embeddings.checkpoints.bundled import ENGLISH
     from gpt_embeddings.checkpoints.loading import load_model
-    from gpt_embeddings.checkpoints.shipped import ENGLISH
     from modeling_gpt_embeddings import GPTEmbeddingsModel
 
     if not fresh and config is None:
@@ -99,6 +99,3 @@ def _is_of_the_network(error: Exception) -> bool:
     """Return whether a request failed; who raises it has imported the client already."""
     client = sys.modules.get("httpx2")
     return client is not None and isinstance(error, client.HTTPError)
-
-
-__all__ = ["check_one_model", "errors_as_messages", "open_model", "open_tokenizer"]

@@ -198,7 +198,7 @@ def _check_output(output: Path, overwrite: bool, on_cluster: bool, push_to_hub: 
     from gpt_embeddings.outputs import check_output
 
     kind, suffixes = ("embed --ray", ()) if on_cluster else ("embed", PARQUET)
-    check_output(output, kind, overwrite=overwrite, ours=WRITTEN, suffixes=suffixes)
+    check_output(output, kind, overwrite=overwrite, overwritable=WRITTEN, suffixes=suffixes)
     if push_to_hub is not None:
         from gpt_embeddings.hub.push import check_push
 
@@ -251,8 +251,8 @@ def _embed_on_ray(
     """Embed on a cluster, and say what came of it."""
     from datasets import DatasetDict
 
+    from gpt_embeddings.checkpoints.bundled import ENGLISH
     from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
-    from gpt_embeddings.checkpoints.shipped import ENGLISH
     from gpt_embeddings.embedding.cluster import embed_on_cluster
     from gpt_embeddings.embedding.embedder import Embedder
     from gpt_embeddings.progress import Progress
@@ -299,6 +299,3 @@ def _show(dataset: Any, column: str, output_column: str, rows: int = 3) -> None:
             vector = vector[0]
         numbers = ", ".join(f"{value:+.4f}" for value in vector[:4])
         typer.echo(f"  {text[:60]:60}  [{numbers}, ...]")
-
-
-__all__ = ["embed"]

@@ -94,7 +94,7 @@ def evaluate(
 
 def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tuple[Dataset, tuple[str, str]]":
     """Return the table and the names of its two columns of texts."""
-    from gpt_embeddings.text.columns import ColumnError
+    from gpt_embeddings.exceptions import ColumnError
     from gpt_embeddings.text.sources import load_source
 
     for pair in [columns] if columns else PAIRS:
@@ -141,6 +141,3 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
     typer.echo("  ".join(f"{title:>10}" for title in titles))
     for dim, values in facts["dimensions"].items():
         typer.echo("  ".join([f"{dim:>10}", *(f"{values[name]:>10.3f}" for name in names)]))
-
-
-__all__ = ["evaluate"]

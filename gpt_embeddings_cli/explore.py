@@ -23,7 +23,7 @@ def explore(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="Folder or Hub name of a saved model or any GPT checkpoint; by default the one that is shipped.",
+            help="Folder or Hub name of a saved model or any GPT checkpoint; by default the bundled English one.",
             show_default=False,
         ),
     ] = None,
@@ -83,15 +83,17 @@ def explore(
             _serve(names, tokenizer, host, port, browser)
 
         from gpt_embeddings.explore.shown_models import find_subject
-        from gpt_embeddings.outputs import Output
+        from gpt_embeddings.outputs import AtomicOutput
 
         with ExitStack() as stack:
             space = report_file = None
             if export is not None:
-                space = stack.enter_context(Output(export, "explore --export", overwrite=overwrite, ours=("app.py",)))
+                space = stack.enter_context(
+                    AtomicOutput(export, "explore --export", overwrite=overwrite, overwritable=("app.py",))
+                )
             if report is not None:
                 report_options: dict[str, Any] = {"overwrite": overwrite, "suffixes": (".html", ".htm")}
-                report_file = stack.enter_context(Output(report, "explore --report", **report_options))
+                report_file = stack.enter_context(AtomicOutput(report, "explore --report", **report_options))
             subjects = [find_subject(name, tokenizer) for name in names]
             if space is not None:
                 from gpt_embeddings.explore.export import write_space
@@ -129,6 +131,3 @@ def _serve(names: Sequence[str | None], tokenizer: str | None, host: str, port: 
         page.block_thread()
     sys.stdout.flush()
     os._exit(0)  # a thread may be loading tables, which torch does not let go of in good order
-
-
-__all__ = ["explore"]

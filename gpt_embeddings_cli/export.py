@@ -33,14 +33,11 @@ def export(
 
         from gpt_embeddings.checkpoints.loading import load_pair
         from gpt_embeddings.hub.export import export_model
-        from gpt_embeddings.outputs import Output
+        from gpt_embeddings.outputs import AtomicOutput
 
-        with Output(output, "export", overwrite=overwrite, ours=("modules.json", "model.onnx")) as out:
+        with AtomicOutput(output, "export", overwrite=overwrite, overwritable=("modules.json", "model.onnx")) as out:
             out.result.mkdir()
             said = export_model(*load_pair(model, tokenizer), out.result, format)
             out.finish()
         typer.echo(said)
         typer.echo(f"Result: {output.resolve()}")
-
-
-__all__ = ["export"]

@@ -71,9 +71,9 @@ def extract(
         from gpt_embeddings.checkpoints.loading import save_with_tokenizer
         from gpt_embeddings.checkpoints.saving import save_pair
         from gpt_embeddings.checkpoints.static import find_static, from_static
-        from gpt_embeddings.outputs import Output
+        from gpt_embeddings.outputs import AtomicOutput
 
-        with Output(output, "extract", overwrite=overwrite, ours=("config.json",)) as out:
+        with AtomicOutput(output, "extract", overwrite=overwrite, overwritable=("config.json",)) as out:
             folder = open_folder(source.parent if source.is_file() else name, revision=revision)
             out.result.mkdir()
             if wte_key is None and find_static(folder) is not None:
@@ -97,6 +97,3 @@ def extract(
             typer.echo(f"  {key.removesuffix('.weight'):10} {' x '.join(map(str, table.shape)):>16}  {table.dtype}")
         typer.echo(said)
         typer.echo(f"Result: {output.resolve()}")
-
-
-__all__ = ["extract"]

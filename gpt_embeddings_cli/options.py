@@ -93,29 +93,3 @@ def check_names(*names: str | None) -> None:
 def _is_path(name: str) -> bool:
     """Return whether a name can be none on the Hub, where it is `name` or `user/name`."""
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
-
-
-__all__ = [
-    "MODEL",
-    "RUN",
-    "SUFFIXES",
-    "TEXT",
-    "TRAINING",
-    "Column",
-    "Data",
-    "Encoding",
-    "Epochs",
-    "Inputs",
-    "LearningRate",
-    "Overwrite",
-    "SampleBy",
-    "SampleUnit",
-    "SaveSteps",
-    "Split",
-    "StartModel",
-    "Subset",
-    "Tokenizer",
-    "TrainingOutput",
-    "check_inputs",
-    "check_names",
-]

@@ -51,10 +51,10 @@ def push(
 
         import httpx2
 
-        from gpt_embeddings.hub.cards import CardFacts
+        from gpt_embeddings.hub.cards import CardMetadata
         from gpt_embeddings.hub.push import push_folder
 
-        facts = CardFacts(license=license, base_model=base_model, datasets=dataset or ())
+        facts = CardMetadata(license=license, base_model=base_model, datasets=dataset or ())
         try:
             commit = push_folder(
                 folder, repo_id, facts=facts, private=private or None, revision=revision, create_pr=create_pr
@@ -63,6 +63,3 @@ def push(
             raise OSError(str(error)) from error
     typer.echo(f"Published: {commit.pr_url or commit.repo_url}")
     typer.echo(f"Revision to pin: {commit.oid}")
-
-
-__all__ = ["push"]

@@ -89,6 +89,3 @@ def _show(question: str | None, hits: "list[Hit]", column: str) -> None:
     for hit in hits:
         text = " ".join(str(hit.values.get(column) or "").split())
         typer.echo(f"{hit.score:7.3f}  row {hit.row:<6}  {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}")
-
-
-__all__ = ["search"]

@@ -406,6 +406,3 @@ def _open_head(
     )
     torch.manual_seed(seed)
     return GPTEmbeddingsForCausalLM(sizes)
-
-
-__all__ = ["app"]

@@ -118,6 +118,3 @@ def _listen(host: str, port: int | None) -> ThreadingHTTPServer:
         message = f"Port {port} is taken; give another, or none for the first free one from {PORTS.start}."
         raise OSError(message) from taken
     raise OSError(f"No port from {PORTS.start} to {PORTS.stop - 1} is free; give one with `--port`.") from taken
-
-
-__all__ = ["WaitingPage", "is_loopback"]

@@ -114,6 +114,3 @@ def windows(
         stored = cut.to_dataset(output)
         typer.echo(f"{stored.num_rows} windows of {max_length}.")
         typer.echo(f"Result: {output.absolute()}")
-
-
-__all__ = ["windows"]

@@ -43,8 +43,8 @@ from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, lo
 from gpt_embeddings.analysis.meaning import Vectors, similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
+from gpt_embeddings.checkpoints.bundled import find_bundled
 from gpt_embeddings.checkpoints.loading import load_pair
-from gpt_embeddings.checkpoints.shipped import find_shipped
 from gpt_embeddings.training import distillation as ours
 
 
@@ -138,7 +138,7 @@ def distilled(
 
 def print_size() -> None:
     """Print what the table in the box takes: on disk, packed as in a wheel, and in a process that loads it."""
-    files = [file.read_bytes() for file in Path(find_shipped(None)).iterdir() if file.is_file()]
+    files = [file.read_bytes() for file in Path(find_bundled(None)).iterdir() if file.is_file()]
     stored, packed = sum(map(len, files)) / 1e6, sum(len(zlib.compress(data)) for data in files) / 1e6
     told = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout
     seconds, memory = map(float, told.split())

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from gpt_embeddings import GPTEmbeddingsModel
+from gpt_embeddings.checkpoints.bundled import ENGLISH
 from gpt_embeddings.checkpoints.loading import load_pair
-from gpt_embeddings.checkpoints.shipped import ENGLISH
 from gpt_embeddings.explore.page import launch_page
 from gpt_embeddings.explore.shown_models import Subject
 

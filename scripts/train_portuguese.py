@@ -32,9 +32,9 @@ from portuguese_text import ENGLISH_SOURCES, FIRST, PORTUGUESE_SOURCES, SOURCES
 from train_default import N_EMBD, Teacher, Vectors, choose, read
 
 from gpt_embeddings import GPTEmbeddingsModel, load_tokenizer
+from gpt_embeddings.checkpoints.bundled import PORTUGUESE
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.checkpoints.loading import load_model
-from gpt_embeddings.checkpoints.shipped import PORTUGUESE
 from gpt_embeddings.training.distillation import (
     NARROW_RELATIONS,
     aimed_loss,

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
 from gpt_embeddings import load_tokenizer
-from gpt_embeddings.outputs import Output, check_output, whole_file, write_json
+from gpt_embeddings.outputs import AtomicOutput, check_output, whole_file, write_json
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -80,16 +80,16 @@ def run(kind: str, models: Path, output: Path):
 
 def work_until_the_end(command: list[str], output: Path, mark: Path) -> None:
     """Do all that a command does but for giving the output its name, say so, and wait to be killed."""
-    finish = Output.finish
+    finish = AtomicOutput.finish
 
-    def stop(self: Output, result: Path | None = None) -> None:
+    def stop(self: AtomicOutput, result: Path | None = None) -> None:
         if self.path != output:
             return finish(self, result)
         mark.touch()
         time.sleep(600)
         raise SystemExit(1)
 
-    Output.finish = stop  # type: ignore[method-assign]
+    AtomicOutput.finish = stop  # type: ignore[method-assign]
     said = os.open(mark.with_name("said"), os.O_WRONLY | os.O_CREAT)
     os.dup2(said, 1)
     os.dup2(said, 2)
@@ -173,9 +173,9 @@ def test_a_folder_that_looks_like_an_address(tmp_path, monkeypatch):
     check_output("s3:/out", "embed")
 
 
-def begin(path: Path, kind: str = "embed", settings=None, **options) -> Output:
+def begin(path: Path, kind: str = "embed", settings=None, **options) -> AtomicOutput:
     """Leave work as a killed process does: the folder stays, the lock is gone."""
-    output = Output(path, kind, {} if settings is None else settings, **options)
+    output = AtomicOutput(path, kind, {} if settings is None else settings, **options)
     output.result.mkdir(exist_ok=True)
     (output.result / "new").write_text("new")
     return output
@@ -185,12 +185,12 @@ def test_the_same_job_goes_on_and_another_is_refused(tmp_path):
     with begin(tmp_path / "out", settings={"seed": 0, "a": [1, {"b": None}]}):
         pass
     with pytest.raises(ValueError, match=r"`seed` is 1 and was 0\. Repeat that run .* or delete that folder to begin"):
-        Output(tmp_path / "out", "embed", {"seed": 1, "a": (1, {"b": None})})
+        AtomicOutput(tmp_path / "out", "embed", {"seed": 1, "a": (1, {"b": None})})
     with pytest.raises(ValueError, match=r"or give `resume=False` \(--no-resume\) to begin anew"):
-        Output(tmp_path / "out", "embed", {"seed": 1}, resume=True)
+        AtomicOutput(tmp_path / "out", "embed", {"seed": 1}, resume=True)
     with pytest.raises(ValueError, match="unfinished work of `embed`, which `windows` does not touch"):
-        Output(tmp_path / "out", "windows", {"seed": 0}, resume=False)
-    with Output(tmp_path / "out", "embed", {"seed": 0, "a": (1, {"b": None})}) as output:
+        AtomicOutput(tmp_path / "out", "windows", {"seed": 0}, resume=False)
+    with AtomicOutput(tmp_path / "out", "embed", {"seed": 0, "a": (1, {"b": None})}) as output:
         assert (output.result / "new").exists()
         output.finish()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
@@ -199,10 +199,10 @@ def test_the_same_job_goes_on_and_another_is_refused(tmp_path):
 def test_what_is_thrown_away(tmp_path):
     with begin(tmp_path / "out", settings={"seed": 0}):
         pass
-    with Output(tmp_path / "out", "embed", {"seed": 1}, resume=False) as output:
+    with AtomicOutput(tmp_path / "out", "embed", {"seed": 1}, resume=False) as output:
         assert not output.result.exists()
     assert not list(tmp_path.iterdir())  # no work was kept, so nothing stays
-    with Output(tmp_path / "out", "extract") as output:
+    with AtomicOutput(tmp_path / "out", "extract") as output:
         output.result.write_text("half")
     assert not list(tmp_path.iterdir())  # a job that does not go on leaves nothing
 
@@ -217,7 +217,7 @@ def test_a_folder_that_nobody_knows_is_left_alone(mark, options, tmp_path):
         (partial / "job.json").write_text(mark)
     before = contents(tmp_path)
     with pytest.raises(ValueError, match="of an earlier version, or of another program"):
-        Output(tmp_path / "out", "embed", {}, **options)
+        AtomicOutput(tmp_path / "out", "embed", {}, **options)
     assert contents(tmp_path) == before
 
 
@@ -234,12 +234,12 @@ def test_overwriting(tmp_path):
         (tmp_path / "file").write_text("old")
         old = contents(tmp_path)
         with pytest.raises(FileExistsError, match=r"exists; choose another, or delete it\."):
-            Output(tmp_path / name, "embed")
+            AtomicOutput(tmp_path / name, "embed")
         with pytest.raises(FileExistsError, match=r"delete it, or give --overwrite"):
-            Output(tmp_path / name, "embed", overwrite=False)
+            AtomicOutput(tmp_path / name, "embed", overwrite=False)
         with pytest.raises(ValueError, match=f"{name}' is not what `embed` writes; --overwrite replaces nothing else"):
-            Output(tmp_path / name, "embed", overwrite=True, ours=("*.parquet",))
-        with begin(tmp_path / name, overwrite=True, ours=("old", "file")) as output:
+            AtomicOutput(tmp_path / name, "embed", overwrite=True, overwritable=("*.parquet",))
+        with begin(tmp_path / name, overwrite=True, overwritable=("old", "file")) as output:
             assert {path: output.folder.parent.joinpath(path).exists() for path in old} == dict.fromkeys(old, True)
             output.finish()
         assert (tmp_path / name / "new").read_text() == "new"
@@ -264,17 +264,17 @@ def test_killed_between_the_two_renames_of_a_replacement(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileExistsError):
-        Output(tmp_path / "out", "embed", {})
+        AtomicOutput(tmp_path / "out", "embed", {})
     assert (tmp_path / "out" / "old").read_text() == "old"
-    with Output(tmp_path / "out", "embed", {}, overwrite=True) as output:
+    with AtomicOutput(tmp_path / "out", "embed", {}, overwrite=True) as output:
         output.finish()
     assert contents(tmp_path).keys() == {"out/new"}
 
 
 HOLD = """
 import sys, time
-from gpt_embeddings.outputs import Output
-with Output(sys.argv[1], "embed", {}):
+from gpt_embeddings.outputs import AtomicOutput
+with AtomicOutput(sys.argv[1], "embed", {}):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -286,10 +286,10 @@ def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
         assert other.stdout.readline() == "held\n"
         for _ in range(2):  # the first refusal leaves the name of the holder
             with pytest.raises(OSError, match=rf"Another process \(pid {other.pid}\) is writing"):
-                Output(tmp_path / "out", "embed", {})
+                AtomicOutput(tmp_path / "out", "embed", {})
         other.kill()
     assert (tmp_path / ".out.lock").exists()
-    with Output(tmp_path / "out", "windows", {}) as output:  # what was begun holds no work
+    with AtomicOutput(tmp_path / "out", "windows", {}) as output:  # what was begun holds no work
         output.result.mkdir()
         output.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -58,6 +58,3 @@ def format_bytes(n_bytes: int) -> str:
             break
         size /= 1024
     return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-__all__ = ["DTYPE_BYTES", "PUBLISHED", "Cost", "format_bytes"]

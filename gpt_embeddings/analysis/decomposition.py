@@ -129,6 +129,3 @@ def position_vectors(model: GPTEmbeddingsModel) -> torch.Tensor:
     if model.wpe is None:
         return torch.zeros(0, model.config.n_embd)
     return model.wpe.weight.detach()[model.config.position_offset :].float().cpu()
-
-
-__all__ = ["Parts", "measure", "measure_words", "position_vectors", "split_parts", "token_vectors"]

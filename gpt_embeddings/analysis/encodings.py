@@ -131,6 +131,3 @@ def _import(name: str) -> Any:
         raise ImportError(
             "scikit-learn is not installed: `pip install 'gpt-embeddings[explore]'` brings it."
         ) from error
-
-
-__all__ = ["Encoding", "compare_encodings"]

@@ -160,6 +160,3 @@ def _checked(dims: Iterable[int] | None, width: int) -> list[int]:
 def _units(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
-
-
-__all__ = ["Retrieval", "evaluate_retrieval", "evaluate_scores", "halves"]

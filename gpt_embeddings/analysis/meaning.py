@@ -53,6 +53,3 @@ def _ranks(values: Vectors) -> npt.NDArray[np.float64]:
     ends = np.cumsum(counts)
     ranks = ends - (counts - 1) / 2
     return np.asarray(ranks[group] - (len(values) + 1) / 2, np.float64)
-
-
-__all__ = ["similar_pairs", "spearman"]

@@ -231,6 +231,3 @@ def parse_words(text: str, limit: int) -> Sequence[str]:
     if len(words) > limit:
         raise ValueError(f"There are {len(words)} words; at most {limit} are shown. Leave some out.")
     return words
-
-
-__all__ = ["Neighbour", "Neighbours", "Word", "describe_chance", "nearest_words", "parse_words"]

@@ -77,6 +77,3 @@ def _project_umap(vectors: torch.Tensor, n_components: int) -> Projection:
         n_components=n_components, n_neighbors=min(15, len(vectors) - 1), metric="cosine", random_state=0, n_jobs=1
     )
     return Projection(torch.from_numpy(reducer.fit_transform(vectors.numpy())).float(), ())
-
-
-__all__ = ["Method", "Projection", "has_umap", "project"]

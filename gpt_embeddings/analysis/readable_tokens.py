@@ -114,6 +114,3 @@ def _show_bytes(data: bytes) -> str:
 
 def _is_text(word: str) -> bool:
     return word.isascii() or not any("\x80" <= c <= "\u0143" for c in word)  # bytes of a byte-level vocabulary
-
-
-__all__ = ["SPACE_MARKS", "readable_pieces", "show", "whole_words", "word_ids"]

@@ -333,6 +333,3 @@ def _build(config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsModel:
         sinusoids.to_empty(device=tables["wte.weight"].device)
         sinusoids.reset()
     return model.eval()
-
-
-__all__ = ["from_gpt", "to_gpt"]

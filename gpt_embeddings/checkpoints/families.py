@@ -378,17 +378,3 @@ def _is_scaled(family: Family, read: ReadField) -> bool:
 
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-__all__ = [
-    "BY_HAND",
-    "FAMILIES",
-    "WITHOUT_POSITIONS",
-    "Family",
-    "component_fields",
-    "field_reader",
-    "find_family",
-    "find_keys",
-    "is_tied",
-    "read_size",
-]

@@ -360,16 +360,3 @@ def _explain(name: str, error: Exception) -> OSError:
     return OSError(
         f"{name!r} is not a folder here, and could not be fetched from the Hub ({error}).{'' if answered else copy}"
     )
-
-
-__all__ = [
-    "Folder",
-    "HubFile",
-    "HubFolder",
-    "LocalFile",
-    "LocalFolder",
-    "RangeFile",
-    "empty_at",
-    "open_folder",
-    "read_json",
-]

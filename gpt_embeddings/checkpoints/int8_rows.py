@@ -60,6 +60,3 @@ def save_int8(model: GPTEmbeddingsModel, folder: str | os.PathLike[str]) -> floa
     model.save_pretrained(folder, state_dict={**model.state_dict(), "wte.weight": rows, "wte_scale": scale})
     error = (rows * scale.unsqueeze(1) - model.wte.weight.detach().float().cpu()).abs().amax(1)
     return float((error / (LARGEST * scale).clamp(min=torch.finfo(torch.float32).tiny)).max())
-
-
-__all__ = ["quantize_rows", "save_int8"]

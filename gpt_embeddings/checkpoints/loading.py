@@ -16,10 +16,10 @@ from transformers.utils import logging
 
 import modeling_gpt_embeddings
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.checkpoints.bundled import find_bundled
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
 from gpt_embeddings.checkpoints.saving import save_pair
-from gpt_embeddings.checkpoints.shipped import find_shipped
 from gpt_embeddings.checkpoints.static import find_static, from_static
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
@@ -63,7 +63,7 @@ def load_model(name: str | None = None) -> GPTEmbeddingsModel:
         OSError: There is no such model.
         ValueError: It is broken, lacks weights, or is of a kind that has no input stage to take out.
     """
-    name = find_shipped(name)
+    name = find_bundled(name)
     if _is_static(name):
         return from_static(name)[0]
     return _load(GPTEmbeddingsModel, name) if _read_config(name).get("model_type") == MODEL_TYPE else from_gpt(name)
@@ -82,7 +82,7 @@ def load_head(name: str) -> GPTEmbeddingsForCausalLM:
         OSError: There is no such model.
         ValueError: It is broken, lacks weights, or is none of ours.
     """
-    name = find_shipped(name)
+    name = find_bundled(name)
     _read_own_config(name)
     return _load(GPTEmbeddingsForCausalLM, name)
 
@@ -121,7 +121,7 @@ def load_pair(
         OSError: There is no such model or tokenizer.
         ValueError: One of them is broken.
     """
-    name = find_shipped(name)
+    name = find_bundled(name)
     model = load_model(name)
     return model, load_tokenizer_of(name, tokenizer, model.config.n_positions)
 
@@ -138,7 +138,7 @@ def load_tokenizer_of(model: str | None, tokenizer: str | None, n_positions: int
         OSError: There is no such model or tokenizer.
         ValueError: It is broken.
     """
-    model = None if model is None else find_shipped(model)
+    model = None if model is None else find_bundled(model)
     if model is not None and tokenizer in (None, model) and _is_static(model):
         return from_static(model)[1]
     return load_tokenizer(find_tokenizer(model, tokenizer), model_max_length=n_positions)
@@ -154,7 +154,7 @@ def find_tokenizer(model: str | None, tokenizer: str | None = None) -> str:
     Raises:
         OSError: The model's repository cannot be reached.
     """
-    model = None if model is None else find_shipped(model)
+    model = None if model is None else find_bundled(model)
     try:
         if tokenizer is None and model is not None and any(map(open_folder(model).has, VOCABULARIES)):
             return model
@@ -250,18 +250,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
-
-
-__all__ = [
-    "DEFAULT_TOKENIZER",
-    "MODEL_TYPE",
-    "TOKENIZER_FILES",
-    "VOCABULARIES",
-    "find_tokenizer",
-    "load_as_saved",
-    "load_head",
-    "load_model",
-    "load_pair",
-    "load_tokenizer_of",
-    "save_with_tokenizer",
-]

@@ -18,7 +18,7 @@ from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
-TRAINING_FACTS = "training_facts.json"
+TRAINING_METADATA = "training_metadata.json"
 COMPONENT = {
     "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
     "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
@@ -38,7 +38,7 @@ def save_pair(
         folder: Where to; it exists.
         model: The model, with a head or without.
         tokenizer: The tokenizer that belongs to it; the object itself is not changed.
-        facts: Facts of the run that trained the model, for `training_facts.json`, which `push` puts into the card.
+        facts: Facts of the run that trained the model, for `training_metadata.json`, which `push` puts into the card.
 
     Returns:
         The tokenizer as it was saved: with the model's `n_positions` as its `model_max_length`.
@@ -58,7 +58,7 @@ def save_pair(
         (folder / path).parent.mkdir(exist_ok=True)
         write_json(content, folder / path, sort_keys=True)
     if facts:
-        write_json(facts, folder / TRAINING_FACTS)
+        write_json(facts, folder / TRAINING_METADATA)
     return tokenizer
 
 
@@ -109,6 +109,3 @@ def detached_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int) -> 
     for name in ("is_local", "local_files_only", "token"):
         tokenizer.init_kwargs.pop(name, None)
     return tokenizer
-
-
-__all__ = ["POOLING_FILE", "TRAINING_FACTS", "detached_tokenizer", "save_pair"]

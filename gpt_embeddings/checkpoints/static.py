@@ -141,6 +141,3 @@ def _build(table: torch.Tensor, unknown: int | None, n_positions: int) -> GPTEmb
         tables["token_weights"][unknown] = 0
     model.load_state_dict(tables, assign=True)
     return model.eval()
-
-
-__all__ = ["MODEL2VEC", "UNLIMITED", "find_static", "from_static", "unknown_id"]

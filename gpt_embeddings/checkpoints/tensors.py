@@ -273,14 +273,3 @@ def load_bin(path: Path) -> Mapping[str, Any]:
 
 def _to_bytes(data: torch.Tensor) -> bytes:
     return data.numpy().tobytes()
-
-
-__all__ = [
-    "Checkpoint",
-    "SafetensorsFile",
-    "ShardedCheckpoint",
-    "StoredTensor",
-    "TensorDict",
-    "open_checkpoint",
-    "open_file",
-]

@@ -22,7 +22,7 @@ from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import provenance_of, with_provenance
 from gpt_embeddings.embedding.shards import WRITTEN
-from gpt_embeddings.outputs import Output, check_output, whole_file
+from gpt_embeddings.outputs import AtomicOutput, check_output, whole_file
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.threads import n_cores
@@ -114,7 +114,7 @@ def embed_on_cluster(
         raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.") from error
     if not len(inputs):
         raise ValueError("No input was given: name at least one Parquet file, or give a dataset with rows.")
-    check_output(output, KIND, overwrite=overwrite, ours=WRITTEN)
+    check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)
     n_cpus = int(ray.cluster_resources().get("CPU", 0))
@@ -130,7 +130,7 @@ def embed_on_cluster(
     else:
         rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=n_blocks)
     check_column(rows.columns(), options.get("column", "text"))  # not by an actor that has loaded a model first
-    with Output(output, KIND, overwrite=overwrite, ours=WRITTEN) as out:
+    with AtomicOutput(output, KIND, overwrite=overwrite, overwritable=WRITTEN) as out:
         out.result.mkdir(parents=True, exist_ok=True)
         embedded = rows.map_batches(
             EmbedderActor,
@@ -159,6 +159,3 @@ def _drop_others(folder: Path, kept: set[str]) -> None:
     for path in folder.iterdir():
         if path.name not in kept:
             path.unlink()
-
-
-__all__ = ["EmbedderActor", "embed_on_cluster"]

@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import provenance_of
 from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
-from gpt_embeddings.outputs import Output, check_output, write_json
+from gpt_embeddings.outputs import AtomicOutput, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, check_texts
 from gpt_embeddings.text.encoding import as_texts, prepare
@@ -108,7 +108,7 @@ def embed_dataset(
         raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
     target = None if output is None else Path(output).resolve()
     if output is not None:
-        check_output(output, KIND, overwrite=overwrite, ours=WRITTEN, suffixes=PARQUET)
+        check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
     dataset = _as_dataset(data, embedder.column)
     job = _Job(embedder, _find_format(format, target), num_proc, model_name, resume, overwrite)
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
@@ -135,12 +135,12 @@ class _Job:
     resume: bool = True
     overwrite: bool = False
 
-    def open(self, target: Path, settings: dict[str, Any]) -> Output:
+    def open(self, target: Path, settings: dict[str, Any]) -> AtomicOutput:
         """Open an output for rows that the settings tell from others."""
         options = {**self.embedder.options, "format": self.format, **settings}
         options["digest of model, tokenizer and options"] = self.embedder.digest
-        return Output(
-            target, KIND, options, resume=self.resume, overwrite=self.overwrite, ours=WRITTEN, suffixes=PARQUET
+        return AtomicOutput(
+            target, KIND, options, resume=self.resume, overwrite=self.overwrite, overwritable=WRITTEN, suffixes=PARQUET
         )
 
 
@@ -540,6 +540,3 @@ def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:
 def _text_bytes_per_row(dataset: Dataset, embedder: Embedder) -> float:
     column = dataset.data.column(embedder.column)
     return float(column.nbytes / len(column)) if len(column) else 1.0
-
-
-__all__ = ["Embedder", "embed_dataset"]

@@ -534,6 +534,3 @@ def _register_hash() -> None:
 
 
 _register_hash()
-
-
-__all__ = ["OPTIONS", "Embedder", "Overflow", "Pooling"]

@@ -102,6 +102,3 @@ def pack_once(table: torch.Tensor, form: Form | None, seen: tuple[int, int | Non
     if form not in forms or forms[form][0] != seen or seen[1] is None:
         forms[form] = (seen, pack_rows(table.detach(), form))
     return forms[form][1]
-
-
-__all__ = ["Form", "PackedRows", "pack_once", "pack_rows"]

@@ -105,6 +105,3 @@ def _read_json(place: Path) -> dict[str, Any]:
     except (IndexError, KeyError, TypeError, ValueError):  # of a dataset that nobody here has written
         return {}
     return found if isinstance(found, dict) else {}
-
-
-__all__ = ["Provenance", "provenance_of", "read_provenance", "with_provenance"]

@@ -55,6 +55,3 @@ def to_binary(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int8]:
     [[49]]
     """
     return (np.packbits(vectors > 0, axis=-1).astype(np.int16) - 128).astype(np.int8)
-
-
-__all__ = ["Dtype", "Ranges", "check_ranges", "find_ranges", "to_binary", "to_int8"]

@@ -260,6 +260,3 @@ def _open(place: Path) -> "Dataset | pyarrow.dataset.Dataset":
 
 def _short(digest: str) -> str:
     return digest[:12]
-
-
-__all__ = ["Hit", "find_nearest", "open_embedder", "search"]

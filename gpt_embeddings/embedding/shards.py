@@ -203,6 +203,3 @@ def shard_bounds(n_rows: int, row_bytes: float, *, for_workers: bool = False) ->
         size = min(SHARD_BYTES, max(WORKER_SHARD_BYTES, int(n_rows * row_bytes / WORKER_SHARDS)))
     step = max(1, int(size / max(1.0, row_bytes)))
     return [(i, min(i + step, n_rows)) for i in range(0, n_rows, step)] or [(0, 0)]
-
-
-__all__ = ["PARQUET", "WRITTEN", "Format", "Shards", "open_output", "parquet_files", "shard_bounds"]

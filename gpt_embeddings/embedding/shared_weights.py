@@ -130,6 +130,3 @@ def open_shared(source: SharedWeights) -> GPTEmbeddingsModel:
 def _remove_folder(folder: str, pid: int) -> None:
     if os.getpid() == pid:  # not by a forked child as it ends
         shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["SharedWeights", "can_share", "hash_weights", "open_shared", "share"]

@@ -123,6 +123,3 @@ def _render_figure(figure: go.Figure) -> str:
 
 def _anchor(view: View) -> str:
     return view.name.lower().replace(" ", "-")
-
-
-__all__ = ["write_report", "write_space"]

@@ -284,16 +284,3 @@ def costs_figure(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> go.
     figure.update_xaxes(type="log", title_text="n_embd", dtick=1)
     figure.update_yaxes(type="log", title_text="parameters of wte + wpe", dtick=1)
     return finish(figure, height=420)
-
-
-__all__ = [
-    "CURVE_POINTS",
-    "POSITIONS_SHOWN",
-    "costs_figure",
-    "encodings_figure",
-    "neighbours_figure",
-    "position_curve_figure",
-    "position_norms_figure",
-    "position_similarity_figure",
-    "text_figure",
-]

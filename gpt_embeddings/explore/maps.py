@@ -124,6 +124,3 @@ def _draw_map(
     ]
     figure.update_layout(scene={**scene(projection), "annotations": marked[:LABELS_SHOWN]})
     return finish(figure, height=520)
-
-
-__all__ = ["neighbourhood_map", "text_map", "words_map"]

@@ -47,6 +47,3 @@ def facts_to_html(subject: Subject) -> str:
     except Exception as error:  # of a tokenizer's or a checkpoint's library, whose classes are many
         message = f"{type(error).__name__}: {error}"
     return f'<p class="failed" role="alert">{name} could not be opened. {text_to_html(message)}</p>'
-
-
-__all__ = ["facts_to_html", "notes_to_html", "style_sheet", "table_to_html", "text_to_html"]

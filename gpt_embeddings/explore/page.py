@@ -226,6 +226,3 @@ def _make_widget(gr: Any, field: Field) -> Any:
     if isinstance(field.value, int):
         return gr.Number(field.value, label=field.label, min_width=120)
     return gr.Textbox(field.value, lines=field.lines, label=field.label, min_width=160, scale=2)
-
-
-__all__ = ["build_page", "launch_page", "main", "serve_page"]

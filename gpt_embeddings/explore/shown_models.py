@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.neighbours import Neighbours
+from gpt_embeddings.checkpoints.bundled import ENGLISH
 from gpt_embeddings.checkpoints.loading import load_pair
-from gpt_embeddings.checkpoints.shipped import ENGLISH
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -65,6 +65,3 @@ def find_subject(name: str | None, tokenizer: str | None = None) -> Subject:
         tokenizer: Folder or Hub name; None takes the model's own where it has one, else GPT-2's.
     """
     return Subject(name or ENGLISH, lambda: load_pair(name, tokenizer))
-
-
-__all__ = ["Opened", "Subject", "find_subject"]

@@ -69,6 +69,3 @@ def finish(figure: go.Figure, height: int, top: int = 24, title: str = "") -> go
     figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
     figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
     return figure
-
-
-__all__ = ["COLOURS", "GRID", "INK", "escape_label", "finish", "scene"]

@@ -145,6 +145,3 @@ def costs_table(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> Tabl
     ]
     columns = ("", "vocab_size", "n_positions", "n_embd", "wte", "wpe", "parameters", "float32", "16 bit")
     return Table(columns, rows)
-
-
-__all__ = ["TOKENS_SHOWN", "Cell", "Table", "costs_table", "encodings_table", "neighbours_table", "text_table"]

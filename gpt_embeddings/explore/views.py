@@ -257,6 +257,3 @@ VIEWS = (
         needs_model=False,
     ),
 )
-
-
-__all__ = ["VIEWS", "Field", "Seen", "View", "describe"]

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 
 
-STATE_LICENCE = "Without one nobody may use it: push again with `--license`, or `CardFacts(license=...)`."
+STATE_LICENCE = "Without one nobody may use it: push again with `--license`, or `CardMetadata(license=...)`."
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token with write access from the Hub's settings."
 AGAIN = "A commit appears whole or not at all; push again, and what is there already is not sent twice."
 ADVICE = {
@@ -62,6 +62,3 @@ def _what_to_do(error: Exception, repo_id: str) -> str | None:
     if isinstance(reason, (httpx2.HTTPError, ConnectionError, TimeoutError)):
         return f"The connection to the Hub failed. {AGAIN}"
     return f"The upload failed. {AGAIN}" if isinstance(reason, RuntimeError) else None
-
-
-__all__ = ["LOG_IN", "STATE_LICENCE", "add_advice"]

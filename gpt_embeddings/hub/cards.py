@@ -33,7 +33,7 @@ NO_DIGEST = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardFacts:
+class CardMetadata:
     """What only the publisher knows; what is not given is neither invented nor written."""
 
     license: str | None = None
@@ -120,7 +120,7 @@ def write_model_card(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     repo_id: str,
-    facts: CardFacts,
+    facts: CardMetadata,
     base: ParsedCard | None = None,
 ) -> str:
     """Write the card of a model: a new one, or `base` with our section and what the metadata lacked.
@@ -233,14 +233,3 @@ def _listed(names: str | list[str] | None) -> str:
 
 def _template(name: str) -> str:
     return resources.files("gpt_embeddings.hub").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-__all__ = [
-    "CardFacts",
-    "ParsedCard",
-    "choose_card",
-    "parse_card",
-    "stamp_card",
-    "write_dataset_card",
-    "write_model_card",
-]

@@ -162,6 +162,3 @@ def _export_onnx(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, 
     model.config.save_pretrained(folder)
     detached_tokenizer(tokenizer, model.config.n_positions).save_pretrained(folder)
     return "Its vectors are the model's own; longer inputs than `n_positions` have to be cut by the tokenizer."
-
-
-__all__ = ["Format", "export_model"]

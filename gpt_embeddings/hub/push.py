@@ -24,7 +24,7 @@ from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_as_saved
 from gpt_embeddings.checkpoints.saving import save_pair
 from gpt_embeddings.hub.advice import LOG_IN, STATE_LICENCE, add_advice
 from gpt_embeddings.hub.cards import (
-    CardFacts,
+    CardMetadata,
     ParsedCard,
     choose_card,
     parse_card,
@@ -37,7 +37,7 @@ from gpt_embeddings.hub.repository import (
     files_in,
     read_card,
     read_text,
-    read_training_facts,
+    read_training_metadata,
     stale_files,
 )
 from gpt_embeddings.text.columns import check_column
@@ -53,7 +53,7 @@ def push_model(
     tokenizer: PreTrainedTokenizerBase,
     repo_id: str,
     *,
-    facts: CardFacts = CardFacts(),  # noqa: B008 -- frozen
+    facts: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -95,7 +95,7 @@ def push_folder(
     folder: str | os.PathLike[str],
     repo_id: str,
     *,
-    facts: CardFacts = CardFacts(),  # noqa: B008 -- frozen
+    facts: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -105,7 +105,7 @@ def push_folder(
     """Publish a saved model: read model, tokenizer and card from a folder, then do as [`push_model`].
 
     Nothing else in the folder is sent (checkpoints and optimizer states may hold private things). Facts of a training
-    run are taken from `training_facts.json`, or else from the Trainer's `trainer_state.json`.
+    run are taken from `training_metadata.json`, or else from the Trainer's `trainer_state.json`.
 
     Args:
         folder: Where `save_folder`, or `save_pretrained` of model and tokenizer, wrote.
@@ -131,7 +131,7 @@ def push_folder(
     model, card = load_as_saved(str(folder)), read_card(folder / CARD)
     tokenizer = load_tokenizer(folder, model_max_length=model.config.n_positions)
     if not facts.training:
-        facts = replace(facts, training=read_training_facts(folder))
+        facts = replace(facts, training=read_training_metadata(folder))
     target = _Target(_api(token), repo_id, private, revision, create_pr)
     return _push(target, model, tokenizer, facts, card, commit_message)
 
@@ -256,7 +256,7 @@ def _push(
     target: _Target,
     model: GPTEmbeddingsPreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    facts: CardFacts,
+    facts: CardMetadata,
     local: ParsedCard | None,
     message: str | None,
 ) -> CommitInfo:
@@ -304,6 +304,3 @@ def _read_remote(target: _Target, commit: str | None, files: list[str]) -> Parse
                     "another name, or delete that repository first."
                 )
         return read_card(there[CARD]) if CARD in there else None
-
-
-__all__ = ["push_dataset", "push_folder", "push_model"]

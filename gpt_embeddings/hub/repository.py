@@ -12,8 +12,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
-from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_FACTS, save_pair
-from gpt_embeddings.hub.cards import CardFacts, ParsedCard, parse_card, write_model_card
+from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_pair
+from gpt_embeddings.hub.cards import CardMetadata, ParsedCard, parse_card, write_model_card
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
@@ -23,7 +23,7 @@ OWN_FILES = (
     "model.safetensors",
     "model-?????-of-?????.safetensors",
     "model.safetensors.index.json",
-    TRAINING_FACTS,
+    TRAINING_METADATA,
     POOLING_FILE,
 )
 
@@ -33,7 +33,7 @@ def save_folder(
     model: GPTEmbeddingsPreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    facts: CardFacts = CardFacts(),  # noqa: B008 -- frozen
+    facts: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
 ) -> None:
     """Write a complete model repository: what `push_model` would publish.
 
@@ -67,10 +67,10 @@ def save_folder(
         (folder / path).unlink()
 
 
-def read_training_facts(folder: Path) -> dict[str, Any]:
+def read_training_metadata(folder: Path) -> dict[str, Any]:
     """Return the facts of the run that filled a folder: ours, else those of the Trainer, else none."""
-    if (folder / TRAINING_FACTS).is_file():
-        return read_json(LocalFolder(folder), TRAINING_FACTS)
+    if (folder / TRAINING_METADATA).is_file():
+        return read_json(LocalFolder(folder), TRAINING_METADATA)
     if not (folder / "trainer_state.json").is_file():
         return {}
     state = read_json(LocalFolder(folder), "trainer_state.json")
@@ -105,14 +105,3 @@ def files_in(folder: Path) -> list[str]:
 def stale_files(old: list[str], new: list[str]) -> list[str]:
     """Return our files among the old ones that the new state does not have."""
     return [path for path in old if path not in new and any(fnmatch.fnmatch(path, name) for name in OWN_FILES)]
-
-
-__all__ = [
-    "CARD",
-    "files_in",
-    "read_card",
-    "read_text",
-    "read_training_facts",
-    "save_folder",
-    "stale_files",
-]

@@ -10,13 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 from datasets.table import table_cast
 
-
-class ColumnError(ValueError):
-    """The column of texts is not there, or it is not one."""
-
-
-class NotStringsError(ColumnError, TypeError):
-    """The column of texts holds something else."""
+from gpt_embeddings.exceptions import ColumnError, NotStringsError
 
 
 def check_column(names: Iterable[str], column: str) -> None:
@@ -164,20 +158,3 @@ def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
         raise NotStringsError(f"Column {column!r} must hold strings, it holds {texts.type}.")
     kind = pa.string() if pa.types.is_null(kind) else kind
     return texts if kind == texts.type else texts.cast(kind)
-
-
-__all__ = [
-    "ColumnError",
-    "NotStringsError",
-    "check_column",
-    "check_texts",
-    "fit_table",
-    "is_text_type",
-    "join_types",
-    "plain_table",
-    "plain_type",
-    "same_types",
-    "storage_of",
-    "take_column",
-    "types_message",
-]

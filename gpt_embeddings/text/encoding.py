@@ -237,6 +237,3 @@ def _as_list(texts: Texts) -> list[str]:
     if not all(issubclass(kind, str) for kind in set(map(type, listed))):  # a pair would be taken for two sequences
         raise bad_text(listed)
     return listed
-
-
-__all__ = ["Texts", "as_texts", "bad_text", "encode_flat", "fill_missing", "find_words", "prepare"]

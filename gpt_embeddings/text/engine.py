@@ -78,6 +78,3 @@ class Doubtful:
             column = pa.array([texts[i] for i in beyond_ascii], pa.large_string())
             left[beyond_ascii] = np.asarray(pc.match_substring_regex(column, self._pattern))
         return left
-
-
-__all__ = ["Doubtful", "Encode", "Engine", "FlatIds", "ReferenceEngine"]

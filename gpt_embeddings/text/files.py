@@ -25,15 +25,9 @@ import pyarrow.csv as pac
 import pyarrow.json as paj
 import pyarrow.parquet as pq
 
+from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
 from gpt_embeddings.inputs import open_bytes, open_seekable, shown, suffix_of
-from gpt_embeddings.text.columns import (
-    ColumnError,
-    NotStringsError,
-    check_column,
-    is_text_type,
-    plain_table,
-    types_message,
-)
+from gpt_embeddings.text.columns import check_column, is_text_type, plain_table, types_message
 
 
 SAMPLE_UNITS = ("line", "paragraph", "document", "endoftext")
@@ -61,10 +55,6 @@ NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # 007 is no number
 CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # what Arrow's JSON reader says
 
 Blocks: TypeAlias = Iterator[pa.Table]
-
-
-class UnreadableFileError(ValueError):
-    """A file is not what its name says; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -503,14 +493,3 @@ def _arrow(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> 
 
 
 READERS = {"arrow": _arrow, "csv": _csv, "json": _json, "parquet": _parquet, "text": _text, "tsv": _csv}
-
-
-__all__ = [
-    "BLOCK_BYTES",
-    "SAMPLE_UNITS",
-    "Reading",
-    "UnreadableFileError",
-    "parquet_counts",
-    "read_tables",
-    "sample_schema",
-]

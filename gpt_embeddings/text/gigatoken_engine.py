@@ -280,6 +280,3 @@ def _write_verdict(digest: str, verdict: str, doubtful: Doubtful) -> None:
         write_json({"verdict": verdict, "doubtful": doubtful.ranges}, _verdicts() / f"{digest}.json")
     except (OSError, ValueError):
         return  # a cache that cannot be written costs three seconds next time
-
-
-__all__ = ["Accelerator", "encode_lock", "find_accelerator", "probes"]

@@ -38,6 +38,3 @@ def split_sentences(text: str) -> Iterator[str]:
     for sentence in SENTENCE_END.split(text):
         sentence = " ".join(sentence.split())
         yield from [sentence] if len(sentence) <= LONGEST else textwrap.wrap(sentence, LONGEST)
-
-
-__all__ = ["LONGEST", "SENTENCE_END", "SHORTEST", "pick_sentences", "split_sentences"]

@@ -34,7 +34,7 @@ from datasets import (
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 from datasets.iterable_dataset import ArrowExamplesIterable
 
-from gpt_embeddings.inputs import FORMATS, find_files, format_of, mark_of, shown, suffix_of
+from gpt_embeddings.inputs import FORMATS, find_files, fingerprint, format_of, shown, suffix_of
 from gpt_embeddings.outputs import write_dataset_files
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.columns import (
@@ -46,14 +46,7 @@ from gpt_embeddings.text.columns import (
     take_column,
     types_message,
 )
-from gpt_embeddings.text.files import (
-    SAMPLE_UNITS,
-    Reading,
-    UnreadableFileError,
-    parquet_counts,
-    read_tables,
-    sample_schema,
-)
+from gpt_embeddings.text.files import SAMPLE_UNITS, Reading, parquet_counts, read_tables, sample_schema
 
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -240,7 +233,7 @@ def _row_groups(
 
 def _cached(files: Sequence[str], reading: Reading, schema: pa.Schema) -> Dataset:
     """Return the rows of files from `datasets`' cache, where they are put unless they are there."""
-    marks = repr((CACHE_FORM, reading, [mark_of(path) for path in files]))
+    marks = repr((CACHE_FORM, reading, [fingerprint(path) for path in files]))
     digest = hashlib.sha256(marks.encode(errors="surrogateescape")).hexdigest()
     place = Path(config.HF_DATASETS_CACHE, "gpt_embeddings", digest[:32])
     if not place.is_dir():
@@ -403,14 +396,3 @@ def _load_from_hub(name: str, subset: str | None, split: str, streaming: bool) -
         raise FileNotFoundError(
             f"Input {name!r} is neither a file here nor a dataset that could be had from the Hub ({error})."
         ) from error
-
-
-__all__ = [
-    "UnreadableFileError",
-    "file_being_read",
-    "find_parquet",
-    "load_source",
-    "open_files",
-    "read_blocks",
-    "steps_of",
-]

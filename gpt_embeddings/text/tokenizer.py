@@ -297,18 +297,3 @@ def _probe(backend: Tokenizer) -> Frame:
                 "to put the same ids around each text. Give one that does not."
             )
     return frame
-
-
-__all__ = [
-    "GPT2_NAMES",
-    "OFFLINE_DISTRIBUTION",
-    "OFFLINE_FILES",
-    "Frame",
-    "backend_state",
-    "check_fast",
-    "check_vocabulary",
-    "find_frame",
-    "load_tokenizer",
-    "tokenizer_digest",
-    "vocabulary_rows",
-]

@@ -121,6 +121,3 @@ def _differ(characters: list[str]) -> list[str]:
         return characters
     half = len(characters) // 2
     return _differ(characters[:half]) + _differ(characters[half:])
-
-
-__all__ = ["WordCache", "find_word_cache"]

@@ -141,6 +141,3 @@ def _check_range(name: str, values: _Keys, rows: int) -> None:
     if len(values) and (values.min() < 0 or values.max() >= rows):
         bad = int(values.min() if values.min() < 0 else values.max())
         raise ValueError(f"`{name}` must lie from 0 to {rows - 1}, got {bad}. Is it of this tokenizer?")
-
-
-__all__ = ["BigramCounts"]

@@ -114,7 +114,7 @@ def train_clm(
         data_name: What the facts call the data.
 
     Returns:
-        The facts that `training_facts.json` has: data, tokens, steps, losses, bounds, versions.
+        The facts that `training_metadata.json` has: data, tokens, steps, losses, bounds, versions.
 
     Raises:
         OSError: The output exists, or could not be written; the last good checkpoint stays.
@@ -304,6 +304,3 @@ def _evaluate(trainer: Trainer, windows: Dataset) -> float:
 
 def _with_bound(loss: float, bound: float) -> str:
     return f"{loss:.4f}; no model without layers can have less than {bound:.4f}"
-
-
-__all__ = ["ClmOptions", "train_clm"]

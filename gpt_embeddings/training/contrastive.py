@@ -80,7 +80,7 @@ def train_contrastive(
         data_name: What the facts call the data.
 
     Returns:
-        The facts that `training_facts.json` has: data, steps, how many held-out pairs are found before and
+        The facts that `training_metadata.json` has: data, steps, how many held-out pairs are found before and
         after, versions.
 
     Raises:
@@ -172,6 +172,3 @@ def _pairs(
         for text in texts[0]:
             sentences = [sentence for sentence in split_sentences(text or "") if len(sentence) >= SHORTEST]
             yield from ((a, b) for a, b in pairwise(sentences) if a != b)
-
-
-__all__ = ["ContrastiveOptions", "train_contrastive"]

@@ -111,7 +111,7 @@ def distil(
         data_name: What the facts call the data.
 
     Returns:
-        The facts that `training_facts.json` has: teacher, data, steps, rank correlations before and after, versions,
+        The content of `training_metadata.json`: teacher, data, steps, rank correlations before and after, versions,
         and the nearest words of some frequent ones.
 
     Raises:
@@ -473,21 +473,3 @@ def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
     batches = read_blocks(dataset.with_format("arrow"), READ_TEXTS, [column])
     for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
         yield from (text for text in batch[column].to_pylist() if text)
-
-
-__all__ = [
-    "NARROW_RELATIONS",
-    "RELATIONS",
-    "VARIANTS",
-    "DistilOptions",
-    "aimed_loss",
-    "centred",
-    "continue_positions",
-    "distil",
-    "make_phrases",
-    "mean_cosine",
-    "nested_loss",
-    "principal_directions",
-    "starting_rows",
-    "variants",
-]

@@ -156,6 +156,3 @@ def _sparse_gradients(model: GPTEmbeddingsModel) -> Iterator[None]:
     finally:
         model.wte.sparse = sparse
         model.zero_grad()
-
-
-__all__ = ["Bags", "PooledOptions", "fit_pooled"]

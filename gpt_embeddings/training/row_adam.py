@@ -88,6 +88,3 @@ def _advance(
     count = step.item()
     scale = math.sqrt(1 - beta2**count)
     return mean.div(square.sqrt().add_(group["eps"] * scale)).mul_(scale / (1 - beta1**count))
-
-
-__all__ = ["RowAdam"]

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.saving import save_pair
-from gpt_embeddings.outputs import Output
+from gpt_embeddings.outputs import AtomicOutput
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
@@ -23,7 +23,7 @@ STATE = "state.pt"  # of a loop of our own, beside it
 KEPT_CHECKPOINTS = 2  # the one being written, and the last good one
 
 
-class RunFolder(Output):
+class RunFolder(AtomicOutput):
     """The output of a run, its kind being the command (`train clm`), with the checkpoints of the run."""
 
     @property
@@ -120,14 +120,3 @@ def versions(*more: str) -> str:
 
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("checkpoint-"))
-
-
-__all__ = [
-    "KEPT_CHECKPOINTS",
-    "MARK",
-    "RunFolder",
-    "check_options",
-    "not_finite",
-    "not_written",
-    "versions",
-]

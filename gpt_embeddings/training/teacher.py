@@ -393,6 +393,3 @@ def _has_bfloat16() -> bool:
     """Whether the CPU computes in bfloat16, which is otherwise slower than float32."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
-
-
-__all__ = ["OtherTeacher", "encode_texts", "load_teacher", "name_of", "package_of", "tokenizer_of"]

@@ -84,7 +84,7 @@ def train_token_weights(
         data_name: What the facts call the data.
 
     Returns:
-        The facts that `training_facts.json` has.
+        The facts that `training_metadata.json` has.
 
     Raises:
         OSError: The output exists, or could not be written.
@@ -100,6 +100,3 @@ def train_token_weights(
         }
         run.save(model, tokenizer, facts)
     return facts
-
-
-__all__ = ["fit_token_weights", "train_token_weights"]

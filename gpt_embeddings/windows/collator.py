@@ -38,6 +38,3 @@ class WindowCollator:
         # Input i is padding if it is the target of i - 1 and that is none.
         labels[:, 1:][targets[:, :-1] == IGNORED] = IGNORED
         return {**batch, "labels": labels, "shift_labels": targets}
-
-
-__all__ = ["WindowCollator"]

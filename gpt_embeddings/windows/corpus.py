@@ -275,6 +275,3 @@ def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -
         return "an iterable of strings"
     mark = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
     return f"{len(dataset)} rows, first and last {mark}"
-
-
-__all__ = ["RANDOM_SOURCES", "Corpus", "check_integer", "open_corpus"]

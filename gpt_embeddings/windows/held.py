@@ -97,6 +97,3 @@ def hold(documents: Documents, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> 
         n_tokens=n_tokens,
         check=zlib.crc32(np.ascontiguousarray(whole, whole.dtype.newbyteorder("<")).data),
     )
-
-
-__all__ = ["HeldLane", "HeldText", "hold"]

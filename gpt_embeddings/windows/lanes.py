@@ -22,9 +22,9 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.columns import ColumnError, take_column
+from gpt_embeddings.exceptions import ColumnError, UnreadableFileError
+from gpt_embeddings.text.columns import take_column
 from gpt_embeddings.text.encoding import bad_text, encode_flat
-from gpt_embeddings.text.files import UnreadableFileError
 from gpt_embeddings.text.sources import file_being_read, read_blocks
 from gpt_embeddings.windows.packing import Cut, DocumentPacker, Ids, StreamPacker
 
@@ -341,17 +341,3 @@ def _pieces(texts: pa.Array | pa.ChunkedArray, name: str) -> Iterator[tuple[int,
             raise ValueError(f"{name} is not valid UTF-8 ({error}).") from error
         yield start, [text or "" for text in piece]
         start = stop
-
-
-__all__ = [
-    "Documents",
-    "IteratedDocuments",
-    "Lane",
-    "Pieces",
-    "Place",
-    "RowDocuments",
-    "ShardDocuments",
-    "deal",
-    "other_text",
-    "shuffled",
-]

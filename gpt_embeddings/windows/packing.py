@@ -248,16 +248,3 @@ def separated(input_ids: Ids, places: npt.NDArray[np.int64], separator: int) -> 
     tokens[places] = separator
     tokens[kept] = input_ids
     return tokens
-
-
-__all__ = [
-    "IGNORED",
-    "Cut",
-    "DocumentPacker",
-    "HeldWindows",
-    "Ids",
-    "Mark",
-    "StreamPacker",
-    "count_windows",
-    "separated",
-]

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
 
-from gpt_embeddings.outputs import Output, whole_file, write_dataset_files, write_json
+from gpt_embeddings.outputs import AtomicOutput, whole_file, write_dataset_files, write_json
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
@@ -55,7 +55,7 @@ def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | N
         if not tables:
             raise _no_window(corpus.cut)
         return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
-    with Output(folder, KIND, {**corpus.settings, "epoch": epoch}) as out:
+    with AtomicOutput(folder, KIND, {**corpus.settings, "epoch": epoch}) as out:
         out.result.mkdir(exist_ok=True)
         _write(corpus, epoch, out, features)
         out.finish()
@@ -91,7 +91,7 @@ def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def _write(corpus: Corpus, epoch: int, out: Output, features: Features) -> None:
+def _write(corpus: Corpus, epoch: int, out: AtomicOutput, features: Features) -> None:
     progress: dict[str, Any] = {"lane": 0, "state": None, "files": [], "windows": 0}
     log = out.folder / "progress.json"
     if log.exists():
@@ -155,6 +155,3 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
 def _no_window(cut: Cut) -> ValueError:
     least = "2 tokens" if cut.tail == "pad" else f"{cut.max_length + 1} tokens (`max_length` + 1)"
     return ValueError(f"The dataset gives no window: a window needs {least}. Is the right column or file given?")
-
-
-__all__ = ["read_windows", "store_windows"]

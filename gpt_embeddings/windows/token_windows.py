@@ -510,6 +510,3 @@ def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
     )
     if not whole or (state["settings"].get("num_lanes") == num_lanes and len(lanes or ()) != num_lanes):
         raise ValueError(f"The state of token windows is damaged: {state!r:.200}. Use one as `state_dict` gave it.")
-
-
-__all__ = ["TokenWindows", "WindowCounts", "WindowLoader"]

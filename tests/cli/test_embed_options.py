@@ -8,7 +8,7 @@ import pytest
 from datasets import load_from_disk
 from typer.testing import CliRunner
 
-from gpt_embeddings.outputs import Output
+from gpt_embeddings.outputs import AtomicOutput
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_published_is_refused_before_the_work(run, tmp_path, monk
 
 
 def test_shards_of_another_job_are_not_mixed_in(run, tmp_path):
-    with Output(tmp_path / "out", "embed", {"dtype": "float16"}) as out:
+    with AtomicOutput(tmp_path / "out", "embed", {"dtype": "float16"}) as out:
         out.result.mkdir()
         (out.result / "data-00000.arrow").write_bytes(b"")
     result = run("--output", tmp_path / "out")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.hub.cards import (
     SECTION,
-    CardFacts,
+    CardMetadata,
     choose_card,
     parse_card,
     stamp_card,
@@ -32,12 +32,12 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def fresh(model, tokenizer):
-    return write_model_card(model, tokenizer, "me/tides", CardFacts())
+    return write_model_card(model, tokenizer, "me/tides", CardMetadata())
 
 
 def push(local, remote, model, tokenizer):
     """Return the card that a push of this local card over that remote one leaves on the Hub."""
-    card = write_model_card(model, tokenizer, "me/tides", CardFacts(), choose_card(local, remote))
+    card = write_model_card(model, tokenizer, "me/tides", CardMetadata(), choose_card(local, remote))
     return parse_card(stamp_card(card, local, remote))
 
 
@@ -57,7 +57,7 @@ def test_a_new_card_says_what_the_model_is(fresh):
 
 
 def test_what_is_stated_is_written(model, tokenizer):
-    facts = CardFacts(
+    facts = CardMetadata(
         license="mit", base_model="openai-community/gpt2", datasets=["me/text"], training={"steps": 12, "loss": 3.25}
     )
     card = write_model_card(model, tokenizer, "me/tides", facts)
@@ -69,7 +69,7 @@ def test_what_is_stated_is_written(model, tokenizer):
 
 
 def test_one_dataset_may_be_a_string(model, tokenizer):
-    card = write_model_card(model, tokenizer, "me/tides", CardFacts(datasets="me/text"))
+    card = write_model_card(model, tokenizer, "me/tides", CardMetadata(datasets="me/text"))
     assert parse_card(card).metadata["datasets"] == ["me/text"]
 
 
@@ -77,19 +77,19 @@ def test_metadata_of_the_user_stands_and_is_completed(model, tokenizer, fresh):
     edited = parse_card(
         fresh.replace("library_name: transformers", "license: cc0-1.0\nlibrary_name: mine  # why not\nlanguage: pt")
     )
-    kept = write_model_card(model, tokenizer, "me/tides", CardFacts(), edited)
+    kept = write_model_card(model, tokenizer, "me/tides", CardMetadata(), edited)
     assert "library_name: mine  # why not\n" in kept  # nothing to complete: verbatim, with its comment
     assert "The tables: cc0-1.0." in kept
 
-    completed = write_model_card(model, tokenizer, "me/tides", CardFacts(license="mit"), edited)
+    completed = write_model_card(model, tokenizer, "me/tides", CardMetadata(license="mit"), edited)
     assert parse_card(completed).metadata == {**edited.metadata, "license": "mit"}
     tagged = parse_card("---\ntags:\n- sea\n---\nMine.\n")
-    tags = parse_card(write_model_card(model, tokenizer, "me/tides", CardFacts(), tagged)).metadata["tags"]
+    tags = parse_card(write_model_card(model, tokenizer, "me/tides", CardMetadata(), tagged)).metadata["tags"]
     assert tags == ["sea", "gpt-embeddings", "embeddings", "sentence-transformers"]
 
 
 def test_a_card_without_our_section_gets_it_at_its_end(model, tokenizer):
-    card = write_model_card(model, tokenizer, "me/tides", CardFacts(), parse_card("# Tides\n\nBy me.\n"))
+    card = write_model_card(model, tokenizer, "me/tides", CardMetadata(), parse_card("# Tides\n\nBy me.\n"))
     assert parse_card(card).body.startswith("# Tides\n\nBy me.\n\n<!-- gpt-embeddings section")
     assert len(SECTION.findall(card)) == 1
 
@@ -108,10 +108,10 @@ def test_all_around_the_section_is_kept_byte_for_byte(model, tokenizer, fresh, b
     body = before + opening + inside + closing + after
     if len(SECTION.findall(body)) != 1 or before.lstrip("\ufeff").startswith("---"):
         return
-    card = write_model_card(model, tokenizer, "me/tides", CardFacts(), parse_card(parsed.head + body))
+    card = write_model_card(model, tokenizer, "me/tides", CardMetadata(), parse_card(parsed.head + body))
     assert card.startswith(parsed.head + before + opening)
     assert card.endswith(closing + after)
-    again = write_model_card(model, tokenizer, "me/tides", CardFacts(), parse_card(card))
+    again = write_model_card(model, tokenizer, "me/tides", CardMetadata(), parse_card(card))
     assert again == card
 
 

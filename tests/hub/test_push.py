@@ -19,7 +19,7 @@ from hub_client import ROOT, TOKENS, USERS, Client
 from typer.testing import CliRunner
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.hub.cards import CardFacts
+from gpt_embeddings.hub.cards import CardMetadata
 from gpt_embeddings.hub.repository import save_folder
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from gpt_embeddings_cli import app
@@ -82,7 +82,7 @@ def client(tmp_path_factory):
 def folder(tmp_path_factory):
     """A saved model among things that nobody wants to publish."""
     folder = tmp_path_factory.mktemp("saved") / "tides"
-    save_folder(folder, make_model(0), load_tokenizer(), facts=CardFacts(license="cc0-1.0"))
+    save_folder(folder, make_model(0), load_tokenizer(), facts=CardMetadata(license="cc0-1.0"))
     (folder / "checkpoint-5").mkdir()
     for name in (".env", "training_args.bin", "checkpoint-5/optimizer.pt", "notes.txt"):
         (folder / name).write_text(f"token={TOKENS['alice']}")
@@ -103,7 +103,7 @@ def pushed(client, folder):
 
 class TestCompleteRepository:
     def test_one_commit_holds_all_and_nothing_else(self, client, pushed):
-        assert set(client.files(pushed)) == REPOSITORY_FILES | {"training_facts.json"}
+        assert set(client.files(pushed)) == REPOSITORY_FILES | {"training_metadata.json"}
         log = client.hub.repositories["model", pushed].git("log", "--format=%s", "main").decode().splitlines()
         assert log == ["Upload model with gpt-embeddings", "initial commit"]
 
@@ -117,7 +117,7 @@ class TestCompleteRepository:
         assert tokenizer["model_max_length"] == config["n_positions"] == N_POSITIONS
         pooling = json.loads(client.text(pushed, "1_Pooling/config.json"))
         assert (pooling["pooling_mode"], pooling["embedding_dimension"]) == ("mean", N_EMBD)
-        assert json.loads(client.text(pushed, "training_facts.json")) == {
+        assert json.loads(client.text(pushed, "training_metadata.json")) == {
             "steps": 12,
             "epochs": 2.0,
             "loss": 3.25,
@@ -321,7 +321,7 @@ def mine(card):
     return card.replace("---\\n", "---\\nlicense: mit\\n", 1)
 edit(mine,
      **{{"model-00001-of-00002.safetensors": "old", "model.safetensors.index.json": "{{}}", "picture.txt": "kept",
-         "training_facts.json": "{{}}"}})
+         "training_metadata.json": "{{}}"}})
 save_folder(local, make_model(2), tokenizer)
 seen["hub"] = push_folder(local, name).oid
 card = local / "README.md"
@@ -635,7 +635,7 @@ def test_killed_before_the_commit(client, folder, moment):
     assert not list(client.hub.root.glob("tmp*"))
     result = client.command("push", str(folder), "alice/killed")
     assert result.returncode == 0, result.stderr
-    assert set(client.files("alice/killed")) == REPOSITORY_FILES | {"training_facts.json"}
+    assert set(client.files("alice/killed")) == REPOSITORY_FILES | {"training_metadata.json"}
 
 
 def wait_for(client: Client, line: str, times: int) -> None:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, Value, concatenate_datasets
 
-from gpt_embeddings.text.columns import ColumnError, NotStringsError
-from gpt_embeddings.text.files import Reading, UnreadableFileError, read_tables
+from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
+from gpt_embeddings.text.files import Reading, read_tables
 from gpt_embeddings.text.sources import load_source, read_blocks
 
 

@@ -53,7 +53,7 @@ def test_a_run(gpt2_tokenizer, tmp_path):
     dataset = Dataset.from_dict({"text": texts})
     model, options = make_model(n_embd=16), ClmOptions(max_length=16, batch_size=8, epochs=2, learning_rate=0.05)
     facts = train_clm(model, gpt2_tokenizer, dataset, tmp_path / "out", options, data_name="the story")
-    assert json.loads((tmp_path / "out" / "training_facts.json").read_text()) == facts
+    assert json.loads((tmp_path / "out" / "training_metadata.json").read_text()) == facts
     assert not list(tmp_path.glob(".*")), "the work of the run is gone"
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -112,7 +112,7 @@ def test_killed_runs_end_with_the_same_weights(tmp_path):
         process.wait()
     again = run(tmp_path / "killed", tmp_path)
     assert again.returncode == 0, again.stderr
-    for name in ("model.safetensors", "training_facts.json", "config.json"):
+    for name in ("model.safetensors", "training_metadata.json", "config.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 

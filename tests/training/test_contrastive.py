@@ -139,7 +139,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_bytes(gpt2_tokenizer, tmp_path
         with pytest.raises(KeyboardInterrupt):
             train(make_model(), gpt2_tokenizer, tmp_path / "out")
     train(make_model(), gpt2_tokenizer, tmp_path / "out")
-    for name in ("model.safetensors", "training_facts.json"):
+    for name in ("model.safetensors", "training_metadata.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -170,7 +170,7 @@ def test_command(gpt2_tokenizer, tmp_path):
     done = CliRunner().invoke(app, [*arguments, *more])
     assert done.exit_code == 0, done.stderr
     assert "Data: pairs.csv; 36 pairs, 4 held out" in done.stdout
-    assert json.loads((tmp_path / "out" / "training_facts.json").read_text())["Steps"] == "1 epochs in batches of 8"
+    assert json.loads((tmp_path / "out" / "training_metadata.json").read_text())["Steps"] == "1 epochs in batches of 8"
     again = CliRunner().invoke(app, [*arguments, *more])
     assert again.exit_code == 1 and "exists; choose another" in again.stderr
 

@@ -104,7 +104,7 @@ def read(exact):
 @pytest.mark.slow
 def test_a_run(run):
     output, facts = run
-    assert json.loads((output / "training_facts.json").read_text()) == facts
+    assert json.loads((output / "training_metadata.json").read_text()) == facts
     assert facts["Teacher"] == "model, 384 dimensions"
     assert not list(output.parent.glob(".*")), "the work of the run is gone"
     number = r"-?\d\.\d{3} \(-?\d\.\d{3} by the first 32\)"
@@ -235,9 +235,9 @@ def test_the_same_again(run, small_tokenizer, loaded, tmp_path, monkeypatch):
     distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS, data_name="the story")
     monkeypatch.setattr(RunFolder, "save_state", save)
     whole = distil(TEACHER, small_tokenizer, story(), tmp_path / "whole", OPTIONS, data_name="the story")
-    for name in ("model.safetensors", "training_facts.json", "config.json", "tokenizer.json"):
+    for name in ("model.safetensors", "training_metadata.json", "config.json", "tokenizer.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert whole == json.loads((tmp_path / "out" / "training_facts.json").read_text())
+    assert whole == json.loads((tmp_path / "out" / "training_metadata.json").read_text())
 
 
 @pytest.mark.slow
@@ -263,7 +263,7 @@ distil({TEACHER!r}, load_tokenizer({small_tokenizer.name_or_path!r}), Dataset.fr
     process.stderr.close()
     assert not (tmp_path / "out").exists(), "killed too late to tell anything"
     distil(TEACHER, small_tokenizer, story(), tmp_path / "out", OPTIONS, data_name="the story")
-    for name in ("model.safetensors", "training_facts.json"):
+    for name in ("model.safetensors", "training_metadata.json"):
         assert (tmp_path / "out" / name).read_bytes() == (run[0] / name).read_bytes(), name
 
 
@@ -342,7 +342,7 @@ class TestAnyTeacher:
         )
         assert done.exit_code == 0, done.output
         assert f"Teacher: {module}:read, 256 dimensions" in done.output
-        correlation = json.loads((tmp_path / "out" / "training_facts.json").read_text())[
+        correlation = json.loads((tmp_path / "out" / "training_metadata.json").read_text())[
             "Rank correlation with the teacher on held-out pairs"
         ]
         before, before_32, after, after_32 = map(float, re.findall(r"-?\d\.\d{3}", correlation))

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder
-from gpt_embeddings.checkpoints import shipped
+from gpt_embeddings.checkpoints import bundled
+from gpt_embeddings.checkpoints.bundled import ENGLISH, PORTUGUESE, folder_of
 from gpt_embeddings.checkpoints.loading import load_model, load_pair
-from gpt_embeddings.checkpoints.shipped import ENGLISH, PORTUGUESE, folder_of
 from gpt_embeddings_cli import app
 
 
@@ -119,7 +119,7 @@ def test_damage_is_told_with_how_to_mend_it(damage, monkeypatch, tmp_path):
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:-1])
-    monkeypatch.setattr(shipped, "ROOM", tmp_path)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     with pytest.raises(OSError, match=r"missing or damaged: .*pip install --force-reinstall"):
         load_model()
     result = CliRunner().invoke(app, ["embed", __file__, "--output", str(tmp_path / "out")])

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 
 
-ROOM = Path(__file__).parent
+FOLDER = Path(__file__).parent
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
 SHA256 = {  # of model.safetensors
     ENGLISH: "9ab7a98a5c7aee22aaa46c3d6975c80175ef27d92907fff2ac6a34ee5778c32b",
@@ -20,15 +20,15 @@ SHA256 = {  # of model.safetensors
 
 
 def folder_of(name: str) -> Path:
-    """Return where a shipped table is."""
-    return ROOM / name.removeprefix("gpt-embeddings-")
+    """Return where a bundled table is."""
+    return FOLDER / name.removeprefix("gpt-embeddings-")
 
 
-def find_shipped(name: str | None) -> str:
-    """Return the folder of a shipped model for its name, of the English one for None, else the name as it is.
+def find_bundled(name: str | None) -> str:
+    """Return the folder of a bundled model for its name, of the English one for None, else the name as it is.
 
     Args:
-        name: Folder or Hub name; a folder that has a shipped model's name is that folder.
+        name: Folder or Hub name; a folder that has a bundled model's name is that folder.
 
     Raises:
         OSError: The package's own file is missing or damaged; the message says how to mend it.
@@ -48,6 +48,3 @@ def find_shipped(name: str | None) -> str:
             "another model."
         )
     return str(folder_of(name))
-
-
-__all__ = ["ENGLISH", "PORTUGUESE", "find_shipped", "folder_of"]
