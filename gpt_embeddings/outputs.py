@@ -173,7 +173,7 @@ def check_output(
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give the path of a file to write, which takes the name of another in the end, or is gone where writing fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
@@ -185,7 +185,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_json(content: Any, path: Path, *, sort_keys: bool = False) -> None:
     """Write a file of JSON, whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=sort_keys) + "\n", encoding="utf-8")
 
 

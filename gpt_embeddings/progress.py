@@ -25,7 +25,7 @@ class Counts(NamedTuple):
     blank: int = 0
     """Texts that are there and have no token."""
 
-    cut: int = 0
+    truncated: int = 0
     """Texts of more tokens than the model has positions, of which the end was left out."""
 
     def plus(self, other: "Counts") -> "Counts":

@@ -234,8 +234,8 @@ def _embed_here(
     again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
     typer.echo(f"{rows} rows x {options['truncate_dim'] or network.config.n_embd} dimensions{again}, from {name}.")
     typer.echo(progress.summary())
-    for remark in Embedder(network, tokens, **options).remarks(counts):
-        typer.echo(remark)
+    for warning in Embedder(network, tokens, **options).warnings(counts):
+        typer.echo(warning)
 
 
 def _embed_on_ray(
@@ -268,8 +268,8 @@ def _embed_on_ray(
         source, output, name, tokens, address=address, overwrite=overwrite, progress=progress, **options
     )
     typer.echo(f"{rows} rows, from {name}.")
-    for remark in Embedder(*load_pair(name, tokens), **options).remarks(progress.counts):
-        typer.echo(remark)
+    for warning in Embedder(*load_pair(name, tokens), **options).warnings(progress.counts):
+        typer.echo(warning)
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:

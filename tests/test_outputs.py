@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
 from gpt_embeddings import load_tokenizer
-from gpt_embeddings.outputs import AtomicOutput, check_output, whole_file, write_json
+from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output, write_json
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -299,7 +299,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     write_json({"a": 1}, tmp_path / "a.json")
     with pytest.raises(TypeError):
         write_json({"a": object()}, tmp_path / "a.json")
-    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.json") as path:
+    with pytest.raises(KeyboardInterrupt), atomic_file(tmp_path / "a.json") as path:
         path.write_text("{")
         raise KeyboardInterrupt
     assert contents(tmp_path).keys() == {"a.json"}

@@ -61,9 +61,9 @@ def test_progress_counts(clock, capsys):
     progress.skip(4)
     for _ in range(2):
         clock[0] += 11
-        progress.add(Counts(3, 20, 100, nulls=1, cut=2))
+        progress.add(Counts(3, 20, 100, nulls=1, truncated=2))
     progress.close()
-    assert progress.counts == Counts(6, 40, 200, nulls=2, cut=4) and progress.resumed == 4
+    assert progress.counts == Counts(6, 40, 200, nulls=2, truncated=4) and progress.resumed == 4
     lines = capsys.readouterr().err.strip().split("\n")
     assert len(lines) == 2 and "10/10" in lines[1] and "tokens/s" in lines[1]
 

@@ -22,7 +22,7 @@ from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import provenance_of, with_provenance
 from gpt_embeddings.embedding.shards import WRITTEN
-from gpt_embeddings.outputs import AtomicOutput, check_output, whole_file
+from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.threads import n_cores
@@ -57,7 +57,7 @@ class EmbedderActor:
                 f"The node {platform.node()} has no {str(self._folder)!r}, made by the first machine: the output has "
                 "to be on storage that all nodes share."
             )
-        with whole_file(path) as partial, ExitStack() as closing:
+        with atomic_file(path) as partial, ExitStack() as closing:
             writer = None
             for start in range(0, max(1, block.num_rows), BATCH_ROWS):
                 extended, found = self._embedder.extend(block.slice(start, BATCH_ROWS), n_cores())

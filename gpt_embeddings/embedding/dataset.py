@@ -184,8 +184,8 @@ def _counted(progress: Progress | None, embedder: Embedder, total: int | None) -
     finally:
         bar.close()
     if progress is None:
-        for remark in embedder.remarks(bar.counts):
-            logger.warning(remark)
+        for warning in embedder.warnings(bar.counts):
+            logger.warning(warning)
 
 
 def _embed_to(

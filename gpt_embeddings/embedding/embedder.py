@@ -5,7 +5,7 @@ the same memory: no padding, no vector per token, no Python float. An embedder t
 reference to its weights, and is hashed by what it holds.
 
 Left out: running over a dataset, which is `map()`'s business or that of `gpt_embeddings.embedding.dataset`; the forms
-that a table can be summed in (`packed_rows`) and a vector stored in (`quantization`).
+that a table can be summed in (`quantized_table`) and a vector stored in (`quantization`).
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.checkpoints.saving import save_pair
-from gpt_embeddings.embedding.packed_rows import Form, PackedRows, pack_once
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
+from gpt_embeddings.embedding.quantized_table import QuantizedTable, TableDtype, pack_once
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
 from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, take_column
@@ -112,7 +112,7 @@ class Embedder:
         dtype: Dtype = "float32",
         truncate_dim: int | None = None,
         ranges: Any = None,
-        weights: Form | None = None,
+        weights: TableDtype | None = None,
     ) -> None:
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
@@ -122,7 +122,7 @@ class Embedder:
             ("pooling", pooling, get_args(Pooling)),
             ("overflow", overflow, get_args(Overflow)),
             ("dtype", dtype, get_args(Dtype)),
-            ("weights", weights, (None, *get_args(Form))),
+            ("weights", weights, (None, *get_args(TableDtype))),
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.")
@@ -141,7 +141,7 @@ class Embedder:
         self.pooling, self.normalize, self.overflow, self.dtype = pooling, normalize, overflow, dtype
         self.truncate_dim, self.weights = truncate_dim, weights
         self.ranges = None if ranges is None else check_ranges(ranges, self.dim)
-        self._packed: tuple[Any, PackedRows | None] | None = None
+        self._packed: tuple[Any, QuantizedTable | None] | None = None
 
     @classmethod
     def from_pretrained(
@@ -214,7 +214,7 @@ class Embedder:
     def weights_error(self) -> float:
         """The largest error of an entry of the table that is summed, as a share of the largest entry of its row."""
         with torch_threads(1 if was_forked() else None):
-            packed = self._packed_rows()
+            packed = self._quantized_table()
         return 0.0 if packed is None else packed.error
 
     def encode(self, texts: Any, *, show_progress_bar: bool | None = None) -> npt.NDArray[Any]:
@@ -359,7 +359,7 @@ class Embedder:
             table = table.drop_columns(self.output_column)
         return table.append_column(self.output_column, column), counts
 
-    def remarks(self, counts: Counts) -> list[str]:
+    def warnings(self, counts: Counts) -> list[str]:
         """Return sentences on texts that got no vector of their own, or one of their beginning alone.
 
         Args:
@@ -372,9 +372,9 @@ class Embedder:
         said = [f"{' and '.join(none)}: {zero}."] if none else []
         if counts.blank and framed:
             said.append(f"{counts.blank:,} blank: they have the vectors of the tokenizer's own tokens.")
-        if counts.cut:
+        if counts.truncated:
             limit = f"{self.model.config.n_positions:,} tokens"
-            said.append(f"{counts.cut:,} cut at {limit}; overflow 'windows' takes all of a text.")
+            said.append(f"{counts.truncated:,} cut at {limit}; overflow 'windows' takes all of a text.")
         return [f"Of {counts.documents:,} texts {sentence}" for sentence in said]
 
     def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, Counts]:
@@ -420,7 +420,7 @@ class Embedder:
             tokens=len(input_ids),
             nulls=nulls,
             blank=int((lengths == 0).sum()) - nulls,
-            cut=int((lengths + frame.width > n_positions).sum()) if self.overflow == "truncate" else 0,
+            truncated=int((lengths + frame.width > n_positions).sum()) if self.overflow == "truncate" else 0,
         )
         limit = n_positions if frame.width and self.overflow == "truncate" else None
         return *frame.put_around(input_ids, offsets, max_length=limit, bare=missing), counts
@@ -454,7 +454,7 @@ class Embedder:
                 return self._finish(self.model.embed_bags(input_ids, own, self.overflow, pooling, packed))
 
         with torch_threads(1):
-            packed = self._packed_rows()  # by whoever comes first, and seen by `run`
+            packed = self._quantized_table()  # by whoever comes first, and seen by `run`
             if n_threads == 1:
                 return run(bounds[0])
             return np.concatenate(list(thread_pool().map(run, bounds)))
@@ -496,7 +496,7 @@ class Embedder:
         result[torch.from_numpy(some).to(vectors.device)] = vectors
         return result, None
 
-    def _packed_rows(self) -> PackedRows | None:
+    def _quantized_table(self) -> QuantizedTable | None:
         """Return what token rows are summed from in place of `wte`, made anew when the table has changed."""
         table = self.model.wte.weight
         seen = _seen(table)

@@ -1,6 +1,6 @@
 """Vectors in 8 bits or in one, as vector stores take them; the arithmetic is sentence-transformers' own.
 
-Left out: tables in 8 bits, which are sums' business (`packed_rows`).
+Left out: tables in 8 bits, which are sums' business (`quantized_table`).
 """
 
 from typing import Any, Literal, TypeAlias

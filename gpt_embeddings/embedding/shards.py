@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features, IterableDataset
 
 from gpt_embeddings.embedding.provenance import Provenance, with_provenance
-from gpt_embeddings.outputs import whole_file, write_dataset_files
+from gpt_embeddings.outputs import atomic_file, write_dataset_files
 from gpt_embeddings.text.files import Reading
 from gpt_embeddings.text.sources import open_files
 
@@ -85,7 +85,7 @@ class Shards:
     def write(self, index: int, tables: Iterable[pa.Table]) -> int:
         """Write a shard, whole or not at all, and return its number of rows."""
         rows = 0
-        with whole_file(self.path(index)) as path, pa.OSFile(str(path), "wb") as file:
+        with atomic_file(self.path(index)) as path, pa.OSFile(str(path), "wb") as file:
             with self._new_writer(file) as writer:
                 for table in tables:
                     rows += table.num_rows

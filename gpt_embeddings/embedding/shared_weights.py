@@ -23,7 +23,7 @@ import xxhash
 from datasets.fingerprint import Hasher
 from torch import nn
 
-from gpt_embeddings.outputs import whole_file
+from gpt_embeddings.outputs import atomic_file
 from modeling_gpt_embeddings import GPTEmbeddingsModel, SinusoidalPositions
 
 
@@ -96,7 +96,7 @@ def share(model: GPTEmbeddingsModel, digest: str) -> SharedWeights:
         weakref.finalize(_models, _remove_folder, _folder, os.getpid())
     path = Path(_folder) / f"{digest}.pt"
     if not path.exists():
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
     return SharedWeights(digest, _folder, model.config.to_dict())
 

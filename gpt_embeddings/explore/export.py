@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, style_sheet, table_to_html, text_to_html
 from gpt_embeddings.explore.shown_models import Subject
 from gpt_embeddings.explore.views import VIEWS, View
-from gpt_embeddings.outputs import whole_file
+from gpt_embeddings.outputs import atomic_file
 
 
 APP = """\"\"\"The input stage of a GPT, to look at.\"\"\"
@@ -43,7 +43,7 @@ def write_report(path: str | os.PathLike[str], subjects: Sequence[Subject]) -> N
         subject.open()
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as partial:
+    with atomic_file(target) as partial:
         partial.write_text(_render(subjects), encoding="utf-8")
 
 

@@ -30,7 +30,7 @@ from gpt_embeddings.analysis.evaluation import halves
 from gpt_embeddings.analysis.meaning import similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
-from gpt_embeddings.outputs import whole_file
+from gpt_embeddings.outputs import atomic_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import read_blocks
@@ -213,7 +213,7 @@ class _Texts:
 
     def keep(self, path: Path) -> None:
         sizes = [len(self.tokens), len(self.sentences or ()), len(self.phrases)]
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             pq.write_table(
                 pa.table({"text": pa.array(self.all, pa.large_string()), "part": np.repeat([0, 1, 2], sizes)}), partial
             )

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gpt_embeddings.checkpoints.files import open_folder
-from gpt_embeddings.outputs import whole_file
+from gpt_embeddings.outputs import atomic_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.threads import n_cores
 
@@ -380,7 +380,7 @@ def _digest(texts: Sequence[str], rows: Lengths) -> str:
 
 def _write(vectors: npt.NDArray[np.float16], path: Path) -> None:
     try:
-        with whole_file(path) as new, new.open("wb") as file:
+        with atomic_file(path) as new, new.open("wb") as file:
             np.save(file, vectors)
     except OSError as error:
         raise OSError(

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
 
-from gpt_embeddings.outputs import AtomicOutput, whole_file, write_dataset_files, write_json
+from gpt_embeddings.outputs import AtomicOutput, atomic_file, write_dataset_files, write_json
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
@@ -147,7 +147,7 @@ def _table(ids: Ids, cut: Cut, features: Features) -> pa.Table:
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:
-    with whole_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+    with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=BATCH_ROWS)
 

@@ -293,7 +293,7 @@ def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, smal
     embed_dataset(data, model, tokenizer, output=output, progress=progress, **options)
     n_tokens = sum(len(tokenizer(text)["input_ids"]) for text in COUNTED if text)
     n_bytes = sum(len(text or "") for text in COUNTED)
-    assert progress.counts == Counts(120, n_tokens, n_bytes, nulls=40, blank=20, cut=20)
+    assert progress.counts == Counts(120, n_tokens, n_bytes, nulls=40, blank=20, truncated=20)
     assert not caplog.messages
     embed_dataset(dataset, model, tokenizer)
     assert caplog.messages == [
@@ -301,7 +301,7 @@ def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, smal
         "Of 120 texts 20 cut at 32 tokens; overflow 'windows' takes all of a text.",
     ]
     counts = Embedder(model, tokenizer, overflow="windows").extend(pa.table({"text": COUNTED}))[1]
-    assert counts.cut == 0
+    assert counts.truncated == 0
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.arrow", "s3://bucket/x.parquet", "hf://me/x"])

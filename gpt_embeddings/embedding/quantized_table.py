@@ -13,14 +13,14 @@ from gpt_embeddings.checkpoints.int8_rows import quantize_rows
 from modeling_gpt_embeddings import sum_rows
 
 
-Form: TypeAlias = Literal["float32", "float16", "int8"]
+TableDtype: TypeAlias = Literal["float32", "float16", "int8"]
 
 PROBED_ROWS = 64  # tell nearly every table that is not of int8 rows
 _kept: Any = WeakIdKeyDictionary()  # of each table, by form: what was seen of it, and its rows
 EXACT = 1e-6  # of a row's largest entry: whole numbers times a factor, rounded in float32
 
 
-class PackedRows:
+class QuantizedTable:
     """A copy of a table in another form, to be summed.
 
     Args:
@@ -64,7 +64,7 @@ class PackedRows:
         return sums
 
 
-def pack_rows(table: torch.Tensor, form: Form | None) -> PackedRows | None:
+def pack_rows(table: torch.Tensor, form: TableDtype | None) -> QuantizedTable | None:
     """Return a table to sum rows of, or None to sum those of the table itself.
 
     Args:
@@ -74,23 +74,23 @@ def pack_rows(table: torch.Tensor, form: Form | None) -> PackedRows | None:
     Raises:
         ValueError: The form is unknown, or cannot hold the table.
     """
-    if form not in (None, *get_args(Form)):
+    if form not in (None, *get_args(TableDtype)):
         raise ValueError(f"`weights` must be None, 'float32', 'float16' or 'int8', got {form!r}.")
     if form == "float16" or form == "int8":
-        return PackedRows(table, form)
+        return QuantizedTable(table, form)
     if form == "float32" or table.dtype != torch.float32 or table.device.type != "cpu":
         return None
     probe = table[torch.linspace(0, len(table) - 1, min(len(table), PROBED_ROWS)).long()]
     for rows in (probe, table):
         if not bool(rows.isfinite().all() & rows.any()):
             return None
-        packed = PackedRows(rows, "int8")
+        packed = QuantizedTable(rows, "int8")
         if packed.error > EXACT:
             return None
     return packed
 
 
-def pack_once(table: torch.Tensor, form: Form | None, seen: tuple[int, int | None]) -> PackedRows | None:
+def pack_once(table: torch.Tensor, form: TableDtype | None, seen: tuple[int, int | None]) -> QuantizedTable | None:
     """Return what [`pack_rows`] does, kept with the table: packing takes as long as embedding 20 MB of text.
 
     Args:
