@@ -112,10 +112,10 @@ def clm(
         source = _open_texts(data, **reading)
         other = _open_texts(held_out, **reading) if held_out else None
         with _interruptible():
-            facts = train_clm(
+            metadata = train_clm(
                 network, tokens, source, output, options, held_out=other, column=column, data_name=_names(data)
             )
-        _report(facts, output)
+        _report(metadata, output)
 
 
 @app.command()
@@ -201,7 +201,7 @@ def distil(
         reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
         source = _open_texts(data, **reading) if data else None
         with _interruptible():
-            facts = train_distil(
+            metadata = train_distil(
                 teacher,
                 load_tokenizer(tokenizer),
                 source,
@@ -210,7 +210,7 @@ def distil(
                 column=column,
                 data_name=_names(data or []),
             )
-        _report(facts, output)
+        _report(metadata, output)
 
 
 @app.command()
@@ -287,7 +287,7 @@ def contrastive(
         reading = {"split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
         source = _open_texts(data, column=columns or column, **reading)
         with _interruptible():
-            facts = train_contrastive(
+            metadata = train_contrastive(
                 network,
                 tokens,
                 source,
@@ -297,7 +297,7 @@ def contrastive(
                 column=column,
                 data_name=_names(data),
             )
-        _report(facts, output)
+        _report(metadata, output)
 
 
 @app.command()
@@ -330,7 +330,7 @@ def weights(
         reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
         source = _open_texts(data, **reading)
         with _interruptible():
-            facts = train_token_weights(
+            metadata = train_token_weights(
                 network,
                 tokens,
                 source,
@@ -340,7 +340,7 @@ def weights(
                 model_name=Path(name).name,
                 data_name=_names(data),
             )
-        _report(facts, output)
+        _report(metadata, output)
 
 
 def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> None:
@@ -376,8 +376,8 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _report(facts: Mapping[str, Any], output: Path) -> None:
-    for name, value in facts.items():
+def _report(metadata: Mapping[str, Any], output: Path) -> None:
+    for name, value in metadata.items():
         typer.echo(f"{name}: {value}")
     typer.echo(f"Result: {output.absolute()}")
 

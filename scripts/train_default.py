@@ -39,14 +39,14 @@ from default_text import LEMMAS, SOURCES, TIMES, Source
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.training.distillation import (
-    RELATIONS,
-    VARIANTS,
-    continue_positions,
+    AUGMENTATION_PROBABILITIES,
+    SIMILARITY_WEIGHT,
+    augmentations,
+    fill_rare_positions,
+    initial_rows,
     make_phrases,
-    nested_loss,
+    matryoshka_loss,
     principal_directions,
-    starting_rows,
-    variants,
 )
 from gpt_embeddings.training.pooled_loop import Bags
 from gpt_embeddings.training.row_adam import RowAdam
@@ -92,10 +92,10 @@ def main() -> None:
     tokens = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     tokens = ["" if "\ufffd" in text else text.strip() for text in tokens]
     vectors = read(tokens + texts, options.work, options.processes, Teacher(minilm, minilm_ids))
-    bags = [Bags.of(variant, tokenizer, limit=1024) for variant in variants(texts)]
+    bags = [Bags.of(augmented, tokenizer, limit=1024) for augmented in augmentations(texts)]
     model = start(tokens, vectors[: len(tokens)], vectors[len(tokens) :], bags[0])
     learn(model, bags, vectors[len(tokens) :], np.repeat(np.arange(len(texts)), times))
-    continue_positions(model)
+    fill_rare_positions(model)
     error = save_int8(model, options.output)
     print(
         f"{len(texts):,} texts; the table is in {options.output}, its rows off by at most {error:.2%} of their largest"
@@ -327,7 +327,7 @@ def start(tokens: list[str], of_tokens: Vectors, of_texts: Vectors, bags: Bags) 
     model = GPTEmbeddingsModel(config).eval()
     projection = principal_directions(of_texts[:PRINCIPAL], N_EMBD)
     with torch.no_grad():
-        model.wte.weight.copy_(starting_rows(tokens, of_tokens, counts, projection))
+        model.wte.weight.copy_(initial_rows(tokens, of_tokens, counts, projection))
         model.get_parameter("wpe.weight").zero_()
     return model
 
@@ -339,7 +339,7 @@ def learn(
     examples: npt.NDArray[np.int64],
     *,
     epochs: int = EPOCHS,
-    relations: float = RELATIONS,
+    similarity_weight: float = SIMILARITY_WEIGHT,
 ) -> None:
     """Train token rows and positions together; `examples` are numbers of texts, some more than once."""
     projection, rng = principal_directions(vectors[:PRINCIPAL], N_EMBD), np.random.default_rng(0)
@@ -352,9 +352,11 @@ def learn(
             order = np.random.default_rng([0, epoch]).permutation(examples)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / (per_epoch * epochs))
         rows = order[place * BATCH : (place + 1) * BATCH]
-        ours = model.embed_bags(*bags[rng.choice(len(bags), p=VARIANTS)].take(rows))  # (batch, n_embd)
+        ours = model.embed_bags(
+            *bags[rng.choice(len(bags), p=AUGMENTATION_PROBABILITIES)].take(rows)
+        )  # (batch, n_embd)
         theirs = torch.from_numpy(vectors[rows].astype(np.float32))
-        value = nested_loss(ours, theirs, projection, relations)
+        value = matryoshka_loss(ours, theirs, projection, similarity_weight)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

@@ -36,11 +36,11 @@ from gpt_embeddings.checkpoints.bundled import PORTUGUESE
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.checkpoints.loading import load_model
 from gpt_embeddings.training.distillation import (
-    NARROW_RELATIONS,
-    aimed_loss,
-    centred,
-    continue_positions,
-    nested_loss,
+    ANISOTROPIC_SIMILARITY_WEIGHT,
+    center,
+    fill_rare_positions,
+    matryoshka_loss,
+    target_loss,
 )
 from gpt_embeddings.training.pooled_loop import Bags
 from gpt_embeddings.training.row_adam import RowAdam
@@ -83,13 +83,13 @@ def main() -> None:
     vectors = read(texts, options.work, options.processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
     sentences = np.array([" " in text and text in known for text in texts])
     vectors = np.concatenate([vectors, vectors[sentences]])
-    vectors = centred(vectors, first=len(texts))[: len(texts)]
+    vectors = center(vectors, first=len(texts))[: len(texts)]
     before = load_model(options.start).eval()
     portuguese = part(options.work, options.repositories, "portuguese", PORTUGUESE_SOURCES)
     english = part(options.work, options.repositories, "plain", ENGLISH_SOURCES)
     bags = [Bags.of(some, tokenizer, limit=1024) for some in (texts, portuguese, english)]
     model = learn(before, bags, vectors)
-    continue_positions(model)
+    fill_rare_positions(model)
     settle(model, before, *bags[1:])
     error = save_int8(model, options.output)
     print(f"{len(texts):,} texts; the table is in {options.output}, rows off by {error:.2%} of their largest at most")
@@ -157,11 +157,13 @@ def learn(before: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors) -> GPT
         same, own = unit(before, plain, more), unit(english, plain, more)
         cosines = (1 - HALFWAY) * same @ same.T + HALFWAY * (own @ own.T * scale + shift)
         theirs = torch.from_numpy(vectors[rows].astype(np.float32))
-        value = TEACHER * nested_loss(ours(read_by_teacher, rows), theirs, projection, NARROW_RELATIONS)
-        value = value + (1 - TEACHER) * nested_loss(
-            ours(portuguese, anchors), unit(before, portuguese, anchors), straight, NARROW_RELATIONS
+        value = TEACHER * matryoshka_loss(
+            ours(read_by_teacher, rows), theirs, projection, ANISOTROPIC_SIMILARITY_WEIGHT
         )
-        value = value + aimed_loss(ours(plain, more), same, cosines.fill_diagonal_(1), NARROW_RELATIONS)
+        value = value + (1 - TEACHER) * matryoshka_loss(
+            ours(portuguese, anchors), unit(before, portuguese, anchors), straight, ANISOTROPIC_SIMILARITY_WEIGHT
+        )
+        value = value + target_loss(ours(plain, more), same, cosines.fill_diagonal_(1), ANISOTROPIC_SIMILARITY_WEIGHT)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Training the zero-layer GPT on next tokens: text to windows to `transformers.Trainer`, judged by the bigram bound.
+"""Training the zero-layer GPT on next tokens with `transformers.Trainer`, compared with the entropy of the bigrams.
 
 Windows are stored first, so that they can be shuffled as a whole and a run can go on at any step without reading the
 text again. Left out: objectives on whole texts (`distillation`), and training a GPT with blocks.
@@ -20,12 +20,12 @@ from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.runs import (
+    COMPLETE,
     KEPT_CHECKPOINTS,
-    MARK,
     RunFolder,
     check_options,
-    not_finite,
-    not_written,
+    checkpoint_error,
+    non_finite_error,
     versions,
 )
 from gpt_embeddings.windows.collator import WindowCollator
@@ -56,7 +56,7 @@ MODEL_SETTINGS = (
     "position_embedding_type",
     "tie_word_embeddings",
 )
-JUDGED_WINDOWS = 4096  # of the training text at the end: all of them would cost a third of an epoch
+EVALUATED_WINDOWS = 4096  # of the training text at the end: all of them would cost a third of an epoch
 HELD_OUT_SHARE = 100  # one window of so many, from the end, where no held-out text is given
 
 
@@ -97,7 +97,7 @@ def train_clm(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Train on next tokens and save model, tokenizer and the facts of the run.
+    """Train on next tokens and save model, tokenizer and the metadata of the run.
 
     The same call goes on after an interruption, a full disk or SIGKILL, and ends with the very same weights as a run
     that was left alone (on the same machine, with the same number of threads).
@@ -111,10 +111,10 @@ def train_clm(
         held_out: Text to evaluate on. Without it the last of every hundred windows at the end of the text are kept
             out of training for that, if there are as many.
         column: The column of texts.
-        data_name: What the facts call the data.
+        data_name: What the metadata calls the data.
 
     Returns:
-        The facts that `training_metadata.json` has: data, tokens, steps, losses, bounds, versions.
+        The metadata that `training_metadata.json` has: data, tokens, steps, losses, bounds, versions.
 
     Raises:
         OSError: The output exists, or could not be written; the last good checkpoint stays.
@@ -147,7 +147,7 @@ def train_clm(
         trainer = _trainer(model, train, options, run, bound)
         last = run.last_checkpoint()
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        facts = {
+        metadata = {
             "Objective": "next token (clm), cross-entropy in nats",
             "Data": data_name,
             "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
@@ -155,13 +155,15 @@ def train_clm(
             "Learning rate": f"{options.learning_rate:g}, AdamW, falling to 0; seed {options.seed}",
             "Loss on the training text": _with_bound(_evaluate(trainer, _some(train)), bound),
         }
-        if len(train) > JUDGED_WINDOWS:
-            facts["Loss on the training text"] += f" (loss of {JUDGED_WINDOWS:,} windows, bound of all)"
+        if len(train) > EVALUATED_WINDOWS:
+            metadata["Loss on the training text"] += f" (loss of {EVALUATED_WINDOWS:,} windows, bound of all)"
         if evaluation is not None:
-            facts["Loss on held-out text"] = _with_bound(_evaluate(trainer, evaluation), _count(evaluation, model)[1])
-        facts["Versions"] = versions()
-        run.save(model, tokenizer, facts)
-    return facts
+            metadata["Loss on held-out text"] = _with_bound(
+                _evaluate(trainer, evaluation), _count(evaluation, model)[1]
+            )
+        metadata["Versions"] = versions()
+        run.save(model, tokenizer, metadata)
+    return metadata
 
 
 class _ClmTrainer(Trainer):
@@ -174,23 +176,23 @@ class _ClmTrainer(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         if not math.isfinite(loss.item()):
-            raise not_finite(self.state.global_step, f"the loss is {loss.item()}")
+            raise non_finite_error(self.state.global_step, f"the loss is {loss.item()}")
         return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         for name, parameter in model.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
-                raise not_finite(self.state.global_step, f"{name} holds values that are not finite")
+                raise non_finite_error(self.state.global_step, f"{name} holds values that are not finite")
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-            (folder / MARK).touch()
+            (folder / COMPLETE).touch()
         except Exception as error:  # each of the writers behind it has errors of its own
-            raise not_written(self.state.global_step, folder, error) from error
+            raise checkpoint_error(self.state.global_step, folder, error) from error
 
 
 class _ProgressBar(TrainerCallback):
-    """A bar with the loss, what it is to be judged by, and the tokens a second.
+    """A bar with the loss, what it is to be evaluated by, and the tokens a second.
 
     Args:
         title: Name of the run.
@@ -280,10 +282,10 @@ def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCou
 
 
 def _some(windows: Dataset) -> Dataset:
-    """Return windows that are spread evenly over the text, at most `JUDGED_WINDOWS`."""
-    if len(windows) <= JUDGED_WINDOWS:
+    """Return windows that are spread evenly over the text, at most `EVALUATED_WINDOWS`."""
+    if len(windows) <= EVALUATED_WINDOWS:
         return windows
-    return windows.select(np.linspace(0, len(windows) - 1, JUDGED_WINDOWS).astype(np.int64))
+    return windows.select(np.linspace(0, len(windows) - 1, EVALUATED_WINDOWS).astype(np.int64))
 
 
 def _evaluate(trainer: Trainer, windows: Dataset) -> float:

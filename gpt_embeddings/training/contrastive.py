@@ -33,7 +33,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 TEMPERATURE = 0.05  # cosines are divided by it: sentence-transformers' scale of 20
 SHORTEST = 10  # characters of a sentence that is worth a pair
-HELD_OUT = 1000  # pairs, and at most a tenth of all, on which training is judged
+HELD_OUT = 1000  # pairs, and at most a tenth of all, on which training is evaluated
 READ_ROWS = 1000
 
 
@@ -64,7 +64,7 @@ def train_contrastive(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Train on pairs of texts, and save model, tokenizer and the facts of the run.
+    """Train on pairs of texts, and save model, tokenizer and the metadata of the run.
 
     The same call goes on after an interruption, a full disk or SIGKILL, and ends with the very same weights as a run
     that was left alone (on the same machine, with the same number of threads).
@@ -77,10 +77,10 @@ def train_contrastive(
         options: How to train.
         columns: The two columns of pairs; None takes sentences of `column` that follow each other.
         column: The column of texts, without `columns`.
-        data_name: What the facts call the data.
+        data_name: What the metadata calls the data.
 
     Returns:
-        The facts that `training_metadata.json` has: data, steps, how many held-out pairs are found before and
+        The metadata that `training_metadata.json` has: data, steps, how many held-out pairs are found before and
         after, versions.
 
     Raises:
@@ -100,10 +100,10 @@ def train_contrastive(
         "pooling": model.config.pooling,
     }
     with RunFolder(output, "train contrastive", settings) as run:
-        before = pairs.judge(model)
+        before = pairs.evaluate(model)
         fit_pooled(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows), options, run, "Contrasting")
-        after = pairs.judge(model)
-        facts = {
+        after = pairs.evaluate(model)
+        metadata = {
             "Objective": f"pairs against the others of a batch (contrastive), temperature {TEMPERATURE}",
             "Data": f"{data_name}; {pairs.n_learned:,} pairs, {len(pairs) - pairs.n_learned:,} held out",
             "Steps": f"{options.epochs} epochs in batches of {options.batch_size}",
@@ -111,8 +111,8 @@ def train_contrastive(
             "Held-out pairs of which one finds the other": f"{before:.1%} at the start, {after:.1%} trained",
             "Versions": versions(),
         }
-        run.save(model, tokenizer, facts)
-    return facts
+        run.save(model, tokenizer, metadata)
+    return metadata
 
 
 class _Pairs:
@@ -138,7 +138,7 @@ class _Pairs:
         return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
 
     @torch.no_grad()
-    def judge(self, model: GPTEmbeddingsModel) -> float:
+    def evaluate(self, model: GPTEmbeddingsModel) -> float:
         """Return the share of held-out first texts whose nearest second text is their own."""
         rows = np.arange(self.n_learned, len(self))
         nearest = self._cosines(model, rows).argmax(1).cpu()

@@ -6,8 +6,8 @@
                data lack are learned too; the loss is 1 - cosine to the teacher's vector, plus the squared differences
                of all cosines within a batch from the teacher's, of all dimensions and of the first half, quarter, ...
 
-The dimensions are those of the teacher's principal components, and each width has a loss of its own, so that the first
-X
+Each width has a loss of its own over the teacher's principal components, so that the first dimensions serve alone
+(Matryoshka representation learning, Kusupati et al. 2022). Left out: how the teacher reads (`training.teacher`).
 """
 
 import os
@@ -41,13 +41,14 @@ from gpt_embeddings.training.teacher import encode_texts, load_teacher, name_of,
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-HELD_OUT = 2000  # sentences, and at most a tenth of all, on which training is judged
+HELD_OUT = 2000  # sentences, and at most a tenth of all, on which training is evaluated
 PHRASE_WORDS = (2, 8)
 WEIGHT_SHARE = 1e-4  # a in a / (a + p)
-RELATIONS, NARROW_RELATIONS = 10.0, 30.0  # weight of the squared differences of cosines; for a teacher in a cone
+SIMILARITY_WEIGHT = 10.0  # weight of the squared differences of cosines
+ANISOTROPIC_SIMILARITY_WEIGHT = 30.0  # for a teacher whose vectors lie in a narrow cone
 WIDTH_WEIGHTS = (1.0, 0.4, 0.3, 0.3)  # of the losses of all dimensions, half of them, ...
-VARIANTS = (0.8, 0.1, 0.1)  # shares of steps: texts as they are, after a space, in lower case
-NARROW = 0.5  # mean cosine of a teacher's vectors from which they are centred
+AUGMENTATION_PROBABILITIES = (0.8, 0.1, 0.1)  # shares of steps: texts as they are, after a space, in lower case
+ANISOTROPIC = 0.5  # mean cosine of a teacher's vectors from which they are centred
 TRAINED_POSITIONS = (8, 32)  # whose mean stands for what comes after them
 SHOWN_RANKS = (10, 50, 100, 200, 400, 800)  # of words by frequency, whose neighbours are told
 READ_TEXTS = 1000  # at a time
@@ -95,7 +96,7 @@ def distil(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Distil a teacher into a table, and save model, tokenizer and the facts of the run.
+    """Distil a teacher into a table, and save model, tokenizer and the metadata of the run.
 
     The same call goes on after an interruption, a full disk or SIGKILL, and ends with the very same weights as a run
     that was left alone (on the same machine, with the same number of threads).
@@ -108,7 +109,7 @@ def distil(
         output: Folder to make; it appears when the run is complete.
         options: How to distil.
         column: The column of texts.
-        data_name: What the facts call the data.
+        data_name: What the metadata calls the data.
 
     Returns:
         The content of `training_metadata.json`: teacher, data, steps, rank correlations before and after, versions,
@@ -141,25 +142,25 @@ def distil(
             raise ValueError(
                 f"`n_embd` is {options.n_embd}, but the teacher's vectors have {vectors.shape[1]} dimensions."
             )
-        narrow = mean_cosine(vectors[len(texts.tokens) :] if texts.learned else vectors) > NARROW
-        taught = centred(vectors, len(texts.tokens) if texts.learned else 0) if narrow else vectors
+        anisotropic = mean_cosine(vectors[len(texts.tokens) :] if texts.learned else vectors) > ANISOTROPIC
+        targets = center(vectors, len(texts.tokens) if texts.learned else 0) if anisotropic else vectors
         bags = Bags.of(texts.learned, tokenizer, _limit(tokenizer))
-        model = _start(texts, taught, bags, tokenizer, options)
-        judge = _Judge(texts, vectors, bags, tokenizer)
-        before = judge.facts(model)
+        model = _start(texts, targets, bags, tokenizer, options)
+        evaluate = _Evaluation(texts, vectors, bags, tokenizer)
+        before = evaluate.metadata(model)
         if texts.learned:
-            relations = NARROW_RELATIONS if narrow else RELATIONS
-            _fit(model, texts, tokenizer, bags, taught[len(texts.tokens) :], relations, options, run)
-        after = judge.facts(model)
-        facts = {
+            similarity_weight = ANISOTROPIC_SIMILARITY_WEIGHT if anisotropic else SIMILARITY_WEIGHT
+            _fit(model, texts, tokenizer, bags, targets[len(texts.tokens) :], similarity_weight, options, run)
+        after = evaluate.metadata(model)
+        metadata = {
             **_describe(texts, options, data_name),
-            "Teacher": f"{name_of(teacher)}, {vectors.shape[1]} dimensions{', less their mean' if narrow else ''}",
+            "Teacher": f"{name_of(teacher)}, {vectors.shape[1]} dimensions{', centred' if anisotropic else ''}",
             **{name: f"{before[name]} at the start, {after[name]} trained" for name in before if texts.learned},
             **{name: after[name] for name in after if not texts.learned},
             "Versions": versions(*[package] if package else []),
         }
-        run.save(model, tokenizer, facts)
-    return facts
+        run.save(model, tokenizer, metadata)
+    return metadata
 
 
 def make_phrases(tokenizers: Iterable[PreTrainedTokenizerBase], n: int, seed: int) -> list[str]:
@@ -228,8 +229,8 @@ class _Texts:
         return cls(texts[: ends[0]], texts[ends[0] : ends[1]] or None, texts[ends[1] :])
 
 
-class _Judge:
-    """What a model is judged by before and after: held-out pairs, and the nearest words of some frequent ones."""
+class _Evaluation:
+    """What a model is evaluated by before and after: held-out pairs, and the nearest words of some frequent ones."""
 
     def __init__(self, texts: _Texts, vectors: Vectors, bags: Bags, tokenizer: PreTrainedTokenizerBase) -> None:
         self.pairs = None
@@ -245,7 +246,7 @@ class _Judge:
         self.words = [known[rank][1] for rank in SHOWN_RANKS if rank < len(known)]
 
     @torch.no_grad()
-    def facts(self, model: GPTEmbeddingsModel) -> dict[str, str]:
+    def metadata(self, model: GPTEmbeddingsModel) -> dict[str, str]:
         nearest = nearest_words(model, self.words, self.vocabulary)
         words = {f"Nearest to {word!r}": ", ".join(found) for word, found in zip(self.words, nearest, strict=True)}
         if self.pairs is None:
@@ -258,7 +259,7 @@ class _Judge:
             found.append(f"{spearman((ours[first] * ours[second]).sum(1), cosines):.3f}")
         cut = f" ({', '.join(found[1:])} by the first {', '.join(map(str, _widths(model.config.n_embd)[1:]))})"
         return {
-            "Rank correlation with the teacher on held-out pairs": found[0] + (cut if found[1:] else ""),
+            "Spearman correlation with the teacher on held-out pairs": found[0] + (cut if found[1:] else ""),
             **words,
         }
 
@@ -268,7 +269,7 @@ def mean_cosine(vectors: Vectors) -> float:
     return float(np.square(vectors.mean(0, dtype=np.float64)).sum())
 
 
-def centred(vectors: Vectors, first: int) -> Vectors:
+def center(vectors: Vectors, first: int) -> Vectors:
     """Return vectors less the mean of those from `first` on, of length 1."""
     mean = vectors[first:].mean(0, dtype=np.float64).astype(np.float32)
     result = np.empty(vectors.shape, np.float16)
@@ -288,7 +289,7 @@ def principal_directions(vectors: Vectors, n_embd: int) -> torch.Tensor:
     return torch.linalg.eigh(products).eigenvectors.flip(1)[:, :n_embd].float()
 
 
-def starting_rows(tokens: list[str], vectors: Vectors, counts: Rows | None, projection: torch.Tensor) -> torch.Tensor:
+def initial_rows(tokens: list[str], vectors: Vectors, counts: Rows | None, projection: torch.Tensor) -> torch.Tensor:
     """Return the teacher's vectors of tokens, projected and weighted by a / (a + share of the token).
 
     Args:
@@ -310,8 +311,8 @@ def starting_rows(tokens: list[str], vectors: Vectors, counts: Rows | None, proj
     return rows * torch.from_numpy(WEIGHT_SHARE / (WEIGHT_SHARE + share)).float().unsqueeze(1)
 
 
-def nested_loss(
-    ours: torch.Tensor, theirs: torch.Tensor, projection: torch.Tensor, relations: float = RELATIONS
+def matryoshka_loss(
+    ours: torch.Tensor, theirs: torch.Tensor, projection: torch.Tensor, similarity_weight: float = SIMILARITY_WEIGHT
 ) -> torch.Tensor:
     """Return the loss of a batch, summed over all dimensions, the first half of them, and so on.
 
@@ -319,24 +320,24 @@ def nested_loss(
         ours: Vectors of the student, `(batch, n_embd)`.
         theirs: Vectors of the teacher, of length 1, `(batch, width)`.
         projection: Shape `(width, n_embd)`, the directions that tell most first.
-        relations: Weight of the squared differences of cosines within the batch.
+        similarity_weight: Weight of the squared differences of cosines within the batch.
 
     Returns:
         The loss, `()`.
     """
-    return aimed_loss(ours, theirs @ projection, theirs @ theirs.T, relations)
+    return target_loss(ours, theirs @ projection, theirs @ theirs.T, similarity_weight)
 
 
-def aimed_loss(
-    ours: torch.Tensor, aims: torch.Tensor, cosines: torch.Tensor, relations: float = RELATIONS
+def target_loss(
+    ours: torch.Tensor, targets: torch.Tensor, cosines: torch.Tensor, similarity_weight: float = SIMILARITY_WEIGHT
 ) -> torch.Tensor:
-    """Return the loss of a batch whose vectors and cosines have aims of their own, summed as `nested_loss` does.
+    """Return the loss of a batch for given target vectors and cosines, summed over widths as `matryoshka_loss` does.
 
     Args:
         ours: Vectors of the student, `(batch, n_embd)`.
-        aims: Where they are to point, of the same shape, the directions that tell most first.
+        targets: Where they are to point, of the same shape, the directions that tell most first.
         cosines: What their cosines are to be, `(batch, batch)`.
-        relations: Weight of the squared differences of cosines.
+        similarity_weight: Weight of the squared differences of cosines.
 
     Returns:
         The loss, `()`.
@@ -344,12 +345,12 @@ def aimed_loss(
     total = ours.new_zeros(())
     for width, weight in zip(_widths(ours.shape[1]), WIDTH_WEIGHTS, strict=False):
         unit = F.normalize(ours[:, :width], dim=1)
-        misses = 1 - (unit * F.normalize(aims[:, :width], dim=1)).sum(1).mean()
-        total = total + weight * (misses + relations * (unit @ unit.T - cosines).square().mean())
+        misses = 1 - (unit * F.normalize(targets[:, :width], dim=1)).sum(1).mean()
+        total = total + weight * (misses + similarity_weight * (unit @ unit.T - cosines).square().mean())
     return total
 
 
-def variants(texts: list[str]) -> Iterator[list[str]]:
+def augmentations(texts: list[str]) -> Iterator[list[str]]:
     """Yield the texts as they are, after a space, in lower case: tokens differ by it, and a teacher hardly minds."""
     yield texts
     yield [f" {text}" for text in texts]
@@ -357,7 +358,7 @@ def variants(texts: list[str]) -> Iterator[list[str]]:
 
 
 @torch.no_grad()
-def continue_positions(model: GPTEmbeddingsModel) -> None:
+def fill_rare_positions(model: GPTEmbeddingsModel) -> None:
     """Give positions past those that most texts reach the mean of well-trained ones.
 
     Hardly any sentence has 60 tokens. Rows that are trained a few times grow with the step of Adam instead of their
@@ -391,7 +392,7 @@ def _start(
         vectors[n + texts.n_held_out :] if texts.learned else vectors[:n], options.n_embd
     )
     with torch.no_grad():
-        model.wte.weight.copy_(starting_rows(texts.tokens, vectors[:n], _counts(texts, bags), projection))
+        model.wte.weight.copy_(initial_rows(texts.tokens, vectors[:n], _counts(texts, bags), projection))
         if options.positions == "learned":
             model.get_parameter("wpe.weight").zero_()
     return model
@@ -403,24 +404,24 @@ def _fit(
     tokenizer: PreTrainedTokenizerBase,
     bags: Bags,
     vectors: Vectors,
-    relations: float,
+    similarity_weight: float,
     options: DistilOptions,
     run: RunFolder,
 ) -> None:
     n_held_out = texts.n_held_out
     projection = principal_directions(vectors[n_held_out:], options.n_embd)
-    _, *others = variants(texts.learned)
+    _, *others = augmentations(texts.learned)
     forms = [bags, *(Bags.of(other, tokenizer, _limit(tokenizer)) for other in others)]
 
     def loss(rows: Rows, step: int) -> torch.Tensor:
         rows = rows + n_held_out
-        form = forms[np.random.default_rng([options.seed, step]).choice(len(forms), p=VARIANTS)]
+        form = forms[np.random.default_rng([options.seed, step]).choice(len(forms), p=AUGMENTATION_PROBABILITIES)]
         theirs = torch.from_numpy(vectors[rows].astype(np.float32))  # (batch, width of the teacher)
-        return nested_loss(model.embed_bags(*form.take(rows)), theirs, projection, relations)
+        return matryoshka_loss(model.embed_bags(*form.take(rows)), theirs, projection, similarity_weight)
 
     fit_pooled(model, len(bags) - n_held_out, loss, options, run, "Distilling")
     if options.positions == "learned":
-        continue_positions(model)
+        fill_rare_positions(model)
 
 
 def _choose(
@@ -440,7 +441,7 @@ def _choose(
 
 
 def _describe(texts: _Texts, options: DistilOptions, data_name: str) -> dict[str, str]:
-    """Return the facts that are known before training."""
+    """Return the metadata that is known before training."""
     if not texts.learned:
         return {
             "Objective": "a teacher's vectors of the tokens, projected and weighted by frequency (as model2vec)",

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import Texts, encode_flat
 from gpt_embeddings.training.row_adam import RowAdam
-from gpt_embeddings.training.runs import RunFolder, check_options, not_finite
+from gpt_embeddings.training.runs import RunFolder, check_options, non_finite_error
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -135,7 +135,7 @@ def fit_pooled(
             value = loss(order[place * options.batch_size : (place + 1) * options.batch_size], step)
             number = value.item()
             if not math.isfinite(number):
-                raise not_finite(step, f"the loss is {number}")
+                raise non_finite_error(step, f"the loss is {number}")
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

@@ -18,7 +18,7 @@ from gpt_embeddings.outputs import AtomicOutput
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
-MARK = "complete"  # in a checkpoint's folder
+COMPLETE = "complete"  # in a checkpoint's folder
 STATE = "state.pt"  # of a loop of our own, beside it
 KEPT_CHECKPOINTS = 2  # the one being written, and the last good one
 
@@ -35,7 +35,7 @@ class RunFolder(AtomicOutput):
         """Return the newest complete checkpoint, and delete what was left of incomplete ones."""
         complete = []
         for folder in self.checkpoints.glob("checkpoint-*"):
-            if (folder / MARK).is_file():
+            if (folder / COMPLETE).is_file():
                 complete.append(folder)
             else:
                 shutil.rmtree(folder)
@@ -55,10 +55,10 @@ class RunFolder(AtomicOutput):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(dict(state), folder / STATE)
-            (folder / MARK).touch()
+            (folder / COMPLETE).touch()
         except (OSError, RuntimeError) as error:  # torch's writer has the latter for a full disk
-            raise not_written(step, folder, error) from error
-        complete = sorted((mark.parent for mark in self.checkpoints.glob(f"checkpoint-*/{MARK}")), key=_step)
+            raise checkpoint_error(step, folder, error) from error
+        complete = sorted((mark.parent for mark in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")), key=_step)
         for old in complete[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
@@ -70,15 +70,15 @@ class RunFolder(AtomicOutput):
         return _step(folder), torch.load(folder / STATE, weights_only=True)
 
     def save(
-        self, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Mapping[str, Any]
+        self, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str, Any]
     ) -> None:
-        """Save what the run has made, with its facts, under the name of the output."""
+        """Save what the run has made, with its metadata, under the name of the output."""
         self.result.mkdir(exist_ok=True)
-        save_pair(self.result, model, tokenizer, facts)
+        save_pair(self.result, model, tokenizer, metadata)
         self.finish()
 
 
-def not_finite(step: int, what: str) -> ValueError:
+def non_finite_error(step: int, what: str) -> ValueError:
     """Return the error that ends a run whose numbers are not finite any more."""
     return ValueError(
         f"After step {step} {what}. Nothing of it was saved, and the checkpoint before is good: try again with a "
@@ -102,7 +102,7 @@ def check_options(options: Any, *, whole: Iterable[str], above_0: Iterable[str] 
         raise ValueError(f"`seed` must be at least 0, got {options.seed}.")
 
 
-def not_written(step: int, folder: Path, error: Exception) -> OSError:
+def checkpoint_error(step: int, folder: Path, error: Exception) -> OSError:
     """Delete what was written of a checkpoint; return the error to raise."""
     shutil.rmtree(folder, ignore_errors=True)
     reason = str(error).split("\n", 1)[0]
@@ -113,7 +113,7 @@ def not_written(step: int, folder: Path, error: Exception) -> OSError:
 
 
 def versions(*more: str) -> str:
-    """Return the versions of what a run depends on, for its facts."""
+    """Return the versions of what a run depends on, for its metadata."""
     names = ("gpt-embeddings", "torch", "transformers", "tokenizers", "datasets", *more)
     return ", ".join(f"{name} {version(name)}" for name in names)
 

@@ -46,14 +46,14 @@ FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 Lengths = npt.NDArray[np.int64]
 
 
-class OtherTeacher:
+class CallableTeacher:
     """A teacher that is no sentence-transformers model: texts in, vectors out.
 
     It reads in one thread, as nothing is known of it.
 
     Args:
         encode: Takes a list of texts; returns vectors `(n_texts, width)`, as an array or whatever numpy makes one of.
-        name: What the facts of a run call it.
+        name: What the metadata of a run calls it.
         module: Where it is from, for the version of its package.
 
     Raises:
@@ -117,7 +117,7 @@ def load_teacher(teacher: Any) -> Any:
             or such an object itself.
 
     Returns:
-        A `SentenceTransformer`, or an [`OtherTeacher`].
+        A `SentenceTransformer`, or a [`CallableTeacher`].
 
     Raises:
         ImportError: sentence-transformers is not installed.
@@ -138,11 +138,11 @@ def load_teacher(teacher: Any) -> Any:
             "'package.module:function'."
         )
     kind = type(teacher)
-    return OtherTeacher(encode, f"{kind.__module__}.{kind.__qualname__}", kind.__module__)
+    return CallableTeacher(encode, f"{kind.__module__}.{kind.__qualname__}", kind.__module__)
 
 
 def name_of(teacher: Any) -> str:
-    """Return what the facts of a run call a teacher that was given as a name or as an object."""
+    """Return what the metadata of a run calls a teacher that was given as a name or as an object."""
     if isinstance(teacher, str):
         return Path(teacher).name if Path(teacher).is_dir() else teacher
     if _is_sentence_transformer(teacher):
@@ -152,14 +152,14 @@ def name_of(teacher: Any) -> str:
 
 def package_of(teacher: Any) -> str | None:
     """Return the package that what [`load_teacher`] gave is from, if it is from one."""
-    return teacher.package if isinstance(teacher, OtherTeacher) else "sentence-transformers"
+    return teacher.package if isinstance(teacher, CallableTeacher) else "sentence-transformers"
 
 
 def _is_sentence_transformer(teacher: Any) -> bool:
     return hasattr(teacher, "encode") and hasattr(teacher, "preprocess") and hasattr(teacher, "max_seq_length")
 
 
-def _by_name(name: str) -> OtherTeacher:
+def _by_name(name: str) -> CallableTeacher:
     module, attributes = name.split(":", 1)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as a module of one's own lies there; it may import others later
@@ -175,7 +175,7 @@ def _by_name(name: str) -> OtherTeacher:
     encode = found if callable(found) else getattr(found, "encode", None)
     if not callable(encode):
         raise OSError(f"The teacher {name!r} is neither a function nor has `encode`.")
-    return OtherTeacher(encode, name, module)
+    return CallableTeacher(encode, name, module)
 
 
 def _load_sentence_transformer(name: str) -> Any:
@@ -211,7 +211,7 @@ def _ready(teacher: Any) -> Any:
 
 def tokenizer_of(teacher: Any) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer of what [`load_teacher`] gave, if it is known."""
-    if isinstance(teacher, OtherTeacher):
+    if isinstance(teacher, CallableTeacher):
         return None
     tokenizer = teacher.tokenizer  # a static model has that of `tokenizers`
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer) if isinstance(tokenizer, Tokenizer) else tokenizer
@@ -241,7 +241,7 @@ def encode_texts(teacher: Any, texts: Sequence[str], folder: str | os.PathLike[s
         raise ValueError("There is no text to encode.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(teacher, OtherTeacher):
+    if isinstance(teacher, CallableTeacher):
         _check_same(teacher, folder / "probe.npy")
     lengths = _n_tokens(teacher, texts)
     order = np.argsort(lengths, kind="stable")  # texts of a length need no padding
@@ -283,7 +283,7 @@ class _Readers:
     """Threads that a teacher reads in; where it is not on a CPU, or not known, one."""
 
     def __init__(self, teacher: Any) -> None:
-        known = not isinstance(teacher, OtherTeacher)
+        known = not isinstance(teacher, CallableTeacher)
         on_cpu = known and str(teacher.device) == "cpu"
         self.teacher, self.unit = teacher, "token" if known else "character"
         self.batch_size = (BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS) if known else BATCH_CHARACTERS
@@ -291,7 +291,7 @@ class _Readers:
         self.pool = ThreadPoolExecutor(n_cores() if on_cpu else 1, "teacher", alone)
 
     def __enter__(self) -> "_Readers":
-        if not isinstance(self.teacher, OtherTeacher):
+        if not isinstance(self.teacher, CallableTeacher):
             self.teacher.encode([""], show_progress_bar=False)  # its tokenizer, which threads must not set up at once
         return self
 
@@ -313,7 +313,7 @@ class _Readers:
         return vectors
 
     def _read(self, texts: list[str]) -> npt.NDArray[np.float16]:
-        if isinstance(self.teacher, OtherTeacher):
+        if isinstance(self.teacher, CallableTeacher):
             return _scaled(self.teacher.encode(texts)).astype(np.float16)
         with torch.inference_mode():
             vectors = self.teacher.encode(
@@ -338,7 +338,7 @@ def _batches(lengths: Lengths, most: int) -> list[tuple[int, int]]:
 def _n_tokens(teacher: Any, texts: Sequence[str]) -> Lengths:
     """Return how many tokens the teacher reads of each text; where that is not known, how many characters it has."""
     lengths = np.array([len(text) for text in texts])
-    if isinstance(teacher, OtherTeacher):
+    if isinstance(teacher, CallableTeacher):
         return lengths
     order = np.argsort(lengths, kind="stable")
     for start in Bar(range(0, len(texts), BLOCK_TEXTS), desc="Counting", unit="block", leave=False):
@@ -350,7 +350,7 @@ def _n_tokens(teacher: Any, texts: Sequence[str]) -> Lengths:
     return lengths
 
 
-def _check_same(teacher: OtherTeacher, path: Path) -> None:
+def _check_same(teacher: CallableTeacher, path: Path) -> None:
     """Have the teacher be the one whose vectors are kept beside `path`, or keep what it is known by."""
     probe = _scaled(teacher.probe)
     if not path.is_file():

@@ -71,7 +71,7 @@ def train_token_weights(
     model_name: str = "a model",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Give a model token weights with [`fit_token_weights`], and save model, tokenizer and the facts of the run.
+    """Give a model token weights with [`fit_token_weights`], and save model, tokenizer and the metadata of the run.
 
     Args:
         model: The model that gets the weights.
@@ -80,11 +80,11 @@ def train_token_weights(
         output: Folder to make; it appears when it is complete.
         a: Share of all tokens at which a token weighs half.
         column: The column of texts.
-        model_name: What the facts call the model.
-        data_name: What the facts call the data.
+        model_name: What the metadata calls the model.
+        data_name: What the metadata calls the data.
 
     Returns:
-        The facts that `training_metadata.json` has.
+        The metadata that `training_metadata.json` has.
 
     Raises:
         OSError: The output exists, or could not be written.
@@ -92,11 +92,11 @@ def train_token_weights(
     """
     with RunFolder(output, "train weights") as run:
         counts = fit_token_weights(model, tokenizer, dataset, a=a, column=column)
-        facts = {
+        metadata = {
             "Token weights": f"a / (a + share of the token), a = {a:g}",
             "Data": f"{data_name}; {counts.sum():,} tokens, {(counts > 0).sum():,} different ones",
             "Tables": f"of {model_name}",
             "Versions": versions(),
         }
-        run.save(model, tokenizer, facts)
-    return facts
+        run.save(model, tokenizer, metadata)
+    return metadata

@@ -18,7 +18,7 @@ import gpt_embeddings.training.clm
 from gpt_embeddings import TokenWindows
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.clm import ClmOptions, train_clm
-from gpt_embeddings.training.runs import MARK, RunFolder
+from gpt_embeddings.training.runs import COMPLETE, RunFolder
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
 
@@ -52,8 +52,8 @@ def test_a_run(gpt2_tokenizer, tmp_path):
     texts = [line for line in STORY.read_text(encoding="utf-8").split("\n") if line]
     dataset = Dataset.from_dict({"text": texts})
     model, options = make_model(n_embd=16), ClmOptions(max_length=16, batch_size=8, epochs=2, learning_rate=0.05)
-    facts = train_clm(model, gpt2_tokenizer, dataset, tmp_path / "out", options, data_name="the story")
-    assert json.loads((tmp_path / "out" / "training_metadata.json").read_text()) == facts
+    metadata = train_clm(model, gpt2_tokenizer, dataset, tmp_path / "out", options, data_name="the story")
+    assert json.loads((tmp_path / "out" / "training_metadata.json").read_text()) == metadata
     assert not list(tmp_path.glob(".*")), "the work of the run is gone"
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -69,26 +69,26 @@ def test_a_run(gpt2_tokenizer, tmp_path):
             loss = loaded(inputs, shift_labels=targets).loss
         counts = BigramCounts(50257, 16)
         counts.add(inputs, targets)
-        got, bound = facts[name].split("; no model without layers can have less than ")
+        got, bound = metadata[name].split("; no model without layers can have less than ")
         assert float(got) == pytest.approx(loss.item(), abs=2e-4)
         assert float(bound) == pytest.approx(counts.bound(), abs=2e-4)
         assert float(bound) < float(got)
     with torch.no_grad():
         before = make_model(n_embd=16)(train["input_ids"].long(), shift_labels=train["target_ids"].long()).loss
-    assert float(facts["Loss on the training text"].split(";")[0]) < before - 1
+    assert float(metadata["Loss on the training text"].split(";")[0]) < before - 1
 
 
 @pytest.mark.slow
 def test_a_long_text_is_judged_by_some_of_its_windows(gpt2_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpt_embeddings.training.clm, "JUDGED_WINDOWS", 9)
+    monkeypatch.setattr(gpt_embeddings.training.clm, "EVALUATED_WINDOWS", 9)
     seen = []
     evaluate = gpt_embeddings.training.clm._evaluate
     monkeypatch.setattr(
         gpt_embeddings.training.clm, "_evaluate", lambda trainer, rows: seen.append(rows[:]) or evaluate(trainer, rows)
     )
     dataset, options = Dataset.from_dict({"text": [STORY.read_text()]}), ClmOptions(max_length=16, batch_size=64)
-    facts = train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
-    assert facts["Loss on the training text"].endswith(" (loss of 9 windows, bound of all)")
+    metadata = train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
+    assert metadata["Loss on the training text"].endswith(" (loss of 9 windows, bound of all)")
     windows = TokenWindows([STORY.read_text()], gpt2_tokenizer, 16).to_dataset().with_format("numpy")[:]["input_ids"]
     kept = len(windows) - len(windows) // 100
     assert len(seen[0]["input_ids"]) == 9
@@ -103,7 +103,7 @@ def test_killed_runs_end_with_the_same_weights(tmp_path):
         process = warm_python.start(
             command(tmp_path / "killed", tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wanted = tmp_path / ".killed.partial" / "checkpoints" / mark / MARK
+        wanted = tmp_path / ".killed.partial" / "checkpoints" / mark / COMPLETE
         deadline = time.monotonic() + 200
         while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -216,6 +216,6 @@ class TestRunFolder:
             checkpoint = folder.checkpoints / f"checkpoint-{step}"
             checkpoint.mkdir(parents=True)
             if complete:
-                (checkpoint / MARK).touch()
+                (checkpoint / COMPLETE).touch()
         assert folder.last_checkpoint().name == "checkpoint-10"
         assert not (folder.checkpoints / "checkpoint-11").exists()

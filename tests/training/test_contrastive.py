@@ -102,12 +102,12 @@ def test_what_belongs_to_a_text_is_no_negative_of_it(pairs, forth, back, gpt2_to
 
 
 def test_equal_texts_are_found(gpt2_tokenizer):
-    """Of 40 pairs the last 4 are judged: a and b, each twice, find x and y, each there twice."""
-    found = _Pairs(20 * [("a", "x"), ("b", "y")], gpt2_tokenizer, 32).judge(make_letters(gpt2_tokenizer))
+    """Of 40 pairs the last 4 are evaluated: a and b, each twice, find x and y, each there twice."""
+    found = _Pairs(20 * [("a", "x"), ("b", "y")], gpt2_tokenizer, 32).evaluate(make_letters(gpt2_tokenizer))
     assert found == 1
-    half = _Pairs(20 * [("a", "x"), ("b", "x")], gpt2_tokenizer, 32).judge(make_letters(gpt2_tokenizer))
+    half = _Pairs(20 * [("a", "x"), ("b", "x")], gpt2_tokenizer, 32).evaluate(make_letters(gpt2_tokenizer))
     assert half == 1, "there is nothing but x to find"
-    none = _Pairs(20 * [("a", "y"), ("b", "x")], gpt2_tokenizer, 32).judge(make_letters(gpt2_tokenizer))
+    none = _Pairs(20 * [("a", "y"), ("b", "x")], gpt2_tokenizer, 32).evaluate(make_letters(gpt2_tokenizer))
     assert none == 0
 
 
@@ -115,8 +115,8 @@ def test_equal_texts_are_found(gpt2_tokenizer):
 @pytest.mark.parametrize("kind", ["none", "learned"])
 def test_pairs_are_found(kind, gpt2_tokenizer, tmp_path):
     model = make_model(position_embedding_type=kind)
-    facts = train(model, gpt2_tokenizer, tmp_path / "out", data_name="numbers")
-    before, after = facts["Held-out pairs of which one finds the other"].split(" at the start, ")
+    metadata = train(model, gpt2_tokenizer, tmp_path / "out", data_name="numbers")
+    before, after = metadata["Held-out pairs of which one finds the other"].split(" at the start, ")
     assert float(before.removesuffix("%")) < 30 < 90 < float(after.removesuffix("% trained"))
     loaded = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
     assert torch.equal(loaded.wte.weight, model.wte.weight)
@@ -147,8 +147,10 @@ def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):
     text = "The tide came in. It went out again. It went out again. The clerk wrote.\n\nA short day ended. Ab."
     texts = Dataset.from_dict({"text": [text, None, "Only one sentence here."] * 2})
     options = ContrastiveOptions(batch_size=4, epochs=1)
-    facts = train_contrastive(make_model(), gpt2_tokenizer, texts, tmp_path / "out", options)
-    assert facts["Data"] == "a dataset; 5 pairs, 1 held out"  # of each 3: in and out, out and wrote, wrote and ended
+    metadata = train_contrastive(make_model(), gpt2_tokenizer, texts, tmp_path / "out", options)
+    assert (
+        metadata["Data"] == "a dataset; 5 pairs, 1 held out"
+    )  # of each 3: in and out, out and wrote, wrote and ended
 
 
 @pytest.mark.slow

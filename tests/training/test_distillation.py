@@ -23,9 +23,9 @@ import gpt_embeddings.training.distillation
 from gpt_embeddings import Embedder, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.text.sentences import pick_sentences
-from gpt_embeddings.training.distillation import DistilOptions, centred, distil, make_phrases, mean_cosine
-from gpt_embeddings.training.runs import MARK, RunFolder
-from gpt_embeddings.training.teacher import OtherTeacher, encode_texts, load_teacher, package_of
+from gpt_embeddings.training.distillation import DistilOptions, center, distil, make_phrases, mean_cosine
+from gpt_embeddings.training.runs import COMPLETE, RunFolder
+from gpt_embeddings.training.teacher import CallableTeacher, encode_texts, load_teacher, package_of
 from gpt_embeddings_cli import app
 
 
@@ -80,12 +80,12 @@ def story() -> Dataset:
 
 @pytest.fixture(scope="session")
 def run(small_tokenizer, teacher, tmp_path_factory):
-    """The folder of a run that was left alone, and its facts."""
+    """The folder of a run that was left alone, and its metadata."""
     output = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: teacher)
-        facts = distil(TEACHER, small_tokenizer, story(), output, OPTIONS, data_name="the story")
-    return output, facts
+        metadata = distil(TEACHER, small_tokenizer, story(), output, OPTIONS, data_name="the story")
+    return output, metadata
 
 
 @pytest.fixture(scope="session")
@@ -103,15 +103,15 @@ def read(exact):
 
 @pytest.mark.slow
 def test_a_run(run):
-    output, facts = run
-    assert json.loads((output / "training_metadata.json").read_text()) == facts
-    assert facts["Teacher"] == "model, 384 dimensions"
+    output, metadata = run
+    assert json.loads((output / "training_metadata.json").read_text()) == metadata
+    assert metadata["Teacher"] == "model, 384 dimensions"
     assert not list(output.parent.glob(".*")), "the work of the run is gone"
     number = r"-?\d\.\d{3} \(-?\d\.\d{3} by the first 32\)"
-    correlation = facts["Rank correlation with the teacher on held-out pairs"]
+    correlation = metadata["Spearman correlation with the teacher on held-out pairs"]
     assert re.fullmatch(f"{number} at the start, {number} trained", correlation)
-    words = [name for name in facts if name.startswith("Nearest to")]
-    assert words and all(" at the start, " in facts[name] for name in words)
+    words = [name for name in metadata if name.startswith("Nearest to")]
+    assert words and all(" at the start, " in metadata[name] for name in words)
     model = GPTEmbeddingsModel.from_pretrained(output)
     assert (model.config.pooling, model.config.position_embedding_type, model.config.n_embd) == ("mean", "none", 64)
 
@@ -123,10 +123,10 @@ def test_a_static_teacher(small_tokenizer, tmp_path):
     words = StaticEmbedding(load_tokenizer().backend_tokenizer, embedding_dim=32)
     SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path / "static"))
     options = DistilOptions(n_embd=16, phrases=40, batch_size=32, epochs=40, learning_rate=0.003)
-    facts = distil(str(tmp_path / "static"), small_tokenizer, story(), tmp_path / "out", options)
-    assert facts["Teacher"] == "static, 32 dimensions"
+    metadata = distil(str(tmp_path / "static"), small_tokenizer, story(), tmp_path / "out", options)
+    assert metadata["Teacher"] == "static, 32 dimensions"
     before, after = map(
-        float, re.findall(r"-?\d\.\d{3}", facts["Rank correlation with the teacher on held-out pairs"])
+        float, re.findall(r"-?\d\.\d{3}", metadata["Spearman correlation with the teacher on held-out pairs"])
     )
     assert after > before
 
@@ -177,9 +177,9 @@ def test_positions_are_learned_from_zero(small_tokenizer, loaded, tmp_path):
 def test_without_data(small_tokenizer, loaded, teacher, tmp_path):
     """The start alone: a word is where the teacher has it, in as many principal directions as there is room for."""
     options = DistilOptions(n_embd=256)
-    facts = distil(TEACHER, small_tokenizer, None, tmp_path / "out", options)
-    assert facts["Data"] == "none" and "Steps" not in facts and "held-out" not in str(facts)
-    assert any(name.startswith("Nearest to") for name in facts)
+    metadata = distil(TEACHER, small_tokenizer, None, tmp_path / "out", options)
+    assert metadata["Data"] == "none" and "Steps" not in metadata and "held-out" not in str(metadata)
+    assert any(name.startswith("Nearest to") for name in metadata)
     model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
     ids = [i for word, i in whole_words(small_tokenizer).items() if len(word) > 3]
     theirs = teacher.encode([small_tokenizer.decode([i]).strip() for i in range(len(small_tokenizer))])
@@ -194,10 +194,10 @@ def test_without_data(small_tokenizer, loaded, teacher, tmp_path):
 def test_a_narrow_cone_is_opened():
     """Vectors with much in common differ by what is left of them."""
     vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
-    narrow = vectors + 20 * np.eye(16, dtype=np.float32)[0]
-    units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors, narrow)]
+    anisotropic = vectors + 20 * np.eye(16, dtype=np.float32)[0]
+    units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors, anisotropic)]
     assert mean_cosine(units[0]) < 0.01 and mean_cosine(units[1]) > 0.9
-    opened = centred(units[1], first=100).astype(np.float32)
+    opened = center(units[1], first=100).astype(np.float32)
     np.testing.assert_allclose(np.linalg.norm(opened, axis=1), 1, atol=1e-3)
     cosines = (opened[:, 1:] @ opened[:, 1:].T)[100:, 100:]
     expected = (units[0][:, 1:] @ units[0][:, 1:].T)[100:, 100:]
@@ -254,7 +254,7 @@ distil({TEACHER!r}, load_tokenizer({small_tokenizer.name_or_path!r}), Dataset.fr
        {str(tmp_path / "out")!r}, {OPTIONS!r}, data_name="the story")
 """
     process = warm_python.start(["-c", code], cwd=ROOT, stderr=subprocess.PIPE)
-    wanted, deadline = tmp_path / ".out.partial" / "checkpoints" / "checkpoint-40" / MARK, time.monotonic() + 200
+    wanted, deadline = tmp_path / ".out.partial" / "checkpoints" / "checkpoint-40" / COMPLETE, time.monotonic() + 200
     while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -343,7 +343,7 @@ class TestAnyTeacher:
         assert done.exit_code == 0, done.output
         assert f"Teacher: {module}:read, 256 dimensions" in done.output
         correlation = json.loads((tmp_path / "out" / "training_metadata.json").read_text())[
-            "Rank correlation with the teacher on held-out pairs"
+            "Spearman correlation with the teacher on held-out pairs"
         ]
         before, before_32, after, after_32 = map(float, re.findall(r"-?\d\.\d{3}", correlation))
         assert after > before and after_32 > before_32
@@ -356,19 +356,19 @@ class TestAnyTeacher:
         assert GPTEmbeddingsModel.from_pretrained(tmp_path / "out").wte.weight.shape == (500, 256)
 
     def test_an_object_is_the_same_teacher(self, module, small_tokenizer, tmp_path):
-        facts = [
+        metadata = [
             distil(teacher, small_tokenizer, story(), tmp_path / str(i), OPTIONS)
             for i, teacher in enumerate([f"{module}:box", Embedder.from_pretrained()])
         ]
-        assert facts[1]["Teacher"] == "gpt_embeddings.embedding.embedder.Embedder, 256 dimensions"
-        assert "sentence-transformers" not in facts[0]["Versions"]
+        assert metadata[1]["Teacher"] == "gpt_embeddings.embedding.embedder.Embedder, 256 dimensions"
+        assert "sentence-transformers" not in metadata[0]["Versions"]
         weights = [GPTEmbeddingsModel.from_pretrained(tmp_path / str(i)).wte.weight for i in range(2)]
         assert torch.equal(*weights)
 
     def test_what_is_from_a_package_names_it(self, module):
         box = load_teacher(f"{module}:box")
         assert package_of(box) is None
-        assert package_of(OtherTeacher(box.encode, "numpy.random:texts", "numpy.random")) == "numpy"
+        assert package_of(CallableTeacher(box.encode, "numpy.random:texts", "numpy.random")) == "numpy"
 
     def test_another_teacher_does_not_go_on(self, module, small_tokenizer, tmp_path, monkeypatch):
         def stop(*arguments):
@@ -413,9 +413,9 @@ class TestAnyTeacher:
     def test_a_teacher_in_a_cone_is_centred(self, module, small_tokenizer, tmp_path):
         box = load_teacher(f"{module}:box")
         lengths = np.linalg.norm(box.probe, axis=1).mean()
-        sys.modules[module].narrow = lambda texts: box.encode(texts) + 3 * lengths * np.eye(256)[0]
-        facts = distil(f"{module}:narrow", small_tokenizer, story(), tmp_path / "out", OPTIONS)
-        assert facts["Teacher"] == f"{module}:narrow, 256 dimensions, less their mean"
+        sys.modules[module].anisotropic = lambda texts: box.encode(texts) + 3 * lengths * np.eye(256)[0]
+        metadata = distil(f"{module}:anisotropic", small_tokenizer, story(), tmp_path / "out", OPTIONS)
+        assert metadata["Teacher"] == f"{module}:anisotropic, 256 dimensions, centred"
 
     def test_it_tells_how_long_it_will_take(self, module, tmp_path, capsys):
         calls = []
