@@ -277,12 +277,12 @@ def _push(output: Path, name: str, model: str | None, output_column: str) -> Non
 
     from gpt_embeddings.embedding.shards import parquet_files
     from gpt_embeddings.hub.push import push_dataset
-    from gpt_embeddings.text.files import Reading
+    from gpt_embeddings.text.files import ReadOptions
     from gpt_embeddings.text.sources import open_files
 
     dataset: Any
     if files := parquet_files(output):
-        dataset = open_files([str(path) for path in files], Reading(format="parquet"))
+        dataset = open_files([str(path) for path in files], ReadOptions(format="parquet"))
     else:
         dataset = load_from_disk(str(output))
     if model is None or Path(model).exists() or isinstance(dataset, DatasetDict):

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff, tqdm
 
-from gpt_embeddings.text.tokenizer import find_patience
+from gpt_embeddings.text.tokenizer import hub_timeout
 
 
 CACHE_LINE = 64
@@ -262,7 +262,7 @@ class HubFolder:
         """Ask once whether there is such a file."""
         try:
             metadata = get_hf_file_metadata(
-                self._url(file), token=self.token, timeout=find_patience(), library_name="gpt-embeddings"
+                self._url(file), token=self.token, timeout=hub_timeout(), library_name="gpt-embeddings"
             )
         except EntryNotFoundError:
             return False

@@ -35,7 +35,8 @@ from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, ha
 from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
-from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, find_frame, tokenizer_digest
+from gpt_embeddings.text.special_tokens import find_special_tokens
+from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
 from gpt_embeddings.threads import n_cores, thread_pool, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -366,7 +367,7 @@ class Embedder:
             counts: What was in the texts that it embedded.
         """
         zero = "they have no vectors" if self.pooling == "none" else "their vectors are zero"
-        framed = find_frame(self.tokenizer).width > 0
+        framed = bool(find_special_tokens(self.tokenizer))
         none = [f"{counts.nulls:,} missing (null)"] * (counts.nulls > 0)
         none += [f"{counts.blank:,} blank"] * (counts.blank > 0 and not framed)
         said = [f"{' and '.join(none)}: {zero}."] if none else []
@@ -413,17 +414,21 @@ class Embedder:
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Counts]:
         """Return flat ids and offsets, with what the tokenizer puts around a text, and what was in the texts."""
         input_ids, offsets = encode_flat(texts, self.tokenizer, add_special_tokens=False)
-        frame, lengths, n_positions = find_frame(self.tokenizer), np.diff(offsets), self.model.config.n_positions
+        special, lengths, n_positions = (
+            find_special_tokens(self.tokenizer),
+            np.diff(offsets),
+            self.model.config.n_positions,
+        )
         nulls = 0 if missing is None else int(missing.sum())
         counts = Counts(
             documents=len(lengths),
             tokens=len(input_ids),
             nulls=nulls,
             blank=int((lengths == 0).sum()) - nulls,
-            truncated=int((lengths + frame.width > n_positions).sum()) if self.overflow == "truncate" else 0,
+            truncated=int((lengths + len(special) > n_positions).sum()) if self.overflow == "truncate" else 0,
         )
-        limit = n_positions if frame.width and self.overflow == "truncate" else None
-        return *frame.put_around(input_ids, offsets, max_length=limit, bare=missing), counts
+        limit = n_positions if special and self.overflow == "truncate" else None
+        return *special.add_to(input_ids, offsets, max_length=limit, bare=missing), counts
 
     def _vectors(
         self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int

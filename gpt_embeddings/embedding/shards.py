@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetInfo, Features, IterableDataset
 
 from gpt_embeddings.embedding.provenance import Provenance, with_provenance
 from gpt_embeddings.outputs import atomic_file, write_dataset_files
-from gpt_embeddings.text.files import Reading
+from gpt_embeddings.text.files import ReadOptions
 from gpt_embeddings.text.sources import open_files
 
 
@@ -182,7 +182,7 @@ def open_output(output: Path) -> Dataset | IterableDataset:
     if (output / "state.json").is_file():
         return Dataset.load_from_disk(str(output))
     files = parquet_files(output)
-    return open_files([str(path) for path in files], Reading(format="parquet"), streaming=True)
+    return open_files([str(path) for path in files], ReadOptions(format="parquet"), streaming=True)
 
 
 def parquet_files(output: Path) -> list[Path]:

@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.checkpoints.saving import detached_tokenizer
 from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, unknown_id
 from gpt_embeddings.outputs import write_json
-from gpt_embeddings.text.tokenizer import check_vocabulary, find_frame, vocabulary_rows
+from gpt_embeddings.text.special_tokens import find_special_tokens
+from gpt_embeddings.text.tokenizer import check_vocabulary, vocabulary_rows
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -61,7 +62,7 @@ def export_model(
             f"The model adds positions (`position_embedding_type` {model.config.position_embedding_type!r}), for "
             "which a static table has no place. Export it as 'onnx'."
         )
-    if find_frame(tokenizer).width:
+    if find_special_tokens(tokenizer):
         raise ValueError(
             f"The {type(tokenizer).__name__} puts tokens of its own around each text, which static models leave out. "
             "Export the model as 'onnx'."

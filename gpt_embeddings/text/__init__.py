@@ -1,5 +1,5 @@
-"""Text: from files and datasets to sentences, and from texts to one flat array of token ids.
+"""Text: read files and datasets, and encode texts as one flat array of token ids.
 
-Read `columns`, `files`, `sources`; `tokenizer`, `encoding`; then what works behind it: `engine`, `gigatoken_engine`,
-`word_cache`; last `sentences`.
+Read `discovery`, `files`, `columns`, `sources`; then `tokenizer`, `special_tokens`, `encoding`, and the backends
+behind it, `backend`, `gigatoken_backend`, `word_cache`; last `sentences`.
 """

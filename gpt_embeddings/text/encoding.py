@@ -1,4 +1,4 @@
-"""Text turned into one flat array of ids, by the fastest engine that is proved to give the ids of `tokenizers`.
+"""Text turned into one flat array of ids, by the fastest backend that is proved to give the ids of `tokenizers`.
 
 Left out: decoding, and padding (batches here are flat ids plus offsets).
 """
@@ -13,10 +13,11 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.text.backend import Backend, FlatIds, ReferenceBackend
 from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
-from gpt_embeddings.text.engine import Engine, FlatIds, ReferenceEngine
-from gpt_embeddings.text.gigatoken_engine import encode_lock, find_accelerator
-from gpt_embeddings.text.tokenizer import Frame, backend_state, check_fast, find_frame
+from gpt_embeddings.text.gigatoken_backend import encode_lock, find_gigatoken
+from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
+from gpt_embeddings.text.tokenizer import backend_state, check_fast
 from gpt_embeddings.text.word_cache import find_word_cache
 
 
@@ -25,8 +26,8 @@ Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
 SLOW_CHARACTERS = 2**20  # a quarter of a second of `tokenizers`, as long as it takes to load what is faster
 SHORT_CALL = 2**12  # characters; a question to a server, say, must not be the one that waits for it
 
-# Engines by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
-_engines: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, _LateEngine]]]" = WeakKeyDictionary()
+# Backends by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
+_backends: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, LazyBackend]]]" = WeakKeyDictionary()
 
 
 def encode_flat(
@@ -41,7 +42,7 @@ def encode_flat(
 
     The first megabyte goes to `tokenizers` itself, since what is faster takes seconds to begin; it is never a call
     of less than 4 kB that begins it. Then, with the extra `fast` installed, the work is done by gigatoken, after a
-    proof that it gives the ids of `tokenizers` for this very tokenizer (see `gigatoken_engine`); otherwise
+    proof that it gives the ids of `tokenizers` for this very tokenizer (see `gigatoken_backend`); otherwise
     `tokenizers` is asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and
     forked processes.
 
@@ -64,24 +65,24 @@ def encode_flat(
     """
     documents = _as_list(texts)
     with encode_lock:
-        engine = _engine(tokenizer, special_tokens)
+        backend = _backend_of(tokenizer, special_tokens)
         try:
-            input_ids, offsets = engine.encode(documents)
+            input_ids, offsets = backend.encode(documents)
         except (TypeError, UnicodeEncodeError) as error:
             raise bad_text(documents) from error
-    frame = find_frame(tokenizer) if add_special_tokens else Frame()
-    return frame.put_around(input_ids, offsets, max_length=max_length)
+    special = find_special_tokens(tokenizer) if add_special_tokens else SpecialTokens()
+    return special.add_to(input_ids, offsets, max_length=max_length)
 
 
 def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> None:
-    """Have the fastest engine at hand now: before a fork, say, whose children then need not make their own.
+    """Have the fastest backend at hand now: before a fork, say, whose children then need not make their own.
 
     Args:
         tokenizer: A fast tokenizer.
         special_tokens: As for `encode_flat`.
     """
     with encode_lock:
-        _engine(tokenizer, special_tokens).prepare()
+        _backend_of(tokenizer, special_tokens).prepare()
 
 
 def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
@@ -90,9 +91,9 @@ def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None
     What the tokenizer puts around a text is of none. The words are those that the tokenizer cuts a text into first.
     """
     with encode_lock:
-        words = _engine(tokenizer, False).words(text)
-    frame = find_frame(tokenizer)
-    return [None] * len(frame.before) + words + [None] * len(frame.after)
+        words = _backend_of(tokenizer, False).words(text)
+    special = find_special_tokens(tokenizer)
+    return [None] * len(special.before) + words + [None] * len(special.after)
 
 
 def as_texts(texts: Any) -> Any:
@@ -149,8 +150,8 @@ def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".for
     return ValueError("The texts could not be encoded.")
 
 
-class _LateEngine:
-    """`tokenizers` for the first texts, then the fastest engine.
+class LazyBackend:
+    """`tokenizers` for the first texts, then the fastest backend.
 
     Args:
         backend: A tokenizer without truncation and padding.
@@ -159,8 +160,8 @@ class _LateEngine:
 
     def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
         self._backend, self._special_tokens = backend, special_tokens
-        self._slow = ReferenceEngine(backend)
-        self._fast: Engine | None = None
+        self._slow = ReferenceBackend(backend)
+        self._fast: Backend | None = None
         self._seen = 0  # characters
 
     def encode(self, texts: list[str]) -> FlatIds:
@@ -176,27 +177,27 @@ class _LateEngine:
         """Return the number of each id's word."""
         return list(self._backend.encode(text, add_special_tokens=False).word_ids)
 
-    def prepare(self) -> Engine:
-        """Return the fastest engine."""
+    def prepare(self) -> Backend:
+        """Return the fastest backend."""
         if self._fast is None:
             given = self._backend, self._special_tokens, self._slow.encode
-            self._fast = find_accelerator(*given) or find_word_cache(*given) or self._slow
+            self._fast = find_gigatoken(*given) or find_word_cache(*given) or self._slow
         return self._fast
 
 
-def _engine(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> _LateEngine:
-    """Return the engine for a tokenizer as it is now; one that has been changed since gets a new one."""
+def _backend_of(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> LazyBackend:
+    """Return the backend for a tokenizer as it is now; one that has been changed since gets a new one."""
     check_fast(tokenizer)
     state = backend_state(tokenizer.backend_tokenizer)
-    engines = _engines.setdefault(tokenizer, {})
-    if special_tokens not in engines or engines[special_tokens][0] != state:
+    backends = _backends.setdefault(tokenizer, {})
+    if special_tokens not in backends or backends[special_tokens][0] != state:
         # A copy, so that the caller's tokenizer keeps its truncation, padding and mode.
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = not special_tokens
-        engines[special_tokens] = (state, _LateEngine(backend, special_tokens))
-    return engines[special_tokens][1]
+        backends[special_tokens] = (state, LazyBackend(backend, special_tokens))
+    return backends[special_tokens][1]
 
 
 class _BadText(Exception):

@@ -26,8 +26,8 @@ import pyarrow.json as paj
 import pyarrow.parquet as pq
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
-from gpt_embeddings.inputs import open_bytes, open_seekable, shown, suffix_of
 from gpt_embeddings.text.columns import check_column, is_text_type, plain_table, types_message
+from gpt_embeddings.text.discovery import display_name, open_bytes, open_seekable, suffix_of
 
 
 SAMPLE_UNITS = ("line", "paragraph", "document", "endoftext")
@@ -58,7 +58,7 @@ Blocks: TypeAlias = Iterator[pa.Table]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ReadOptions:
     """How files of one format are read."""
 
     format: str
@@ -74,7 +74,12 @@ class Reading:
 
 
 def read_tables(
-    path: str, reading: Reading, schema: pa.Schema | None = None, *, part: int | None = None, size: int = BLOCK_BYTES
+    path: str,
+    reading: ReadOptions,
+    schema: pa.Schema | None = None,
+    *,
+    part: int | None = None,
+    size: int = BLOCK_BYTES,
 ) -> Blocks:
     """Read a file block by block; a block has the types that the schema wants where it can, else its own.
 
@@ -98,15 +103,15 @@ def read_tables(
             if table is not None:
                 table = _check_texts(plain_table(table), reading)
         except ColumnError as error:
-            raise type(error)(f"{shown(path)}: {error}") from error
+            raise type(error)(f"{display_name(path)}: {error}") from error
         except READING_ERRORS as error:
-            raise UnreadableFileError(f"{shown(path)} could not be read: {_advice(error, reading)}") from error
+            raise UnreadableFileError(f"{display_name(path)} could not be read: {_advice(error, reading)}") from error
         if table is None:
             return
         yield table
 
 
-def sample_schema(path: str, reading: Reading) -> pa.Schema | None:
+def sample_schema(path: str, reading: ReadOptions) -> pa.Schema | None:
     """Return the columns that the beginning of a file has, or None where the file has no rows.
 
     Raises:
@@ -129,7 +134,7 @@ def parquet_counts(path: str) -> tuple[int, int]:
         return int(metadata.num_rows), int(metadata.num_row_groups)
 
 
-def _check_texts(table: pa.Table, reading: Reading) -> pa.Table:
+def _check_texts(table: pa.Table, reading: ReadOptions) -> pa.Table:
     """Return a block with the columns to be read; refuse it where a column of texts is missing or is none."""
     if reading.format == "text":
         return table
@@ -145,7 +150,7 @@ def _check_texts(table: pa.Table, reading: Reading) -> pa.Table:
     return table.select(list(dict.fromkeys(reading.texts))) if reading.texts_only else table
 
 
-def _advice(error: Exception, reading: Reading) -> str:
+def _advice(error: Exception, reading: ReadOptions) -> str:
     if isinstance(error, UnicodeError) and reading.encoding.lower() not in ("utf-8", "utf8"):
         return f"it is not in the encoding {reading.encoding!r} ({error})."
     return str(error) or type(error).__name__
@@ -204,7 +209,7 @@ def _one_string(block: bytes) -> pa.Array:
     return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(block))
 
 
-def _text(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Blocks:
+def _text(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     blocks = (_plain_line_ends(block) for block in _blocks(path, reading.encoding, size))
     if reading.sample_by == "line":
         for block in blocks:
@@ -262,7 +267,7 @@ def _split(text: bytes, border: bytes) -> pa.Array:
     return texts.filter(pc.not_equal(texts, ""))
 
 
-def _csv(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Blocks:
+def _csv(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read CSV by RFC 4180, or TSV, which has no quotes; only an empty field is missing."""
     records = _records(_blocks(path, reading.encoding, SAMPLE_BYTES), reading)
     names = [name or f"Unnamed: {i}" for i, name in enumerate(next((row for row in records if row), ()))]
@@ -279,7 +284,7 @@ def _csv(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Bl
         yield pa.table(columns)
 
 
-def _csv_texts(path: str, reading: Reading, size: int, names: list[str]) -> Blocks:
+def _csv_texts(path: str, reading: ReadOptions, size: int, names: list[str]) -> Blocks:
     """Give the fields as texts: by Arrow while each line is a record by itself, then by Python's strict reader."""
     blocks, first = _blocks(path, reading.encoding, size), True
     tsv = reading.format == "tsv"
@@ -305,7 +310,7 @@ def _csv_texts(path: str, reading: Reading, size: int, names: list[str]) -> Bloc
 
 
 def _strict_csv(
-    path: str, reading: Reading, size: int, names: list[str], blocks: Iterator[bytes], first: bool
+    path: str, reading: ReadOptions, size: int, names: list[str], blocks: Iterator[bytes], first: bool
 ) -> Blocks:
     rows = _records(blocks, reading)
     if first:
@@ -323,7 +328,7 @@ def _strict_csv(
         yield pa.table([pc.if_else(pc.equal(column, ""), None, column) for column in texts], names)
 
 
-def _records(blocks: Iterator[bytes], reading: Reading) -> Any:
+def _records(blocks: Iterator[bytes], reading: ReadOptions) -> Any:
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_FIELD))
     lines = (line for block in blocks for line in io.StringIO(block.decode(), newline=""))
     if reading.format == "tsv":
@@ -331,7 +336,7 @@ def _records(blocks: Iterator[bytes], reading: Reading) -> Any:
     return csv.reader(lines, strict=True)
 
 
-def _find_fault(path: str, reading: Reading, size: int, n_columns: int) -> None:
+def _find_fault(path: str, reading: ReadOptions, size: int, n_columns: int) -> None:
     """Read a file again to say at which line it stops being CSV."""
     rows = _records(_blocks(path, reading.encoding, size), reading)
     while True:
@@ -365,7 +370,7 @@ def _guess_type(texts: pa.Array) -> pa.Array:
         return texts  # too large for 64 bits: its digits are kept
 
 
-def _json(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Blocks:
+def _json(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read JSON lines, or one JSON list of objects or texts."""
     line = 1
     blocks = _blocks(path, reading.encoding, size)
@@ -392,14 +397,14 @@ def _is_one_value(block: bytes, path: str) -> bool:
     return False
 
 
-def _as_lines(content: bytes, reading: Reading) -> bytes:
+def _as_lines(content: bytes, reading: ReadOptions) -> bytes:
     value = json.loads(content)
     rows = value if isinstance(value, list) else [value]
     rows = [{reading.texts[0]: row} if isinstance(row, str) else row for row in rows]
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 
-def _json_table(block: bytes, reading: Reading, schema: pa.Schema | None, line: int | None) -> pa.Table:
+def _json_table(block: bytes, reading: ReadOptions, schema: pa.Schema | None, line: int | None) -> pa.Table:
     """Parse lines: with the types that are known, else with their own; times stay the texts that they are."""
     texts = pa.schema([(name, pa.string()) for name in reading.texts])
     if schema is not None and not reading.texts_only:
@@ -425,7 +430,7 @@ def _json_table(block: bytes, reading: Reading, schema: pa.Schema | None, line: 
         raise
 
 
-def _check_keys(table: pa.Table, block: bytes, reading: Reading) -> pa.Table:
+def _check_keys(table: pa.Table, block: bytes, reading: ReadOptions) -> pa.Table:
     """Refuse a file without a key for its texts: Arrow gives a column of nulls then."""
     for name in reading.texts:
         if table.num_rows and table[name].null_count == table.num_rows and json.dumps(name).encode() not in block:
@@ -466,7 +471,7 @@ def _find_json_fault(block: bytes, line: int | None) -> None:
             raise ValueError(f"line {i + (line or 1)} is not an object with columns: {row[:40].decode()!r}.")
 
 
-def _parquet(path: str, reading: Reading, schema: pa.Schema | None, size: int, part: int | None = None) -> Blocks:
+def _parquet(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int, part: int | None = None) -> Blocks:
     with open_seekable(path) as handle:
         file = pq.ParquetFile(handle)
         names = file.schema_arrow.names
@@ -479,7 +484,7 @@ def _parquet(path: str, reading: Reading, schema: pa.Schema | None, size: int, p
             yield pa.Table.from_batches([batch])
 
 
-def _arrow(path: str, reading: Reading, schema: pa.Schema | None, size: int) -> Blocks:
+def _arrow(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read an Arrow file, or an Arrow stream, which is what `datasets` writes."""
     with open_seekable(path) as handle:
         try:

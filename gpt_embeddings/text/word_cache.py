@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from gpt_embeddings.text.engine import Doubtful, Encode, FlatIds
+from gpt_embeddings.text.backend import Encode, FallbackCharacters, FlatIds
 
 
 # From encoder.py of openai/gpt-2, which `tokenizers.pre_tokenizers.ByteLevel` repeats.
@@ -98,7 +98,7 @@ def _pattern() -> Any:
 
 
 @functools.cache
-def _doubtful() -> Doubtful:
+def _doubtful() -> FallbackCharacters:
     """Return the characters that the two cut differently or that were not compared."""
     characters = [chr(i) for start, stop in COMPARED for i in range(start, stop)]
     found = []
@@ -107,7 +107,7 @@ def _doubtful() -> Doubtful:
     ranges = [(ord(character), ord(character)) for character in found]
     bounds = [0x80, *(bound for both in COMPARED for bound in both), 0x110000]
     ranges += [(a, b - 1) for a, b in zip(bounds[::2], bounds[1::2], strict=True) if a < b]
-    return Doubtful(ranges)
+    return FallbackCharacters(ranges)
 
 
 def _differ(characters: list[str]) -> list[str]:

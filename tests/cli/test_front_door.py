@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_embeddings.inputs import FORMATS
+from gpt_embeddings.text.discovery import FORMATS
 from gpt_embeddings_cli import common
 from gpt_embeddings_cli.options import SUFFIXES, check_inputs, check_names
 

@@ -16,7 +16,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, Value, concatenate_datasets
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
-from gpt_embeddings.text.files import Reading, read_tables
+from gpt_embeddings.text.files import ReadOptions, read_tables
 from gpt_embeddings.text.sources import load_source, read_blocks
 
 
@@ -154,7 +154,7 @@ class TestText:
     def test_paragraphs_across_blocks(self, streaming):
         paragraphs = [f"{i} " + "word\n" * (i % 7) + "end" for i in range(300)]
         write("a.txt", "".join(text + "\n" * (2 + i % 3) for i, text in enumerate(paragraphs)))
-        reading = Reading(format="text", sample_by="paragraph")
+        reading = ReadOptions(format="text", sample_by="paragraph")
         for size in (3, 7, 64):
             found = [text for table in read_tables("a.txt", reading, size=size) for text in table["text"].to_pylist()]
             assert found == paragraphs
@@ -218,7 +218,7 @@ class TestTables:
         found = [(row["text"] or "", row["n"]) for row in load_source("a.csv", streaming=streaming)]
         assert found == rows
         for size in (11, 100, 1000):
-            tables = list(read_tables("a.csv", Reading(format="csv", texts=("text",)), size=size))
+            tables = list(read_tables("a.csv", ReadOptions(format="csv", texts=("text",)), size=size))
             assert [text or "" for table in tables for text in table["text"].to_pylist()] == [row[0] for row in rows]
 
     @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from gpt_embeddings import load_tokenizer
-from gpt_embeddings.text import gigatoken_engine as other
+from gpt_embeddings.text import gigatoken_backend as other
 from gpt_embeddings.text import word_cache as module
 from gpt_embeddings.text.word_cache import WordCache, find_word_cache
 

@@ -17,14 +17,14 @@ FlatIds: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 Encode: TypeAlias = Callable[[list[str]], FlatIds]
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """A tokenizer in one mode, ready to encode."""
 
     def encode(self, texts: list[str]) -> FlatIds:
         """Return flat ids and offsets as `encode_flat` does."""
 
 
-class ReferenceEngine:
+class ReferenceBackend:
     """The `tokenizers` engine.
 
     Args:
@@ -45,7 +45,7 @@ class ReferenceEngine:
         return input_ids, offsets
 
 
-class Doubtful:
+class FallbackCharacters:
     """Characters beyond ASCII whose texts are left to the reference.
 
     Args:

@@ -28,7 +28,7 @@ from huggingface_hub import cached_assets_path
 from tokenizers import Tokenizer
 
 from gpt_embeddings.outputs import write_json
-from gpt_embeddings.text.engine import Doubtful, Encode, FlatIds
+from gpt_embeddings.text.backend import Encode, FallbackCharacters, FlatIds
 
 
 PROBES_VERSION = 2  # part of a verdict's name: raise it when `probes` or `_read_differently` change
@@ -49,7 +49,7 @@ _REPEATED = ("a", "=", "-", "\n", " ", "1", "ab", "é", "the", "\u200b", "\0")
 _REPEATS = (15, 16, 17, 63, 64, 65, 499, 501, 1023)
 
 
-class Accelerator:
+class GigatokenBackend:
     """One tokenizer in gigatoken.
 
     Args:
@@ -58,13 +58,13 @@ class Accelerator:
         doubtful: What those texts hold.
     """
 
-    def __init__(self, description: str, reference: Encode, doubtful: Doubtful | None = None) -> None:
-        self._description, self._reference, self.doubtful = description, reference, doubtful or Doubtful()
+    def __init__(self, description: str, reference: Encode, doubtful: FallbackCharacters | None = None) -> None:
+        self._description, self._reference, self.fallback = description, reference, doubtful or FallbackCharacters()
         self._renew()
 
     def encode(self, texts: list[str]) -> FlatIds:
         """Return flat ids and offsets as `encode_flat` does, with gigatoken's own errors."""
-        return self.doubtful.encode(texts, self._encode, self._reference)
+        return self.fallback.encode(texts, self._encode, self._reference)
 
     def _encode(self, texts: list[str]) -> FlatIds:
         if self._tokens > MAX_TOKENS:
@@ -88,7 +88,7 @@ class Accelerator:
 # Held while any engine encodes and around every fork: a child must not inherit a lock of the engine's in mid-call.
 encode_lock = threading.RLock()
 
-_accelerators: dict[str, Accelerator | None] = {}  # by `_digest`; None where gigatoken was refused
+_accelerators: dict[str, GigatokenBackend | None] = {}  # by `_digest`; None where gigatoken was refused
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
@@ -97,7 +97,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     )
 
 
-def find_accelerator(backend: Tokenizer, special_tokens: bool, reference: Encode) -> Accelerator | None:
+def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) -> GigatokenBackend | None:
     """Return a tokenizer in gigatoken that gives the ids of the reference, or None.
 
     None comes without a word where gigatoken is not installed, and with one warning where it cannot stand in.
@@ -131,18 +131,20 @@ class _RefusedError(Exception):
     """gigatoken cannot stand in for this tokenizer."""
 
 
-def _build(document: str, digest: str, backend: Tokenizer, special_tokens: bool, reference: Encode) -> Accelerator:
+def _build(
+    document: str, digest: str, backend: Tokenizer, special_tokens: bool, reference: Encode
+) -> GigatokenBackend:
     verdict, doubtful = _read_verdict(digest)
     if verdict not in (None, "equal"):
         raise _RefusedError(verdict)
     description = _describe(document, special_tokens)
     try:
-        accelerator = Accelerator(description, reference, doubtful)
+        accelerator = GigatokenBackend(description, reference, doubtful)
     except Exception as error:  # the library names no type of its own
         raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
     if verdict is None:
         verdict = _prove(accelerator, backend, reference)
-        _write_verdict(digest, verdict, accelerator.doubtful)
+        _write_verdict(digest, verdict, accelerator.fallback)
         if verdict != "equal":
             raise _RefusedError(verdict)
     return accelerator
@@ -169,16 +171,16 @@ def _digest(document: str, special_tokens: bool) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _prove(accelerator: Accelerator, backend: Tokenizer, reference: Encode) -> str:
+def _prove(accelerator: GigatokenBackend, backend: Tokenizer, reference: Encode) -> str:
     """Return "equal", or in which text the two differ; have doubtful characters left to the reference first."""
     wrong = _first_difference(_around(range(0x80)), accelerator, reference)
     if wrong is None:
-        accelerator.doubtful = Doubtful(_runs(_read_differently(accelerator, reference)))
+        accelerator.fallback = FallbackCharacters(_runs(_read_differently(accelerator, reference)))
         wrong = _first_difference(probes(backend), accelerator, reference)
     return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {wrong!r:.60}"
 
 
-def _read_differently(accelerator: Accelerator, reference: Encode) -> list[int]:
+def _read_differently(accelerator: GigatokenBackend, reference: Encode) -> list[int]:
     """Return the characters beyond ASCII for which the two differ; they know different versions of Unicode."""
     assigned, unassigned = _chosen_characters()
     found = {assigned[i] for i in _differing(_around(assigned), accelerator, reference)}
@@ -190,12 +192,12 @@ def _read_differently(accelerator: Accelerator, reference: Encode) -> list[int]:
     return sorted(found.union(near[i] for i in _differing(_beside(near), accelerator, reference)))
 
 
-def _first_difference(texts: list[str], accelerator: Accelerator, reference: Encode) -> str | None:
+def _first_difference(texts: list[str], accelerator: GigatokenBackend, reference: Encode) -> str | None:
     """Return the first text for which the two differ."""
     return next((texts[i] for i in _differing(texts, accelerator, reference)), None)
 
 
-def _differing(texts: list[str], accelerator: Accelerator, reference: Encode) -> Iterator[int]:
+def _differing(texts: list[str], accelerator: GigatokenBackend, reference: Encode) -> Iterator[int]:
     """Yield the index of each text for which the two differ."""
     for i in range(0, len(texts), PROBE_BATCH):
         batch = texts[i : i + PROBE_BATCH]
@@ -267,15 +269,15 @@ def _verdicts() -> Path:
     return Path(cached_assets_path("gpt_embeddings", namespace="tokenizers", subfolder="verdicts"))
 
 
-def _read_verdict(digest: str) -> tuple[str | None, Doubtful]:
+def _read_verdict(digest: str) -> tuple[str | None, FallbackCharacters]:
     try:
         content = json.loads((_verdicts() / f"{digest}.json").read_text(encoding="utf-8"))
-        return str(content["verdict"]), Doubtful(content["doubtful"])
+        return str(content["verdict"]), FallbackCharacters(content["doubtful"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None, Doubtful()  # absent or broken: the proof is made again
+        return None, FallbackCharacters()  # absent or broken: the proof is made again
 
 
-def _write_verdict(digest: str, verdict: str, doubtful: Doubtful) -> None:
+def _write_verdict(digest: str, verdict: str, doubtful: FallbackCharacters) -> None:
     try:
         write_json({"verdict": verdict, "doubtful": doubtful.ranges}, _verdicts() / f"{digest}.json")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`encode_flat` on both of its engines: the same ids and errors, in threads and in forked and spawned processes."""
+"""`encode_flat` on both of its backends: the same ids and errors, in threads and in forked and spawned processes."""
 
 import copy
 import functools
@@ -25,10 +25,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gpt_embeddings.text import encoding
-from gpt_embeddings.text import gigatoken_engine as accelerator
+from gpt_embeddings.text import gigatoken_backend as module
+from gpt_embeddings.text.backend import FallbackCharacters, ReferenceBackend
 from gpt_embeddings.text.encoding import encode_flat, prepare
-from gpt_embeddings.text.engine import Doubtful, ReferenceEngine
-from gpt_embeddings.text.gigatoken_engine import Accelerator
+from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
 from gpt_embeddings.text.tokenizer import load_tokenizer
 
 
@@ -55,7 +55,7 @@ def gpt2():
 
 
 def without_gigatoken(monkeypatch):
-    """As if the extra `fast` were not installed; returns a tokenizer that has no engine yet."""
+    """As if the extra `fast` were not installed; returns a tokenizer that has no backend yet."""
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     return load_tokenizer()
 
@@ -72,8 +72,8 @@ def reference_ids(tokenizer, texts, special_tokens=False):
     return [backend.encode(text, add_special_tokens=False).ids for text in texts]
 
 
-def reference_engine(tokenizer):
-    return ReferenceEngine(tokenizer.backend_tokenizer).encode
+def reference_backend(tokenizer):
+    return ReferenceBackend(tokenizer.backend_tokenizer).encode
 
 
 def split(input_ids, offsets):
@@ -81,15 +81,15 @@ def split(input_ids, offsets):
 
 
 def test_the_accelerator_is_what_runs(gpt2):
-    assert isinstance(encoding._engine(gpt2, False).prepare(), Accelerator)
-    assert isinstance(encoding._engine(gpt2, True).prepare(), Accelerator)
+    assert isinstance(encoding._backend_of(gpt2, False).prepare(), GigatokenBackend)
+    assert isinstance(encoding._backend_of(gpt2, True).prepare(), GigatokenBackend)
 
 
 def test_the_first_texts_need_no_accelerator(monkeypatch, tmp_path):
     """A short job must not wait for a proof that only a long one is paid back for."""
     as_new_process(monkeypatch, tmp_path)
     monkeypatch.setattr(encoding, "SLOW_CHARACTERS", 1000)
-    tokenizer, made = small_tokenizer(), accelerator._accelerators
+    tokenizer, made = small_tokenizer(), module._accelerators
     for _ in range(2):
         assert split(*encode_flat(["clerk " * 80], tokenizer)) == reference_ids(tokenizer, ["clerk " * 80])
         assert not made
@@ -104,7 +104,7 @@ def test_a_question_does_not_wait_for_the_accelerator(monkeypatch, tmp_path):
     as_new_process(monkeypatch, tmp_path)
     monkeypatch.setattr(encoding, "SLOW_CHARACTERS", 100)
     monkeypatch.setattr(encoding, "SHORT_CALL", 60)
-    tokenizer, question, made = small_tokenizer(), ["clerk " * 8], accelerator._accelerators
+    tokenizer, question, made = small_tokenizer(), ["clerk " * 8], module._accelerators
     for _ in range(10):
         assert split(*encode_flat(question, tokenizer)) == reference_ids(tokenizer, question)
     assert not made
@@ -177,7 +177,7 @@ def test_other_sequences(tokenizer, array):
     ],
     ids=["none", "bytes", "int", "surrogate", "null", "utf8", "one"],
 )
-def test_errors_are_the_same_in_both_engines(tokenizer, texts, error, message):
+def test_errors_are_the_same_in_both_backends(tokenizer, texts, error, message):
     with pytest.raises(error, match=message):
         encode_flat(texts, tokenizer)
 
@@ -245,8 +245,8 @@ def test_the_proof_finds_another_pattern(gpt2):
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    wrong = Accelerator(other.to_str(), reference_engine(gpt2))
-    verdict = accelerator._prove(wrong, gpt2.backend_tokenizer, reference_engine(gpt2))
+    wrong = GigatokenBackend(other.to_str(), reference_backend(gpt2))
+    verdict = module._prove(wrong, gpt2.backend_tokenizer, reference_backend(gpt2))
     assert verdict.startswith("its ids differ from those of `tokenizers` for ")
 
 
@@ -255,8 +255,8 @@ def test_the_proof_finds_two_entries_exchanged(gpt2):
     content = json.loads(gpt2.backend_tokenizer.to_str())
     vocab = content["model"]["vocab"]
     vocab["Ġclerk"], vocab["Ġtide"] = vocab["Ġtide"], vocab["Ġclerk"]
-    wrong = Accelerator(json.dumps(content), reference_engine(gpt2))
-    verdict = accelerator._prove(wrong, gpt2.backend_tokenizer, reference_engine(gpt2))
+    wrong = GigatokenBackend(json.dumps(content), reference_backend(gpt2))
+    verdict = module._prove(wrong, gpt2.backend_tokenizer, reference_backend(gpt2))
     assert verdict.startswith("its ids differ from those of `tokenizers` for ")
 
 
@@ -274,11 +274,11 @@ def test_characters_that_only_one_of_the_two_knows(gpt2, texts):
 
 def test_the_proof_finds_those_characters(gpt2):
     """Without being left to `tokenizers` they would be encoded differently, or this test proves nothing."""
-    engine = encoding._engine(gpt2, False).prepare()
+    backend = encoding._backend_of(gpt2, False).prepare()
     for character in LATER_CHARACTERS:
         text = f"{character}'s 1{character}'s"
-        assert engine._encode([text])[0].tolist() != reference_ids(gpt2, [text])[0]
-        assert any(first <= ord(character) <= last for first, last in engine.doubtful.ranges)
+        assert backend._encode([text])[0].tolist() != reference_ids(gpt2, [text])[0]
+        assert any(first <= ord(character) <= last for first, last in backend.fallback.ranges)
 
 
 def test_texts_with_doubtful_characters_are_left_to_the_reference():
@@ -288,7 +288,7 @@ def test_texts_with_doubtful_characters_are_left_to_the_reference():
             np.cumsum([0, *map(len, texts)], dtype=np.int64),
         )
 
-    doubtful = Doubtful([(0x3B1, 0x3B3), (0x1F600, 0x1F600)])
+    doubtful = FallbackCharacters([(0x3B1, 0x3B3), (0x1F600, 0x1F600)])
     texts = ["ab", "\u03b1x", "", "\u03b4", "\U0001f600", "\u03b3\u03b4c", "z"]
     input_ids, offsets = doubtful.encode(texts, lengths(0), lengths(100))
     assert input_ids.tolist() == [0, 0, 100, 100, 2, 101, 102, 102, 102, 3]
@@ -298,20 +298,20 @@ def test_texts_with_doubtful_characters_are_left_to_the_reference():
 
 def test_a_handle_that_has_read_much_is_made_anew(gpt2, monkeypatch):
     """It remembers words without end."""
-    monkeypatch.setattr(accelerator, "MAX_TOKENS", 1000)
-    engine = Accelerator(plain_backend(False).to_str(), reference_engine(gpt2))
+    monkeypatch.setattr(module, "MAX_TOKENS", 1000)
+    backend = GigatokenBackend(plain_backend(False).to_str(), reference_backend(gpt2))
     handles = set()
     for document in DOCUMENTS[:8]:
-        assert split(*engine.encode([document])) == reference_ids(gpt2, [document])
-        handles.add(engine._handle)
+        assert split(*backend.encode([document])) == reference_ids(gpt2, [document])
+        handles.add(backend._handle)
     assert len(handles) > 1
 
 
 def as_new_process(monkeypatch, folder):
-    """Forget the engines that this process has, keep verdicts in `folder`, and prove on fewer characters."""
-    monkeypatch.setattr(accelerator, "_chosen_characters", lambda: (list(range(0x80, 0x180)), []))
-    monkeypatch.setattr(accelerator, "_accelerators", {})
-    monkeypatch.setattr(accelerator, "_verdicts", lambda: folder)
+    """Forget the backends that this process has, keep verdicts in `folder`, and prove on fewer characters."""
+    monkeypatch.setattr(module, "_chosen_characters", lambda: (list(range(0x80, 0x180)), []))
+    monkeypatch.setattr(module, "_accelerators", {})
+    monkeypatch.setattr(module, "_verdicts", lambda: folder)
 
 
 def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
@@ -336,10 +336,10 @@ def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
 
 
 def test_a_verdict_says_what_is_left_to_the_reference(gpt2, tmp_path, monkeypatch):
-    doubtful = encoding._engine(gpt2, False).prepare().doubtful
-    monkeypatch.setattr(accelerator, "_verdicts", lambda: tmp_path)
-    accelerator._write_verdict("name", "equal", doubtful)
-    verdict, again = accelerator._read_verdict("name")
+    doubtful = encoding._backend_of(gpt2, False).prepare().fallback
+    monkeypatch.setattr(module, "_verdicts", lambda: tmp_path)
+    module._write_verdict("name", "equal", doubtful)
+    verdict, again = module._read_verdict("name")
     assert verdict == "equal" and again.ranges == doubtful.ranges != []
 
 
@@ -395,8 +395,8 @@ def encode_unknown():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare(tokenizer)
-    engine = encoding._engine(tokenizer, False).prepare()
-    return isinstance(engine, Accelerator), split(*encode_flat(DOCUMENTS, tokenizer)) == reference_ids(
+    backend = encoding._backend_of(tokenizer, False).prepare()
+    return isinstance(backend, GigatokenBackend), split(*encode_flat(DOCUMENTS, tokenizer)) == reference_ids(
         tokenizer, DOCUMENTS
     )
 
@@ -455,11 +455,11 @@ def test_forks_while_a_thread_encodes(gpt2, forks):
         thread.join()
 
 
-def test_a_pickled_tokenizer_finds_its_engine(gpt2):
+def test_a_pickled_tokenizer_finds_its_backend(gpt2):
     count_ids(gpt2)
-    before = len(accelerator._accelerators)
+    before = len(module._accelerators)
     assert count_ids(pickle.loads(pickle.dumps(gpt2))) == count_ids(gpt2)
-    assert len(accelerator._accelerators) == before
+    assert len(module._accelerators) == before
 
 
 # The full sweep --------------------------------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def corpus():
 @pytest.mark.slow
 @pytest.mark.parametrize("texts", [every_scalar, short_strings, corpus])
 def test_sweep(texts, gpt2):
-    reference = ReferenceEngine(plain_backend(False)).encode
+    reference = ReferenceBackend(plain_backend(False)).encode
     remaining = texts()
     while batch := list(islice(remaining, 4096)):
         ids, offsets = encode_flat(batch, gpt2)

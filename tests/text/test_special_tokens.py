@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, XGLMTokenizer, pipeline
 
 from gpt_embeddings import Embedder, TokenWindows, embed_dataset, encode_flat, save_folder
 from gpt_embeddings.checkpoints.loading import load_pair
-from gpt_embeddings.text.tokenizer import Frame, find_frame
+from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
@@ -41,12 +41,12 @@ def xglm():
 
 
 TOKENIZERS = {
-    "gpt2, openai-gpt, gpt_neo, gpt_bigcode, ctrl": (words, Frame()),
-    "opt, biogpt": (lambda: words("</s> $A"), Frame((2,))),
-    "xglm": (xglm, Frame((2,))),
-    "llama": (lambda: words("<s> $A"), Frame((1,))),
-    "t5": (lambda: words("$A </s>"), Frame((), (2,))),
-    "roberta": (lambda: words("<s> $A </s>"), Frame((1,), (2,))),
+    "gpt2, openai-gpt, gpt_neo, gpt_bigcode, ctrl": (words, SpecialTokens()),
+    "opt, biogpt": (lambda: words("</s> $A"), SpecialTokens((2,))),
+    "xglm": (xglm, SpecialTokens((2,))),
+    "llama": (lambda: words("<s> $A"), SpecialTokens((1,))),
+    "t5": (lambda: words("$A </s>"), SpecialTokens((), (2,))),
+    "roberta": (lambda: words("<s> $A </s>"), SpecialTokens((1,), (2,))),
 }
 
 
@@ -58,9 +58,9 @@ def pair(request):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_frame(name):
-    make, frame = TOKENIZERS[name]
-    assert find_frame(make()) == frame
+def test_special_tokens_of(name):
+    make, expected = TOKENIZERS[name]
+    assert find_special_tokens(make()) == expected
 
 
 def test_a_post_processor_that_was_exchanged():
@@ -75,7 +75,9 @@ def test_a_post_processor_that_was_exchanged():
 
 
 def test_a_post_processor_that_does_more():
-    with pytest.raises(ValueError, match=r"TemplateProcessing, does more to 'The tide came in\.' than to put"):
+    with pytest.raises(
+        ValueError, match=r"TemplateProcessing does not add the same ids to every text: 'The tide came in\.'"
+    ):
         encode_flat(["the"], words("$A </s> $A"))
 
 
@@ -85,7 +87,7 @@ def test_flat_ids_are_those_of_the_tokenizer(pair, max_length):
     _, tokenizer = pair
     texts = [TEXTS[0], "", TEXTS[1], TEXTS[2], "", TEXTS[4]]
     options = {} if max_length is None else {"truncation": True, "max_length": max_length}
-    if max_length is None or max_length >= find_frame(tokenizer).width:
+    if max_length is None or max_length >= len(find_special_tokens(tokenizer)):
         expected = tokenizer(texts, **options).input_ids
         input_ids, offsets = encode_flat(texts, tokenizer, max_length=max_length)
         assert input_ids.dtype == np.int32 and offsets.dtype == np.int64
@@ -131,7 +133,7 @@ def test_one_model_one_vector(pair, tmp_path):
         )
 
 
-def test_a_text_that_is_missing_has_no_frame():
+def test_a_text_that_is_missing_has_no_special_tokens():
     tokenizer, _ = words("</s> $A"), torch.manual_seed(0)
     model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=len(tokenizer), n_positions=8, n_embd=4)).eval()
     embedder = Embedder(model, tokenizer)

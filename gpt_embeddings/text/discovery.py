@@ -38,7 +38,7 @@ FORMATS = {
     ".tsv": "tsv",
     ".txt": "text",
 }
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
 _spooled: dict[str, str] = {}  # copies of the standard input, with their digests
 
@@ -84,7 +84,7 @@ def format_of(paths: Sequence[str]) -> str:
         if suffix not in FORMATS:
             raise ValueError(
                 f"Input {path!r} has the unknown suffix {suffix!r}; known are {', '.join(FORMATS)}, also with "
-                f"{', '.join(COMPRESSIONS)} behind them."
+                f"{', '.join(_COMPRESSIONS)} behind them."
             )
         suffixes[suffix] = FORMATS[suffix]
     if len(set(suffixes.values())) > 1:
@@ -102,7 +102,7 @@ def suffix_of(path: str) -> str:
     '.jsonl'
     """
     inner, last = os.path.splitext(urlsplit(path).path if "://" in path else path)
-    if last.lower() in COMPRESSIONS:
+    if last.lower() in _COMPRESSIONS:
         last = os.path.splitext(inner)[1]
     return last.lower()
 
@@ -120,7 +120,7 @@ def fingerprint(path: str) -> str:
     return f"{os.path.realpath(path)} {facts.st_size} {facts.st_mtime_ns}"
 
 
-def shown(path: str) -> str:
+def display_name(path: str) -> str:
     """Return a file's name for messages."""
     return "The standard input" if path in _spooled else path
 
@@ -151,9 +151,9 @@ def _open_zst(file: Any) -> Any:
 @contextmanager
 def open_seekable(path: str) -> Iterator[Any]:
     """Open a file to read its bytes in any order."""
-    if "://" in path or os.path.splitext(path)[1].lower() in COMPRESSIONS:
+    if "://" in path or os.path.splitext(path)[1].lower() in _COMPRESSIONS:
         with open_bytes(path) as file:
-            seekable = os.path.splitext(path)[1].lower() not in COMPRESSIONS
+            seekable = os.path.splitext(path)[1].lower() not in _COMPRESSIONS
             yield file if seekable else io.BytesIO(file.read())
     else:
         with pa.OSFile(path, "rb") as file:

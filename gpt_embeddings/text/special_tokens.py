@@ -1,0 +1,103 @@
+"""The special tokens that a tokenizer adds around a text: OPT's `</s>` before it, or `[CLS]` and `[SEP]` around it.
+
+Left out: special tokens that a text spells out, which stay plain text (`encoding`).
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.text.tokenizer import without_limits
+
+
+_PROBES = ("The tide came in.", "a", "1 2", "água", "")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids added before a text and those added after it."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of ids that each text gets."""
+        return len(self.before) + len(self.after)
+
+    def add_to(
+        self,
+        input_ids: npt.NDArray[np.int32],
+        offsets: npt.NDArray[np.int64],
+        *,
+        max_length: int | None = None,
+        bare: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Add the special tokens to each of several texts.
+
+        Args:
+            input_ids: Ids of shape `(n_tokens,)`.
+            offsets: Where each text begins, of shape `(n_texts + 1,)`.
+            max_length: Longest sequence, special tokens included; the end of a longer text is cut, as with
+                `truncation=True`.
+            bare: Texts that get no special tokens, of shape `(n_texts,)`.
+
+        Returns:
+            Flat ids and offsets.
+        """
+        lengths = np.diff(offsets)  # (n_texts,)
+        if not len(self) and (max_length is None or lengths.max(initial=0) <= max_length):
+            return input_ids, offsets
+        wrapped = np.ones(len(lengths), dtype=bool) if bare is None else ~bare
+        added = len(self) * wrapped  # (n_texts,)
+        kept = lengths if max_length is None else np.minimum(lengths, np.maximum(max_length - added, 0))
+        ends = np.concatenate([[0], np.cumsum(kept + added)])  # (n_texts + 1,)
+        first = np.cumsum(kept) - kept
+        within = np.arange(kept.sum())
+        result = np.empty(ends[-1], dtype=np.int32)
+        target = np.repeat(ends[:-1] + len(self.before) * wrapped - first, kept) + within
+        result[target] = input_ids[np.repeat(offsets[:-1] - first, kept) + within]
+        for i, token in enumerate(self.before):
+            result[ends[:-1][wrapped] + i] = token
+        for i, token in enumerate(self.after):
+            result[ends[1:][wrapped] - len(self.after) + i] = token
+        return result, ends
+
+
+# Each beside the state of the post-processor it was found from, which may be changed in place.
+_found: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, SpecialTokens]]" = WeakKeyDictionary()
+
+
+def find_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Return what the post-processor of a fast tokenizer adds around each text; nothing for GPT-2's.
+
+    Raises:
+        ValueError: The post-processor does not add the same ids to every text.
+    """
+    processor = tokenizer.backend_tokenizer.post_processor
+    if processor is None:
+        return SpecialTokens()
+    state = processor.__getstate__()
+    if tokenizer not in _found or _found[tokenizer][0] != state:
+        _found[tokenizer] = (state, _probe(without_limits(tokenizer.backend_tokenizer)))
+    return _found[tokenizer][1]
+
+
+def _probe(backend: Tokenizer) -> SpecialTokens:
+    probe = backend.encode(_PROBES[0])
+    inside = [i for i, sequence in enumerate(probe.sequence_ids) if sequence is not None]
+    found = (
+        SpecialTokens(tuple(probe.ids[: inside[0]]), tuple(probe.ids[inside[-1] + 1 :])) if inside else SpecialTokens()
+    )
+    for text in _PROBES:
+        plain = backend.encode(text, add_special_tokens=False).ids
+        if backend.encode(text).ids != [*found.before, *plain, *found.after]:
+            raise ValueError(
+                f"The tokenizer's post-processor {type(backend.post_processor).__name__} does not add the same ids to "
+                f"every text: {text!r} differs. Use a tokenizer whose post-processor only adds special tokens."
+            )
+    return found
