@@ -14,21 +14,8 @@ from gpt_embeddings_cli.common import (
     open_model,
     open_tokenizer,
 )
-from gpt_embeddings_cli.options import (
-    MODEL,
-    RUN,
-    TEXT,
-    Column,
-    Encoding,
-    Inputs,
-    Overwrite,
-    SampleBy,
-    Split,
-    Subset,
-    Tokenizer,
-    check_inputs,
-    check_names,
-)
+from gpt_embeddings_cli.options import MODEL, RUN, Overwrite, Tokenizer
+from gpt_embeddings_cli.reading import TEXT, Inputs, ReadingOptions, check_inputs, check_names, reads_texts
 
 
 if TYPE_CHECKING:
@@ -39,7 +26,9 @@ if TYPE_CHECKING:
 VECTORS = "Vectors"
 
 
+@reads_texts
 def embed(
+    *,
     inputs: Inputs,
     output: Annotated[
         Path,
@@ -55,11 +44,7 @@ def embed(
             show_default=False,
         ),
     ] = None,
-    column: Column = "text",
-    split: Split = "train",
-    subset: Subset = None,
-    sample_by: SampleBy = "line",
-    encoding: Encoding = "utf-8",
+    reading: ReadingOptions,
     streaming: Annotated[
         bool,
         typer.Option(
@@ -155,20 +140,13 @@ def embed(
         _check_place(output, inputs)
         _check_output(output, overwrite, ray is not None, push_to_hub)
         options: dict[str, Any] = {
-            "column": column,
+            "column": reading.column,
             "output_column": output_column,
             "pooling": pooling,
             "normalize": normalize,
             "overflow": overflow,
             "dtype": dtype,
             "truncate_dim": truncate_dim,
-        }
-        reading: dict[str, Any] = {
-            "column": column,
-            "split": split,
-            "subset": subset,
-            "sample_by": sample_by,
-            "encoding": encoding,
         }
         if ray is not None:
             _embed_on_ray(inputs, reading, output, model, tokenizer, ray, overwrite, options)
@@ -177,8 +155,8 @@ def embed(
             tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
             run: dict[str, Any] = {"num_proc": num_proc, "resume": resume, "overwrite": overwrite}
             run["model_name"] = None if fresh or config is not None else name
-            reading["streaming"] = streaming
-            _embed_here(inputs, reading, output, (network, tokens, name), run, options)
+            dataset = reading.load(inputs, streaming=streaming)
+            _embed_here(dataset, output, (network, tokens, name), run, options)
         if push_to_hub is not None:
             _push(output, push_to_hub, model, output_column)
         typer.echo(f"Result: {output.resolve()}")
@@ -206,8 +184,7 @@ def _check_output(output: Path, overwrite: bool, on_cluster: bool, push_to_hub: 
 
 
 def _embed_here(
-    inputs: list[str],
-    reading: dict[str, Any],
+    dataset: Any,
     output: Path,
     model: "tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase, str]",
     run: dict[str, Any],
@@ -218,10 +195,8 @@ def _embed_here(
 
     from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
     from gpt_embeddings.progress import Progress
-    from gpt_embeddings.text.sources import load_source
 
     network, tokens, name = model
-    dataset = load_source(inputs, **reading)
     progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
     try:
         embedded = embed_dataset(dataset, network, tokens, output=output, progress=progress, **run, **options)
@@ -240,7 +215,7 @@ def _embed_here(
 
 def _embed_on_ray(
     inputs: list[str],
-    reading: dict[str, Any],
+    reading: ReadingOptions,
     output: Path,
     model: str | None,
     tokenizer: str | None,
@@ -256,10 +231,10 @@ def _embed_on_ray(
     from gpt_embeddings.embedding.cluster import embed_on_cluster
     from gpt_embeddings.embedding.embedder import Embedder
     from gpt_embeddings.progress import Progress
-    from gpt_embeddings.text.sources import find_parquet, load_source
+    from gpt_embeddings.text.sources import find_parquet
 
     files = find_parquet(inputs)
-    source: Any = load_source(inputs, **reading) if files is None else files
+    source: Any = reading.load(inputs) if files is None else files
     if isinstance(source, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(source)}.")
     tokens = find_tokenizer(model, tokenizer)

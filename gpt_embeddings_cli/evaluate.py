@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import TEXT, Split, Tokenizer, check_inputs, check_names
+from gpt_embeddings_cli.options import Tokenizer
+from gpt_embeddings_cli.reading import TEXT, check_inputs, check_names
 
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
     tokenizer: Tokenizer = None,
-    split: Split = "test",
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset.", rich_help_panel=TEXT)] = "test",
 ) -> None:
     """Measure MODEL on PAIRS, at all its dimensions and at the first half, quarter, ... of them.
 

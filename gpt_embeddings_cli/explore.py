@@ -12,7 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
+from gpt_embeddings_cli.options import Overwrite, Tokenizer
+from gpt_embeddings_cli.reading import check_names
 
 
 SERVING = "Serving"

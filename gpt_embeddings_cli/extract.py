@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import Overwrite, check_names
+from gpt_embeddings_cli.options import Overwrite
+from gpt_embeddings_cli.reading import check_names
 
 
 TABLES = "Which tables"

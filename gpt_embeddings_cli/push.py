@@ -47,7 +47,7 @@ def push(
     """
     with errors_as_messages():
         if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+            raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")
 
         import httpx2
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import MODEL, check_names
+from gpt_embeddings_cli.options import MODEL
+from gpt_embeddings_cli.reading import check_names
 
 
 if TYPE_CHECKING:

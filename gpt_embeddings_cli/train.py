@@ -11,21 +11,14 @@ from gpt_embeddings_cli.common import check_one_model, errors_as_messages, open_
 from gpt_embeddings_cli.options import (
     MODEL,
     TRAINING,
-    Column,
-    Data,
-    Encoding,
     Epochs,
     LearningRate,
-    SampleBy,
     SaveSteps,
-    Split,
     StartModel,
-    Subset,
     Tokenizer,
     TrainingOutput,
-    check_inputs,
-    check_names,
 )
+from gpt_embeddings_cli.reading import Data, ReadingOptions, check_inputs, check_names, reads_texts
 
 
 if TYPE_CHECKING:
@@ -45,7 +38,9 @@ def main() -> None:
 
 
 @app.command()
+@reads_texts
 def clm(
+    *,
     data: Data,
     output: TrainingOutput,
     model: StartModel = None,
@@ -77,11 +72,7 @@ def clm(
             help="Seed of fresh tables, of the order of windows, of dropout.", min=0, rich_help_panel=TRAINING
         ),
     ] = 0,
-    column: Column = "text",
-    split: Split = "train",
-    subset: Subset = None,
-    sample_by: SampleBy = "line",
-    encoding: Encoding = "utf-8",
+    reading: ReadingOptions,
 ) -> None:
     """Train a zero-layer GPT on the next token of DATA.
 
@@ -108,17 +99,17 @@ def clm(
         tokens = open_tokenizer(tokenizer, model, max_length)
         network = _open_head(model, config, vocabulary_rows(tokens), max_length, seed)
         tokens.model_max_length = network.config.n_positions
-        reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
-        source = _open_texts(data, **reading)
-        other = _open_texts(held_out, **reading) if held_out else None
+        source = _load_texts(data, reading)
+        other = _load_texts(held_out, reading) if held_out else None
         with _interruptible():
             metadata = train_clm(
-                network, tokens, source, output, options, held_out=other, column=column, data_name=_names(data)
+                network, tokens, source, output, options, held_out=other, column=reading.column, data_name=_names(data)
             )
         _report(metadata, output)
 
 
 @app.command()
+@reads_texts
 def distil(
     *,
     data: Annotated[
@@ -164,11 +155,7 @@ def distil(
     seed: Annotated[
         int, typer.Option(help="Seed of what is chosen, and of its order.", min=0, rich_help_panel=TRAINING)
     ] = 0,
-    column: Column = "text",
-    split: Split = "train",
-    subset: Subset = None,
-    sample_by: SampleBy = "line",
-    encoding: Encoding = "utf-8",
+    reading: ReadingOptions,
 ) -> None:
     """Distil a teacher: means of token vectors that agree with its vectors of texts.
 
@@ -198,8 +185,7 @@ def distil(
             save_steps=save_steps,
             seed=seed,
         )
-        reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
-        source = _open_texts(data, **reading) if data else None
+        source = _load_texts(data, reading) if data else None
         with _interruptible():
             metadata = train_distil(
                 teacher,
@@ -207,14 +193,16 @@ def distil(
                 source,
                 output,
                 options,
-                column=column,
+                column=reading.column,
                 data_name=_names(data or []),
             )
         _report(metadata, output)
 
 
 @app.command()
+@reads_texts
 def contrastive(
+    *,
     data: Data,
     output: TrainingOutput,
     model: StartModel = None,
@@ -243,11 +231,7 @@ def contrastive(
     seed: Annotated[
         int, typer.Option(help="Seed of a fresh table, and of the order of pairs.", min=0, rich_help_panel=TRAINING)
     ] = 0,
-    column: Column = "text",
-    split: Split = "train",
-    subset: Subset = None,
-    sample_by: SampleBy = "line",
-    encoding: Encoding = "utf-8",
+    reading: ReadingOptions,
 ) -> None:
     """Train on pairs of texts that belong together: each is to find its own among those of a batch.
 
@@ -284,8 +268,7 @@ def contrastive(
         else:
             network, _ = open_model(model, False, config, seed)
             tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
-        reading = {"split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
-        source = _open_texts(data, column=columns or column, **reading)
+        source = _load_texts(data, reading, columns)
         with _interruptible():
             metadata = train_contrastive(
                 network,
@@ -294,24 +277,22 @@ def contrastive(
                 output,
                 options,
                 columns=columns,
-                column=column,
+                column=reading.column,
                 data_name=_names(data),
             )
         _report(metadata, output)
 
 
 @app.command()
+@reads_texts
 def weights(
+    *,
     model: Annotated[str, typer.Argument(help="Folder or Hub name of a saved model.", show_default=False)],
     data: Data,
     output: TrainingOutput,
     tokenizer: Tokenizer = None,
     a: Annotated[float, typer.Option(help="Share of all tokens at which a token weighs half.")] = 1e-3,
-    column: Column = "text",
-    split: Split = "train",
-    subset: Subset = None,
-    sample_by: SampleBy = "line",
-    encoding: Encoding = "utf-8",
+    reading: ReadingOptions,
 ) -> None:
     """Count the tokens of DATA, and have MODEL pool by a / (a + share of the token).
 
@@ -327,8 +308,7 @@ def weights(
 
         network, name = open_model(model, False, None, 0)
         tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
-        reading = {"column": column, "split": split, "subset": subset, "sample_by": sample_by, "encoding": encoding}
-        source = _open_texts(data, **reading)
+        source = _load_texts(data, reading)
         with _interruptible():
             metadata = train_token_weights(
                 network,
@@ -336,7 +316,7 @@ def weights(
                 source,
                 output,
                 a=a,
-                column=column,
+                column=reading.column,
                 model_name=Path(name).name,
                 data_name=_names(data),
             )
@@ -356,11 +336,9 @@ def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> No
     disable_progress_bar()  # one for each file that it saves
 
 
-def _open_texts(data: list[str], **reading: Any) -> "IterableDataset":
-    """Open what is trained on: the columns of texts alone, so that nothing else in the files is in the way."""
-    from gpt_embeddings.text.sources import load_source
-
-    return load_source(data, **reading, texts_only=True, streaming=True)
+def _load_texts(data: list[str], reading: ReadingOptions, columns: tuple[str, str] | None = None) -> "IterableDataset":
+    """Load what is trained on: the columns of texts alone, so that nothing else in the files can fail."""
+    return reading.load(data, column=columns or reading.column, texts_only=True, streaming=True)
 
 
 def _names(data: list[str]) -> str:

@@ -6,23 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import (
-    MODEL,
-    Column,
-    Encoding,
-    Inputs,
-    SampleBy,
-    Split,
-    Subset,
-    check_inputs,
-    check_names,
-)
+from gpt_embeddings_cli.options import MODEL
+from gpt_embeddings_cli.reading import Inputs, ReadingOptions, check_inputs, check_names, reads_texts
 
 
 CUTTING = "Cutting"
 
 
+@reads_texts
 def windows(
+    *,
     inputs: Inputs,
     output: Annotated[
         Path | None,
@@ -59,11 +52,7 @@ def windows(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    column: Column = "text",
-    split: Split = "train",
-    subset: Subset = None,
-    sample_by: SampleBy = "line",
-    encoding: Encoding = "utf-8",
+    reading: ReadingOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count documents, tokens, windows; write nothing.")
     ] = False,
@@ -83,29 +72,19 @@ def windows(
         check_names(tokenizer)
 
         from gpt_embeddings.outputs import check_output
-        from gpt_embeddings.text.sources import load_source
         from gpt_embeddings.text.tokenizer import load_tokenizer
         from gpt_embeddings.windows.token_windows import TokenWindows
 
         if output is not None:
             check_output(output, "windows")
         cut = TokenWindows(
-            load_source(
-                inputs,
-                column=column,
-                split=split,
-                subset=subset,
-                sample_by=sample_by,
-                encoding=encoding,
-                texts_only=True,
-                streaming=True,
-            ),
+            reading.load(inputs, texts_only=True, streaming=True),
             load_tokenizer(tokenizer, model_max_length=n_positions),
             max_length,
             stride,
             packing=packing,
             tail=tail,
-            column=column,
+            column=reading.column,
         )
         if output is None:
             documents, tokens, n_windows = cut.count()

@@ -156,7 +156,7 @@ def test_messages(name, content, options, message, tmp_path):
 
 def test_missing_file(tmp_path):
     result = run(tmp_path / "none.txt", "--output", tmp_path / "out")
-    assert (result.exit_code, "none.txt' is not a file" in result.stderr) == (1, True)
+    assert (result.exit_code, "none.txt' does not exist" in result.stderr) == (1, True)
 
 
 def test_mixed_formats(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from gpt_embeddings.text.discovery import FORMATS
 from gpt_embeddings_cli import common
-from gpt_embeddings_cli.options import SUFFIXES, check_inputs, check_names
+from gpt_embeddings_cli.reading import SUFFIXES, check_inputs, check_names
 
 
 STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
@@ -52,13 +52,13 @@ def run(arguments, folder):
         (["embed", STORY, "--output", "x", "--pooling", "max"], 2, "'mean', 'weighted', 'last', 'none'"),
         (["embed", STORY, "--output", "x", "--dtype", "int4"], 2, "'float32', 'float16'"),
         (["windows", STORY, "--dry-run", "--sample-by", "word"], 2, "'line', 'paragraph', 'document'"),
-        (["embed", "none.txt", "--output", "x"], 1, "Input 'none.txt' is not a file."),
+        (["embed", "none.txt", "--output", "x"], 1, "The input 'none.txt' does not exist."),
         (["embed", "*.parquet", "--output", "x"], 1, "No file matches the input '*.parquet'."),
-        (["embed", STORY, "--model", "./none", "--output", "x"], 1, "There is no folder './none'."),
-        (["windows", "none.jsonl.gz", "--dry-run"], 1, "is not a file."),
-        (["train", "clm", "/none/at/all", "--output", "x"], 1, "is not a file."),
-        (["extract", "/none/at/all", "--output", "x"], 1, "There is no folder"),
-        (["push", "none", "me/none"], 1, "There is no folder 'none'."),
+        (["embed", STORY, "--model", "./none", "--output", "x"], 1, "The folder './none' does not exist."),
+        (["windows", "none.jsonl.gz", "--dry-run"], 1, "does not exist."),
+        (["train", "clm", "/none/at/all", "--output", "x"], 1, "does not exist."),
+        (["extract", "/none/at/all", "--output", "x"], 1, "does not exist"),
+        (["push", "none", "me/none"], 1, "The folder 'none' does not exist."),
     ],
 )
 def test_answers_without_the_library(arguments, code, words, tmp_path):

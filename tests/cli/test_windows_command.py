@@ -54,7 +54,7 @@ def test_dry_run_counts(files, tmp_path):
         (["a.jsonl", "--output", "x", "--stride", "0"], "`stride` must be an integer from 1 to 1024, got 0"),
         (["a.jsonl", "--output", "x", "--max-length", "2000"], "`max_length` is 2000, above the 1024 positions"),
         (["a.jsonl", "--output", "x", "--column", "body"], "no column 'body'"),
-        (["missing.jsonl", "--output", "x"], "Input 'missing.jsonl' is not a file."),
+        (["missing.jsonl", "--output", "x"], "The input 'missing.jsonl' does not exist."),
         (["a.jsonl", "--output", "."], "exists; choose another"),
     ],
 )

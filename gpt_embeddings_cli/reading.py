@@ -1,0 +1,108 @@
+"""How texts are read: one argument and five options that every command on texts has, declared once."""
+
+import functools
+import glob
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+TEXT = "Reading text"
+
+# The suffixes that `load_source` reads. A test compares the two: asking the library takes seconds of imports.
+SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
+SOURCE = (
+    f"Files of one format ({' '.join(SUFFIXES)}; also .gz .bz2 .xz .zst), folders, glob patterns or URLs; - for "
+    "standard input; saved datasets; or the name of one dataset on the Hub."
+)
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=SOURCE, show_default=False)]
+Data = Annotated[list[str], typer.Argument(metavar="DATA", help=SOURCE, show_default=False)]
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """The options for reading texts, with one default for all commands, so that they see the same texts."""
+
+    column: Annotated[str, typer.Option(help="The column of texts.", rich_help_panel=TEXT)] = "text"
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset.", rich_help_panel=TEXT)] = "train"
+    subset: Annotated[
+        str | None, typer.Option(help="Subset of a Hub dataset.", show_default=False, rich_help_panel=TEXT)
+    ] = None
+    sample_by: Annotated[
+        Literal["line", "paragraph", "document", "endoftext"],
+        typer.Option(
+            help="What counts as one text in a text file: a line, a paragraph (for prose with broken lines), the "
+            "whole file (document), or the text between <|endoftext|> marks.",
+            rich_help_panel=TEXT,
+        ),
+    ] = "line"
+    encoding: Annotated[
+        str, typer.Option(help="Encoding of text, CSV and JSON files, such as cp1252.", rich_help_panel=TEXT)
+    ] = "utf-8"
+
+    def load(self, inputs: list[str], **more: Any) -> Any:
+        """Load the inputs with `load_source`; `more` are further arguments of it, or others in place of these."""
+        from gpt_embeddings.text.sources import load_source
+
+        return load_source(inputs, **{**asdict(self), **more})
+
+
+def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `reading` of a command by the options of [`ReadingOptions`].
+
+    The command receives them as one `ReadingOptions`.
+    """
+    names = [field.name for field in fields(ReadingOptions)]
+
+    @functools.wraps(command)
+    def wrapped(**arguments: Any) -> None:
+        reading = ReadingOptions(**{name: arguments.pop(name) for name in names})
+        command(**arguments, reading=reading)
+
+    options = inspect.signature(ReadingOptions).parameters.values()
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        parameters += options if parameter.name == "reading" else [parameter]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    # typer reads both.
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
+def check_inputs(names: Iterable[str]) -> None:
+    """Refuse missing files before anything is imported; `find_files` of the library decides about the rest.
+
+    Raises:
+        FileNotFoundError: A name looks like a file or a pattern, and there is none.
+    """
+    names = list(names)
+    for name in names:
+        if name == "-" or "://" in name or Path(name).exists():
+            continue
+        if glob.has_magic(name):
+            if next(glob.iglob(name, recursive=True), None) is None:
+                raise FileNotFoundError(f"No file matches the input {name!r}.")
+        elif len(names) > 1 or _is_path(name) or any(suffix.lower() in SUFFIXES for suffix in Path(name).suffixes):
+            raise FileNotFoundError(f"The input {name!r} does not exist.")
+
+
+def check_names(*names: str | None) -> None:
+    """Refuse models and tokenizers whose name is a path that does not exist, before anything is imported.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    for name in names:
+        if name is not None and _is_path(name) and not Path(name).exists():
+            raise FileNotFoundError(f"The folder {name!r} does not exist.")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name cannot be one on the Hub, where it is `name` or `user/name`."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
