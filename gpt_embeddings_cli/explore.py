@@ -83,7 +83,7 @@ def explore(
         if export is None and report is None:
             _serve(names, tokenizer, host, port, browser)
 
-        from gpt_embeddings.explore.shown_models import find_subject
+        from gpt_embeddings.explore.lazy_model import LazyModel
         from gpt_embeddings.outputs import AtomicOutput
 
         with ExitStack() as stack:
@@ -95,18 +95,18 @@ def explore(
             if report is not None:
                 report_options: dict[str, Any] = {"overwrite": overwrite, "suffixes": (".html", ".htm")}
                 report_file = stack.enter_context(AtomicOutput(report, "explore --report", **report_options))
-            subjects = [find_subject(name, tokenizer) for name in names]
+            models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
             if space is not None:
                 from gpt_embeddings.explore.export import write_space
 
                 space.result.mkdir()
-                write_space(space.result, subjects, names)
+                write_space(space.result, models, names)
                 space.finish()
                 typer.echo(f"Space: {space.path}")
             if report_file is not None:
                 from gpt_embeddings.explore.export import write_report
 
-                write_report(report_file.result, subjects)
+                write_report(report_file.result, models)
                 report_file.finish()
                 typer.echo(f"Report: {report_file.path}")
 
@@ -122,13 +122,13 @@ def _serve(names: Sequence[str | None], tokenizer: str | None, host: str, port: 
         if browser:
             webbrowser.open(waiting.url)
 
+        from gpt_embeddings.explore.lazy_model import LazyModel
         from gpt_embeddings.explore.page import build_page, serve_page
-        from gpt_embeddings.explore.shown_models import find_subject
 
-        subjects = [find_subject(name, tokenizer) for name in names]
-        page = build_page(subjects)
+        models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
+        page = build_page(models)
     with suppress(KeyboardInterrupt):
-        serve_page(page, subjects, host=host, port=waiting.port)
+        serve_page(page, models, host=host, port=waiting.port)
         page.block_thread()
     sys.stdout.flush()
     os._exit(0)  # a thread may be loading tables, which torch does not let go of in good order

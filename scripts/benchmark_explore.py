@@ -39,10 +39,10 @@ IMPORTS = {
 # It ends at once: a thread is still loading the model.
 LATENCY = """from gpt_embeddings.explore.page import launch_page
 import time
-from gpt_embeddings.explore.shown_models import find_subject
+from gpt_embeddings.explore.lazy_model import LazyModel
 import gradio
 start = time.perf_counter()
-page = launch_page([find_subject(None)], block=False)
+page = launch_page([LazyModel.from_pretrained(None)], block=False)
 import urllib.request
 urllib.request.urlopen(page.local_url).read()
 print(time.perf_counter() - start, flush=True)

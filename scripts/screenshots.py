@@ -16,8 +16,8 @@ from PIL import Image
 from gpt_embeddings import GPTEmbeddingsModel
 from gpt_embeddings.checkpoints.bundled import ENGLISH
 from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.page import launch_page
-from gpt_embeddings.explore.shown_models import Subject
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "explore"))
@@ -66,12 +66,12 @@ def main(only: Sequence[str]) -> None:
     model, tokenizer = load_pair()
     torch.manual_seed(0)
     fresh = GPTEmbeddingsModel(model.config).eval()
-    subjects = [
-        Subject("before: fresh tables", lambda: (fresh, tokenizer)),
-        Subject(ENGLISH, lambda: (model, tokenizer)),
+    models = [
+        LazyModel("before: fresh tables", lambda: (fresh, tokenizer)),
+        LazyModel(ENGLISH, lambda: (model, tokenizer)),
     ]
-    alone = launch_page(subjects[1:], block=False)
-    both = launch_page(subjects, block=False)
+    alone = launch_page(models[1:], block=False)
+    both = launch_page(models, block=False)
 
     def wanted(name: str) -> bool:
         return not only or name in only

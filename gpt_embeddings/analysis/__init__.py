@@ -1,4 +1,4 @@
 """Analysis: what can be computed of an input stage, as numbers.
 
-Read `readable_tokens`, `decomposition`, `neighbours`, `projections`, `encodings`, `costs`, `meaning`, `evaluation`.
+Read `readable_tokens`, `decomposition`, `similarity`, `neighbours`, `projections`, `encodings`, `costs`, `evaluation`.
 """

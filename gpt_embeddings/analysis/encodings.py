@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import position_vectors, token_vectors
+from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -115,8 +116,7 @@ def _encode_dense(name: str, documents: list[Ids], encode: Callable[[Ids], npt.N
     vectors = [encode(ids).ravel().astype(np.float64) for ids in [*documents, documents[0][::-1].copy()]]
     size = max(map(len, vectors))
     matrix = np.stack([np.pad(vector, (0, size - len(vector))) for vector in vectors])
-    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-    units = matrix / np.where(lengths > 0, lengths, 1)
+    units = unit_rows(matrix)
     cosines = units @ units.T
     numbers = np.concatenate(vectors[:-1])
     return Encoding(

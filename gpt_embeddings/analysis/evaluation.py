@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpt_embeddings.analysis.meaning import Vectors, spearman
+from gpt_embeddings.analysis.similarity import Floats, Rows, top_k, unit_rows
 
 
 BLOCK_QUESTIONS = 1024  # compared with all answers at a time
 FOUND = 10  # answers that count as found
 LEAST_DIM = 32
+NEIGHBOUR_RANKS = (1, 2, 4, 10, 30, 100, 500, 2000)
 
+Vectors = npt.NDArray[np.floating]
 Encode = Callable[[list[str]], Any]
 
 
@@ -34,10 +36,10 @@ class Retrieval:
     """1 over the rank of the first right answer; 0 where it is not among the ten nearest."""
 
 
-def halves(width: int) -> list[int]:
+def matryoshka_dims(width: int) -> list[int]:
     """Return a width and its halves, down to 32.
 
-    >>> halves(256), halves(20)
+    >>> matryoshka_dims(256), matryoshka_dims(20)
     ([256, 128, 64, 32], [20])
     """
     dims = [width]
@@ -60,7 +62,7 @@ def evaluate_scores(
         first: A text of each pair.
         second: The other.
         scores: How near they are, on any scale.
-        dims: Numbers of first dimensions to compare by; None takes all, and halves down to 32.
+        dims: Numbers of first dimensions to compare by; None takes all, and matryoshka_dims down to 32.
 
     Raises:
         ValueError: The lists are of different lengths or hold fewer than 3 pairs, a score is not finite, all scores
@@ -82,7 +84,7 @@ def evaluate_scores(
     n = len(values)
     found = {}
     for dim in _checked(dims, vectors.shape[1]):
-        cut = _units(vectors[:, :dim])
+        cut = unit_rows(vectors[:, :dim])
         found[dim] = spearman((cut[:n] * cut[n:]).sum(1), values)
     return found
 
@@ -98,7 +100,7 @@ def evaluate_retrieval(
         encode: Takes a list of texts, returns vectors `(n_texts, width)`.
         questions: A question of each pair.
         answers: Its answer.
-        dims: Numbers of first dimensions to compare by; None takes all, and halves down to 32.
+        dims: Numbers of first dimensions to compare by; None takes all, and matryoshka_dims down to 32.
 
     Raises:
         ValueError: The lists are of different lengths or empty, or there are fewer dimensions than asked for.
@@ -113,22 +115,16 @@ def evaluate_retrieval(
     vectors = _vectors(encode, [*asked, *documents])
     found = {}
     for dim in _checked(dims, vectors.shape[1]):
-        cut = _units(vectors[:, :dim])
+        cut = unit_rows(vectors[:, :dim])
         nearest = _nearest(cut[: len(asked)], cut[len(asked) :])
         found[dim] = _score(nearest, [right[question] for question in asked])
     return found
 
 
-def _nearest(questions: Vectors, documents: Vectors) -> npt.NDArray[np.int64]:
+def _nearest(questions: Floats, documents: Floats) -> Rows:
     """Return the numbers of the nearest documents, `(n_questions, FOUND or fewer)`, the nearest first."""
-    parts = []
-    for start in range(0, len(questions), BLOCK_QUESTIONS):
-        scores = questions[start : start + BLOCK_QUESTIONS] @ documents.T
-        k = min(FOUND, scores.shape[1])
-        some = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
-        parts.append(np.take_along_axis(some, order, axis=1))
-    return np.concatenate(parts)
+    blocks = range(0, len(questions), BLOCK_QUESTIONS)
+    return np.concatenate([top_k(questions[i : i + BLOCK_QUESTIONS] @ documents.T, FOUND)[1] for i in blocks])
 
 
 def _score(nearest: npt.NDArray[np.int64], right: list[set[int]]) -> Retrieval:
@@ -150,13 +146,52 @@ def _vectors(encode: Encode, texts: list[str]) -> npt.NDArray[np.float32]:
 
 
 def _checked(dims: Iterable[int] | None, width: int) -> list[int]:
-    checked = halves(width) if dims is None else list(dims)
+    checked = matryoshka_dims(width) if dims is None else list(dims)
     for dim in checked:
         if not 1 <= dim <= width:
             raise ValueError(f"`dims` has {dim}, but the vectors have {width} dimensions.")
     return checked
 
 
-def _units(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+def similar_pairs(vectors: Vectors, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Vectors]:
+    """Pair each text with another one, from its nearest to some far away, so that similarities are spread out.
+
+    Pairs drawn blindly would nearly all be unrelated.
+
+    Args:
+        vectors: Of length 1, shape `(n_texts, width)`.
+        seed: Of the ranks that are drawn.
+
+    Returns:
+        The first and the second text of each pair, and their cosine, each of shape `(n_texts,)`.
+
+    Raises:
+        ValueError: There are fewer than 3 texts.
+    """
+    if len(vectors) < 3:
+        raise ValueError(f"Pairs to compare need at least 3 texts, got {len(vectors)}.")
+    cosines = vectors.astype(np.float32) @ vectors.astype(np.float32).T
+    np.fill_diagonal(cosines, np.inf)  # itself comes first, at rank 0
+    ranks = [rank for rank in NEIGHBOUR_RANKS if rank < len(vectors)]
+    drawn = np.random.default_rng(seed).choice(ranks, len(vectors))
+    first = np.arange(len(vectors))
+    second = np.argsort(-cosines, axis=1, kind="stable")[first, drawn]
+    return first, second, cosines[first, second]
+
+
+def spearman(ours: Vectors, theirs: Vectors) -> float:
+    """Return the rank correlation of two lists of numbers; equal ones share a rank.
+
+    >>> spearman(np.array([0.1, 0.2, 0.9]), np.array([1.0, 5.0, 3.0]))
+    0.5
+    """
+    ranks = [_ranks(np.asarray(values)) for values in (ours, theirs)]
+    return float((ranks[0] * ranks[1]).sum() / np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+
+
+def _ranks(values: Vectors) -> npt.NDArray[np.float64]:
+    """Return ranks less their mean."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks = ends - (counts - 1) / 2
+    return np.asarray(ranks[group] - (len(values) + 1) / 2, np.float64)

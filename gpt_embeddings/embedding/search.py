@@ -18,14 +18,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_from_disk
 
+from gpt_embeddings.analysis.similarity import Floats, Rows, top_k, unit_rows
 from gpt_embeddings.checkpoints.loading import load_pair
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import Provenance, read_provenance
 from gpt_embeddings.text.tokenizer import tokenizer_digest
 
-
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 2**16
 BLOCK_SCORES = 2**24  # 64 MiB in float32
@@ -201,12 +199,10 @@ def find_nearest(vectors: _Vectors, wanted: Floats, k: int) -> tuple[Floats, Row
     rows = np.zeros((len(wanted), k), np.int64)
     first = 0
     for block in vectors.blocks(max(1, min(BLOCK_ROWS, BLOCK_SCORES // max(1, len(wanted))))):
-        lengths = np.linalg.norm(block, axis=1, keepdims=True)
-        good = np.isfinite(lengths) & (lengths > 0)  # an empty text has no direction
-        units = np.divide(block, lengths, out=np.zeros_like(block), where=good)
-        queries = wanted[:, : block.shape[1]]
-        queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-        some_scores, some_rows = (_best_by_faiss if by_faiss else _best)(queries, units, good[:, 0], k)
+        units = unit_rows(block)
+        good = np.asarray(units.any(axis=1))  # an empty text has no direction
+        queries = unit_rows(wanted[:, : block.shape[1]])
+        some_scores, some_rows = (_best_by_faiss if by_faiss else _best)(queries, units, good, k)
         scores = np.concatenate([scores, some_scores], axis=1)
         rows = np.concatenate([rows, some_rows + first], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -217,15 +213,7 @@ def find_nearest(vectors: _Vectors, wanted: Floats, k: int) -> tuple[Floats, Row
 
 def _best(queries: Floats, units: Floats, good: npt.NDArray[np.bool_], k: int) -> tuple[Floats, Rows]:
     """Return the k best of a block, those of equal scores from the first row on."""
-    products = np.where(good, queries @ units.T, np.float32(-np.inf))
-    k = min(k, len(units))
-    limits = np.partition(products, len(units) - k, axis=1)[:, len(units) - k]
-    chosen = []
-    for product, limit in zip(products, limits, strict=True):
-        near = np.flatnonzero(product >= limit)
-        chosen.append(near[np.argsort(-product[near], kind="stable")[:k]])
-    rows = np.array(chosen, np.int64).reshape(len(queries), k)
-    return np.take_along_axis(products, rows, axis=1), rows
+    return top_k(np.where(good, queries @ units.T, np.float32(-np.inf)), k)
 
 
 def _best_by_faiss(queries: Floats, units: Floats, good: npt.NDArray[np.bool_], k: int) -> tuple[Floats, Rows]:

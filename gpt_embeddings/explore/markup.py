@@ -3,9 +3,9 @@
 from html import escape
 from pathlib import Path
 
-from gpt_embeddings.explore.shown_models import Subject
+from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.tables import Table
-from gpt_embeddings.explore.views import EXPECTED, Seen, describe
+from gpt_embeddings.explore.views import EXPECTED, ViewResult, describe
 
 
 def style_sheet() -> str:
@@ -20,11 +20,11 @@ def text_to_html(text: str) -> str:
     return escape(text).replace("\0", "&#")
 
 
-def notes_to_html(seen: Seen) -> str:
+def notes_to_html(result: ViewResult) -> str:
     """Return the notes as paragraphs, announced by screen readers where they say what went wrong."""
-    if seen.failed:
-        return "".join(f'<p class="failed" role="alert">{text_to_html(note)}</p>' for note in seen.notes)
-    return "".join(f'<p class="note">{text_to_html(note)}</p>' for note in seen.notes)
+    if result.failed:
+        return "".join(f'<p class="failed" role="alert">{text_to_html(note)}</p>' for note in result.notes)
+    return "".join(f'<p class="note">{text_to_html(note)}</p>' for note in result.notes)
 
 
 def table_to_html(table: Table | None, label: str) -> str:
@@ -37,13 +37,13 @@ def table_to_html(table: Table | None, label: str) -> str:
     )
 
 
-def facts_to_html(subject: Subject) -> str:
-    """Return a model's name and sizes, or why it could not be opened."""
-    name = f"<strong>{text_to_html(subject.name)}</strong>"
+def facts_to_html(model: LazyModel) -> str:
+    """Return a model's name and sizes, or why it could not be loaded."""
+    name = f"<strong>{text_to_html(model.name)}</strong>"
     try:
-        return f'<p class="facts">{name}: {text_to_html(describe(subject.open()))}</p>'
+        return f'<p class="facts">{name}: {text_to_html(describe(model.load()))}</p>'
     except EXPECTED as error:
         message = str(error)
     except Exception as error:  # of a tokenizer's or a checkpoint's library, whose classes are many
         message = f"{type(error).__name__}: {error}"
-    return f'<p class="failed" role="alert">{name} could not be opened. {text_to_html(message)}</p>'
+    return f'<p class="failed" role="alert">{name} could not be loaded. {text_to_html(message)}</p>'

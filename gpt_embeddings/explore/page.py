@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, style_sheet, table_to_html, text_to_html
-from gpt_embeddings.explore.shown_models import Subject, find_subject
 from gpt_embeddings.explore.views import VIEWS, Field, View
 
 
@@ -33,11 +33,11 @@ COLOURS_OF_THEME = """
 """
 
 
-def build_page(subjects: Sequence[Subject]) -> "gr.Blocks":
+def build_page(models: Sequence[LazyModel]) -> "gr.Blocks":
     """Build the page; no model is loaded yet.
 
     Args:
-        subjects: One model, or several that are compared.
+        models: One model, or several that are compared.
 
     Raises:
         ImportError: The extra `explore` is not installed.
@@ -47,9 +47,9 @@ def build_page(subjects: Sequence[Subject]) -> "gr.Blocks":
         gr.Markdown("# The input stage of a GPT")
         facts = _make_html(gr, elem_id="facts")
         with gr.Tabs():
-            draws = [_add_view(gr, view, subjects) for view in VIEWS]
+            draws = [_add_view(gr, view, models) for view in VIEWS]
         # One after the other: the first view waits for the model anyway.
-        page.load(lambda: "".join(map(facts_to_html, subjects)), outputs=facts, api_visibility="private")
+        page.load(lambda: "".join(map(facts_to_html, models)), outputs=facts, api_visibility="private")
         draws[0](page.load)
     page.queue(default_concurrency_limit=4, api_open=False)
     return page
@@ -57,7 +57,7 @@ def build_page(subjects: Sequence[Subject]) -> "gr.Blocks":
 
 def serve_page(
     page: "gr.Blocks",
-    subjects: Sequence[Subject],
+    models: Sequence[LazyModel],
     *,
     host: str | None = LOOPBACK,
     port: int | None = None,
@@ -67,7 +67,7 @@ def serve_page(
 
     Args:
         page: What [`build_page`] gave.
-        subjects: Its models.
+        models: Its models.
         host: Address to listen at; None leaves it to Gradio's environment variables, as a Space sets them.
         port: Port; None takes the first free one from 7860.
         open_browser: Whether to open the page in the browser of this machine.
@@ -97,12 +97,12 @@ def serve_page(
         if port is None or "empty port" not in str(error):
             raise
         raise OSError(f"Port {port} is taken; give another, or none for the first free one from 7860.") from error
-    for subject in subjects:
-        threading.Thread(target=_warm, args=(subject,), daemon=True).start()
+    for model in models:
+        threading.Thread(target=_warm, args=(model,), daemon=True).start()
 
 
 def launch_page(
-    subjects: Sequence[Subject],
+    models: Sequence[LazyModel],
     *,
     host: str | None = LOOPBACK,
     port: int | None = None,
@@ -119,8 +119,8 @@ def launch_page(
     Raises:
         ImportError: The extra `explore` is not installed.
     """
-    page = build_page(subjects)
-    serve_page(page, subjects, host=host, port=port, open_browser=open_browser)
+    page = build_page(models)
+    serve_page(page, models, host=host, port=port, open_browser=open_browser)
     if block:
         page.block_thread()
     return page
@@ -130,9 +130,9 @@ def main(*names: str | None) -> None:
     """Serve the page as a Space does: host and port from Gradio's environment variables.
 
     Args:
-        names: Models, as `find_subject` takes them; none is the one that comes with the package.
+        names: Models, as `LazyModel.from_pretrained` takes them; none is the one that comes with the package.
     """
-    launch_page([find_subject(name) for name in names or (None,)], host=None)
+    launch_page([LazyModel.from_pretrained(name) for name in names or (None,)], host=None)
 
 
 def import_gradio() -> Any:
@@ -149,16 +149,16 @@ def import_gradio() -> Any:
     return gradio
 
 
-def _warm(subject: Subject) -> None:
+def _warm(model: LazyModel) -> None:
     try:
-        subject.open()
+        model.load()
     except Exception as error:  # the page says the same to whoever looks
-        logger.warning("%s could not be opened: %s", subject.name, error)
+        logger.warning("%s could not be loaded: %s", model.name, error)
 
 
-def _add_view(gr: Any, view: View, subjects: Sequence[Subject]) -> Callable[[Any], None]:
+def _add_view(gr: Any, view: View, models: Sequence[LazyModel]) -> Callable[[Any], None]:
     """Add a tab, and return a function that has an event draw it."""
-    shown: Sequence[Subject | None] = subjects if view.needs_model else [None]
+    shown: Sequence[LazyModel | None] = models if view.needs_model else [None]
     with gr.Tab(view.name) as tab:
         gr.Markdown(view.about)
         widgets = {}
@@ -171,17 +171,17 @@ def _add_view(gr: Any, view: View, subjects: Sequence[Subject]) -> Callable[[Any
                 button = gr.Button("Show", variant="primary", scale=0, min_width=140)
         outputs: list[Any] = []
         with gr.Row():
-            for subject in shown:
+            for model in shown:
                 with gr.Column(min_width=320):
-                    outputs += _add_panel(gr, view, subject, len(shown) > 1)
+                    outputs += _add_panel(gr, view, model, len(shown) > 1)
 
     def draw(*values: Any) -> list[Any]:
         updates: list[Any] = []
-        for subject in shown:
-            seen = view.look(subject, *values)
-            plots = [gr.Plot(value=figure, visible=True) for figure in seen.figures]
+        for model in shown:
+            result = view.render(model, *values)
+            plots = [gr.Plot(value=figure, visible=True) for figure in result.figures]
             plots += [gr.Plot(value=None, visible=False)] * (view.n_figures - len(plots))
-            updates += [notes_to_html(seen), *plots, table_to_html(seen.table, f"{view.name}, as a table")]
+            updates += [notes_to_html(result), *plots, table_to_html(result.table, f"{view.name}, as a table")]
         return updates
 
     def listen(event: Any) -> None:
@@ -201,10 +201,10 @@ def _add_view(gr: Any, view: View, subjects: Sequence[Subject]) -> Callable[[Any
     return listen
 
 
-def _add_panel(gr: Any, view: View, subject: Subject | None, with_name: bool) -> list[Any]:
+def _add_panel(gr: Any, view: View, model: LazyModel | None, with_name: bool) -> list[Any]:
     """Add what a view shows of one model: notes, figures in pairs, a table."""
-    if with_name and subject is not None:
-        _make_html(gr, f"<h2>{text_to_html(subject.name)}</h2>")
+    if with_name and model is not None:
+        _make_html(gr, f"<h2>{text_to_html(model.name)}</h2>")
     outputs = [_make_html(gr)]
     for i in range(0, view.n_figures, 2):
         with gr.Row():

@@ -18,7 +18,7 @@ from gpt_embeddings.analysis.encodings import compare_encodings
 from gpt_embeddings.analysis.neighbours import describe_chance, parse_words
 from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
-from gpt_embeddings.explore.shown_models import Opened, Subject
+from gpt_embeddings.explore.lazy_model import LazyModel, LoadedModel
 from gpt_embeddings.explore.tables import Table
 from gpt_embeddings.text.encoding import encode_flat
 
@@ -41,7 +41,7 @@ SENTENCES = "O gato sentou no tapete\nO tapete sentou no gato\nThe cat sat on th
 
 
 @dataclass(frozen=True)
-class Seen:
+class ViewResult:
     """What a view shows of one model."""
 
     figures: tuple[go.Figure, ...] = ()
@@ -68,17 +68,17 @@ class View:
     name: str
     about: str
     fields: Mapping[str, Field]
-    show: Callable[..., Seen]
+    show: Callable[..., ViewResult]
     n_figures: int
     needs_model: bool = True
     examples: Mapping[str, str] = field(default_factory=dict)
     """What to put into the field `text` when the field `what` is set."""
 
-    def look(self, subject: Subject | None, *values: Any) -> Seen:
-        """Show a subject with the values of the fields, in their order; what goes wrong becomes a note.
+    def render(self, model: LazyModel | None, *values: Any) -> ViewResult:
+        """Show a model with the values of the fields, in their order; what goes wrong becomes a note.
 
         Args:
-            subject: The model; None for a view that needs none.
+            model: The model; None for a view that needs none.
             values: As the widgets give them.
         """
         try:
@@ -89,52 +89,52 @@ class View:
                         f"{MAX_CHARACTERS:,} are taken."
                     )
             named = dict(zip(self.fields, values, strict=True))
-            return self.show(**named) if subject is None else self.show(subject.open(), **named)
+            return self.show(**named) if model is None else self.show(model.load(), **named)
         except EXPECTED as error:
-            return Seen(notes=(str(error),), failed=True)
+            return ViewResult(notes=(str(error),), failed=True)
         except Exception as error:
             logger.exception("The view %s failed.", self.name)
-            return Seen(notes=(f"This could not be shown ({type(error).__name__}: {error}).",), failed=True)
+            return ViewResult(notes=(f"This could not be shown ({type(error).__name__}: {error}).",), failed=True)
 
 
-def describe(opened: Opened) -> str:
+def describe(loaded: LoadedModel) -> str:
     """Return a line on what a model is."""
-    config = opened.model.config
+    config = loaded.model.config
     positions = f"{config.n_positions:,} positions ({config.position_embedding_type})"
-    if not _has_positions(opened):
+    if not _has_positions(loaded):
         positions = "no positions"
     said = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
-    return f"{said}; most of its token rows look untrained" if opened.neighbours.looks_random else said
+    return f"{said}; most of its token rows look untrained" if loaded.neighbours.looks_random else said
 
 
-def _has_positions(opened: Opened) -> bool:
-    return opened.model.config.position_embedding_type != "none"
+def _has_positions(loaded: LoadedModel) -> bool:
+    return loaded.model.config.position_embedding_type != "none"
 
 
-def _show_text(opened: Opened, text: str) -> Seen:
-    table = tables.text_table(opened.model, opened.tokenizer, text or "")
-    notes = (table.caption, *([] if _has_positions(opened) else [NO_POSITIONS]))
-    return Seen((figures.text_figure(opened.model, opened.tokenizer, text),), table, notes)
+def _show_text(loaded: LoadedModel, text: str) -> ViewResult:
+    table = tables.text_table(loaded.model, loaded.tokenizer, text or "")
+    notes = (table.caption, *([] if _has_positions(loaded) else [NO_POSITIONS]))
+    return ViewResult((figures.text_figure(loaded.model, loaded.tokenizer, text),), table, notes)
 
 
-def _show_map(opened: Opened, what: str, text: str, method: str = "PCA") -> Seen:
+def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") -> ViewResult:
     chosen: Any = (method or "PCA").lower()
     if what == TOKENS:
-        figure = maps.text_map(opened.model, opened.tokenizer, text or "", chosen)
+        figure = maps.text_map(loaded.model, loaded.tokenizer, text or "", chosen)
         note = "Filled dots are token + position, joined in the order of the text; diamonds are the tokens alone."
-        note = note if _has_positions(opened) else f"The dots are joined in the order of the text. {NO_POSITIONS}"
-        note += " " + tables.text_table(opened.model, opened.tokenizer, text).caption  # with what was cut
+        note = note if _has_positions(loaded) else f"The dots are joined in the order of the text. {NO_POSITIONS}"
+        note += " " + tables.text_table(loaded.model, loaded.tokenizer, text).caption  # with what was cut
     elif what == AROUND:
-        figure = maps.neighbourhood_map(opened.neighbours, text or "", method=chosen)
-        note = describe_chance(opened.neighbours, None)
+        figure = maps.neighbourhood_map(loaded.neighbours, text or "", method=chosen)
+        note = describe_chance(loaded.neighbours, None)
     else:
-        figure = maps.words_map(opened.neighbours, parse_words(text or "", MAX_WORDS), chosen)
+        figure = maps.words_map(loaded.neighbours, parse_words(text or "", MAX_WORDS), chosen)
         note = "A diamond is a word of several tokens, drawn at their mean."
-    return Seen((figure,), notes=(note,))
+    return ViewResult((figure,), notes=(note,))
 
 
-def _show_neighbours(opened: Opened, a: str, b: str, c: str, exclude_inputs: bool) -> Seen:
-    index = opened.neighbours
+def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, exclude_inputs: bool) -> ViewResult:
+    index = loaded.neighbours
     b, c = (b or "").strip(), (c or "").strip()
     if bool(b) != bool(c):
         raise ValueError("An analogy takes both: a word to subtract and a word to add. Fill both or neither.")
@@ -146,11 +146,11 @@ def _show_neighbours(opened: Opened, a: str, b: str, c: str, exclude_inputs: boo
     table = tables.neighbours_table(words, found)
     own = {token_id for word in words for token_id in word.input_ids}
     best = max((near.score for near in found if near.input_id not in own), default=None)
-    return Seen((figures.neighbours_figure(index, found),), table, (table.caption, describe_chance(index, best)))
+    return ViewResult((figures.neighbours_figure(index, found),), table, (table.caption, describe_chance(index, best)))
 
 
-def _show_positions(opened: Opened) -> Seen:
-    model = opened.model
+def _show_positions(loaded: LoadedModel) -> ViewResult:
+    model = loaded.model
     drawn = (
         figures.position_similarity_figure(model),
         figures.position_similarity_figure(model, sinusoidal=True),
@@ -161,34 +161,34 @@ def _show_positions(opened: Opened) -> Seen:
     n = model.config.n_positions
     shown = [min(n, limit) for limit in (figures.POSITIONS_SHOWN, figures.CURVE_POINTS)]
     note = f"{n:,} positions, of which heat maps show {shown[0]} and curves {shown[1]}."
-    return Seen(drawn, notes=(note,))
+    return ViewResult(drawn, notes=(note,))
 
 
-def _show_encodings(opened: Opened, sentences: str) -> Seen:
+def _show_encodings(loaded: LoadedModel, sentences: str) -> ViewResult:
     lines = [line.strip() for line in (sentences or "").splitlines() if line.strip()]
     if len(lines) > MAX_SENTENCES:
         raise ValueError(f"There are {len(lines)} sentences; at most {MAX_SENTENCES} are compared.")
-    encodings = compare_encodings(opened.model, opened.tokenizer, lines)
+    encodings = compare_encodings(loaded.model, loaded.tokenizer, lines)
     notes = [
         "A sum has no order: tokens that change places change neither a bag nor the mean of embeddings. What keeps a "
         "row a token sees it"
-        + ("; embeddings carry the place within each vector, too." if _has_positions(opened) else ".")
+        + ("; embeddings carry the place within each vector, too." if _has_positions(loaded) else ".")
     ]
-    limit = opened.model.config.n_positions
-    _, offsets = encode_flat(lines, opened.tokenizer)
+    limit = loaded.model.config.n_positions
+    _, offsets = encode_flat(lines, loaded.tokenizer)
     cut = [str(i) for i, length in enumerate(np.diff(offsets), start=1) if length > limit]
     if cut:
         notes.append(f"Cut to the model's {limit:,} positions (`n_positions`): sentence {', '.join(cut)}.")
-    return Seen((figures.encodings_figure(encodings),), tables.encodings_table(encodings), tuple(notes))
+    return ViewResult((figures.encodings_figure(encodings),), tables.encodings_table(encodings), tuple(notes))
 
 
-def _show_costs(vocab_size: float, n_positions: float, n_embd: float) -> Seen:
+def _show_costs(vocab_size: float, n_positions: float, n_embd: float) -> ViewResult:
     sizes = {"vocab_size": vocab_size, "n_positions": n_positions, "n_embd": n_embd}
     for name, size in sizes.items():
         if size is None or size != size or int(size) != size:
             raise ValueError(f"`{name}` must be a whole number, got {size}.")
     cost = Cost(**{name: int(size) for name, size in sizes.items()})
-    return Seen((figures.costs_figure(cost),), tables.costs_table(cost))
+    return ViewResult((figures.costs_figure(cost),), tables.costs_table(cost))
 
 
 def _map_fields() -> dict[str, Field]:

@@ -26,8 +26,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
-from gpt_embeddings.analysis.evaluation import halves
-from gpt_embeddings.analysis.meaning import similar_pairs, spearman
+from gpt_embeddings.analysis.evaluation import matryoshka_dims, similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.outputs import atomic_file
@@ -371,7 +370,7 @@ def fill_rare_positions(model: GPTEmbeddingsModel) -> None:
 
 
 def _widths(n_embd: int) -> list[int]:
-    return halves(n_embd)[: len(WIDTH_WEIGHTS)]
+    return matryoshka_dims(n_embd)[: len(WIDTH_WEIGHTS)]
 
 
 def _start(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from gpt_embeddings.analysis.meaning import similar_pairs, spearman
+from gpt_embeddings.analysis.evaluation import similar_pairs, spearman
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=30, unique=True), st.randoms())

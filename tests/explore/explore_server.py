@@ -8,8 +8,8 @@ import json
 import socket
 import sys
 
+from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.page import launch_page
-from gpt_embeddings.explore.shown_models import find_subject
 
 
 def free_port() -> int:
@@ -23,7 +23,7 @@ def main() -> None:
     """Serve until the standard input ends."""
     model, other, broken = sys.argv[1:]
     pages = [
-        launch_page([find_subject(name) for name in names], port=free_port(), block=False)
+        launch_page([LazyModel.from_pretrained(name) for name in names], port=free_port(), block=False)
         for names in ((model, other), (model,), (broken,))
     ]
     sys.stdout.write(json.dumps([page.local_url for page in pages]) + "\n")

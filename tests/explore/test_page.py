@@ -22,9 +22,9 @@ from gpt_embeddings_cli.waiting import is_loopback
 
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
+from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, table_to_html, text_to_html
-from gpt_embeddings.explore.shown_models import Subject, find_subject
-from gpt_embeddings.explore.views import AROUND, TOKENS, VIEWS, WORDS, Seen
+from gpt_embeddings.explore.views import AROUND, TOKENS, VIEWS, WORDS, ViewResult
 
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +52,8 @@ def saved(tmp_path_factory, gpt2_tokenizer):
 
 
 @pytest.fixture(scope="module")
-def subject(saved):
-    return find_subject(str(saved / "before"))
+def model(saved):
+    return LazyModel.from_pretrained(str(saved / "before"))
 
 
 def first_values(view):
@@ -64,10 +64,10 @@ def first_values(view):
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_every_view_shows_its_first_values(view, subject):
-    seen = view.look(subject if view.needs_model else None, *first_values(view))
-    assert not seen.failed, seen.notes
-    assert len(seen.figures) == view.n_figures
+def test_every_view_shows_its_first_values(view, model):
+    result = view.render(model if view.needs_model else None, *first_values(view))
+    assert not result.failed, result.notes
+    assert len(result.figures) == view.n_figures
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_every_view_shows_its_first_values(view, subject):
         (DENSE, ["a\n" * 13], "13 sentences; at most 12"),
     ],
 )
-def test_bad_input_becomes_a_message(subject, view, values, message):
-    seen = view.look(subject, *values, *(["PCA"] if "method" in view.fields else []))
-    assert seen.failed and not seen.figures
-    assert re.search(message, seen.notes[0])
-    assert 'role="alert"' in notes_to_html(seen)
+def test_bad_input_becomes_a_message(model, view, values, message):
+    result = view.render(model, *values, *(["PCA"] if "method" in view.fields else []))
+    assert result.failed and not result.figures
+    assert re.search(message, result.notes[0])
+    assert 'role="alert"' in notes_to_html(result)
 
 
 @pytest.mark.parametrize(
@@ -105,88 +105,88 @@ def test_bad_input_becomes_a_message(subject, view, values, message):
     ],
 )
 def test_bad_sizes_become_a_message(values, message):
-    seen = COSTS.look(None, *values)
-    assert seen.failed and message in seen.notes[0]
+    result = COSTS.render(None, *values)
+    assert result.failed and message in result.notes[0]
 
 
-def test_what_nobody_foresaw_becomes_a_message_too(subject, caplog):
-    def fail(opened, text):
+def test_what_nobody_foresaw_becomes_a_message_too(model, caplog):
+    def fail(loaded, text):
         raise KeyError("x")
 
     view = type(TEXT)("Text", "", TEXT.fields, fail, 1)
-    seen = view.look(subject, "tide")
-    assert seen.failed and seen.notes == ("This could not be shown (KeyError: 'x').",)
+    result = view.render(model, "tide")
+    assert result.failed and result.notes == ("This could not be shown (KeyError: 'x').",)
     assert "The view Text failed." in caplog.text
 
 
-def test_a_long_text_is_cut_and_said_so(subject):
-    seen = TEXT.look(subject, "tide " * 20_000)
-    assert "cut to the first 64: the model has no more positions" in seen.notes[0]
+def test_a_long_text_is_cut_and_said_so(model):
+    result = TEXT.render(model, "tide " * 20_000)
+    assert "cut to the first 64: the model has no more positions" in result.notes[0]
 
 
-def test_what_else_is_cut_is_said_too(subject):
+def test_what_else_is_cut_is_said_too(model):
     method = ["PCA"] if "method" in MAP.fields else []
-    assert "cut to the first 64" in MAP.look(subject, TOKENS, "tide " * 99, *method).notes[0]
-    notes = DENSE.look(subject, "a tide\n" + "tide " * 99).notes
+    assert "cut to the first 64" in MAP.render(model, TOKENS, "tide " * 99, *method).notes[0]
+    notes = DENSE.render(model, "a tide\n" + "tide " * 99).notes
     assert notes[1] == "Cut to the model's 64 positions (`n_positions`): sentence 2."
 
 
-def test_an_untrained_table_is_called_so(saved, subject):
-    assert "looks untrained" in NEIGHBOURS.look(subject, "king", "", "", True).notes[1]
-    trained = find_subject(str(saved / "after"))
-    assert "looks untrained" not in NEIGHBOURS.look(trained, "king", "", "", True).notes[1]
+def test_an_untrained_table_is_called_so(saved, model):
+    assert "looks untrained" in NEIGHBOURS.render(model, "king", "", "", True).notes[1]
+    trained = LazyModel.from_pretrained(str(saved / "after"))
+    assert "looks untrained" not in NEIGHBOURS.render(trained, "king", "", "", True).notes[1]
 
 
 def test_a_model_without_positions_is_not_said_to_have_them(gpt2_tokenizer):
-    subject = Subject("tides", lambda: (make_model(position_embedding_type="none"), gpt2_tokenizer))
+    model = LazyModel("tides", lambda: (make_model(position_embedding_type="none"), gpt2_tokenizer))
     for view, fields in ((TEXT, ["a tide"]), (MAP, [TOKENS, "a tide"]), (DENSE, ["a tide\ntwo tides"])):
-        seen = view.look(subject, *fields, *(["PCA"] if "method" in view.fields else []))
-        said = " ".join(seen.notes)
+        result = view.render(model, *fields, *(["PCA"] if "method" in view.fields else []))
+        said = " ".join(result.notes)
         assert "+ position" not in said and "the place within each vector" not in said
         assert view is DENSE or "The model has no positions: each vector is its token's row." in said
-    assert 'its `position_embedding_type` is "none"' in POSITIONS.look(subject).notes[0]
+    assert 'its `position_embedding_type` is "none"' in POSITIONS.render(model).notes[0]
 
 
-def test_inputs_are_left_out_by_choice(subject):
-    own = subject.open().neighbours.find("king").input_ids[0]
+def test_inputs_are_left_out_by_choice(model):
+    own = model.load().neighbours.find("king").input_ids[0]
     for leave_out in (True, False):
-        rows = NEIGHBOURS.look(subject, "king", "", "", leave_out).table.rows
+        rows = NEIGHBOURS.render(model, "king", "", "", leave_out).table.rows
         assert (own in [row[2] for row in rows]) is not leave_out
     assert rows[0][2] == own and rows[0][3] == pytest.approx(1)
-    assert "Asked for: ␣king, ␣man, ␣woman." in NEIGHBOURS.look(subject, "king", "man", "woman", True).notes[0]
+    assert "Asked for: ␣king, ␣man, ␣woman." in NEIGHBOURS.render(model, "king", "man", "woman", True).notes[0]
 
 
 def test_html_of_ours_is_text():
-    html = notes_to_html(Seen(notes=(MARKUP,))) + text_to_html(MARKUP)
+    html = notes_to_html(ViewResult(notes=(MARKUP,))) + text_to_html(MARKUP)
     assert re.findall(r"<(\w+)", html) == ["p"]
     assert not set("{}$`") & set(html)
-    table = TEXT.look(find_subject(None), MARKUP).table
+    table = TEXT.render(LazyModel.from_pretrained(None), MARKUP).table
     assert "<img" not in table_to_html(table, MARKUP) and "{" not in table_to_html(table, MARKUP)
 
 
 # ---- models
 
 
-def test_a_model_is_loaded_once_and_so_is_its_error(gpt2_tokenizer):
+def test_a_model_is_loaded_once_and_again_after_an_error(gpt2_tokenizer):
     calls = []
 
     def load():
         calls.append(1)
         return make_model(), gpt2_tokenizer
 
-    subject = Subject("tides", load)
-    assert subject.open() is subject.open() and calls == [1]
+    model = LazyModel("tides", load)
+    assert model.load() == model.load() and calls == [1]
 
     def fail():
         calls.append(1)
         raise OSError("no such file")
 
-    subject = Subject("<b>", fail)
+    model = LazyModel("<b>", fail)
     for _ in range(2):
         with pytest.raises(OSError, match="no such file"):
-            subject.open()
-    assert calls == [1, 1]
-    assert "&lt;b&gt;</strong> could not be opened. no such file" in facts_to_html(subject)
+            model.load()
+    assert calls == [1, 1, 1]
+    assert "&lt;b&gt;</strong> could not be loaded. no such file" in facts_to_html(model)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_model_is_loaded_once_and_so_is_its_error(gpt2_tokenizer):
 )
 def test_a_model_that_does_not_load_says_why(tmp_path, make, message):
     make(tmp_path)
-    html = facts_to_html(find_subject(str(tmp_path)))
+    html = facts_to_html(LazyModel.from_pretrained(str(tmp_path)))
     assert 'role="alert"' in html and message in html and "Traceback" not in html
 
 
@@ -209,8 +209,8 @@ def test_a_model_that_does_not_load_says_why(tmp_path, make, message):
 def test_a_wrong_tokenizer_file_is_a_message(tmp_path, content):
     make_model().save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text(content)
-    seen = TEXT.look(find_subject(str(tmp_path)), "tide")
-    assert seen.failed and "Traceback" not in seen.notes[0]
+    result = TEXT.render(LazyModel.from_pretrained(str(tmp_path)), "tide")
+    assert result.failed and "Traceback" not in result.notes[0]
 
 
 def test_a_gpt_checkpoint_is_opened_by_its_tables(tmp_path, gpt2_tokenizer):
@@ -219,9 +219,9 @@ def test_a_gpt_checkpoint_is_opened_by_its_tables(tmp_path, gpt2_tokenizer):
     gpt = transformers.GPT2Model(transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, n_positions=32))
     gpt.save_pretrained(tmp_path)
     gpt2_tokenizer.save_pretrained(tmp_path)
-    opened = find_subject(str(tmp_path)).open()
-    assert torch.equal(opened.model.wte.weight, gpt.wte.weight)
-    assert opened.tokenizer("tide").input_ids == gpt2_tokenizer("tide").input_ids
+    loaded = LazyModel.from_pretrained(str(tmp_path)).load()
+    assert torch.equal(loaded.model.wte.weight, gpt.wte.weight)
+    assert loaded.tokenizer("tide").input_ids == gpt2_tokenizer("tide").input_ids
 
 
 # ---- the command

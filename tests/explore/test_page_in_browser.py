@@ -21,7 +21,7 @@ pytest.importorskip("playwright", reason="playwright, of the extra `test`, is no
 from browser import find_chromium, open_browser
 
 from gpt_embeddings.explore.export import write_report
-from gpt_embeddings.explore.shown_models import find_subject
+from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.views import VIEWS
 
 
@@ -272,7 +272,7 @@ def test_a_model_that_does_not_load_is_a_message(new_page, urls, models):
     page.goto(urls[2])
     page.get_by_role("alert").nth(1).wait_for()
     said = page.get_by_role("alert").all_inner_texts()
-    assert "could not be opened" in said[0] and all(str(models / "none") in text for text in said)
+    assert "could not be loaded" in said[0] and all(str(models / "none") in text for text in said)
     page.get_by_role("tab", name="Costs", exact=True).click()
     watched.wait_for_figures(1)  # it needs no model
     assert "Traceback" not in page.content() and watched.faults == []
@@ -291,7 +291,7 @@ def test_no_path_of_a_visitor_is_read(urls, models, tmp_path):
 
 
 def test_a_report_works_from_a_file_alone(new_page, models, tmp_path):
-    write_report(tmp_path / "report.html", [find_subject(str(models / "before"))])
+    write_report(tmp_path / "report.html", [LazyModel.from_pretrained(str(models / "before"))])
     watched = new_page(width=700)
     watched.page.goto((tmp_path / "report.html").as_uri())
     watched.wait_for_figures(sum(view.n_figures for view in VIEWS))

@@ -1,0 +1,52 @@
+"""Cosine similarity in numpy: vectors of length 1, and the exact k best of a matrix of scores.
+
+Left out: where the vectors come from. A table is searched by `neighbours`, an embedded dataset by `embedding.search`.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+def unit_rows(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return vectors divided by their length.
+
+    >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+
+    Args:
+        vectors: Vectors of shape `(n, n_embd)`.
+
+    Returns:
+        Vectors of the same shape, in float32 or, if given so, float64. A vector that is zero or not finite has no
+        direction and becomes zero.
+    """
+    vectors = np.asarray(vectors, np.result_type(vectors, np.float32))
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=np.isfinite(lengths) & (lengths > 0))
+
+
+def top_k(scores: Floats, k: int) -> tuple[Floats, Rows]:
+    """Return the k largest scores of each query, in descending order; equal scores keep the order of their rows.
+
+    >>> top_k(np.array([[0.1, 0.9, 0.5, 0.9]], np.float32), 3)[1].tolist()
+    [[1, 3, 2]]
+
+    Args:
+        scores: Scores of shape `(n_queries, n_rows)`.
+        k: How many; all if there are fewer rows.
+
+    Returns:
+        Scores and rows, both of shape `(n_queries, min(k, n_rows))`.
+    """
+    n_rows = scores.shape[1]
+    k = min(k, n_rows)
+    rows = np.empty((len(scores), k), np.int64)
+    limits = np.partition(scores, n_rows - k, axis=1)[:, n_rows - k] if k else scores[:, 0]
+    for i, (row, limit) in enumerate(zip(scores, limits, strict=True)):
+        best = np.flatnonzero(row >= limit)  # more than k if the k-th score occurs several times
+        rows[i] = best[np.argsort(-row[best], kind="stable")[:k]]
+    return np.take_along_axis(scores, rows, axis=1), rows
