@@ -25,10 +25,10 @@ from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 if TYPE_CHECKING:
     from gpt_embeddings.checkpoints.conversion import from_gpt, to_gpt
+    from gpt_embeddings.checkpoints.export import export_model
     from gpt_embeddings.checkpoints.static import from_static
     from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
     from gpt_embeddings.hub.cards import CardMetadata
-    from gpt_embeddings.hub.export import export_model
     from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
     from gpt_embeddings.hub.repository import save_folder
     from gpt_embeddings.text.encoding import encode_flat
@@ -48,7 +48,7 @@ _HOMES = {
     "WindowCollator": "windows.collator",
     "embed_dataset": "embedding.dataset",
     "encode_flat": "text.encoding",
-    "export_model": "hub.export",
+    "export_model": "checkpoints.export",
     "from_gpt": "checkpoints.conversion",
     "from_static": "checkpoints.static",
     "load_source": "text.sources",

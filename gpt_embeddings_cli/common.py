@@ -21,35 +21,34 @@ if TYPE_CHECKING:
 SILENT_SECONDS = 2.0  # of imports
 
 
-def open_model(name: str | None, fresh: bool, config: Path | None, seed: int) -> "tuple[GPTEmbeddingsModel, str]":
-    """Return a model and words for where it is from: a saved one, a fresh one, or the one that comes with the package.
+def open_model_and_tokenizer(
+    name: str | None, tokenizer: str | None, fresh: bool, config: Path | None, seed: int
+) -> "tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase, str]":
+    """Return a saved, fresh or bundled model, its tokenizer, and a description of where the model is from.
 
     Args:
-        name: Folder or Hub name.
-        fresh: Whether it is to be a random one, by the seed.
-        config: config.json of a fresh one.
-        seed: Seed of a fresh one.
+        name: Folder or Hub name of a saved model; None is the bundled English table.
+        tokenizer: Folder or Hub name; None is the model's own or, if it has none, GPT-2's.
+        fresh: Whether to make a model with random tables.
+        config: config.json of a fresh model.
+        seed: Seed of a fresh model.
     """
     import torch
 
     from configuration_gpt_embeddings import GPTEmbeddingsConfig
     from gpt_embeddings.checkpoints.bundled import ENGLISH
-    from gpt_embeddings.checkpoints.loading import load_model
+    from gpt_embeddings.checkpoints.loading import DEFAULT_TOKENIZER, load_model_and_tokenizer
+    from gpt_embeddings.text.tokenizer import load_tokenizer
     from modeling_gpt_embeddings import GPTEmbeddingsModel
 
     if not fresh and config is None:
-        return load_model(name), name or ENGLISH
+        return *load_model_and_tokenizer(name, tokenizer), name or ENGLISH
     sizes = GPTEmbeddingsConfig() if config is None else GPTEmbeddingsConfig.from_json_file(config)
     torch.manual_seed(seed)
     typer.echo("The tables are random: their vectors mean nothing before training.", err=True)
-    return GPTEmbeddingsModel(sizes).eval(), f"fresh, untrained tables (seed {seed})"
-
-
-def open_tokenizer(name: str | None, model: str | None, n_positions: int) -> "PreTrainedTokenizerBase":
-    """Return the tokenizer that was named, the model's own, or GPT-2's."""
-    from gpt_embeddings.checkpoints.loading import load_tokenizer_of
-
-    return load_tokenizer_of(model, name, n_positions)
+    model = GPTEmbeddingsModel(sizes).eval()
+    tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER, model_max_length=sizes.n_positions)
+    return model, tokens, f"fresh, untrained tables (seed {seed})"
 
 
 def check_one_model(name: str | None, config: Path | None, fresh: bool = False) -> None:

@@ -11,8 +11,7 @@ import typer
 from gpt_embeddings_cli.common import (
     check_one_model,
     errors_as_messages,
-    open_model,
-    open_tokenizer,
+    open_model_and_tokenizer,
 )
 from gpt_embeddings_cli.options import MODEL, RUN, Overwrite, Tokenizer
 from gpt_embeddings_cli.reading import TEXT, Inputs, ReadingOptions, check_inputs, check_names, reads_texts
@@ -151,8 +150,7 @@ def embed(
         if ray is not None:
             _embed_on_ray(inputs, reading, output, model, tokenizer, ray, overwrite, options)
         else:
-            network, name = open_model(model, fresh, config, seed)
-            tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
+            network, tokens, name = open_model_and_tokenizer(model, tokenizer, fresh, config, seed)
             run: dict[str, Any] = {"num_proc": num_proc, "resume": resume, "overwrite": overwrite}
             run["model_name"] = None if fresh or config is not None else name
             dataset = reading.load(inputs, streaming=streaming)
@@ -227,7 +225,7 @@ def _embed_on_ray(
     from datasets import DatasetDict
 
     from gpt_embeddings.checkpoints.bundled import ENGLISH
-    from gpt_embeddings.checkpoints.loading import find_tokenizer, load_pair
+    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
     from gpt_embeddings.embedding.cluster import embed_on_cluster
     from gpt_embeddings.embedding.embedder import Embedder
     from gpt_embeddings.progress import Progress
@@ -237,13 +235,12 @@ def _embed_on_ray(
     source: Any = reading.load(inputs) if files is None else files
     if isinstance(source, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(source)}.")
-    tokens = find_tokenizer(model, tokenizer)
     name, progress = model or ENGLISH, Progress(hidden=True)
     rows = embed_on_cluster(
-        source, output, name, tokens, address=address, overwrite=overwrite, progress=progress, **options
+        source, output, name, tokenizer, address=address, overwrite=overwrite, progress=progress, **options
     )
     typer.echo(f"{rows} rows, from {name}.")
-    for warning in Embedder(*load_pair(name, tokens), **options).warnings(progress.counts):
+    for warning in Embedder(*load_model_and_tokenizer(name, tokenizer), **options).warnings(progress.counts):
         typer.echo(warning)
 
 

@@ -32,13 +32,13 @@ def export(
     with errors_as_messages():
         check_names(model, tokenizer)
 
-        from gpt_embeddings.checkpoints.loading import load_pair
-        from gpt_embeddings.hub.export import export_model
+        from gpt_embeddings.checkpoints.export import export_model
+        from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
         from gpt_embeddings.outputs import AtomicOutput
 
         with AtomicOutput(output, "export", overwrite=overwrite, overwritable=("modules.json", "model.onnx")) as out:
             out.result.mkdir()
-            said = export_model(*load_pair(model, tokenizer), out.result, format)
+            said = export_model(*load_model_and_tokenizer(model, tokenizer), out.result, format)
             out.finish()
         typer.echo(said)
         typer.echo(f"Result: {output.resolve()}")

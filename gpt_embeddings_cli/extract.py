@@ -70,7 +70,7 @@ def extract(
         from gpt_embeddings.checkpoints.conversion import from_gpt
         from gpt_embeddings.checkpoints.files import open_folder
         from gpt_embeddings.checkpoints.loading import save_with_tokenizer
-        from gpt_embeddings.checkpoints.saving import save_pair
+        from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
         from gpt_embeddings.checkpoints.static import find_static, from_static
         from gpt_embeddings.outputs import AtomicOutput
 
@@ -81,7 +81,7 @@ def extract(
                 if dtype != "auto":
                     raise ValueError(f"`--dtype` is {dtype}, but the tables of a static model are taken as they are.")
                 model, tokenizer = from_static(name, revision=revision)
-                save_pair(out.result, model, tokenizer)
+                save_model_and_tokenizer(out.result, model, tokenizer)
                 said = f"  tokenizer  {len(tokenizer)} entries, with nothing around a text"
             else:
                 model = from_gpt(

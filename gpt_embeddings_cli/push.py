@@ -54,10 +54,10 @@ def push(
         from gpt_embeddings.hub.cards import CardMetadata
         from gpt_embeddings.hub.push import push_folder
 
-        facts = CardMetadata(license=license, base_model=base_model, datasets=dataset or ())
+        metadata = CardMetadata(license=license, base_model=base_model, datasets=dataset or ())
         try:
             commit = push_folder(
-                folder, repo_id, facts=facts, private=private or None, revision=revision, create_pr=create_pr
+                folder, repo_id, metadata=metadata, private=private or None, revision=revision, create_pr=create_pr
             )
         except (httpx2.HTTPError, RuntimeError) as error:  # a lost connection, a large file that did not get through
             raise OSError(str(error)) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import check_one_model, errors_as_messages, open_model, open_tokenizer
+from gpt_embeddings_cli.common import check_one_model, errors_as_messages, open_model_and_tokenizer
 from gpt_embeddings_cli.options import (
     MODEL,
     TRAINING,
@@ -23,6 +23,7 @@ from gpt_embeddings_cli.reading import Data, ReadingOptions, check_inputs, check
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
+    from transformers import PreTrainedTokenizerBase
 
     from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
@@ -85,7 +86,6 @@ def clm(
         check_one_model(model, config)
         _prepare(output, "train clm", [*data, *(held_out or ())], model, tokenizer)
 
-        from gpt_embeddings.text.tokenizer import vocabulary_rows
         from gpt_embeddings.training.clm import ClmOptions, train_clm
 
         options = ClmOptions(
@@ -96,9 +96,7 @@ def clm(
             save_steps=save_steps,
             seed=seed,
         )
-        tokens = open_tokenizer(tokenizer, model, max_length)
-        network = _open_head(model, config, vocabulary_rows(tokens), max_length, seed)
-        tokens.model_max_length = network.config.n_positions
+        network, tokens = _open_head(model, tokenizer, config, max_length, seed)
         source = _load_texts(data, reading)
         other = _load_texts(held_out, reading) if held_out else None
         with _interruptible():
@@ -247,7 +245,8 @@ def contrastive(
         import torch
 
         from configuration_gpt_embeddings import GPTEmbeddingsConfig
-        from gpt_embeddings.text.tokenizer import vocabulary_rows
+        from gpt_embeddings.checkpoints.loading import DEFAULT_TOKENIZER
+        from gpt_embeddings.text.tokenizer import load_tokenizer, vocabulary_rows
         from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
         from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -255,7 +254,7 @@ def contrastive(
             batch_size=batch_size, epochs=epochs, learning_rate=learning_rate, save_steps=save_steps, seed=seed
         )
         if model is None and config is None:
-            tokens = open_tokenizer(tokenizer, None, 1024)
+            tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER, model_max_length=1024)
             torch.manual_seed(seed)
             network = GPTEmbeddingsModel(
                 GPTEmbeddingsConfig(
@@ -266,8 +265,7 @@ def contrastive(
                 )
             )
         else:
-            network, _ = open_model(model, False, config, seed)
-            tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
+            network, tokens, _ = open_model_and_tokenizer(model, tokenizer, False, config, seed)
         source = _load_texts(data, reading, columns)
         with _interruptible():
             metadata = train_contrastive(
@@ -306,8 +304,7 @@ def weights(
 
         from gpt_embeddings.training.token_weights import train_token_weights
 
-        network, name = open_model(model, False, None, 0)
-        tokens = open_tokenizer(tokenizer, model, network.config.n_positions)
+        network, tokens, name = open_model_and_tokenizer(model, tokenizer, False, None, 0)
         source = _load_texts(data, reading)
         with _interruptible():
             metadata = train_token_weights(
@@ -361,19 +358,21 @@ def _report(metadata: Mapping[str, Any], output: Path) -> None:
 
 
 def _open_head(
-    name: str | None, config: Path | None, vocab_size: int, max_length: int, seed: int
-) -> "GPTEmbeddingsForCausalLM":
+    name: str | None, tokenizer: str | None, config: Path | None, max_length: int, seed: int
+) -> "tuple[GPTEmbeddingsForCausalLM, PreTrainedTokenizerBase]":
     import torch
 
     from configuration_gpt_embeddings import GPTEmbeddingsConfig
-    from gpt_embeddings.checkpoints.loading import load_head
+    from gpt_embeddings.checkpoints.loading import DEFAULT_TOKENIZER, load_model_and_tokenizer
+    from gpt_embeddings.text.tokenizer import load_tokenizer, vocabulary_rows
     from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
     if name is not None:
-        return load_head(name)
+        return load_model_and_tokenizer(name, tokenizer, GPTEmbeddingsForCausalLM)
+    tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER)
     sizes = (
         GPTEmbeddingsConfig(
-            vocab_size=vocab_size,
+            vocab_size=vocabulary_rows(tokens),
             n_positions=max_length,
             n_embd=FRESH_N_EMBD,
             embd_pdrop=0.0,
@@ -382,5 +381,6 @@ def _open_head(
         if config is None
         else GPTEmbeddingsConfig.from_json_file(config)
     )
+    tokens.model_max_length = sizes.n_positions
     torch.manual_seed(seed)
-    return GPTEmbeddingsForCausalLM(sizes)
+    return GPTEmbeddingsForCausalLM(sizes), tokens

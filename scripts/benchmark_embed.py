@@ -107,11 +107,11 @@ def set_up(name: str, documents: list[str], n_embd: int, folder: Path) -> Run:
     import torch
 
     from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-    from gpt_embeddings.checkpoints.loading import load_pair
+    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 
     datasets.disable_progress_bars()
     if name.endswith("in the box"):
-        model, tokenizer = load_pair()
+        model, tokenizer = load_model_and_tokenizer()
     else:
         torch.manual_seed(0)
         model, tokenizer = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=n_embd)).eval(), load_tokenizer()

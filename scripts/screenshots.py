@@ -15,7 +15,7 @@ from PIL import Image
 
 from gpt_embeddings import GPTEmbeddingsModel
 from gpt_embeddings.checkpoints.bundled import ENGLISH
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.page import launch_page
 
@@ -63,7 +63,7 @@ def ask(watched: Watched, values: dict[str, str]) -> None:
 def main(only: Sequence[str]) -> None:
     """Make all pictures, or those named."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = load_pair()
+    model, tokenizer = load_model_and_tokenizer()
     torch.manual_seed(0)
     fresh = GPTEmbeddingsModel(model.config).eval()
     models = [

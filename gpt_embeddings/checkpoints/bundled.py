@@ -1,50 +1,59 @@
 """The tables that come with the package: GPT-2's tokens, 256 dimensions, int8 rows.
 
-    gpt-embeddings-english       English, distilled from all-MiniLM-L6-v2; taken where no model is named
+    gpt-embeddings-english       English, distilled from all-MiniLM-L6-v2; the default where no model is named
     gpt-embeddings-portuguese    Portuguese and English, distilled from multilingual-e5-small
 
 `scripts/train_default.py` and `scripts/train_portuguese.py` make them. Left out: loading them, which `loading` does as
-with any saved model.
+with any saved model, and checking them for damage, for which pip keeps the hashes (`RECORD`).
 """
 
-import hashlib
+import difflib
 from pathlib import Path
 
 
 FOLDER = Path(__file__).parent
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
-SHA256 = {  # of model.safetensors
-    ENGLISH: "9ab7a98a5c7aee22aaa46c3d6975c80175ef27d92907fff2ac6a34ee5778c32b",
-    PORTUGUESE: "016f48f4636bcb4cda78b261775e437d6b5c6045a6566c4d255f48c4071ad0cc",
-}
+BUNDLED = (ENGLISH, PORTUGUESE)
+REINSTALL = (
+    "Reinstall the package with `pip install --force-reinstall --no-deps gpt-embeddings`, or name another model."
+)
 
 
 def folder_of(name: str) -> Path:
-    """Return where a bundled table is."""
+    """Return the folder of a bundled table."""
     return FOLDER / name.removeprefix("gpt-embeddings-")
 
 
 def find_bundled(name: str | None) -> str:
-    """Return the folder of a bundled model for its name, of the English one for None, else the name as it is.
+    """Return the folder of a bundled table for its name or None (English), and any other name as it is.
 
     Args:
-        name: Folder or Hub name; a folder that has a bundled model's name is that folder.
+        name: Folder or Hub name. If a folder has the name of a bundled table, the folder is meant.
 
     Raises:
-        OSError: The package's own file is missing or damaged; the message says how to mend it.
+        FileNotFoundError: The table is missing from the installed package.
     """
-    if name is not None and (name not in SHA256 or Path(name).exists()):
+    if name is not None and (name not in BUNDLED or Path(name).exists()):
         return name
-    name = name or ENGLISH
-    weights = folder_of(name) / "model.safetensors"
-    try:
-        found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    except OSError as error:
-        found = f"none ({error})"
-    if found != SHA256[name]:
-        raise OSError(
-            f"The table that comes with the package is missing or damaged: {str(weights)!r} has the sha256 {found}, "
-            f"expected {SHA256[name]}. Mend it with `pip install --force-reinstall --no-deps gpt-embeddings`, or give "
-            "another model."
-        )
-    return str(folder_of(name))
+    folder = folder_of(name or ENGLISH)
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"The bundled table {name or ENGLISH!r} is missing from {str(folder)!r}. {REINSTALL}")
+    return str(folder)
+
+
+def is_bundled(name: str) -> bool:
+    """Return whether a folder is that of a bundled table."""
+    return any(Path(name) == folder_of(table) for table in BUNDLED)
+
+
+def suggest_bundled(name: str) -> str:
+    """Return a sentence that lists the bundled tables and, for a name that looks like one of them, which is meant.
+
+    >>> suggest_bundled("portugese")
+    'The bundled tables are gpt-embeddings-english, gpt-embeddings-portuguese; did you mean gpt-embeddings-portuguese?'
+    """
+    spellings = {spelling: table for table in BUNDLED for spelling in (table, table.removeprefix("gpt-embeddings-"))}
+    close = difflib.get_close_matches(name.lower(), spellings, n=1)
+    return f"The bundled tables are {', '.join(BUNDLED)}" + (
+        f"; did you mean {spellings[close[0]]}?" if close else "."
+    )

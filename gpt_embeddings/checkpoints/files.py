@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff, tqdm
 
+from gpt_embeddings.checkpoints.bundled import suggest_bundled
 from gpt_embeddings.text.tokenizer import hub_timeout
 
 
@@ -343,6 +344,7 @@ def _view(data: torch.Tensor) -> memoryview:
 
 
 def _explain(name: str, error: Exception) -> OSError:
+    hint = "" if "/" in name else f" {suggest_bundled(name)}"
     if isinstance(error, GatedRepoError):
         return PermissionError(
             f"{name} is gated: ask for access on its page on the Hub, then log in with `hf auth login` or give "
@@ -353,10 +355,11 @@ def _explain(name: str, error: Exception) -> OSError:
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         return FileNotFoundError(
             f"{name!r} is neither a folder here nor a model on the Hub that can be seen. A private one needs "
-            "`hf auth login` or `token`."
+            f"`hf auth login` or `token`.{hint}"
         )
     copy = f" Without a network, copy it here (`hf download {name} --local-dir FOLDER`, where there is one)."
     answered = isinstance(error, HfHubHTTPError)
     return OSError(
-        f"{name!r} is not a folder here, and could not be fetched from the Hub ({error}).{'' if answered else copy}"
+        f"{name!r} is not a folder here, and could not be fetched from the Hub ({error})."
+        f"{'' if answered else copy}{hint}"
     )

@@ -26,11 +26,11 @@ COMPONENT = {
 POOLING_FILE = "1_Pooling/config.json"  # the second module of sentence-transformers is there with mean pooling alone
 
 
-def save_pair(
+def save_model_and_tokenizer(
     folder: Path,
     model: GPTEmbeddingsPreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> PreTrainedTokenizerBase:
     """Write a model and its tokenizer into a folder.
 
@@ -38,7 +38,7 @@ def save_pair(
         folder: Where to; it exists.
         model: The model, with a head or without.
         tokenizer: The tokenizer that belongs to it; the object itself is not changed.
-        facts: Facts of the run that trained the model, for `training_metadata.json`, which `push` puts into the card.
+        metadata: Metadata of the training run for `training_metadata.json`; a push puts it into the card.
 
     Returns:
         The tokenizer as it was saved: with the model's `n_positions` as its `model_max_length`.
@@ -57,8 +57,8 @@ def save_pair(
     for path, content in _sentence_transformers_files(model.config).items():
         (folder / path).parent.mkdir(exist_ok=True)
         write_json(content, folder / path, sort_keys=True)
-    if facts:
-        write_json(facts, folder / TRAINING_METADATA)
+    if metadata:
+        write_json(metadata, folder / TRAINING_METADATA)
     return tokenizer
 
 

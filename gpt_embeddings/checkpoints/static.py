@@ -2,7 +2,7 @@
 
 Both are a table of which a text's vector is a mean, so that they become a `GPTEmbeddingsModel` without positions.
 model2vec leaves unknown tokens out of the mean: they weigh nothing. Left out: a normalisation at the end, which keeps
-the direction of a vector; `Embedder(..., normalize=True)` has it. The way back is `gpt_embeddings.hub.export`.
+the direction of a vector; `Embedder(..., normalize=True)` has it. The way back is `gpt_embeddings.checkpoints.export`.
 """
 
 import json

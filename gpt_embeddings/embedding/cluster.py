@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import provenance_of, with_provenance
 from gpt_embeddings.embedding.shards import WRITTEN
@@ -40,13 +40,13 @@ class EmbedderActor:
 
     Args:
         model: Folder or Hub name of a saved model; every node has to be able to read it.
-        tokenizer: Folder or Hub name of its tokenizer.
+        tokenizer: Folder or Hub name of its tokenizer; None is the model's own.
         options: The options of `Embedder`.
         folder: Where files go; every node has to be able to write there.
     """
 
-    def __init__(self, model: str, tokenizer: str, options: dict[str, Any], folder: str) -> None:
-        self._embedder = Embedder(*load_pair(model, tokenizer), **options)
+    def __init__(self, model: str, tokenizer: str | None, options: dict[str, Any], folder: str) -> None:
+        self._embedder = Embedder(*load_model_and_tokenizer(model, tokenizer), **options)
         self._provenance, self._folder = provenance_of(self._embedder, model), Path(folder)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -73,7 +73,7 @@ def embed_on_cluster(
     inputs: Sequence[str | os.PathLike[str]] | Dataset,
     output: str | os.PathLike[str],
     model: str,
-    tokenizer: str,
+    tokenizer: str | None,
     *,
     address: str | None = None,
     n_actors: int | None = None,
@@ -89,7 +89,7 @@ def embed_on_cluster(
         output: A folder to make, on storage that every node can write; it receives Parquet files. Rows are in no
             particular order.
         model: Folder or Hub name of a saved model.
-        tokenizer: Folder or Hub name of its tokenizer.
+        tokenizer: Folder or Hub name of its tokenizer; None is the model's own.
         address: The cluster's address, such as `"auto"` or `"ray://head:10001"`; None joins the cluster of this
             process, or starts one on this machine.
         n_actors: Number of actors, each on one CPU; by default one for each CPU of the cluster but one, which reads

@@ -27,8 +27,8 @@ from datasets.formatting.formatting import LazyBatch
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.checkpoints.loading import load_pair
-from gpt_embeddings.checkpoints.saving import save_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
 from gpt_embeddings.embedding.quantized_table import QuantizedTable, TableDtype, pack_once
 from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
@@ -160,12 +160,12 @@ class Embedder:
             OSError: There is no such model or tokenizer.
             ValueError: One of them is broken, or an option is unknown.
         """
-        return cls(*load_pair(None if name is None else os.fspath(name), tokenizer), **options)
+        return cls(*load_model_and_tokenizer(None if name is None else os.fspath(name), tokenizer), **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save model and tokenizer, for this and every other loader; options are the caller's and not saved."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_pair(Path(folder), self.model, self.tokenizer)
+        save_model_and_tokenizer(Path(folder), self.model, self.tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Publish model and tokenizer as [`push_model`] does, with its options."""

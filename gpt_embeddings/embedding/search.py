@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from gpt_embeddings.analysis.similarity import Floats, Rows, top_k, unit_rows
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import Provenance, read_provenance
 from gpt_embeddings.text.tokenizer import tokenizer_digest
@@ -103,7 +103,7 @@ def open_embedder(provenance: Provenance, model: str | None = None, tokenizer: s
             "since, give its name; else embed again with a saved one."
         )
     try:
-        pair = load_pair(name, tokenizer)
+        pair = load_model_and_tokenizer(name, tokenizer)
     except OSError as error:
         raise FileNotFoundError(
             f"The vectors are from the model {name!r} (weights {_short(provenance.weights)}), which is not there any "

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.checkpoints.bundled import ENGLISH
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -44,7 +44,7 @@ class LazyModel:
             name: A saved model, or any GPT checkpoint that `from_gpt` supports; None is the bundled English table.
             tokenizer: Folder or Hub name; None takes the model's own if it has one, else GPT-2's.
         """
-        return cls(name or ENGLISH, lambda: load_pair(name, tokenizer))
+        return cls(name or ENGLISH, lambda: load_model_and_tokenizer(name, tokenizer))
 
     def load(self) -> LoadedModel:
         """Return the model. Threads that ask while it is being loaded wait for it."""

@@ -20,8 +20,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
-from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_as_saved
-from gpt_embeddings.checkpoints.saving import save_pair
+from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model
+from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.hub.advice import LOG_IN, STATE_LICENCE, add_advice
 from gpt_embeddings.hub.cards import (
     CardMetadata,
@@ -42,7 +42,7 @@ from gpt_embeddings.hub.repository import (
 )
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.text.tokenizer import load_tokenizer
-from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
+from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsPreTrainedModel
 
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def push_model(
     tokenizer: PreTrainedTokenizerBase,
     repo_id: str,
     *,
-    facts: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
+    metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -69,7 +69,7 @@ def push_model(
         model: The model.
         tokenizer: The tokenizer that belongs to it.
         repo_id: `"user/name"`, or `"name"` in the namespace of the token's user.
-        facts: Licence and provenance for the card.
+        metadata: Licence and provenance for the card.
         private: Whether a new repository is private; None leaves it to the account's settings.
         revision: Branch to commit to, made from `main` if need be, or `"refs/pr/N"`; None is `main`.
         create_pr: Propose the commit as a pull request, for repositories that one may not write to.
@@ -88,14 +88,14 @@ def push_model(
             public repository, or the card was edited in two places. Nothing is published.
     """
     target = _Target(_api(token), repo_id, private, revision, create_pr)
-    return _push(target, model, tokenizer, facts, None, commit_message)
+    return _push(target, model, tokenizer, metadata, None, commit_message)
 
 
 def push_folder(
     folder: str | os.PathLike[str],
     repo_id: str,
     *,
-    facts: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
+    metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -110,7 +110,7 @@ def push_folder(
     Args:
         folder: Where `save_folder`, or `save_pretrained` of model and tokenizer, wrote.
         repo_id: As in [`push_model`], as are the others.
-        facts: Licence and provenance; what is not given is taken from the folder's card.
+        metadata: Licence and provenance; what is not given is taken from the folder's card.
         private: Whether a new repository is private.
         revision: Branch to commit to.
         create_pr: Propose the commit as a pull request.
@@ -128,12 +128,12 @@ def push_folder(
     folder = Path(folder)
     if not (folder / "config.json").is_file():  # a name of the Hub is no folder
         raise FileNotFoundError(f"{str(folder)!r} holds no config.json. Give a folder that `save_pretrained` wrote.")
-    model, card = load_as_saved(str(folder)), read_card(folder / CARD)
+    model, card = _load_saved(folder), read_card(folder / CARD)
     tokenizer = load_tokenizer(folder, model_max_length=model.config.n_positions)
-    if not facts.training:
-        facts = replace(facts, training=read_training_metadata(folder))
+    if not metadata.training:
+        metadata = replace(metadata, training=read_training_metadata(folder))
     target = _Target(_api(token), repo_id, private, revision, create_pr)
-    return _push(target, model, tokenizer, facts, card, commit_message)
+    return _push(target, model, tokenizer, metadata, card, commit_message)
 
 
 def push_dataset(
@@ -182,12 +182,12 @@ def push_dataset(
         description = "Made by {model_id} at revision {model_revision}.".format(**made_by)
         data = dataset.push_to_hub(target.repo_id, token=api.token, commit_description=description, **options)
 
-        facts: dict[str, Any] = {"split": str(dataset.split or "train"), "column": column, **made_by}
+        metadata: dict[str, Any] = {"split": str(dataset.split or "train"), "column": column, **made_by}
         length = getattr(dataset.features[column], "length", -1)
-        facts["n_embd"] = None if length == -1 else length
+        metadata["n_embd"] = None if length == -1 else length
         with tempfile.TemporaryDirectory() as folder:
             base = api.hf_hub_download(target.repo_id, CARD, repo_type="dataset", revision=data.oid, local_dir=folder)
-            card = write_dataset_card(read_text(Path(base)), repo_id=target.repo_id, **facts)
+            card = write_dataset_card(read_text(Path(base)), repo_id=target.repo_id, **metadata)
         return api.create_commit(
             target.repo_id,
             [CommitOperationAdd(CARD, card.encode())],
@@ -197,6 +197,19 @@ def push_dataset(
             revision=data.pr_revision or revision,
             parent_commit=data.oid,
         )
+
+
+def _load_saved(folder: Path) -> GPTEmbeddingsPreTrainedModel:
+    """Load a model of ours, with its head if it was saved with one."""
+    config = read_json(LocalFolder(folder), "config.json")
+    if config.get("model_type") != MODEL_TYPE:
+        raise ValueError(
+            f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}. Extract its "
+            "input stage first (`gpt-embeddings extract`)."
+        )
+    if GPTEmbeddingsForCausalLM.__name__ in (config.get("architectures") or ()):
+        return load_model(str(folder), GPTEmbeddingsForCausalLM)
+    return load_model(str(folder))
 
 
 @dataclass(frozen=True)
@@ -256,20 +269,20 @@ def _push(
     target: _Target,
     model: GPTEmbeddingsPreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    facts: CardMetadata,
+    metadata: CardMetadata,
     local: ParsedCard | None,
     message: str | None,
 ) -> CommitInfo:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        saved_tokenizer = save_pair(folder, model, tokenizer, facts.training)
+        saved_tokenizer = save_model_and_tokenizer(folder, model, tokenizer, metadata.training)
         new = files_in(folder)
         with add_advice(target.repo_id):
             target = _open(target)
             state = target.api.model_info(target.repo_id, revision=target.revision)
             old = [file.rfilename for file in state.siblings or []]
             remote = _read_remote(target, state.sha, old)
-            card = write_model_card(model, saved_tokenizer, target.repo_id, facts, choose_card(local, remote))
+            card = write_model_card(model, saved_tokenizer, target.repo_id, metadata, choose_card(local, remote))
             if "license" not in parse_card(card).metadata:
                 logger.warning("The card of %s states no licence. %s", target.repo_id, STATE_LICENCE)
             operations: list[CommitOperationAdd | CommitOperationDelete] = [

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
-from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_pair
+from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_model_and_tokenizer
 from gpt_embeddings.hub.cards import CardMetadata, ParsedCard, parse_card, write_model_card
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
@@ -33,12 +33,12 @@ def save_folder(
     model: GPTEmbeddingsPreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    facts: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
+    metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
 ) -> None:
     """Write a complete model repository: what `push_model` would publish.
 
     That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, the files of
-    sentence-transformers (for the model's own pooling), the facts of the training run where there are some, and the
+    sentence-transformers (for the model's own pooling), the metadata of the training run where there are some, and the
     card. Other files in the folder stay, and of an existing README.md all but our section. The tokenizer is saved with
     the model's `n_positions` as its `model_max_length`; the object itself is not changed.
 
@@ -46,7 +46,7 @@ def save_folder(
         folder: Where to; made if need be.
         model: The model.
         tokenizer: The tokenizer that belongs to it.
-        facts: Licence and provenance for the card.
+        metadata: Licence and provenance for the card.
 
     Raises:
         ValueError: The tokenizer has ids that the model lacks, or the README.md that is there cannot be read.
@@ -56,8 +56,8 @@ def save_folder(
     # Within the folder, which may be a mount point or a link to another file system: renaming does not leave one.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         complete = Path(name)
-        saved_tokenizer = save_pair(complete, model, tokenizer, facts.training)
-        card = write_model_card(model, saved_tokenizer, folder.resolve().name, facts, read_card(folder / CARD))
+        saved_tokenizer = save_model_and_tokenizer(complete, model, tokenizer, metadata.training)
+        card = write_model_card(model, saved_tokenizer, folder.resolve().name, metadata, read_card(folder / CARD))
         (complete / CARD).write_text(card, encoding="utf-8", newline="")
         new = files_in(complete)
         for path in new:
@@ -68,16 +68,16 @@ def save_folder(
 
 
 def read_training_metadata(folder: Path) -> dict[str, Any]:
-    """Return the facts of the run that filled a folder: ours, else those of the Trainer, else none."""
+    """Return the metadata of the run that filled a folder: ours, else those of the Trainer, else none."""
     if (folder / TRAINING_METADATA).is_file():
         return read_json(LocalFolder(folder), TRAINING_METADATA)
     if not (folder / "trainer_state.json").is_file():
         return {}
     state = read_json(LocalFolder(folder), "trainer_state.json")
-    facts = {"steps": state.get("global_step"), "epochs": state.get("epoch")}
+    metadata = {"steps": state.get("global_step"), "epochs": state.get("epoch")}
     for entry in state.get("log_history") or []:  # the last value of each counts
-        facts |= {name: entry[name] for name in ("loss", "eval_loss") if name in entry}
-    return {name: value for name, value in facts.items() if value is not None}
+        metadata |= {name: entry[name] for name in ("loss", "eval_loss") if name in entry}
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def read_card(path: Path) -> ParsedCard | None:

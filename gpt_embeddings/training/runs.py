@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.checkpoints.saving import save_pair
+from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.outputs import AtomicOutput
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
@@ -74,7 +74,7 @@ class RunFolder(AtomicOutput):
     ) -> None:
         """Save what the run has made, with its metadata, under the name of the output."""
         self.result.mkdir(exist_ok=True)
-        save_pair(self.result, model, tokenizer, metadata)
+        save_model_and_tokenizer(self.result, model, tokenizer, metadata)
         self.finish()
 
 

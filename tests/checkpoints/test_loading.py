@@ -6,9 +6,12 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from tokenizers import Tokenizer, models
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from gpt_embeddings.checkpoints.loading import find_tokenizer, load_as_saved, load_head, load_model, load_pair
+from gpt_embeddings import Embedder, from_gpt, from_static
+from gpt_embeddings.checkpoints.bundled import ENGLISH, PORTUGUESE
+from gpt_embeddings.checkpoints.loading import load_model, load_model_and_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
@@ -23,6 +26,10 @@ def folder(tmp_path, gpt2_tokenizer):
     return tmp_path
 
 
+def load_head(name):
+    return load_model(name, GPTEmbeddingsForCausalLM)
+
+
 def leave_out(folder, *names):
     tables = load_file(folder / "model.safetensors")
     kept = {name: table for name, table in tables.items() if name not in names}
@@ -34,11 +41,7 @@ def leave_out(folder, *names):
 def test_each_way_gives_its_class_quietly(folder, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     tables = load_file(folder / "model.safetensors")
-    for load, kind in (
-        (load_model, GPTEmbeddingsModel),
-        (load_head, GPTEmbeddingsForCausalLM),
-        (load_as_saved, GPTEmbeddingsForCausalLM),
-    ):
+    for load, kind in ((load_model, GPTEmbeddingsModel), (load_head, GPTEmbeddingsForCausalLM)):
         model = load(str(folder))
         assert type(model) is kind and not model.training
         assert torch.equal(model.base_model.wpe.weight, tables["transformer.wpe.weight"])
@@ -49,14 +52,13 @@ def test_each_way_gives_its_class_quietly(folder, caplog, monkeypatch):
     ("load", "missing"),
     [
         (load_model, "transformer.wte.weight"),
-        (load_pair, "transformer.wpe.weight"),
+        (load_model_and_tokenizer, "transformer.wpe.weight"),
         (load_head, "lm_head.weight"),
-        (load_as_saved, "lm_head.weight"),
     ],
 )
 def test_weights_that_are_missing(folder, load, missing):
     leave_out(folder, missing)
-    with pytest.raises(ValueError, match=f"lacks {missing.removeprefix('transformer.')}; random numbers would"):
+    with pytest.raises(ValueError, match=f"lacks {missing.removeprefix('transformer.')}, which must not be random"):
         load(str(folder))
 
 
@@ -70,15 +72,14 @@ def test_a_gpt_checkpoint_is_taken_for_its_input_stage(tmp_path, gpt2_tokenizer)
     gpt = GPT2LMHeadModel(GPT2Config(**SIZES, n_layer=1, n_head=1))
     gpt.save_pretrained(tmp_path)
     gpt2_tokenizer.save_pretrained(tmp_path)
-    model, tokenizer = load_pair(str(tmp_path))
+    model, tokenizer = load_model_and_tokenizer(str(tmp_path))
     assert torch.equal(model.wte.weight, gpt.transformer.wte.weight)
     assert tokenizer("tide").input_ids == gpt2_tokenizer("tide").input_ids and tokenizer.model_max_length == 8
-    for load in (load_head, load_as_saved):
-        with pytest.raises(ValueError, match="holds a model of type 'gpt2', not 'gpt_embeddings'"):
-            load(str(tmp_path))
+    with pytest.raises(ValueError, match="holds a model of type 'gpt2', not 'gpt_embeddings'"):
+        load_head(str(tmp_path))
 
 
-@pytest.mark.parametrize("load", [load_model, load_pair, load_head, load_as_saved])
+@pytest.mark.parametrize("load", [load_model, load_model_and_tokenizer, load_head])
 def test_what_is_no_model(load, tmp_path):
     with pytest.raises(OSError, match=r"No model at 'nobody/nothing'"):
         load("nobody/nothing")
@@ -92,13 +93,34 @@ def test_what_is_no_model(load, tmp_path):
         load(str(tmp_path))
 
 
-def test_which_tokenizer(folder, tmp_path):
-    name, other = str(folder), tmp_path / "other"
-    other.mkdir()
-    (other / "vocab.txt").touch()
-    assert find_tokenizer(None) == "openai-community/gpt2"
-    assert find_tokenizer(None, "x") == find_tokenizer(name, "x") == "x"
-    assert find_tokenizer(name) == name
-    assert find_tokenizer(str(other)) == str(other)  # an older form is a tokenizer, too
-    (other / "vocab.txt").unlink()
-    assert find_tokenizer(str(other)) == "openai-community/gpt2"
+def test_which_tokenizer(folder, gpt2_tokenizer, tmp_path):
+    """The one that is named, else the model's own, else GPT-2's."""
+    gpt2_tokenizer.model_max_length = 1024
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"tide": 0})))
+    other.save_pretrained(tmp_path / "other")
+    load_model(str(folder)).save_pretrained(tmp_path / "bare")
+    for name, tokenizer, size in (
+        (folder, None, 50_257),
+        (tmp_path / "bare", None, 50_257),
+        (folder, tmp_path / "other", 1),
+        (folder, "gpt2", 50_257),
+    ):
+        found = load_model_and_tokenizer(str(name), tokenizer and str(tokenizer))[1]
+        assert len(found) == size and found.model_max_length == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("portuguese", rf"; did you mean {PORTUGUESE}\?"),
+        ("gpt-embedding-English", rf"; did you mean {ENGLISH}\?"),
+        ("swahili", rf", {PORTUGUESE}\."),
+    ],
+)
+def test_a_name_like_that_of_a_bundled_table_is_not_guessed(name, hint):
+    for load in (load_model, load_model_and_tokenizer, Embedder.from_pretrained, from_gpt, from_static):
+        with pytest.raises(OSError, match=rf"'{name}'.*The bundled tables are {ENGLISH}.*{hint}"):
+            load(name)
+    with pytest.raises(OSError, match="nobody/portuguese") as error:
+        load_model("nobody/portuguese")
+    assert "bundled" not in str(error.value)

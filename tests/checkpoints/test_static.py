@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from gpt_embeddings import Embedder, from_static
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 
 
 TEXTS = ["the tide came in", "The tide, unheard-of!", "zzz", "a", "", "in the the [CLS] tide"]
@@ -114,9 +114,11 @@ def test_static_embedding(make, tmp_path):
 def test_every_way_in_gives_the_vector(tmp_path):
     """The pair that comes back agrees with itself, saved or not, and commands load it by its name."""
     StaticModel(table(len(WORDS)), word_piece(), {"model_type": "model2vec"}).save_pretrained(tmp_path)
-    model, tokenizer = load_pair(str(tmp_path), str(tmp_path))  # as the actors of a cluster are given them
+    model, tokenizer = load_model_and_tokenizer(
+        str(tmp_path), str(tmp_path)
+    )  # as the actors of a cluster are given them
     assert tokenizer("the").input_ids == [4]
-    model, tokenizer = load_pair(str(tmp_path))
+    model, tokenizer = load_model_and_tokenizer(str(tmp_path))
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         found = model(**batch).pooler_output

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, load_tokenizer
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings_cli import app
 
 
@@ -53,7 +53,7 @@ def test_one_model_one_vector(command, things, tmp_path):
     output = str(tmp_path / "out")
     done = CliRunner().invoke(app, [*command.format(things).split(), "--output", output])
     assert done.exit_code == 0, done.output
-    model, tokenizer = load_pair(output)
+    model, tokenizer = load_model_and_tokenizer(output)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**batch).pooler_output

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, from_static
-from gpt_embeddings.hub.export import export_model
+from gpt_embeddings.checkpoints.export import export_model
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 

@@ -11,14 +11,14 @@ pytestmark = pytest.mark.slow
 
 ASK = """
 import json, time
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from gpt_embeddings.training.teacher import load_teacher
 from gpt_embeddings.hub.push import check_push
 
 slept, said = [], []
 time.sleep = slept.append
-for ask in (load_pair, load_tokenizer, load_teacher, check_push):
+for ask in (load_model_and_tokenizer, load_tokenizer, load_teacher, check_push):
     try:
         ask("nobody/none")
     except Exception as error:

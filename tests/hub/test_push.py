@@ -82,7 +82,7 @@ def client(tmp_path_factory):
 def folder(tmp_path_factory):
     """A saved model among things that nobody wants to publish."""
     folder = tmp_path_factory.mktemp("saved") / "tides"
-    save_folder(folder, make_model(0), load_tokenizer(), facts=CardMetadata(license="cc0-1.0"))
+    save_folder(folder, make_model(0), load_tokenizer(), metadata=CardMetadata(license="cc0-1.0"))
     (folder / "checkpoint-5").mkdir()
     for name in (".env", "training_args.bin", "checkpoint-5/optimizer.pt", "notes.txt"):
         (folder / name).write_text(f"token={TOKENS['alice']}")

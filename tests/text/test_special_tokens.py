@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, XGLMTokenizer, pipeline
 
 from gpt_embeddings import Embedder, TokenWindows, embed_dataset, encode_flat, save_folder
-from gpt_embeddings.checkpoints.loading import load_pair
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -119,7 +119,7 @@ def test_one_model_one_vector(pair, tmp_path):
         "Embedder": embedder.encode(texts),
         "map": np.stack(dataset.map(embedder, batched=True).with_format("numpy")["embedding"]),
         "embed_dataset": np.stack(embed_dataset(dataset, model, tokenizer).with_format("numpy")["embedding"]),
-        "load_pair": Embedder(*load_pair(str(tmp_path / "model"))).encode(texts),
+        "load_model_and_tokenizer": Embedder(*load_model_and_tokenizer(str(tmp_path / "model"))).encode(texts),
         "sentence-transformers": SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(texts),
     }
     for name, vectors in found.items():
