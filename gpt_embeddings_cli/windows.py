@@ -57,7 +57,7 @@ def windows(
         bool, typer.Option("--dry-run", help="Count documents, tokens, windows; write nothing.")
     ] = False,
 ) -> None:
-    """Cut the texts of INPUT into windows of token ids, each with the next token of every position.
+    """WindowSpec the texts of INPUT into windows of token ids, each with the next token of every position.
 
     The result has the columns input_ids and target_ids, fixed-size lists of --max-length. It appears when it is
     complete; until then a folder .NAME.partial beside it holds what is done, and the same command goes on from there

@@ -118,7 +118,7 @@ def ours_stored(folder: Path, length: int, stride: int) -> int:
 
 
 def ideal(folder: Path, length: int, stride: int) -> int:
-    """The flat tokenizer, separators, strided views; no state, no lanes, no checks."""
+    """The flat tokenizer, separators, strided views; no state, no streams, no checks."""
     carry, seen = np.empty(0, np.int32), 0
     for ids, offsets in _encoded(folder):
         parts = np.insert(ids, offsets[:-1], EOT)

@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.text.columns import check_texts
 from gpt_embeddings.text.sources import steps_of
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
-from gpt_embeddings.windows.held import HeldLane, HeldText, hold
-from gpt_embeddings.windows.lanes import Documents, Lane, deal
-from gpt_embeddings.windows.packing import Cut
+from gpt_embeddings.windows.packing import WindowSpec
+from gpt_embeddings.windows.streams import Documents, TokenStream, partition
+from gpt_embeddings.windows.token_buffer import BufferedStream, TokenBuffer, fill_buffer
 
 
 # What of `datasets` draws random numbers while iterating, and why it is refused.
@@ -45,38 +45,38 @@ class Corpus:
     """Its column of texts, where it has columns."""
     tokenizer: PreTrainedTokenizerBase
     """A fast tokenizer."""
-    cut: Cut
+    spec: WindowSpec
     """How its tokens are cut."""
     shuffle: bool | Literal["windows"]
     """Whether documents or shards are shuffled, anew in each epoch, or the windows themselves."""
     seed: int
     """Of the shuffle."""
-    num_lanes: int
-    """Lanes of this rank."""
+    num_streams: int
+    """Streams of this rank."""
     rank: int
     """This process among those that train together."""
     world_size: int
     """How many there are."""
-    held: HeldText | None = None
+    buffer: TokenBuffer | None = None
     """The tokens of all of it, where its windows are shuffled."""
 
-    def lanes(
+    def streams(
         self, epoch: int, states: Mapping[int, Mapping[str, Any] | None] | None = None
-    ) -> dict[int, Lane | HeldLane]:
-        """Open lanes of this rank in an epoch: those that states are given of, from there on, by default all."""
+    ) -> dict[int, TokenStream | BufferedStream]:
+        """Open streams of this rank in an epoch: those that states are given of, from there on, by default all."""
         if states is None:
-            states = dict.fromkeys(range(self.num_lanes))
-        if self.held is not None:
-            n_parts = self.num_lanes * self.world_size
-            parts = {n: (self.rank * self.num_lanes + n, n_parts) for n in states}
-            return {n: HeldLane(self.held, (self.seed, epoch), parts[n], states[n]) for n in states}
-        documents = self.deal(epoch)
-        return {n: Lane(documents[n], self.tokenizer, self.cut, states[n]) for n in states}
+            states = dict.fromkeys(range(self.num_streams))
+        if self.buffer is not None:
+            n_parts = self.num_streams * self.world_size
+            parts = {n: (self.rank * self.num_streams + n, n_parts) for n in states}
+            return {n: BufferedStream(self.buffer, (self.seed, epoch), parts[n], states[n]) for n in states}
+        documents = self.partition(epoch)
+        return {n: TokenStream(documents[n], self.tokenizer, self.spec, states[n]) for n in states}
 
     @property
     def is_small(self) -> bool:
         """Whether the corpus has random access and so little text that its windows are counted in a moment."""
-        if self.held is not None:
+        if self.buffer is not None:
             return True
         if isinstance(self.dataset, Dataset):
             table = self.dataset.select_columns([self.column]).data
@@ -86,25 +86,25 @@ class Corpus:
         sizes = accumulate(len(text or "") for text in self.dataset)
         return all(size <= COUNTED_BYTES for size in sizes)
 
-    def deal(self, epoch: int) -> list[Documents]:
-        """Return what each lane of this rank reads in an epoch."""
+    def partition(self, epoch: int) -> list[Documents]:
+        """Return what each stream of this rank reads in an epoch."""
         seed = (self.seed, epoch) if self.shuffle is True else None
-        return deal(self.dataset, self.column, self.num_lanes, self.rank, self.world_size, seed)
+        return partition(self.dataset, self.column, self.num_streams, self.rank, self.world_size, seed)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What must be the same for a saved place to be of use."""
-        cut = self.cut
+        """What must be the same for a saved cursor to be of use."""
+        spec = self.spec
         return {
-            "max_length": cut.max_length,
-            "stride": cut.stride,
-            "packing": cut.packing,
-            "tail": cut.tail,
-            "separator": cut.separator,
+            "max_length": spec.max_length,
+            "stride": spec.stride,
+            "packing": spec.packing,
+            "tail": spec.tail,
+            "separator": spec.separator,
             "column": self.column,
             "shuffle": self.shuffle,
             "seed": self.seed if self.shuffle else None,
-            "num_lanes": self.num_lanes,
+            "num_streams": self.num_streams,
             "rank": self.rank,
             "world_size": self.world_size,
             "tokenizer": tokenizer_digest(self.tokenizer)[:16],
@@ -131,7 +131,7 @@ def open_corpus(
     column: str,
     shuffle: bool | Literal["windows"],
     seed: int,
-    num_lanes: int,
+    num_streams: int,
     rank: int,
     world_size: int,
 ) -> Corpus:
@@ -147,7 +147,7 @@ def open_corpus(
     check_integer("max_length", max_length, 1)
     check_integer("stride", stride, 1, max_length, "A stride above `max_length` would leave out tokens.")
     check_integer("seed", seed, 0)
-    check_integer("num_lanes", num_lanes, 1)
+    check_integer("num_streams", num_streams, 1)
     check_integer("world_size", world_size, 1)
     check_integer("rank", rank, 0, world_size - 1)
     _check_choice("packing", packing, ("stream", "document"))
@@ -155,7 +155,7 @@ def open_corpus(
     _check_choice("shuffle", shuffle, (False, True, "windows"))
     _check_dataset(dataset, column)
     if isinstance(dataset, IterableDataset) and dataset._distributed is not None:
-        split = dataset._distributed  # lanes are dealt from the whole dataset, by the same rules
+        split = dataset._distributed  # streams are dealt from the whole dataset, by the same rules
         if world_size > 1:
             raise ValueError(
                 f"The dataset is split by node already ({split.rank} of {split.world_size}); leave out `rank` and "
@@ -169,22 +169,22 @@ def open_corpus(
         dataset=dataset,
         column=column,
         tokenizer=tokenizer,
-        cut=Cut(max_length=max_length, stride=stride, packing=packing, tail=tail, separator=separator),
+        spec=WindowSpec(max_length=max_length, stride=stride, packing=packing, tail=tail, separator=separator),
         shuffle=shuffle,
         seed=seed,
-        num_lanes=num_lanes,
+        num_streams=num_streams,
         rank=rank,
         world_size=world_size,
     )
     if shuffle == "windows":
-        return replace(corpus, held=_hold(corpus))
-    corpus.deal(0)  # tells now what it would tell later
+        return replace(corpus, buffer=_fill_buffer(corpus))
+    corpus.partition(0)  # tells now what it would tell later
     if shuffle:
         _check_shuffled(corpus.dataset)
     return corpus
 
 
-def _hold(corpus: Corpus) -> HeldText:
+def _fill_buffer(corpus: Corpus) -> TokenBuffer:
     dataset = corpus.dataset
     if not isinstance(dataset, (Dataset, Sequence)):
         raise ValueError(
@@ -192,8 +192,8 @@ def _hold(corpus: Corpus) -> HeldText:
             f"{type(dataset).__name__} is read from its beginning to its end. Give a list or a `datasets.Dataset`, or "
             "store the windows with `to_dataset(folder)` and shuffle these: `.shuffle(seed)`."
         )
-    (documents,) = deal(dataset, corpus.column, 1, 0, 1, None)
-    return hold(documents, corpus.tokenizer, corpus.cut)
+    (documents,) = partition(dataset, corpus.column, 1, 0, 1, None)
+    return fill_buffer(documents, corpus.tokenizer, corpus.spec)
 
 
 def _check_shuffled(dataset: Any) -> None:
@@ -263,7 +263,7 @@ def _check_dataset(dataset: Any, column: str) -> None:
 
 
 def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -> str:
-    """Say what can be seen of a dataset at once; the text itself is compared at the place where work goes on."""
+    """Say what can be seen of a dataset at once; the text itself is compared at the cursor where work goes on."""
     if isinstance(dataset, IterableDataset):
         return f"streaming, {dataset.num_shards} shards"
     if isinstance(dataset, Dataset):
@@ -273,5 +273,5 @@ def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -
         ends = [dataset[i] for i in (0, -1)]
     else:
         return "an iterable of strings"
-    mark = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
-    return f"{len(dataset)} rows, first and last {mark}"
+    block = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
+    return f"{len(dataset)} rows, first and last {block}"

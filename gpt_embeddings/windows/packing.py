@@ -20,7 +20,7 @@ Ids: TypeAlias = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class WindowSpec:
     """How token streams are cut into windows."""
 
     max_length: int
@@ -36,10 +36,10 @@ class Cut:
 
 
 @dataclass
-class Mark:
-    """A place that work can start from again, and how much of what was read there is used up."""
+class Block:
+    """A cursor that work can start from again, and how much of what was read there is used up."""
 
-    place: dict[str, Any]
+    cursor: dict[str, Any]
     used: int  # tokens ("stream") or windows ("document")
     size: int
 
@@ -48,30 +48,30 @@ class StreamPacker:
     """Cuts one token stream, documents joined by the separator, across their borders.
 
     Args:
-        cut: How to cut.
+        spec: How to cut.
         used: Tokens to leave out at the start: those that earlier windows have used up.
 
     Attributes:
-        ended: Whether the last window was taken, so that there is no place to go on from.
+        ended: Whether the last window was taken, so that there is no cursor to go on from.
     """
 
-    def __init__(self, cut: Cut, used: int = 0) -> None:
+    def __init__(self, spec: WindowSpec, used: int = 0) -> None:
         self.ended = False
-        self._cut, self._skip = cut, used
+        self._spec, self._skip = spec, used
         self._parts: list[Ids] = []  # tokens read since the last windows were laid out
-        self._views = np.empty((0, cut.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
+        self._views = np.empty((0, spec.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
         self._left = np.empty(0, np.int32)  # the buffer from the first window that is no full one on
         self._size = 0  # tokens from the start of the next window on
-        self._marks: deque[Mark] = deque()  # the first one holds the start of the next window
+        self._blocks: deque[Block] = deque()  # the first one holds the start of the next window
 
-    def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], place: dict[str, Any]) -> None:
-        """Take in documents, at least one with a token; `place["tokens"]` says how many tokens came before them."""
-        tokens = separated(input_ids, offsets[:-1][np.diff(offsets) > 0], self._cut.separator)
-        if place["tokens"] == 0:
+    def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], cursor: dict[str, Any]) -> None:
+        """Take in documents, at least one with a token; `cursor["tokens"]` says how many tokens came before them."""
+        tokens = separated(input_ids, offsets[:-1][np.diff(offsets) > 0], self._spec.separator)
+        if cursor["tokens"] == 0:
             tokens = tokens[1:]  # a separator stands between documents, so none before the first
         skip = min(self._skip, len(tokens))
         self._skip -= skip
-        self._marks.append(Mark(place, skip, len(tokens)))
+        self._blocks.append(Block(cursor, skip, len(tokens)))
         self._parts.append(tokens[skip:])
         self._size += len(tokens) - skip
 
@@ -81,11 +81,11 @@ class StreamPacker:
         With `final` there are no more documents: what is left is returned, possibly fewer than `n` windows.
         """
         if len(self._views) < n:
-            if self._size < (n - 1) * self._cut.stride + self._cut.max_length + 1 and not final:
+            if self._size < (n - 1) * self._spec.stride + self._spec.max_length + 1 and not final:
                 return None
             self._lay_out()
         windows, self._views = self._views[:n], self._views[n:]
-        self._advance(len(windows) * self._cut.stride)
+        self._advance(len(windows) * self._spec.stride)
         if len(windows) < n:
             rest = self._rest()
             if rest is not None:
@@ -93,13 +93,13 @@ class StreamPacker:
             self._size, self.ended = 0, True
         return windows
 
-    def mark(self) -> Mark | None:
-        """Return the place to start from again, or None before anything was read."""
-        return self._marks[0] if self._marks else None
+    def block(self) -> Block | None:
+        """Return the cursor to start from again, or None before anything was read."""
+        return self._blocks[0] if self._blocks else None
 
     def _lay_out(self) -> None:
         """Join what is left with what was read since, and see it as windows."""
-        length, stride = self._cut.max_length, self._cut.stride
+        length, stride = self._spec.max_length, self._spec.stride
         waiting = [self._views[:, :stride].reshape(-1), self._left]
         tokens = np.concatenate([*waiting, *self._parts])
         self._parts = []
@@ -112,22 +112,22 @@ class StreamPacker:
         # A stride is at most max_length, so the token after the last one used is always there.
         self._size -= count
         while count:
-            mark = self._marks[0]
-            step = min(count, mark.size - mark.used)
-            mark.used += step
+            block = self._blocks[0]
+            step = min(count, block.size - block.used)
+            block.used += step
             count -= step
-            if mark.used == mark.size:
-                self._marks.popleft()
+            if block.used == block.size:
+                self._blocks.popleft()
 
     def _rest(self) -> Ids | None:
         """Return the last window, padded, if it has a target that no earlier window has."""
-        if self._cut.tail == "drop" or not self._marks:
+        if self._spec.tail == "drop" or not self._blocks:
             return None
-        first = self._marks[0].place["tokens"] == 0 and self._marks[0].used == 0
-        covered = 1 if first else self._cut.max_length - self._cut.stride + 1
+        first = self._blocks[0].cursor["tokens"] == 0 and self._blocks[0].used == 0
+        covered = 1 if first else self._spec.max_length - self._spec.stride + 1
         if self._size <= covered:
             return None
-        window = np.full(self._cut.max_length + 1, IGNORED, np.int32)
+        window = np.full(self._spec.max_length + 1, IGNORED, np.int32)
         window[: self._size] = self._left
         return window
 
@@ -136,33 +136,33 @@ class DocumentPacker:
     """Cuts each document by itself, with the separator as its last token.
 
     Args:
-        cut: How to cut.
+        spec: How to cut.
         used: Windows to leave out at the start.
 
     Attributes:
         ended: Whether the last window was taken and more were asked for.
     """
 
-    def __init__(self, cut: Cut, used: int = 0) -> None:
+    def __init__(self, spec: WindowSpec, used: int = 0) -> None:
         self.ended = False
-        self._cut, self._skip = cut, used
-        self._parts: deque[tuple[Mark, Ids, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = deque()
+        self._spec, self._skip = spec, used
+        self._parts: deque[tuple[Block, Ids, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = deque()
         self._size = 0  # windows waiting
 
-    def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], place: dict[str, Any]) -> None:
+    def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], cursor: dict[str, Any]) -> None:
         """Take in documents, at least one with a token."""
         ends = offsets[1:][np.diff(offsets) > 0]
-        tokens = separated(input_ids, ends, self._cut.separator)
+        tokens = separated(input_ids, ends, self._spec.separator)
         ends = ends + np.arange(1, len(ends) + 1)
         starts = np.concatenate([[0], ends[:-1]])
-        counts = count_windows(ends - starts, self._cut)
+        counts = count_windows(ends - starts, self._spec)
         first = np.cumsum(counts) - counts  # the number of each document's first window
         within = np.arange(counts.sum()) - np.repeat(first, counts)
         skip = min(self._skip, len(within))
         self._skip -= skip
         self._size += len(within) - skip
-        begins = np.repeat(starts, counts) + within * self._cut.stride
-        self._parts.append((Mark(place, skip, len(within)), tokens, begins, np.repeat(ends, counts)))
+        begins = np.repeat(starts, counts) + within * self._spec.stride
+        self._parts.append((Block(cursor, skip, len(within)), tokens, begins, np.repeat(ends, counts)))
         while len(self._parts) > 1 and self._parts[0][0].used == self._parts[0][0].size:
             self._parts.popleft()  # no window is left in it, or none was
 
@@ -170,39 +170,39 @@ class DocumentPacker:
         """Return the next `n` windows, as [`StreamPacker.take`] does."""
         if self._size < n and not final:
             return None
-        pieces = [np.empty((0, self._cut.max_length + 1), np.int32)]
+        pieces = [np.empty((0, self._spec.max_length + 1), np.int32)]
         missing = min(n, self._size)
         self.ended = missing < n
         self._size -= missing
         while missing:
-            mark, tokens, begins, ends = self._parts[0]
-            step = min(missing, mark.size - mark.used)
-            chosen = slice(mark.used, mark.used + step)
-            pieces.append(_gather(tokens, begins[chosen], ends[chosen], self._cut.max_length))
-            mark.used += step
+            block, tokens, begins, ends = self._parts[0]
+            step = min(missing, block.size - block.used)
+            chosen = slice(block.used, block.used + step)
+            pieces.append(_gather(tokens, begins[chosen], ends[chosen], self._spec.max_length))
+            block.used += step
             missing -= step
-            if mark.used == mark.size and len(self._parts) > 1:
+            if block.used == block.size and len(self._parts) > 1:
                 self._parts.popleft()
         return np.concatenate(pieces)
 
-    def mark(self) -> Mark | None:
-        """Return the place to start from again, or None before anything was read."""
+    def block(self) -> Block | None:
+        """Return the cursor to start from again, or None before anything was read."""
         return self._parts[0][0] if self._parts else None
 
 
-class HeldWindows:
+class BufferedWindows:
     """Windows of sequences that are held in memory as a whole, each found by its number.
 
     Args:
-        cut: How to cut.
+        spec: How to cut.
         tokens: The sequences, one after the other, with the separators that belong to them; any integer dtype.
         ends: Where each ends, ascending.
     """
 
-    def __init__(self, cut: Cut, tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> None:
-        self._cut, self._tokens, self._ends = cut, tokens, ends
+    def __init__(self, spec: WindowSpec, tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> None:
+        self._spec, self._tokens, self._ends = spec, tokens, ends
         self._starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
-        counts = count_windows(ends - self._starts, cut)
+        counts = count_windows(ends - self._starts, spec)
         self._after = np.cumsum(counts)  # windows up to the end of each sequence
         self._before = self._after - counts
 
@@ -212,21 +212,21 @@ class HeldWindows:
 
     def take(self, numbers: npt.NDArray[Any]) -> Ids:
         """Return the windows of these numbers, `(n, max_length + 1)`, as packers do."""
-        length = self._cut.max_length
+        length = self._spec.max_length
         if not len(numbers):
             return np.empty((0, length + 1), np.int32)
         numbers = numbers.astype(np.int64)
         sequence = np.searchsorted(self._after, numbers, side="right")
-        begins = self._starts[sequence] + (numbers - self._before[sequence]) * self._cut.stride
+        begins = self._starts[sequence] + (numbers - self._before[sequence]) * self._spec.stride
         return _gather(self._tokens, begins, self._ends[sequence], length)
 
 
-def count_windows(lengths: npt.NDArray[np.int64], cut: Cut) -> npt.NDArray[np.int64]:
+def count_windows(lengths: npt.NDArray[np.int64], spec: WindowSpec) -> npt.NDArray[np.int64]:
     """Return how many windows sequences of these lengths have."""
-    beyond = lengths - 1 - cut.max_length  # targets beyond the first window
-    if cut.tail == "drop":
-        return np.where(beyond >= 0, beyond // cut.stride + 1, 0)
-    return np.where(lengths > 1, 1 + -(-np.maximum(beyond, 0) // cut.stride), 0)
+    beyond = lengths - 1 - spec.max_length  # targets beyond the first window
+    if spec.tail == "drop":
+        return np.where(beyond >= 0, beyond // spec.stride + 1, 0)
+    return np.where(lengths > 1, 1 + -(-np.maximum(beyond, 0) // spec.stride), 0)
 
 
 def _gather(

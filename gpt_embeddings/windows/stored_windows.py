@@ -22,7 +22,7 @@ from gpt_embeddings.outputs import AtomicOutput, atomic_file, write_dataset_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
-from gpt_embeddings.windows.packing import IGNORED, Cut, Ids
+from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
 
 
 FILE_BYTES = 2**26  # of one Arrow file, and so what a killed run has to do again at most
@@ -32,7 +32,7 @@ READ_ROWS = 256  # windows read at a time
 
 
 def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
-    """Cut a whole epoch into windows and store them, lane after lane.
+    """WindowSpec a whole epoch into windows and store them, stream after stream.
 
     `input_ids` are uint16 where the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and
     int32 with `tail="pad"`, where they can be -100.
@@ -51,9 +51,9 @@ def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | N
     """
     features = _features(corpus)
     if folder is None:
-        tables = [_table(ids, corpus.cut, features) for _, _, ids in _walk(corpus, epoch)]
+        tables = [_table(ids, corpus.spec, features) for _, _, ids in _walk(corpus, epoch)]
         if not tables:
-            raise _no_window(corpus.cut)
+            raise _no_window(corpus.spec)
         return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
     with AtomicOutput(folder, KIND, {**corpus.settings, "epoch": epoch}) as out:
         out.result.mkdir(exist_ok=True)
@@ -92,20 +92,20 @@ def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 
 def _write(corpus: Corpus, epoch: int, out: AtomicOutput, features: Features) -> None:
-    progress: dict[str, Any] = {"lane": 0, "state": None, "files": [], "windows": 0}
+    progress: dict[str, Any] = {"stream": 0, "state": None, "files": [], "windows": 0}
     log = out.folder / "progress.json"
     if log.exists():
         progress = json.loads(log.read_text(encoding="utf-8"))
     with Bar(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
-        for lane, state_after, ids in _walk(corpus, epoch, progress["lane"], progress["state"]):
+        for stream, state_after, ids in _walk(corpus, epoch, progress["stream"], progress["state"]):
             path = out.result / f"data-{len(progress['files']):05d}.arrow"
-            _write_arrow(_table(ids, corpus.cut, features), path)
+            _write_arrow(_table(ids, corpus.spec, features), path)
             progress["files"].append(path.name)
-            progress.update(lane=lane, state=state_after, windows=progress["windows"] + len(ids))
+            progress.update(stream=stream, state=state_after, windows=progress["windows"] + len(ids))
             write_json(progress, log)
             bar.update(len(ids))
     if not progress["files"]:
-        raise _no_window(corpus.cut)
+        raise _no_window(corpus.spec)
     content = {"settings": corpus.settings, "epoch": epoch, **progress}
     fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     paths = [out.result / name for name in progress["files"]]
@@ -115,31 +115,31 @@ def _write(corpus: Corpus, epoch: int, out: AtomicOutput, features: Features) ->
 def _walk(
     corpus: Corpus, epoch: int, first: int = 0, state: dict[str, Any] | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | None, Ids]]:
-    """Give (lane, state after, windows) from a lane and its state on, as many windows at a time as a file holds."""
-    rows = max(1, FILE_BYTES // (8 * corpus.cut.max_length))
-    states = {number: state if number == first else None for number in range(first, corpus.num_lanes)}
-    for number, lane in corpus.lanes(epoch, states).items():
-        while len(ids := lane.take(rows)):
-            yield number, lane.state(), ids
+    """Give (stream, state after, windows) from a stream and its state on, a file of windows at a time."""
+    rows = max(1, FILE_BYTES // (8 * corpus.spec.max_length))
+    states = {number: state if number == first else None for number in range(first, corpus.num_streams)}
+    for number, stream in corpus.streams(epoch, states).items():
+        while len(ids := stream.take(rows)):
+            yield number, stream.state(), ids
 
 
 def _features(corpus: Corpus) -> Features:
     small = vocabulary_rows(corpus.tokenizer) <= 2**16
     input_type = "uint16" if small else "int32"
-    target_type = input_type if corpus.cut.tail == "drop" else "int32"
-    length = corpus.cut.max_length
+    target_type = input_type if corpus.spec.tail == "drop" else "int32"
+    length = corpus.spec.max_length
     return Features(
         {"input_ids": List(Value(input_type), length=length), "target_ids": List(Value(target_type), length=length)}
     )
 
 
-def _table(ids: Ids, cut: Cut, features: Features) -> pa.Table:
+def _table(ids: Ids, spec: WindowSpec, features: Features) -> pa.Table:
     inputs, targets = ids[:, :-1], ids[:, 1:]
     if (ids[:, -1] == IGNORED).any():
-        inputs = np.where(inputs == IGNORED, np.int32(cut.separator), inputs)
+        inputs = np.where(inputs == IGNORED, np.int32(spec.separator), inputs)
     columns = [
         pa.FixedSizeListArray.from_arrays(
-            pa.array(values.astype(features[name].feature.dtype).reshape(-1)), cut.max_length
+            pa.array(values.astype(features[name].feature.dtype).reshape(-1)), spec.max_length
         )
         for name, values in (("input_ids", inputs), ("target_ids", targets))
     ]
@@ -152,6 +152,6 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
             writer.write_table(table, max_chunksize=BATCH_ROWS)
 
 
-def _no_window(cut: Cut) -> ValueError:
-    least = "2 tokens" if cut.tail == "pad" else f"{cut.max_length + 1} tokens (`max_length` + 1)"
+def _no_window(spec: WindowSpec) -> ValueError:
+    least = "2 tokens" if spec.tail == "pad" else f"{spec.max_length + 1} tokens (`max_length` + 1)"
     return ValueError(f"The dataset gives no window: a window needs {least}. Is the right column or file given?")

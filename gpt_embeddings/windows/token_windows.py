@@ -1,6 +1,6 @@
 """Text streamed into training windows: documents in, batches of (input, target) ids out.
 
-The order of work is: shuffle documents (or shards), tokenize, cut; or, where the text is held, tokenize, cut, shuffle.
+The order of work is: shuffle documents (or shards), tokenize, cut; or, in memory, tokenize, cut, shuffle.
 Left out: attention masks, models, and mixing of corpora (`datasets.interleave_datasets` does that before).
 """
 
@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.encoding import prepare
 from gpt_embeddings.windows.corpus import check_integer, open_corpus
-from gpt_embeddings.windows.lanes import Lane
 from gpt_embeddings.windows.packing import IGNORED, Ids
 from gpt_embeddings.windows.stored_windows import store_windows
+from gpt_embeddings.windows.streams import TokenStream
 
 
 STATE_VERSION = 1
@@ -41,7 +41,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     **What a window is.** A document is a text with at least one token; nulls and empty texts are no documents.
 
-    - `packing="stream"`: the documents of a lane, joined by `<|endoftext|>`, are one sequence `t`.
+    - `packing="stream"`: the documents of a stream, joined by `<|endoftext|>`, are one sequence `t`.
     - `packing="document"`: each document followed by `<|endoftext|>` is a sequence `t` of its own, so that the model
       learns where to stop.
 
@@ -70,18 +70,19 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     [464, 3797, 3332, 50256] [3797, 3332, 50256, 32]
     [3332, 50256, 32, 2603] [50256, 32, 2603, -100]
 
-    **Order.** A corpus is dealt into `num_lanes` lanes, each a sequence (or source of sequences) of its own. Windows
-    come from the lanes in turn, lane 0 first, a lane that has ended being left out; [`TokenWindows.dataloader`] takes
-    a whole batch from a lane before it goes on to the next. Neither worker processes nor resuming change that order.
+    **Order.** A corpus is divided into `num_streams` streams, each a sequence (or source of sequences) of its own.
+    Windows come from the streams in turn, stream 0 first, skipping streams that have ended;
+    [`TokenWindows.dataloader`] takes a whole batch from a stream before it goes on to the next. Neither worker
+    processes nor resuming change that order.
 
-    **Resume.** [`TokenWindows.state_dict`] is small and JSON-serialisable: the place of the last block of rows that is
-    still needed, in each lane, and how much of it is used. After [`TokenWindows.load_state_dict`] the next iteration
-    goes on with the very next window. Any other iteration starts the epoch from its beginning.
+    **Resume.** [`TokenWindows.state_dict`] is small and JSON-serialisable: the position of the last block of rows that
+    is still needed, in each stream, and how much of it is used. After [`TokenWindows.load_state_dict`] the next
+    iteration goes on with the very next window. Any other iteration starts the epoch from its beginning.
 
     Args:
         dataset: A `datasets.Dataset` or `IterableDataset` with a column of texts, or an iterable of strings. A
             sequence or a dataset with random access resumes at once, an `IterableDataset` as its own `state_dict`
-            does, any other iterable by reading up to the place.
+            does, any other iterable by reading up to the cursor.
         tokenizer: A fast tokenizer with an end-of-text token. Special tokens that stand in a text are plain text.
         max_length: Inputs of a window, in tokens, from 1 to the tokenizer's `model_max_length`.
         stride: Tokens from the start of a window to the start of the next, from 1 to `max_length` (the default).
@@ -91,11 +92,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         shuffle: Whether to shuffle, anew in each epoch. True shuffles documents where the dataset has random access,
             shards (the order of files) where it streams; windows are cut after that. `"windows"` shuffles the windows
             themselves, as a loader with `shuffle=True` over a list of windows does: a dataset with random access is
-            tokenized at once and held in memory (two bytes a token with GPT-2's vocabulary), and each lane and rank
+            tokenized at once and held in memory (two bytes a token with GPT-2's vocabulary), and each stream and rank
             takes an equal part of all windows.
         seed: Seed of the shuffle, from 0.
-        num_lanes: Lanes of this process, the most workers that can share the work. A dataset with random access is cut
-            into contiguous parts, the shards of one that streams are dealt out in turn.
+        num_streams: Streams of this process, the most workers that can share the work. A dataset with random access is
+            split into contiguous parts, the shards of one that streams are dealt out in turn.
         rank: The number of this process among those that train together, from 0 to `world_size - 1`.
         world_size: How many processes train together. The dataset is split as
             `datasets.distributed.split_dataset_by_node` does; one that was split by it is taken as it is.
@@ -122,7 +123,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         column: str = "text",
         shuffle: bool | Literal["windows"] = False,
         seed: int = 0,
-        num_lanes: int = 1,
+        num_streams: int = 1,
         rank: int = 0,
         world_size: int = 1,
         return_position_ids: bool = False,
@@ -138,7 +139,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             column=column,
             shuffle=shuffle,
             seed=seed,
-            num_lanes=num_lanes,
+            num_streams=num_streams,
             rank=rank,
             world_size=world_size,
         )
@@ -147,8 +148,8 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._loaded = 0  # states that this copy knows of
         self._turn, self._resumed = 0, False
-        self._states: list[dict[str, Any] | None] = [None] * num_lanes
-        self._sizes: dict[int, list[int]] = {}  # windows of each lane, by the order that they were counted in
+        self._states: list[dict[str, Any] | None] = [None] * num_streams
+        self._sizes: dict[int, list[int]] = {}  # windows of each stream, by the order that they were counted in
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -163,24 +164,24 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         Raises:
             TypeError: The text would have to be read through.
         """
-        return sum(self.lane_sizes())
+        return sum(self.stream_sizes())
 
     def __bool__(self) -> bool:
         """Return True, without counting."""
         return True
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Iterate over the windows of the epoch, `(max_length,)` int64 tensors; a worker process takes its lanes."""
+        """Iterate over the windows of the epoch, `(max_length,)` int64 tensors; a worker process takes its streams."""
         worker = get_worker_info()
         own = (
-            range(self.corpus.num_lanes)
+            range(self.corpus.num_streams)
             if worker is None
-            else range(worker.id, self.corpus.num_lanes, worker.num_workers)
+            else range(worker.id, self.corpus.num_streams, worker.num_workers)
         )
         self._begin()
-        order = [lane for lane in self._rotation() if lane in own]
-        for lane, windows, state in self._rotate(order, 1, drop_last=False):
-            self._commit(lane, state)
+        order = [stream for stream in self._rotation() if stream in own]
+        for stream, windows, state in self._rotate(order, 1, drop_last=False):
+            self._commit(stream, state)
             if windows is not None:
                 yield {name: values[0] for name, values in self.as_batch(windows).items()}
 
@@ -190,9 +191,9 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         """Return a loader of batches whose order and state do not depend on the number of workers.
 
         Args:
-            batch_size: Windows of a batch, all from one lane.
-            drop_last: Whether to leave out the last batch of a lane if it is not full.
-            num_workers: Worker processes, at most `num_lanes`; 0 works in this process.
+            batch_size: Windows of a batch, all from one stream.
+            drop_last: Whether to leave out the last batch of a stream if it is not full.
+            num_workers: Worker processes, at most `num_streams`; 0 works in this process.
             persistent_workers: Whether workers live on from epoch to epoch.
 
         Raises:
@@ -203,32 +204,34 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             "num_workers",
             num_workers,
             0,
-            self.corpus.num_lanes,
-            "A lane is read by one worker: raise `num_lanes` to have more.",
+            self.corpus.num_streams,
+            "A stream is read by one worker: raise `num_streams` to have more.",
         )
         if persistent_workers and not num_workers:
             raise ValueError("`persistent_workers` is True and `num_workers` 0: there are no workers to live on.")
         return WindowLoader(self, batch_size, drop_last, num_workers, persistent_workers)
 
     def count(self) -> WindowCounts:
-        """Read the epoch through and count it; the place of iteration stays as it is, and `len()` is known.
+        """Read the epoch through and count it; the cursor of iteration stays as it is, and `len()` is known.
 
         With `shuffle="windows"` documents and tokens are those of the whole corpus, windows those of this rank.
         """
         corpus = self.corpus
-        lanes = corpus.lanes(self.epoch)
-        sizes = [0] * len(lanes)
-        for n, lane in lanes.items():
-            while taken := len(lane.take(1024)):
+        streams = corpus.streams(self.epoch)
+        sizes = [0] * len(streams)
+        for n, stream in streams.items():
+            while taken := len(stream.take(1024)):
                 sizes[n] += taken
         self._sizes[self._order] = sizes
-        if corpus.held is not None:
-            return WindowCounts(corpus.held.n_documents, corpus.held.n_tokens, sum(sizes))
-        read = [lane for lane in lanes.values() if isinstance(lane, Lane)]
-        return WindowCounts(sum(lane.n_documents for lane in read), sum(lane.n_tokens for lane in read), sum(sizes))
+        if corpus.buffer is not None:
+            return WindowCounts(corpus.buffer.n_documents, corpus.buffer.n_tokens, sum(sizes))
+        read = [stream for stream in streams.values() if isinstance(stream, TokenStream)]
+        return WindowCounts(
+            sum(stream.n_documents for stream in read), sum(stream.n_tokens for stream in read), sum(sizes)
+        )
 
-    def lane_sizes(self) -> list[int]:
-        """Return the number of windows of each lane; see `len()`."""
+    def stream_sizes(self) -> list[int]:
+        """Return the number of windows of each stream; see `len()`."""
         if self._order not in self._sizes:
             if not self.corpus.is_small:
                 raise TypeError(
@@ -239,7 +242,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return self._sizes[self._order]
 
     def to_dataset(self, folder: str | os.PathLike[str] | None = None) -> Dataset:
-        """Cut the whole epoch and store it; see `gpt_embeddings.windows.stored_windows.store_windows`.
+        """WindowSpec the whole epoch and store it; see `gpt_embeddings.windows.stored_windows.store_windows`.
 
         Args:
             folder: Where to write; it appears whole or not at all, and a run that was killed goes on where it
@@ -269,23 +272,23 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             "settings": self.corpus.settings,
             "epoch": self.epoch,
             "turn": self._turn,
-            "lanes": list(self._states),
+            "streams": list(self._states),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go to where a state was saved; the next iteration begins there.
 
         Raises:
-            ValueError: The state is of another dataset, tokenizer, cut, shuffle or world size; the message names all
+            ValueError: The state is of another dataset, tokenizer, spec, shuffle or world size; the message names all
                 that differs.
         """
         if not isinstance(state_dict, Mapping) or state_dict.get("version") != STATE_VERSION:
             raise ValueError(f"This is no state of version {STATE_VERSION} of token windows: {state_dict!r:.80}.")
-        _check_state(state_dict, self.corpus.num_lanes)
+        _check_state(state_dict, self.corpus.num_streams)
         if differing := self.corpus.differences(state_dict["settings"]):
             raise ValueError(f"The state does not fit: {'; '.join(differing)}. Use what it was saved with.")
         self._shared[0] = state_dict["epoch"]
-        self._turn, self._states, self._resumed = state_dict["turn"], list(state_dict["lanes"]), True
+        self._turn, self._states, self._resumed = state_dict["turn"], list(state_dict["streams"]), True
         if get_worker_info() is None:  # a worker that loads a state has one of its own
             self._shared[1] += 1
             self._loaded = int(self._shared[1])
@@ -296,10 +299,10 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         padding = inputs == IGNORED if windows[:, -1].min() == IGNORED else None  # padding is on the right
         batch = {"input_ids": inputs, "target_ids": windows[:, 1:].astype(np.int64)}
         if padding is not None:
-            inputs[padding] = self.corpus.cut.separator
+            inputs[padding] = self.corpus.spec.separator
         if self.return_position_ids or self.return_document_ids:
             begins = np.zeros(inputs.shape, np.bool_)
-            begins[:, 1:] = inputs[:, :-1] == self.corpus.cut.separator
+            begins[:, 1:] = inputs[:, :-1] == self.corpus.spec.separator
             if self.return_position_ids:
                 count = np.arange(inputs.shape[1])
                 positions = count - np.maximum.accumulate(np.where(begins, count, 0), axis=1)
@@ -311,8 +314,8 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     @property
     def _order(self) -> int:
-        """What the number of windows in a lane depends on beside the corpus: the epoch, where it deals anew."""
-        return self.epoch if self.corpus.shuffle is True and self.corpus.num_lanes > 1 else 0
+        """What the number of windows in a stream depends on beside the corpus: the epoch, where it deals anew."""
+        return self.epoch if self.corpus.shuffle is True and self.corpus.num_streams > 1 else 0
 
     def _begin(self) -> None:
         if self._loaded != int(self._shared[1]):
@@ -326,33 +329,33 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         self._resumed = False
 
     def _restart(self) -> None:
-        self._states = [None] * self.corpus.num_lanes
+        self._states = [None] * self.corpus.num_streams
         self._turn, self._resumed = 0, False
 
-    def _commit(self, lane: int, state: dict[str, Any] | None) -> None:
-        self._states[lane] = state
-        self._turn = (lane + 1) % self.corpus.num_lanes
+    def _commit(self, stream: int, state: dict[str, Any] | None) -> None:
+        self._states[stream] = state
+        self._turn = (stream + 1) % self.corpus.num_streams
 
     def _rotation(self) -> list[int]:
-        return [(self._turn + i) % self.corpus.num_lanes for i in range(self.corpus.num_lanes)]
+        return [(self._turn + i) % self.corpus.num_streams for i in range(self.corpus.num_streams)]
 
     def _rotate(
         self, order: Sequence[int | None], batch_size: int, drop_last: bool
     ) -> Iterator[tuple[int, Ids | None, dict[str, Any] | None]]:
-        """Give (lane, windows, state after them) in turn; None where a lane has ended keeps the workers in step."""
-        lanes = self.corpus.lanes(self.epoch, {n: self._states[n] for n in order if n is not None})
+        """Give (stream, windows, state after them) in turn; None for a stream that has ended keeps workers in step."""
+        streams = self.corpus.streams(self.epoch, {n: self._states[n] for n in order if n is not None})
         ended: dict[int | None, dict[str, Any] | None] = {None: None}
-        while len(ended) <= len(lanes):
+        while len(ended) <= len(streams):
             for n in order:
                 if n is None or n in ended:
                     yield -1 if n is None else n, None, ended[n]
                     continue
-                windows = lanes[n].take(batch_size)
+                windows = streams[n].take(batch_size)
                 if len(windows) == 0 or (drop_last and len(windows) < batch_size):
-                    ended[n] = lanes[n].state()
+                    ended[n] = streams[n].state()
                     yield n, None, ended[n]
                 else:
-                    yield n, windows, lanes[n].state()
+                    yield n, windows, streams[n].state()
 
 
 class _Batches(torch.utils.data.IterableDataset[Any]):
@@ -374,7 +377,7 @@ class _Batches(torch.utils.data.IterableDataset[Any]):
 class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     """Whole batches, an epoch an iteration, made by worker processes of its own if there are any.
 
-    accelerate makes a loader of its own around the dataset of a [`WindowLoader`]; so the batches and the place are
+    accelerate makes a loader of its own around the dataset of a [`WindowLoader`]; so the batches and the cursor are
     kept here, behind whatever loader hands them out.
     """
 
@@ -392,7 +395,7 @@ class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, if that of windows is known."""
-        sizes = self.windows.lane_sizes()
+        sizes = self.windows.stream_sizes()
         return sum(size // self.batch_size if self.drop_last else -(-size // self.batch_size) for size in sizes)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -406,10 +409,10 @@ class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     def batches(self) -> Iterator[dict[str, torch.Tensor]]:
         """Iterate over the batches of an epoch, or what is left of it after a state was loaded."""
         windows = self.windows
-        for lane, ids, state in self._open():
-            if lane < 0:
+        for stream, ids, state in self._open():
+            if stream < 0:
                 continue
-            windows._commit(lane, state)
+            windows._commit(stream, state)
             if ids is not None:
                 yield windows.as_batch(ids)
         windows.set_epoch(windows.epoch + 1)
@@ -450,10 +453,10 @@ class _Epochs(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
                 f"These windows are the part of rank {self.windows.corpus.rank}, and a prepared loader deals out the "
                 "whole: leave out `rank` and `world_size`, or do not prepare the loader."
             )
-        if n_processes > 1 and self.windows.corpus.num_lanes > 1 and not self.drop_last:
+        if n_processes > 1 and self.windows.corpus.num_streams > 1 and not self.drop_last:
             raise ValueError(
-                "Each lane ends with a batch that is not full, which cannot be dealt out to several processes without "
-                "losing windows: take `drop_last=True`, or one lane."
+                "Each stream ends with a batch that is not full, which cannot be split between processes without "
+                "losing windows: take `drop_last=True`, or one stream."
             )
 
 
@@ -499,14 +502,14 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _check_state(state: Mapping[str, Any], num_lanes: int) -> None:
+def _check_state(state: Mapping[str, Any], num_streams: int) -> None:
     """Refuse a state that is not of the form of `state_dict`, before anything is changed."""
-    lanes, numbers = state.get("lanes"), (state.get("epoch"), state.get("turn"))
+    streams, numbers = state.get("streams"), (state.get("epoch"), state.get("turn"))
     whole = (
         isinstance(state.get("settings"), Mapping)
-        and isinstance(lanes, Sequence)
-        and all(lane is None or isinstance(lane, Mapping) for lane in lanes)
+        and isinstance(streams, Sequence)
+        and all(stream is None or isinstance(stream, Mapping) for stream in streams)
         and all(type(number) is int and number >= 0 for number in numbers)
     )
-    if not whole or (state["settings"].get("num_lanes") == num_lanes and len(lanes or ()) != num_lanes):
+    if not whole or (state["settings"].get("num_streams") == num_streams and len(streams or ()) != num_streams):
         raise ValueError(f"The state of token windows is damaged: {state!r:.200}. Use one as `state_dict` gave it.")

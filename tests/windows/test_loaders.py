@@ -29,7 +29,7 @@ STARTS = [name for name in ("fork", "spawn") if name in multiprocessing.get_all_
 
 def some_windows(**options):
     dataset = Dataset.from_dict({"text": words(60)})
-    return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": True, "num_lanes": 2, **options})
+    return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": True, "num_streams": 2, **options})
 
 
 class Watched(torch.nn.Module):
@@ -230,14 +230,14 @@ def rows(loader):
     return [tuple(row) for batch in loader for row in batch["input_ids"].tolist()]
 def loader(drop_last, **options):
     return TokenWindows(words(60), TOKENIZER, 8, shuffle=True, **options).dataloader(4, drop_last=drop_last)
-for options in ({"num_lanes": 1, "drop_last": False}, {"num_lanes": 3, "drop_last": True}):
+for options in ({"num_streams": 1, "drop_last": False}, {"num_streams": 3, "drop_last": True}):
     wanted = rows(loader(**options))
     own = rows(accelerator.prepare(loader(**options)))
     found = gather_object(own)
     # accelerate fills the last batch up from the first one
     assert set(found) == set(wanted) and len(own) < len(wanted) <= len(found) < len(wanted) + 8
-lanes, part = {"num_lanes": 3}, {"rank": 0, "world_size": 2}
-for options, message in ((lanes, "take `drop_last=True`"), (part, "leave out `rank`")):
+streams, part = {"num_streams": 3}, {"rank": 0, "world_size": 2}
+for options, message in ((streams, "take `drop_last=True`"), (part, "leave out `rank`")):
     try:
         next(iter(accelerator.prepare(loader(False, **options))))
     except ValueError as error:
@@ -253,7 +253,7 @@ accelerator.end_training()
 @pytest.mark.slow
 class TestLength:
     @pytest.mark.parametrize("drop_last", [True, False])
-    @pytest.mark.parametrize("options", [{}, {"shuffle": "windows"}, {"packing": "document", "num_lanes": 3}])
+    @pytest.mark.parametrize("options", [{}, {"shuffle": "windows"}, {"packing": "document", "num_streams": 3}])
     def test_is_that_of_each_epoch(self, options, drop_last):
         for kind in (words(60), Dataset.from_dict({"text": words(60)})):
             windows = TokenWindows(kind, TOKENIZER, 8, 5, **options)
@@ -279,7 +279,7 @@ class TestLength:
         assert len(TokenWindows(few, TOKENIZER, 8)) == len(list(TokenWindows(few, TOKENIZER, 8)))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": "windows", "num_lanes": 1}])
+    @pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": "windows", "num_streams": 1}])
     def test_trainer_without_max_steps(self, tmp_path, options):
         windows = some_windows(**options)
         trainer = train(Watched(), windows, tmp_path, num_train_epochs=2)

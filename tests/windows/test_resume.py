@@ -23,7 +23,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from windows_reference import TOKENIZER, joined, plain, reference, words
 
 from gpt_embeddings import TokenWindows, load_tokenizer
-from gpt_embeddings.windows.packing import Cut, StreamPacker
+from gpt_embeddings.windows.packing import StreamPacker, WindowSpec
 
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_after_any_batch(folder, kind, packing):
     dataset, shuffle = corpus(folder, kind), kind != "list"
 
     def loader():
-        windows = TokenWindows(dataset, TOKENIZER, 64, 48, packing=packing, shuffle=shuffle, num_lanes=3)
+        windows = TokenWindows(dataset, TOKENIZER, 64, 48, packing=packing, shuffle=shuffle, num_streams=3)
         return windows.dataloader(16)
 
     whole = plain(loader())
@@ -89,7 +89,7 @@ def test_after_any_batch(folder, kind, packing):
     st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 3),
     st.sampled_from(["stream", "document"]), st.sampled_from(["pad", "drop"]), st.data(),
 )  # fmt: skip
-def test_several_stops(documents, length, stride, batch_size, lanes, packing, tail, data):
+def test_several_stops(documents, length, stride, batch_size, streams, packing, tail, data):
     def loader():
         return TokenWindows(
             documents,
@@ -98,7 +98,7 @@ def test_several_stops(documents, length, stride, batch_size, lanes, packing, ta
             min(stride, length),
             packing=packing,
             tail=tail,
-            num_lanes=lanes,
+            num_streams=streams,
             shuffle=True,
         ).dataloader(batch_size)
 
@@ -116,7 +116,7 @@ def test_several_stops(documents, length, stride, batch_size, lanes, packing, ta
 @pytest.mark.parametrize("kind", ["rows", "streaming"])
 def test_order_and_state_do_not_depend_on_workers(folder, kind):
     def loader(num_workers):
-        windows = TokenWindows(corpus(folder, kind), TOKENIZER, 64, 48, num_lanes=3, shuffle=True)
+        windows = TokenWindows(corpus(folder, kind), TOKENIZER, 64, 48, num_streams=3, shuffle=True)
         return windows.dataloader(16, num_workers=num_workers)
 
     whole = plain(loader(0))
@@ -166,11 +166,11 @@ def test_another_batch_size(folder):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_stateful_dataloader(folder, num_workers):
     def loader():
-        windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_lanes=2, shuffle=True)
+        windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_streams=2, shuffle=True)
         return StatefulDataLoader(windows, batch_size=16, num_workers=num_workers)
 
     whole = plain(loader())
-    wanted = plain(TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_lanes=2, shuffle=True).dataloader(1))
+    wanted = plain(TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_streams=2, shuffle=True).dataloader(1))
     assert sorted(joined(whole)) == sorted(joined(wanted))
     for n in (1, 12, len(whole) - 1):
         stopped = loader()
@@ -193,7 +193,7 @@ def test_ranks_share_the_corpus(folder, kind, world_size):
     parts = [documents(rank=rank, world_size=world_size) for rank in range(world_size)]
     assert sorted(joined(parts)) == documents()
     assert all(len(part) > 500 for part in parts)
-    shuffled = [documents(rank=rank, world_size=2, num_lanes=3, shuffle=True) for rank in (0, 1)]
+    shuffled = [documents(rank=rank, world_size=2, num_streams=3, shuffle=True) for rank in (0, 1)]
     assert sorted(joined(shuffled)) == documents()
 
 
@@ -221,7 +221,7 @@ class TestWhatDoesNotFit:
             ({"max_length": 32, "stride": 32}, "`max_length` is 32 and was 64; `stride` is 32 and was 64"),
             ({"packing": "document"}, "`packing` is 'document' and was 'stream'"),
             ({"rank": 1, "world_size": 3}, "`rank` is 1 and was 0; `world_size` is 3 and was 1"),
-            ({"num_lanes": 2}, "`num_lanes` is 2 and was 1"),
+            ({"num_streams": 2}, "`num_streams` is 2 and was 1"),
             ({"shuffle": True}, "`shuffle` is True"),
         ],
     )
@@ -245,7 +245,7 @@ class TestWhatDoesNotFit:
         other = [texts[0], *(text[::-1] for text in texts[1:-1]), texts[-1]]
         resumed = TokenWindows(other, TOKENIZER, 64).dataloader(16)
         resumed.load_state_dict(some(TokenWindows(texts, TOKENIZER, 64).dataloader(16), 30)[1])
-        with pytest.raises(ValueError, match="gives other text at the saved place"):
+        with pytest.raises(ValueError, match="has different text at the saved position"):
             next(iter(resumed))
 
     def test_fewer_rows_of_a_streaming_dataset(self, folder):
@@ -254,7 +254,7 @@ class TestWhatDoesNotFit:
         state = some(TokenWindows(stream[0], TOKENIZER, 64).dataloader(16), 30)[1]
         resumed = TokenWindows(stream[1], TOKENIZER, 64).dataloader(16)
         resumed.load_state_dict(state)
-        with pytest.raises(ValueError, match="gives other text at the saved place"):
+        with pytest.raises(ValueError, match="has different text at the saved position"):
             next(iter(resumed))
 
     @pytest.mark.parametrize("state", [{}, {"version": 0}, None, []])
@@ -263,7 +263,7 @@ class TestWhatDoesNotFit:
             TokenWindows(["a b"], TOKENIZER, 4).load_state_dict(state)
 
     def test_every_field_of_a_cut_is_compared(self, folder):
-        assert set(Cut.__annotations__) <= set(self.state(folder)["settings"])
+        assert set(WindowSpec.__annotations__) <= set(self.state(folder)["settings"])
 
 
 WRITE_BATCHES = """
@@ -274,7 +274,7 @@ from gpt_embeddings import TokenWindows, load_tokenizer
 folder, out, num_workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 files = sorted(map(str, folder.glob("*.parquet")))
 dataset = load_dataset("parquet", data_files=files, split="train", streaming=True)
-windows = TokenWindows(dataset, load_tokenizer(), 32, 8, shuffle=True, num_lanes=2)
+windows = TokenWindows(dataset, load_tokenizer(), 32, 8, shuffle=True, num_streams=2)
 loader = windows.dataloader(4, num_workers=num_workers)
 checkpoint, lines = out / "checkpoint.json", []
 if checkpoint.exists():
@@ -336,7 +336,7 @@ def test_sigkill_in_mid_epoch(folder, tmp_path):
     kill_when(run(WRITE_BATCHES, folder, tmp_path, 0), lambda: batches() > first + 100)
     second = batches()
     finish(run(WRITE_BATCHES, folder, tmp_path, 0))
-    windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8, shuffle=True, num_lanes=2)
+    windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8, shuffle=True, num_streams=2)
     wanted = [[b["input_ids"].tolist(), b["target_ids"].tolist()] for b in windows.dataloader(4)]
     found = [json.loads(line) for line in (tmp_path / "batches").read_text().splitlines()]
     assert found == wanted and 150 < first < second < len(wanted)
@@ -401,17 +401,17 @@ def test_a_packer_from_every_place(tail):
     """Work goes on from the mark after any take, also where a padded window fills a batch."""
     for total, length, n in itertools.product(range(2, 40), (3, 5, 8), (1, 2, 3)):
         for stride in range(1, length + 1):
-            cut = Cut(max_length=length, stride=stride, packing="stream", tail=tail, separator=0)
+            spec = WindowSpec(max_length=length, stride=stride, packing="stream", tail=tail, separator=0)
 
-            def packer(place, used, cut=cut, total=total):
-                packer = StreamPacker(cut, used)
-                for start in range(place, total, 7):
+            def packer(first, used, spec=spec, total=total):
+                packer = StreamPacker(spec, used)
+                for start in range(first, total, 7):
                     ids = np.arange(start, min(start + 7, total), dtype=np.int32)
                     packer.push(ids, np.array([0, len(ids)]), {"tokens": start})
                 return packer
 
             going = packer(0, 0)
             while len(going.take(n, final=True)) == n and not going.ended:
-                mark = going.mark()
-                resumed = packer(mark.place["tokens"], mark.used)
+                block = going.block()
+                resumed = packer(block.cursor["tokens"], block.used)
                 assert resumed.take(99, final=True).tolist() == copy.deepcopy(going).take(99, final=True).tolist()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from windows_reference import BOOK_TOKENIZER, TOKENIZER, batched, create_dataloader_v1, joined, plain, reference, words
 
 from gpt_embeddings import TokenWindows
-from gpt_embeddings.windows.packing import Cut, HeldWindows
+from gpt_embeddings.windows.packing import BufferedWindows, WindowSpec
 
 
 with open("data/the_tide_clerk.txt", encoding="utf-8") as story:
@@ -63,18 +63,18 @@ cuts = st.integers(1, 12).flatmap(lambda length: st.tuples(st.just(length), st.i
     texts, cuts, st.sampled_from(["stream", "document"]), st.sampled_from(["pad", "drop"]), st.integers(1, 3),
     st.integers(1, 2),
 )  # fmt: skip
-def test_equals_the_slow_reference(documents, length_and_stride, packing, tail, lanes, ranks):
+def test_equals_the_slow_reference(documents, length_and_stride, packing, tail, streams, ranks):
     length, stride = length_and_stride
     whole = reference(documents, length, stride, packing, tail)
-    order, parts = order_of(len(whole), 7, 0), lanes * ranks
+    order, parts = order_of(len(whole), 7, 0), streams * ranks
     bounds = [len(whole) * i // parts for i in range(parts + 1)]
     for rank in range(ranks):
         wanted = [
-            [whole[i] for i in order[bounds[n] : bounds[n + 1]]] for n in range(rank * lanes, (rank + 1) * lanes)
+            [whole[i] for i in order[bounds[n] : bounds[n + 1]]] for n in range(rank * streams, (rank + 1) * streams)
         ]
         windows = TokenWindows(
             documents, TOKENIZER, length, stride, packing=packing, tail=tail, shuffle="windows", seed=7,
-            num_lanes=lanes, rank=rank, world_size=ranks,
+            num_streams=streams, rank=rank, world_size=ranks,
         )  # fmt: skip
         assert plain(windows.dataloader(3)) == batched(wanted, 3)
         counted = TokenWindows(documents, TOKENIZER, length, stride, packing=packing, tail=tail).count()
@@ -83,9 +83,9 @@ def test_equals_the_slow_reference(documents, length_and_stride, packing, tail, 
 
 
 def test_ids_of_every_document_are_kept_apart():
-    cut = Cut(max_length=3, stride=2, packing="document", tail="pad", separator=0)
-    held = HeldWindows(cut, np.array([1, 2, 0, 3, 0, 4, 5, 6, 7, 8, 0], np.uint16), np.array([3, 5, 11]))
-    assert held.take(np.arange(len(held), dtype=np.uint32)).tolist() == [
+    spec = WindowSpec(max_length=3, stride=2, packing="document", tail="pad", separator=0)
+    buffered = BufferedWindows(spec, np.array([1, 2, 0, 3, 0, 4, 5, 6, 7, 8, 0], np.uint16), np.array([3, 5, 11]))
+    assert buffered.take(np.arange(len(buffered), dtype=np.uint32)).tolist() == [
         [1, 2, 0, -100],
         [3, 0, -100, -100],
         [4, 5, 6, 7],
@@ -95,7 +95,7 @@ def test_ids_of_every_document_are_kept_apart():
 
 def shuffled(**options):
     dataset = Dataset.from_dict({"text": words(60)})
-    return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": "windows", "num_lanes": 2, **options})
+    return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": "windows", "num_streams": 2, **options})
 
 
 class TestResume:
@@ -115,12 +115,12 @@ class TestResume:
             assert seen + plain(resumed) == epochs[1]
 
     def test_with_another_batch_size(self):
-        stopped = shuffled(num_lanes=1).dataloader(4)
+        stopped = shuffled(num_streams=1).dataloader(4)
         iterator = iter(stopped)
         seen = plain([next(iterator) for _ in range(5)])
-        resumed = shuffled(num_lanes=1).dataloader(3)
+        resumed = shuffled(num_streams=1).dataloader(3)
         resumed.load_state_dict(stopped.state_dict())
-        assert joined(seen + plain(resumed)) == joined(plain(shuffled(num_lanes=1).dataloader(1)))
+        assert joined(seen + plain(resumed)) == joined(plain(shuffled(num_streams=1).dataloader(1)))
 
     @pytest.mark.slow
     def test_with_workers_that_live_on(self):
@@ -141,7 +141,7 @@ class TestResume:
         state = state.state_dict()
         other = TokenWindows(["a b c d", "x y z", "h"], TOKENIZER, 2, shuffle="windows").dataloader(1)
         other.load_state_dict(state)
-        with pytest.raises(ValueError, match="gives other text at the saved place"):
+        with pytest.raises(ValueError, match="has different text at the saved position"):
             next(iter(other))
         for shuffle in (True, False):
             with pytest.raises(ValueError, match=r"`shuffle` is .* and was 'windows'"):
@@ -150,12 +150,12 @@ class TestResume:
 
 def test_stored_in_that_order(tmp_path):
     stored = shuffled().to_dataset(tmp_path / "stored")
-    assert stored["input_ids"][:] == [w for part in (0, 1) for w in of_lane(part)]
+    assert stored["input_ids"][:] == [w for part in (0, 1) for w in of_stream(part)]
 
 
-def of_lane(part):
-    """Windows of a lane by another way: two ranks of one lane are dealt as one rank of two lanes."""
-    windows = shuffled(num_lanes=1, rank=part, world_size=2)
+def of_stream(part):
+    """Windows of a stream by another way: two ranks of one stream are dealt as one rank of two streams."""
+    windows = shuffled(num_streams=1, rank=part, world_size=2)
     return [window["input_ids"].tolist() for window in windows]
 
 
@@ -186,7 +186,7 @@ class TestRefusedOrTold:
             with pytest.warns(UserWarning, match=r'there is one: every epoch.*`shuffle="windows"` shuffles') as told:
                 TokenWindows(corpus, TOKENIZER, 8, shuffle=True)
             assert told[0].filename == __file__
-        TokenWindows([TEXT], TOKENIZER, 8, shuffle="windows", num_lanes=2)
+        TokenWindows([TEXT], TOKENIZER, 8, shuffle="windows", num_streams=2)
 
     def test_one_shard_is_told(self):
         stream = Dataset.from_dict({"text": words(9)}).to_iterable_dataset()

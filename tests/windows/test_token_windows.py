@@ -35,8 +35,8 @@ from gpt_embeddings import (
     load_source,
     load_tokenizer,
 )
-from gpt_embeddings.windows.lanes import BLOCK_ROWS, Lane
 from gpt_embeddings.windows.stored_windows import read_windows
+from gpt_embeddings.windows.streams import BLOCK_ROWS, TokenStream
 
 
 documents_of_any_kind = st.lists(
@@ -71,14 +71,16 @@ class TestDefinition:
         st.integers(1, 7), st.integers(1, 4), st.booleans(),
     )  # fmt: skip
     def test_equals_the_slow_reference(
-        self, documents, length_and_stride, packing, tail, batch_size, lanes, drop_last
+        self, documents, length_and_stride, packing, tail, batch_size, streams, drop_last
     ):
         length, stride = length_and_stride
-        lanes = min(lanes, len(documents))
+        streams = min(streams, len(documents))
         windows = TokenWindows(
-            documents, TOKENIZER, length, stride, packing=packing, tail=tail, num_lanes=lanes
+            documents, TOKENIZER, length, stride, packing=packing, tail=tail, num_streams=streams
         )  # fmt: skip
-        parts = [documents[len(documents) * i // lanes : len(documents) * (i + 1) // lanes] for i in range(lanes)]
+        parts = [
+            documents[len(documents) * i // streams : len(documents) * (i + 1) // streams] for i in range(streams)
+        ]
         wanted = [reference(part, length, stride, packing, tail) for part in parts]
         assert plain(windows.dataloader(batch_size, drop_last=drop_last)) == batched(wanted, batch_size, drop_last)
         singly = [(w["input_ids"].tolist(), w["target_ids"].tolist()) for w in windows]
@@ -90,11 +92,11 @@ class TestDefinition:
     def test_shards_of_a_streaming_dataset(self, documents, length_and_stride, shards, data):
         length, stride = length_and_stride
         shards = min(shards, len(documents))
-        lanes = data.draw(st.integers(1, shards))
+        streams = data.draw(st.integers(1, shards))
         dataset = Dataset.from_dict({"text": documents}).to_iterable_dataset(num_shards=shards)
         parts = [[row["text"] for row in dataset.shard(shards, i)] for i in range(shards)]
-        wanted = [reference(joined(parts[lane::lanes]), length, stride) for lane in range(lanes)]
-        windows = TokenWindows(dataset, TOKENIZER, length, stride, num_lanes=lanes)
+        wanted = [reference(joined(parts[stream::streams]), length, stride) for stream in range(streams)]
+        windows = TokenWindows(dataset, TOKENIZER, length, stride, num_streams=streams)
         assert plain(windows.dataloader(3)) == batched(wanted, 3)
 
     def test_every_token_but_the_first_is_a_target_once(self):
@@ -282,11 +284,11 @@ class TestShuffle:
 
 class TestStored:
     @pytest.mark.parametrize("tail", ["pad", "drop"])
-    @pytest.mark.parametrize("lanes", [1, 3])
-    def test_equal_the_streamed(self, tmp_path, tail, lanes):
+    @pytest.mark.parametrize("streams", [1, 3])
+    def test_equal_the_streamed(self, tmp_path, tail, streams):
         documents = words(300)
-        windows = TokenWindows(documents, TOKENIZER, 16, 6, tail=tail, num_lanes=lanes)
-        parts = [documents[300 * i // lanes : 300 * (i + 1) // lanes] for i in range(lanes)]
+        windows = TokenWindows(documents, TOKENIZER, 16, 6, tail=tail, num_streams=streams)
+        parts = [documents[300 * i // streams : 300 * (i + 1) // streams] for i in range(streams)]
         wanted = [w for part in parts for w in reference(part, 16, 6, tail=tail)]
         for stored in (windows.to_dataset(), windows.to_dataset(tmp_path / "stored")):
             assert list(zip(stored["input_ids"], stored["target_ids"], strict=True)) == wanted
@@ -331,8 +333,8 @@ class TestBadInput:
             ({"packing": "wrapped"}, "`packing` must be 'stream' or 'document', got 'wrapped'"),
             ({"tail": "keep"}, "`tail` must be 'pad' or 'drop', got 'keep'"),
             ({"seed": -1}, "`seed` must be an integer from 0 on"),
-            ({"num_lanes": 0}, "`num_lanes` must be an integer from 1 on"),
-            ({"num_lanes": 4}, "`num_lanes` is 4, more than the 3 rows"),
+            ({"num_streams": 0}, "`num_streams` must be an integer from 1 on"),
+            ({"num_streams": 4}, "`num_streams` is 4, more than the 3 rows"),
             ({"rank": 2, "world_size": 2}, "`rank` must be an integer from 0 to 1, got 2"),
         ],
     )
@@ -344,17 +346,17 @@ class TestBadInput:
         windows = TokenWindows(words(3), TOKENIZER, 8)
         with pytest.raises(ValueError, match="`batch_size` must be an integer from 1 on, got 0"):
             windows.dataloader(0)
-        with pytest.raises(ValueError, match="raise `num_lanes` to have more"):
+        with pytest.raises(ValueError, match="raise `num_streams` to have more"):
             windows.dataloader(num_workers=2)
 
     def test_longer_models(self):
         tokenizer = load_tokenizer(model_max_length=4096)
-        assert TokenWindows(words(3), tokenizer, 4096).corpus.cut.max_length == 4096
+        assert TokenWindows(words(3), tokenizer, 4096).corpus.spec.max_length == 4096
 
-    def test_more_lanes_than_shards(self):
+    def test_more_streams_than_shards(self):
         corpus = Dataset.from_dict({"text": words(20)}).to_iterable_dataset(num_shards=2)
         with pytest.raises(ValueError, match=r"more than the 2 shards \(files\).*reshard"):
-            TokenWindows(corpus, TOKENIZER, 8, num_lanes=3)
+            TokenWindows(corpus, TOKENIZER, 8, num_streams=3)
 
     @pytest.mark.parametrize("dataset", ["one string", b"bytes", {"text": ["a"]}, 3])
     def test_no_corpus(self, dataset):
@@ -449,7 +451,7 @@ class TestBadInput:
         content[2000:-2000] = bytes(len(content) - 4000)
         (tmp_path / "2.parquet").write_bytes(content)
         corpus = load_source([str(tmp_path / f"{i}.parquet") for i in range(4)], streaming=True)
-        windows = TokenWindows(corpus, TOKENIZER, 64, num_lanes=2)
+        windows = TokenWindows(corpus, TOKENIZER, 64, num_streams=2)
         seen = 0
         with pytest.raises(ValueError, match=r"2\.parquet could not be read"):
             for _ in windows.dataloader(8, num_workers=num_workers):
@@ -457,7 +459,7 @@ class TestBadInput:
         assert seen > 50
 
     def test_state_is_small_and_json(self):
-        windows = TokenWindows(words(200), TOKENIZER, 8, num_lanes=4)
+        windows = TokenWindows(words(200), TOKENIZER, 8, num_streams=4)
         next(iter(windows.dataloader(4)))
         assert len(json.dumps(windows.state_dict())) < 1500
 
@@ -483,7 +485,7 @@ def test_a_formatted_dataset_has_a_state(kind):
 
 
 @pytest.mark.parametrize(
-    "damage", [{"settings": None}, {"lanes": []}, {"lanes": None}, {"lanes": [3]}, {"turn": "x"}, {"epoch": -3}]
+    "damage", [{"settings": None}, {"streams": []}, {"streams": None}, {"streams": [3]}, {"turn": "x"}, {"epoch": -3}]
 )
 def test_a_damaged_state_is_refused(damage):
     windows = TokenWindows(["The cat sat", "A mat"], TOKENIZER, max_length=4)
@@ -496,6 +498,6 @@ def test_a_damaged_state_is_refused(damage):
 
 def test_documents_without_a_window_are_not_kept():
     windows = TokenWindows(["short"] * 20000, TOKENIZER, max_length=64, packing="document", tail="drop")
-    lane = Lane(windows.corpus.deal(0)[0], TOKENIZER, windows.corpus.cut, None)
-    assert len(lane.take(8)) == 0
-    assert len(lane._packer._parts) <= 1
+    stream = TokenStream(windows.corpus.partition(0)[0], TOKENIZER, windows.corpus.spec, None)
+    assert len(stream.take(8)) == 0
+    assert len(stream._packer._parts) <= 1

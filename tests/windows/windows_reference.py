@@ -50,13 +50,13 @@ def cut(t, max_length, stride, tail):
 
 
 def reference(documents, max_length, stride, packing="stream", tail="pad"):
-    """All windows of one lane."""
+    """All windows of one stream."""
     return [w for t in sequences(documents, packing) for w in cut(t, max_length, stride, tail)]
 
 
-def batched(lanes, batch_size, drop_last=False):
-    """Windows of several lanes as batches: a batch of each lane in turn."""
-    queues = [[lane[i : i + batch_size] for i in range(0, len(lane), batch_size)] for lane in lanes]
+def batched(streams, batch_size, drop_last=False):
+    """Windows of several streams as batches: a batch of each stream in turn."""
+    queues = [[stream[i : i + batch_size] for i in range(0, len(stream), batch_size)] for stream in streams]
     if drop_last:
         queues = [[batch for batch in queue if len(batch) == batch_size] for queue in queues]
     return [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]

@@ -1,7 +1,7 @@
 """Text that is held in memory as token ids, so that its windows can be taken in any order.
 
 A corpus with random access is tokenized once, two bytes a token where the vocabulary fits; a window is a number, and
-an epoch a permutation of the numbers, of which each lane takes a part. Left out: text that streams (`lanes`).
+an epoch a permutation of the numbers, of which each stream takes a part. Left out: text that streams (`streams`).
 """
 
 import zlib
@@ -15,18 +15,18 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import vocabulary_rows
-from gpt_embeddings.windows.lanes import Documents, other_text, shuffled
-from gpt_embeddings.windows.packing import Cut, HeldWindows, Ids, separated
+from gpt_embeddings.windows.packing import BufferedWindows, Ids, WindowSpec, separated
+from gpt_embeddings.windows.streams import Documents, other_text, shuffled
 
 
 SILENT_SECONDS = 3  # of tokenizing, before a bar shows
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldText:
+class TokenBuffer:
     """The tokens of a corpus and the windows that they have."""
 
-    windows: HeldWindows
+    windows: BufferedWindows
     """The windows of the whole corpus."""
     n_documents: int
     """Documents that have a token."""
@@ -36,21 +36,21 @@ class HeldText:
     """A checksum of all of it."""
 
 
-class HeldLane:
-    """A part of the windows of a [`HeldText`] in the order of an epoch; as `lanes.Lane` to those who take from it.
+class BufferedStream:
+    """A part of the windows of a [`TokenBuffer`] in the order of an epoch; used as a `streams.TokenStream` is.
 
     Args:
         text: The text.
         order: Seed and epoch.
         part: The number of the part, and how many parts there are.
-        state: What [`HeldLane.state`] returned, or None for the beginning.
+        state: What [`BufferedStream.state`] returned, or None for the beginning.
 
     Raises:
         ValueError: The state is of another text.
     """
 
     def __init__(
-        self, text: HeldText, order: tuple[int, int], part: tuple[int, int], state: Mapping[str, Any] | None
+        self, text: TokenBuffer, order: tuple[int, int], part: tuple[int, int], state: Mapping[str, Any] | None
     ) -> None:
         if state is not None and state.get("check") != text.check:
             raise other_text()
@@ -59,7 +59,7 @@ class HeldLane:
         self._taken: int = state["taken"] if state else 0
 
     def take(self, n: int) -> Ids:
-        """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the lane."""
+        """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the stream."""
         numbers = self._numbers[self._taken : self._taken + n]
         self._taken += len(numbers)
         return self._text.windows.take(numbers)
@@ -69,10 +69,10 @@ class HeldLane:
         return {"taken": self._taken, "check": self._text.check}
 
 
-def hold(documents: Documents, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> HeldText:
+def fill_buffer(documents: Documents, tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> TokenBuffer:
     """Tokenize all documents and keep their ids."""
-    dtype = np.uint16 if max(vocabulary_rows(tokenizer), cut.separator + 1) <= 2**16 else np.int32
-    stream = cut.packing == "stream"
+    dtype = np.uint16 if max(vocabulary_rows(tokenizer), spec.separator + 1) <= 2**16 else np.int32
+    stream = spec.packing == "stream"
     parts, ends, n_documents, n_tokens, size = [], [], 0, 0, 0
     with Bar(desc="Tokenizing", unit=" tokens", unit_scale=True, delay=SILENT_SECONDS, leave=False) as bar:
         for _, texts in documents.read(None):
@@ -81,7 +81,7 @@ def hold(documents: Documents, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> 
             if not filled.any():
                 continue
             places = (offsets[:-1] if stream else offsets[1:])[filled]
-            tokens = separated(input_ids, places, cut.separator)
+            tokens = separated(input_ids, places, spec.separator)
             if stream and not n_documents:
                 tokens = tokens[1:]  # a separator stands between documents, so none before the first
             parts.append(tokens.astype(dtype))
@@ -91,8 +91,8 @@ def hold(documents: Documents, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> 
             bar.update(len(input_ids))
     whole = np.concatenate(parts) if parts else np.empty(0, dtype)
     borders = np.array([size]) if stream else np.concatenate([np.empty(0, np.int64), *ends])  # of sequences
-    return HeldText(
-        windows=HeldWindows(cut, whole, borders),
+    return TokenBuffer(
+        windows=BufferedWindows(spec, whole, borders),
         n_documents=n_documents,
         n_tokens=n_tokens,
         check=zlib.crc32(np.ascontiguousarray(whole, whole.dtype.newbyteorder("<")).data),

@@ -1,7 +1,7 @@
-"""Lanes: fixed parts of a corpus, each read in order from a place that can be saved and found again.
+"""Streams: fixed parts of a corpus, each read in order from a cursor that can be saved and found again.
 
-A corpus is dealt into a fixed number of lanes, whatever the number of worker processes, so that neither the order of
-work nor a saved place depends on who does it. A place is the position of a block of rows in its source; what was read
+A corpus is dealt into a fixed number of streams, whatever the number of worker processes, so that neither the order of
+work nor a saved cursor depends on who does it. A cursor is the position of a block of rows; what was read
 beyond it is read again, never saved. Left out: where files come from (`sources`), and what a window is (`windows`).
 """
 
@@ -26,28 +26,28 @@ from gpt_embeddings.exceptions import ColumnError, UnreadableFileError
 from gpt_embeddings.text.columns import take_column
 from gpt_embeddings.text.encoding import bad_text, encode_flat
 from gpt_embeddings.text.sources import file_being_read, read_blocks
-from gpt_embeddings.windows.packing import Cut, DocumentPacker, Ids, StreamPacker
+from gpt_embeddings.windows.packing import DocumentPacker, Ids, StreamPacker, WindowSpec
 
 
 BLOCK_ROWS = 1024  # rows read at a time
 PIECE_BYTES = 2**20  # text tokenized at a time, beyond a single document; bounds memory
-CHECKED_IDS = 4096  # ids of the first document at a place that tell whether the corpus is still the same
+CHECKED_IDS = 4096  # ids of the first document at a cursor that tell whether the corpus is still the same
 
 # What the readers behind `datasets` raise over a broken file.
 READING_ERRORS = (OSError, EOFError, ValueError, pa.ArrowException, zlib.error)
 
-Place: TypeAlias = dict[str, Any]
-Pieces: TypeAlias = Generator[tuple[Place, list[str]], None, None]
+SourceCursor: TypeAlias = dict[str, Any]
+Pieces: TypeAlias = Generator[tuple[SourceCursor, list[str]], None, None]
 
 # Closed before the program ends: what a reader of `datasets` names in its `except` is gone when Python closes it.
 _readers: weakref.WeakSet[Pieces] = weakref.WeakSet()
 
 
 class Documents(Protocol):
-    """Text of a lane."""
+    """Text of a stream."""
 
-    def read(self, place: Place | None) -> Pieces:
-        """Give pieces of consecutive documents, each with the place where it begins; None is the beginning."""
+    def read(self, cursor: SourceCursor | None) -> Pieces:
+        """Give pieces of consecutive documents, each with the cursor where it begins; None is the beginning."""
 
 
 class RowDocuments:
@@ -59,10 +59,10 @@ class RowDocuments:
         self._corpus, self._column = corpus, column
         self._start, self._stop, self._seed = start, stop, seed
 
-    def read(self, place: Place | None) -> Pieces:
-        """Give pieces; a place is `{"row": row}`."""
+    def read(self, cursor: SourceCursor | None) -> Pieces:
+        """Give pieces; a cursor is `{"row": row}`."""
         order = None if self._seed is None else shuffled(len(self._corpus), *self._seed)[self._start : self._stop]
-        first = place["row"] if place else 0
+        first = cursor["row"] if cursor else 0
         table = self._corpus.with_format("arrow") if isinstance(self._corpus, Dataset) else None
         for row in range(first, self._stop - self._start, BLOCK_ROWS):
             rows = slice(self._start + row, min(self._start + row + BLOCK_ROWS, self._stop))
@@ -77,14 +77,14 @@ class RowDocuments:
 
 
 class IteratedDocuments:
-    """Strings of an iterable without random access; a place is found again by reading up to it."""
+    """Strings of an iterable without random access; a cursor is found again by reading up to it."""
 
     def __init__(self, corpus: Iterable[str]) -> None:
         self._corpus = corpus
 
-    def read(self, place: Place | None) -> Pieces:
-        """Give pieces; a place is `{"row": row}`."""
-        row = place["row"] if place else 0
+    def read(self, cursor: SourceCursor | None) -> Pieces:
+        """Give pieces; a cursor is `{"row": row}`."""
+        row = cursor["row"] if cursor else 0
         texts = islice(iter(self._corpus), row, None)
         while block := list(islice(texts, BLOCK_ROWS)):
             for skip, piece in _pieces(_as_column(block, row), "A text"):
@@ -107,19 +107,19 @@ class ShardDocuments:
     ) -> None:
         self._corpus, self._column, self._shards, self._node = corpus, column, shards, node
 
-    def read(self, place: Place | None) -> Pieces:
-        """Give pieces; a place is `{"shard": number, "state": state of the shard or None, "row": rows after it}`."""
+    def read(self, cursor: SourceCursor | None) -> Pieces:
+        """Give pieces; a cursor is `{"shard": number, "state": state of the shard or None, "row": rows after it}`."""
         shards: Sequence[int | None] = [None] if self._shards is None else self._shards
-        for shard in shards[shards.index(place["shard"]) if place else 0 :]:
-            yield from self._read_shard(shard, place)
-            place = None
+        for shard in shards[shards.index(cursor["shard"]) if cursor else 0 :]:
+            yield from self._read_shard(shard, cursor)
+            cursor = None
 
-    def _read_shard(self, shard: int | None, place: Place | None) -> Pieces:
+    def _read_shard(self, shard: int | None, cursor: SourceCursor | None) -> Pieces:
         dataset = self._corpus if shard is None else self._corpus.shard(self._corpus.num_shards, shard)
         if self._node is not None:
             dataset = split_dataset_by_node(dataset, *self._node, strategy="examples")
         dataset = dataset.with_format("arrow")
-        state, row = (place["state"], place["row"]) if place else (None, 0)
+        state, row = (cursor["state"], cursor["row"]) if cursor else (None, 0)
         if state is not None:
             dataset.load_state_dict(state)
         blocks = read_blocks(dataset, BLOCK_ROWS, [self._column])
@@ -150,14 +150,14 @@ def _unreadable(dataset: IterableDataset, shard: int | None, error: Exception) -
     return ValueError(f"{name} could not be read: {error}")
 
 
-class Lane:
-    """The windows of one lane, from its beginning or from a saved state.
+class TokenStream:
+    """The windows of one stream, from its beginning or from a saved state.
 
     Args:
         documents: Where the text comes from.
         tokenizer: A fast tokenizer.
-        cut: How to cut.
-        state: What [`Lane.state`] returned, or None for the beginning.
+        spec: How to cut.
+        state: What [`TokenStream.state`] returned, or None for the beginning.
 
     Attributes:
         n_documents: Documents read so far that have a token.
@@ -165,7 +165,11 @@ class Lane:
     """
 
     def __init__(
-        self, documents: Documents, tokenizer: PreTrainedTokenizerBase, cut: Cut, state: Mapping[str, Any] | None
+        self,
+        documents: Documents,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: WindowSpec,
+        state: Mapping[str, Any] | None,
     ) -> None:
         self._state = state
         self._expected = state["check"] if state and not state.get("done") else None
@@ -173,14 +177,14 @@ class Lane:
         self._final = False
         self.n_documents: int = state["documents"] if state else 0
         self.n_tokens: int = state["tokens"] if state else 0
-        packer = StreamPacker if cut.packing == "stream" else DocumentPacker
-        self._packer = packer(cut, state["used"] if state and not self._ended else 0)
+        packer = StreamPacker if spec.packing == "stream" else DocumentPacker
+        self._packer = packer(spec, state["used"] if state and not self._ended else 0)
         self._pieces = documents.read(state["source"] if state and not self._ended else None)
         _readers.add(self._pieces)
-        self._tokenizer, self._empty = tokenizer, np.empty((0, cut.max_length + 1), np.int32)
+        self._tokenizer, self._empty = tokenizer, np.empty((0, spec.max_length + 1), np.int32)
 
     def take(self, n: int) -> Ids:
-        """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the lane."""
+        """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the stream."""
         if self._ended:
             return self._empty
         while (windows := self._packer.take(n, self._final)) is None:
@@ -192,10 +196,10 @@ class Lane:
         """Return what is needed to go on from here: small, JSON-serialisable; None at the beginning."""
         if self._ended:
             return {"done": True, "documents": self.n_documents, "tokens": self.n_tokens}
-        mark = self._packer.mark()
-        if mark is None:
+        block = self._packer.block()
+        if block is None:
             return None if self._state is None else dict(self._state)
-        return {**mark.place, "used": mark.used}
+        return {**block.cursor, "used": block.used}
 
     def _read(self) -> None:
         piece = next(self._pieces, None)
@@ -212,8 +216,8 @@ class Lane:
         checked = input_ids[offsets[first] : min(offsets[first + 1], offsets[first] + CHECKED_IDS)]
         check = zlib.crc32(np.ascontiguousarray(checked, "<i4").tobytes())
         self._check(check)
-        place = {"source": source, "documents": self.n_documents, "tokens": self.n_tokens, "check": check}
-        self._packer.push(input_ids, offsets, place)
+        cursor = {"source": source, "documents": self.n_documents, "tokens": self.n_tokens, "check": check}
+        self._packer.push(input_ids, offsets, cursor)
         self.n_documents += int(np.count_nonzero(lengths))
         self.n_tokens += len(input_ids)
 
@@ -230,33 +234,33 @@ def _close_readers() -> None:
             reader.close()
 
 
-def deal(
+def partition(
     corpus: Dataset | IterableDataset | Iterable[str],
     column: str,
-    num_lanes: int,
+    num_streams: int,
     rank: int,
     world_size: int,
     seed: tuple[int, int] | None,
 ) -> list[Documents]:
-    """Deal the part of a corpus that belongs to a rank into lanes.
+    """Deal the part of a corpus that belongs to a rank into streams.
 
-    Rows of a corpus with random access go to lanes in contiguous parts, of the shuffled order if there is a seed.
+    Rows of a corpus with random access go to streams in contiguous parts, of the shuffled order if there is a seed.
     Shards of a streaming dataset are dealt out in turn; where the number of shards is no multiple of `world_size`,
     each rank reads every shard and keeps every `world_size`-th row.
 
     Args:
         corpus: The whole corpus.
         column: Its column of texts.
-        num_lanes: Lanes of this rank.
+        num_streams: Streams of this rank.
         rank: This process.
         world_size: All processes.
         seed: Seed and epoch of the shuffle, or None for the order of the corpus.
 
     Raises:
-        ValueError: There are fewer rows or shards than lanes, or the corpus cannot be shuffled or split.
+        ValueError: There are fewer rows or shards than streams, or the corpus cannot be shuffled or split.
     """
     if isinstance(corpus, IterableDataset):
-        return _deal_shards(corpus, column, num_lanes, rank, world_size, seed)
+        return _partition_shards(corpus, column, num_streams, rank, world_size, seed)
     if isinstance(corpus, Dataset):
         corpus = corpus.select_columns([column])
         rows: Dataset | Sequence[str] = split_dataset_by_node(corpus, rank, world_size) if world_size > 1 else corpus
@@ -264,43 +268,43 @@ def deal(
         begin, end = (len(corpus) * i // world_size for i in (rank, rank + 1))
         rows = corpus if world_size == 1 else corpus[begin:end]
     else:
-        if num_lanes > 1 or world_size > 1 or seed is not None:
+        if num_streams > 1 or world_size > 1 or seed is not None:
             raise ValueError(
                 f"A {type(corpus).__name__} can only be read from its beginning to its end: it cannot be shuffled, "
-                "nor dealt to lanes or ranks. Give a list or a `datasets.Dataset`."
+                "nor dealt to streams or ranks. Give a list or a `datasets.Dataset`."
             )
         return [IteratedDocuments(corpus)]
-    if num_lanes > max(1, len(rows)):
+    if num_streams > max(1, len(rows)):
         raise ValueError(
-            f"`num_lanes` is {num_lanes}, more than the {len(rows)} rows of this rank; give at most that."
+            f"`num_streams` is {num_streams}, more than the {len(rows)} rows of this rank; give at most that."
         )
-    bounds = [len(rows) * i // num_lanes for i in range(num_lanes + 1)]
-    return [RowDocuments(rows, column, bounds[i], bounds[i + 1], seed) for i in range(num_lanes)]
+    bounds = [len(rows) * i // num_streams for i in range(num_streams + 1)]
+    return [RowDocuments(rows, column, bounds[i], bounds[i + 1], seed) for i in range(num_streams)]
 
 
-def _deal_shards(
+def _partition_shards(
     corpus: IterableDataset,
     column: str,
-    num_lanes: int,
+    num_streams: int,
     rank: int,
     world_size: int,
     seed: tuple[int, int] | None,
 ) -> list[Documents]:
     by_shards = corpus.num_shards % world_size == 0
     node = None if by_shards else (rank, world_size)
-    if num_lanes == world_size == 1 and seed is None:
+    if num_streams == world_size == 1 and seed is None:
         return [ShardDocuments(corpus, column, None, None)]
     own = list(range(corpus.num_shards))
     if seed is not None:
         own = [int(i) for i in shuffled(len(own), *seed)]
     if by_shards:
         own = own[rank::world_size]
-    if num_lanes > len(own):
+    if num_streams > len(own):
         raise ValueError(
-            f"`num_lanes` is {num_lanes}, more than the {len(own)} shards (files) of the dataset that this rank "
+            f"`num_streams` is {num_streams}, more than the {len(own)} shards (files) of the dataset that this rank "
             "reads. Give at most that, or split the dataset further with `dataset.reshard()` or into more files."
         )
-    return [ShardDocuments(corpus, column, own[lane::num_lanes], node) for lane in range(num_lanes)]
+    return [ShardDocuments(corpus, column, own[stream::num_streams], node) for stream in range(num_streams)]
 
 
 @lru_cache(maxsize=1)
@@ -312,10 +316,10 @@ def shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[Any]:
 
 
 def other_text() -> ValueError:
-    """Say that the text at a saved place has changed."""
+    """Say that the text at a saved cursor has changed."""
     return ValueError(
-        "The dataset gives other text at the saved place than when the state was saved. Resume with the same "
-        "documents in the same order, or begin anew."
+        "The dataset has different text at the saved position than when the state was saved. Resume with the same "
+        "documents in the same order, or start again."
     )
 
 
