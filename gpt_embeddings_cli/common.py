@@ -1,15 +1,15 @@
-"""What the commands share: models and tokenizers by name, errors as text."""
+"""What the commands share: loading the libraries, models and tokenizers by name, errors as one message."""
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
-
-from gpt_embeddings_cli import is_importing
 
 
 if TYPE_CHECKING:
@@ -18,7 +18,25 @@ if TYPE_CHECKING:
     from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-SILENT_SECONDS = 2.0  # of imports
+def load_libraries() -> None:
+    """Import PyTorch and transformers, which takes seconds; on a terminal, say so.
+
+    Ctrl-C ends the process at once, since some modules swallow a `KeyboardInterrupt` while they are imported.
+    """
+    if sys.stderr.isatty():
+        typer.echo("Loading PyTorch and transformers ...", err=True)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, _exit_at_once) if in_main_thread else None
+    try:
+        import gpt_embeddings  # noqa: F401
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _exit_at_once(*_: Any) -> None:
+    os.write(2, b"Interrupted.\n")
+    os._exit(130)
 
 
 def open_model_and_tokenizer(
@@ -48,25 +66,18 @@ def open_model_and_tokenizer(
     typer.echo("The tables are random: their vectors mean nothing before training.", err=True)
     model = GPTEmbeddingsModel(sizes).eval()
     tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER, model_max_length=sizes.n_positions)
-    return model, tokens, f"fresh, untrained tables (seed {seed})"
+    return model, tokens, f"random, untrained tables (seed {seed})"
 
 
 def check_one_model(name: str | None, config: Path | None, fresh: bool = False) -> None:
-    """Refuse a saved model and a fresh one at once."""
+    """Refuse a saved model and a random one at once."""
     if name is not None and (fresh or config is not None):
-        raise ValueError("Give `--model` for a saved model or `--fresh` or `--config` for a fresh one, not both.")
+        raise ValueError("Give `--model` for a saved model, or `--fresh` or `--config` for a random one, not both.")
 
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Print an expected error as one message and exit with 1, or with 130 after Ctrl-C, instead of a traceback.
-
-    On a terminal, imports that take long are told.
-    """
-    waiting = threading.Timer(SILENT_SECONDS, _tell_of_imports, [threading.get_ident()])
-    waiting.daemon = True
-    if sys.stderr.isatty():
-        waiting.start()
+    """Print an expected error as one message and exit with 1, or with 130 after Ctrl-C, instead of a traceback."""
     try:
         yield
     except KeyboardInterrupt:
@@ -78,23 +89,15 @@ def errors_as_messages() -> Iterator[None]:
             raise
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    finally:
-        waiting.cancel()
-
-
-def _tell_of_imports(thread: int) -> None:
-    """Say what takes so long if a thread is importing: right after an installation that may be a minute."""
-    if is_importing(sys._current_frames().get(thread)):
-        typer.echo("Loading PyTorch and transformers, which takes longest the first time ...", err=True)
 
 
 def _is_refused_setting(error: Exception) -> bool:
-    """Return whether a configuration refused a value; who raises it has imported the class already."""
+    """Whether a configuration refused a value; who raises it has imported the class already."""
     errors = sys.modules.get("huggingface_hub.errors")
     return errors is not None and isinstance(error, errors.StrictDataclassError)
 
 
 def _is_of_the_network(error: Exception) -> bool:
-    """Return whether a request failed; who raises it has imported the client already."""
-    client = sys.modules.get("httpx2")
-    return client is not None and isinstance(error, client.HTTPError)
+    """Whether a request failed, in the client that huggingface_hub 1 or 2 uses; who raises it has imported it."""
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+    return any(client is not None and isinstance(error, client.HTTPError) for client in clients)

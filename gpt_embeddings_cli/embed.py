@@ -11,6 +11,7 @@ import typer
 from gpt_embeddings_cli.common import (
     check_one_model,
     errors_as_messages,
+    load_libraries,
     open_model_and_tokenizer,
 )
 from gpt_embeddings_cli.options import MODEL, RUN, Overwrite, Tokenizer
@@ -136,6 +137,7 @@ def embed(
             raise ValueError("`--ray` needs a model that every node can read; save the fresh one and give `--model`.")
         check_inputs(inputs)
         check_names(model, tokenizer)
+        load_libraries()
         _check_place(output, inputs)
         _check_output(output, overwrite, ray is not None, push_to_hub)
         options: dict[str, Any] = {

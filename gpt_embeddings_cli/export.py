@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 from gpt_embeddings_cli.options import Overwrite, Tokenizer
 from gpt_embeddings_cli.reading import check_names
 
@@ -32,6 +32,7 @@ def export(
     with errors_as_messages():
         check_names(model, tokenizer)
 
+        load_libraries()
         from gpt_embeddings.checkpoints.export import export_model
         from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
         from gpt_embeddings.outputs import AtomicOutput

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 from gpt_embeddings_cli.options import Overwrite
 from gpt_embeddings_cli.reading import check_names
 
@@ -67,6 +67,7 @@ def extract(
         if source.is_dir() and (source == output.resolve() or output.resolve() in source.parents):
             raise ValueError(f"The output {str(output)!r} holds the checkpoint at {name!r}; choose another folder.")
 
+        load_libraries()
         from gpt_embeddings.checkpoints.conversion import from_gpt
         from gpt_embeddings.checkpoints.files import open_folder
         from gpt_embeddings.checkpoints.loading import save_with_tokenizer

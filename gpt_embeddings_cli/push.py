@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 
 
 def push(
@@ -49,8 +49,7 @@ def push(
         if not folder.is_dir():
             raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")
 
-        import httpx2
-
+        load_libraries()
         from gpt_embeddings.hub.cards import CardMetadata
         from gpt_embeddings.hub.push import push_folder
 
@@ -59,7 +58,7 @@ def push(
             commit = push_folder(
                 folder, repo_id, metadata=metadata, private=private or None, revision=revision, create_pr=create_pr
             )
-        except (httpx2.HTTPError, RuntimeError) as error:  # a lost connection, a large file that did not get through
+        except RuntimeError as error:  # a large file whose upload failed
             raise OSError(str(error)) from error
     typer.echo(f"Published: {commit.pr_url or commit.repo_url}")
     typer.echo(f"Revision to pin: {commit.oid}")

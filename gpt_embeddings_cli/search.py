@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 from gpt_embeddings_cli.options import MODEL
 from gpt_embeddings_cli.reading import check_names
 
@@ -60,6 +60,7 @@ def search(
         check_names(model, tokenizer)
         questions = _read_questions(queries)
 
+        load_libraries()
         from gpt_embeddings.embedding.provenance import read_provenance
         from gpt_embeddings.embedding.search import open_embedder
         from gpt_embeddings.embedding.search import search as find

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import check_one_model, errors_as_messages, open_model_and_tokenizer
+from gpt_embeddings_cli.common import check_one_model, errors_as_messages, load_libraries, open_model_and_tokenizer
 from gpt_embeddings_cli.options import (
     MODEL,
     TRAINING,
@@ -324,6 +324,7 @@ def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> No
     """Refuse what is not there before anything is imported; then have transformers be quiet."""
     check_inputs(data)
     check_names(*names)
+    load_libraries()
 
     from transformers.utils.logging import disable_progress_bar
 

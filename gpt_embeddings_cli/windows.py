@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages
+from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 from gpt_embeddings_cli.options import MODEL
 from gpt_embeddings_cli.reading import Inputs, ReadingOptions, check_inputs, check_names, reads_texts
 
@@ -71,6 +71,7 @@ def windows(
         check_inputs(inputs)
         check_names(tokenizer)
 
+        load_libraries()
         from gpt_embeddings.outputs import check_output
         from gpt_embeddings.text.tokenizer import load_tokenizer
         from gpt_embeddings.windows.token_windows import TokenWindows

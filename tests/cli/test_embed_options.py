@@ -72,7 +72,7 @@ def test_what_is_missing_blank_or_cut_is_told(run, tmp_path, options):
     assert "\nOf 5 texts 2 missing (null) and 1 blank: their vectors are zero.\n" in result.stdout
     assert "\nOf 5 texts 1 cut at 64 tokens; overflow 'windows' takes all of a text.\n" in result.stdout
     assert "The tables are random: their vectors mean nothing before training." in result.stderr
-    assert "from fresh, untrained tables (seed 0)." in result.stdout
+    assert "from random, untrained tables (seed 0)." in result.stdout
 
 
 def test_blank_lines_of_a_text_file_are_told(run, tmp_path):
