@@ -14,13 +14,29 @@
 """Configuration of the input stage of a GPT: token embeddings plus absolute position embeddings.
 
 This file travels to the Hub beside `modeling_gpt_embeddings.py`, so it imports nothing but torch, transformers
-and the standard library.
+and the standard library. Tested with transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0. Only some
+of these check the fields of a configuration, so the class does it itself.
 """
 
-from typing import Any, ClassVar, Literal
+import difflib
+import types
+import warnings
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
-from transformers.configuration_utils import PreTrainedConfig, strict
+import transformers
+
+
+# Where something of transformers is missing, both files say this.
+UNTESTED = (
+    "This model needs a part of transformers that is not in the installed version, "
+    f"{getattr(transformers, '__version__', 'unknown')}. It was tested with 4.57.6 to 5.24.0; install one of these."
+)
+
+try:
+    from transformers import PretrainedConfig
+except ImportError as error:
+    raise ImportError(UNTESTED) from error
 
 
 # Sizes above these are taken for a broken or hostile `config.json`, before anything is allocated. They leave room
@@ -35,13 +51,31 @@ MAX_TOKEN_SCALE = 1000.0  # BioGPT, XGLM and CTRL use sqrt(n_embd)
 
 GPT2_ENDOFTEXT_ID = 50256
 
+# Names that other libraries have for our fields. They would be kept as unknown fields, without any effect.
+OTHER_NAMES = {
+    "vocab_size": ("n_vocab", "num_embeddings", "vocabulary_size"),
+    "n_positions": (
+        "block_size",
+        "context_length",
+        "context_size",
+        "max_seq_len",
+        "max_seq_length",
+        "max_sequence_length",
+        "n_ctx",
+        "num_positions",
+        "seq_len",
+        "seq_length",
+    ),
+    "n_embd": ("d_model", "dim", "emb_dim", "embed_dim", "embedding_dim", "embedding_size", "hidden_dim", "model_dim"),
+    "embd_pdrop": ("drop_rate", "dropout", "dropout_rate", "embed_dropout", "hidden_dropout_prob"),
+}
 
-@strict
-class GPTEmbeddingsConfig(PreTrainedConfig):
+
+class GPTEmbeddingsConfig(PretrainedConfig):
     r"""Sizes and options of a [`GPTEmbeddingsModel`]; the defaults are those of GPT-2 small.
 
     Every field is checked when the configuration is made, loaded or saved: an error names the field, its value and
-    what is permitted.
+    what is permitted. NumPy scalars are accepted and become Python numbers.
 
     Args:
         vocab_size (`int`, *optional*, defaults to 50257):
@@ -100,7 +134,7 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
             Always 0: there is no block behind the input stage. `generate()` reads it.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: A field has the wrong type or a value out of its range.
+        ValueError: A field has the wrong type or a value out of its range.
 
     Example:
     ```python
@@ -118,7 +152,7 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
     }
-    num_attention_heads: ClassVar[int] = 0  # a common name of Hugging Face models; nothing attends here
+    num_attention_heads = 0  # a common name of Hugging Face models; there is no attention here
 
     vocab_size: int = 50257
     n_positions: int = 1024
@@ -143,21 +177,65 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     num_hidden_layers: int = 0
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        # Two of the inherited keys are used before any validator runs: `dtype` is looked up on the torch module and
-        # `num_labels` makes a dictionary of that size.
-        _check_dtype("dtype", self.dtype)
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs = {name: _as_python(value) for name, value in kwargs.items()}
+        for common, name in self.attribute_map.items():
+            if common in kwargs:
+                value = kwargs.pop(common)
+                if kwargs.setdefault(name, value) != value:
+                    raise ValueError(
+                        f"`{common}` is another name of `{name}`, but they are {value!r} and {kwargs[name]!r}. "
+                        "Leave one out."
+                    )
+        own = {name: kwargs.pop(name, getattr(type(self), name)) for name in FIELD_TYPES}
+        # transformers uses two of its own keys before anything checks them: `dtype` is looked up on the torch module
+        # and `num_labels` makes a dictionary of that size.
+        _check_dtype("dtype", kwargs.get("dtype"))
         _check_dtype("torch_dtype", kwargs.get("torch_dtype"))
-        num_labels = kwargs.get("num_labels")
-        if num_labels is not None:
-            _check_integer("num_labels", num_labels, 0, MAX_NUM_LABELS)
+        if kwargs.get("num_labels") is not None:
+            _check_integer("num_labels", kwargs["num_labels"], 0, MAX_NUM_LABELS)
+        _warn_of_other_names(kwargs)
+        for name, value in own.items():
+            setattr(self, name, value)
+        super().__init__(**kwargs)
+        for name, value in own.items():  # transformers 4 has set some of them to defaults of its own
+            setattr(self, name, value)
+        self._finish()
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # Only called by transformers 5.5 and later, which has no other call for subclasses without an `__init__`.
+        super().__post_init__(**kwargs)
+        self._finish()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = FIELD_TYPES.get(self.attribute_map.get(name, name))
+        if kind is not None:
+            value = _as_python(value)
+            _check_type(name, value, kind)
+        super().__setattr__(name, value)
+
+    def _finish(self) -> None:
         for name in ("bos_token_id", "eos_token_id"):
             if getattr(self, name) == GPT2_ENDOFTEXT_ID >= self.vocab_size:
                 setattr(self, name, None)
-        super().__post_init__(**kwargs)
+        self.validate()
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save as [`PretrainedConfig.save_pretrained`] does, after a check of every field."""
+        self.validate()
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def validate(self) -> None:
+        """Check every field; types have been checked when the fields were set.
+
+        Raises:
+            ValueError: A value is out of range; the message names field, value and range.
+        """
+        self.validate_sizes()
+        self.validate_token_ids()
 
     def validate_sizes(self) -> None:
-        """Check sizes, probabilities and deviations against their ranges; `@strict` has checked the types.
+        """Check sizes, probabilities and deviations against their ranges.
 
         Raises:
             ValueError: A value is out of range; the message names field, value and range.
@@ -214,6 +292,50 @@ class GPTEmbeddingsConfig(PreTrainedConfig):
         _check_real("token_scale", self.token_scale, MAX_TOKEN_SCALE)
         if self.word_embed_proj_dim is not None:
             _check_integer("word_embed_proj_dim", self.word_embed_proj_dim, 1, MAX_N_EMBD)
+
+
+# By name, the type of each field. `num_attention_heads`, `model_type` and `attribute_map` are no fields.
+FIELD_TYPES: dict[str, Any] = dict(GPTEmbeddingsConfig.__annotations__)
+
+
+def _as_python(value: Any) -> Any:
+    """Return scalars of NumPy and torch as Python's, so that they are checked alike and fit in JSON."""
+    if isinstance(value, list):
+        return [_as_python(entry) for entry in value]
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _is_of_type(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return any(_is_of_type(value, one) for one in get_args(kind))
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if origin is list:
+        return isinstance(value, list) and all(_is_of_type(entry, get_args(kind)[0]) for entry in value)
+    return type(value) is kind  # a bool is no int here
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    if not _is_of_type(value, kind):
+        expected = kind.__name__ if isinstance(kind, type) else str(kind)
+        if get_origin(kind) is Literal:
+            expected = "one of " + ", ".join(map(repr, get_args(kind)))
+        raise ValueError(f"`{name}` must be {expected}, got {value!r} of type {type(value).__name__}.")
+
+
+def _warn_of_other_names(unknown: dict[str, Any]) -> None:
+    """Warn of unknown fields that are probably a field of ours by another name."""
+    names = {other: name for name, others in OTHER_NAMES.items() for other in others}
+    known = vars(PretrainedConfig()).keys() | {"torch_dtype", "num_labels", "name_or_path"}
+    for name in unknown.keys() - known:
+        close = difflib.get_close_matches(name, FIELD_TYPES, n=1, cutoff=0.8)
+        meant = names.get(name) or (close[0] if close else None)
+        if meant is not None:
+            warnings.warn(
+                f"GPTEmbeddingsConfig has no field `{name}`, so it has no effect; did you mean `{meant}`?",
+                stacklevel=3,
+            )
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:

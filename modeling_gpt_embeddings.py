@@ -24,11 +24,11 @@ length as one flat id array and gives their means without ever forming a vector 
 `GPTEmbeddingsForCausalLM` sets an unembedding right behind it: the zero-layer GPT, which can learn bigrams.
 
 What is left out: blocks, attention and the final norm. This file travels to the Hub beside
-`configuration_gpt_embeddings.py`, so it imports nothing but torch, transformers and the standard library.
+`configuration_gpt_embeddings.py`, so it imports nothing but torch, transformers and the standard library. Tested with
+transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -36,18 +36,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
-from transformers.loss.loss_utils import ForCausalLMLoss
-from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutput
-from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils.generic import can_return_tuple
 
 
 try:  # beside this file in a Hub repository, or in a package
-    from .configuration_gpt_embeddings import MAX_VOCAB_SIZE, GPTEmbeddingsConfig  # type: ignore[import-not-found]
+    from .configuration_gpt_embeddings import (  # type: ignore[import-not-found]
+        MAX_VOCAB_SIZE,
+        UNTESTED,
+        GPTEmbeddingsConfig,
+    )
 except ImportError:  # at the top level, as installed
-    from configuration_gpt_embeddings import MAX_VOCAB_SIZE, GPTEmbeddingsConfig
+    from configuration_gpt_embeddings import MAX_VOCAB_SIZE, UNTESTED, GPTEmbeddingsConfig
+
+try:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+    from transformers.loss.loss_utils import ForCausalLMLoss
+    from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutput
+    from transformers.utils import can_return_tuple
+except ImportError as error:
+    raise ImportError(UNTESTED) from error
+
+try:  # these leave alone what `from_pretrained` has loaded
+    from transformers import initialization as init
+except ImportError:  # transformers 4 sees to that itself
+    from torch.nn import init  # type: ignore[no-redef]
 
 
 # Positions that differ from row to row are added a slice at a time, so that no second tensor of full size is formed.
@@ -150,7 +161,7 @@ class SinusoidalPositions(nn.Module):
             table = SINUSOIDS[self.sinusoid_type](*self.weight.shape)
             if self.zero_row is not None:
                 table[self.zero_row] = 0
-            init.copy_(self.weight, table)
+            self.weight.copy_(table)
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
         """Return the rows of `position_ids`, of shape `(*position_ids.shape, n_embd)`."""
@@ -192,7 +203,8 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.base_model._unpack_rows()
+        if model.base_model._unpack_rows():
+            model.tie_weights()
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -260,7 +272,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     wte_scale: torch.Tensor | None
 
     def __init__(self, config: GPTEmbeddingsConfig, add_pooling_layer: bool = True) -> None:
-        config.validate_sizes()  # fields may have been set since the configuration was made; nothing is allocated yet
+        config.validate()  # fields may have been set since the configuration was made; nothing is allocated yet
         super().__init__(config)
         self.add_pooling_layer = add_pooling_layer
         token_width = config.word_embed_proj_dim or config.n_embd
@@ -272,7 +284,11 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.register_buffer("token_weights", torch.ones(config.vocab_size) if config.pooling == "weighted" else None)
         # Only while `from_pretrained` loads, which builds modules without memory.
         packed = config.wte_storage == "int8" and self.wte.weight.device.type == "meta"
-        self.register_buffer("wte_scale", torch.empty(config.vocab_size, dtype=torch.float32) if packed else None)
+        scale = torch.full((config.vocab_size,), math.nan, dtype=torch.float32) if packed else None
+        self.register_buffer("wte_scale", scale)
+        if packed:
+            self._rows_dtype = self.wte.weight.dtype
+            self.wte.weight.requires_grad_(False)  # whole numbers cannot have a gradient
         self.post_init()
 
     @can_return_tuple
@@ -366,12 +382,16 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             attention_mask = attention_mask[:, past_length:]
 
         if output_hidden_states is None:
-            output_hidden_states = self._field("output_hidden_states")
+            output_hidden_states = self.config.output_hidden_states
         pooled = None
         if self.add_pooling_layer:
             weights = self._weigh(input_ids, self._check_pooling(None))
             pooled = _mean_over_tokens(hidden_states, attention_mask, weights)
-        return _as_output(hidden_states, pooled, (hidden_states,) if output_hidden_states else None)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            hidden_states=(hidden_states,) if output_hidden_states else None,
+        )
 
     def embed_bags(
         self,
@@ -482,7 +502,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             The new position table, or None with `position_embedding_type="none"`.
 
         Raises:
-            huggingface_hub.errors.StrictDataclassError: The new size is out of range; nothing has changed.
+            ValueError: The new size is out of range; nothing has changed.
         """
         self.config.__class__(**{**self.config.to_dict(), "n_positions": new_num_position_embeddings})
         old, new = self.wpe, self._new_position_table(new_num_position_embeddings)
@@ -499,12 +519,14 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         return new
 
     @torch.no_grad()
-    def _unpack_rows(self) -> None:
-        """Multiply the whole numbers that a checkpoint has for `wte` by the factors of their rows."""
+    def _unpack_rows(self) -> bool:
+        """Multiply the whole numbers that a checkpoint has for `wte` by the factors of their rows, if it has such."""
         self.config.wte_storage = "float"
         if self.wte_scale is None:
-            return
-        rows, scale = self.wte.weight, self.wte_scale.unsqueeze(1)  # (vocab_size, width), (vocab_size, 1)
+            return False
+        # Loaded as int8 by transformers 4, else in the dtype of the other tables.
+        rows = self.wte.weight.to(torch.promote_types(self.wte.weight.dtype, torch.float32))  # (vocab_size, width)
+        scale = self.wte_scale.unsqueeze(1)  # (vocab_size, 1)
         if not bool((rows.abs() <= 127).all() & (rows == rows.round()).all()):
             raise ValueError("`wte_storage` is 'int8', but `wte.weight` holds other values than -127 to 127.")
         if not bool((scale.isfinite() & (scale >= 0)).all()):
@@ -512,8 +534,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 "`wte_storage` is 'int8', but the checkpoint lacks `wte_scale`, or it holds values that are not "
                 "finite or below 0."
             )
-        rows.copy_(rows * scale)  # in float32
+        self.wte.weight = nn.Parameter((rows * scale).to(self._rows_dtype))
         self.wte_scale = None
+        return True
 
     def _new_position_table(self, n_positions: int) -> PositionTable:
         config, rows = self.config, n_positions + self.config.position_offset
@@ -531,10 +554,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return vectors  # or still to be scaled, by `_finish_tokens`
         return _scale(vectors, scale, self._owns_token_rows())
 
-    def _field(self, name: str) -> Any:
-        """Return a field of the configuration; directly where no compiler looks, as transformers takes 2 us for it."""
-        return object.__getattribute__(self.config, name) if _is_eager() else getattr(self.config, name)
-
     def _plain_tables(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return `wte` and `wpe` where `forward` of ids alone is a look-up and a sum: inference, nothing changed."""
         modules = self._modules  # `self.wte` would be looked up in Python, 1 us each time
@@ -545,7 +564,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return None
         if not (_is_plain(wte, nn.Embedding) and _is_plain(wpe, nn.Embedding) and _is_plain(drop, nn.Dropout)):
             return None
-        if self.project_in is not None or self._field("token_scale") != 1 or drop.training:
+        if self.project_in is not None or self.config.token_scale != 1 or drop.training:
             return None
         tokens, positions = wte.weight, wpe.weight
         if tokens.dtype != positions.dtype or wte.max_norm is not None or wpe.max_norm is not None:
@@ -572,7 +591,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             if check_ids is not False:
                 self._check_range("input_ids", input_ids, len(tokens))
             raise
-        first = past_length + self._field("position_offset")
+        first = past_length + self.config.position_offset
         return hidden_states.add_(positions[first : first + input_ids.shape[1]])
 
     def _sum(
@@ -673,7 +692,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """Return whether tokens are weighted."""
         if pooling not in (None, "mean", "weighted"):
             raise ValueError(f"`pooling` must be 'mean' or 'weighted', got {pooling!r}.")
-        weighted = (pooling or self._field("pooling")) == "weighted"
+        weighted = (pooling or self.config.pooling) == "weighted"
         if weighted and self.token_weights is None:
             raise ValueError(
                 "The model has no token weights to pool by. Count a text with "
@@ -794,7 +813,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             if ids is not None:
                 self._check_like_inputs(name, ids, shape)
         # Not while exporting: the comparison would tie a dynamic length to this very limit.
-        if position_ids is None and not _is_exporting() and past_length + shape[1] > self._field("n_positions"):
+        if position_ids is None and not _is_exporting() and past_length + shape[1] > self.config.n_positions:
             raise ValueError(
                 f"The sequence of {past_length + shape[1]} tokens is longer than `n_positions` = "
                 f"{self.config.n_positions}. Cut it, split it into windows, or make the model longer with "
@@ -974,7 +993,7 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
         logits = None
         if logits_to_keep is not None or not (has_labels and self.training):
             kept = 0 if logits_to_keep is None else logits_to_keep
-            logits = self.lm_head(slice_logits_to_keep(hidden_states, kept))
+            logits = self.lm_head(_keep_positions(hidden_states, kept))
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
@@ -1132,6 +1151,15 @@ def _is_all_ones(mask: torch.Tensor) -> bool:
     return low.item() == high.item() == 1
 
 
+def _keep_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
+    """Slice `(batch, position, n_embd)` as `logits_to_keep` says; older transformers have no helper for this."""
+    if isinstance(kept, torch.Tensor) and kept.ndim == 2:
+        if kept.dtype == torch.bool:
+            return hidden_states[kept]  # (n_kept, n_embd), as their number may differ from row to row
+        return hidden_states.take_along_dim(kept.unsqueeze(-1), dim=1)
+    return hidden_states[:, slice(-kept, None) if isinstance(kept, int) else kept]
+
+
 def _is_exporting() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
@@ -1165,26 +1193,6 @@ def _add_positions(
     for i in range(0, flat.shape[0], step):
         flat[i : i + step].add_(look_up(flat_ids[i : i + step]))
     return hidden_states
-
-
-def _as_output(
-    last_hidden_state: torch.Tensor, pooled: torch.Tensor | None, hidden_states: tuple[torch.Tensor] | None
-) -> BaseModelOutputWithPooling:
-    """Return what the constructor would, which asks the dataclass for its fields time and again, for 40 us."""
-    fields: dict[str, Any] = {
-        "last_hidden_state": last_hidden_state,
-        "pooler_output": pooled,
-        "hidden_states": hidden_states,
-        "attentions": None,
-    }
-    if not _is_eager():  # a compiler knows the constructor
-        return BaseModelOutputWithPooling(**fields)
-    output = BaseModelOutputWithPooling.__new__(BaseModelOutputWithPooling)
-    vars(output).update(fields)
-    for name, value in fields.items():
-        if value is not None:
-            OrderedDict.__setitem__(output, name, value)
-    return output
 
 
 def sum_rows(

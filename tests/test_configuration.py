@@ -2,7 +2,6 @@ import json
 import math
 
 import pytest
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
@@ -28,38 +27,38 @@ def test_common_names():
 @pytest.mark.parametrize("value", [0, -1, 10**12, 2**63, "32", 1.5, math.nan, math.inf, True, None, [], {}])
 @pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd"])
 def test_sizes_are_validated(name, value):
-    with pytest.raises(StrictDataclassError, match=f"{name}.*") as error:
+    with pytest.raises(ValueError, match=f"{name}.*") as error:
         GPTEmbeddingsConfig(**{name: value})
     assert name in str(error.value)
     assert repr(value) in str(error.value) or type(value).__name__ in str(error.value)
 
 
 def test_range_is_named():
-    with pytest.raises(StrictDataclassError, match="`n_positions` must be an integer from 1 to 16777216, got -5"):
+    with pytest.raises(ValueError, match="`n_positions` must be an integer from 1 to 16777216, got -5"):
         GPTEmbeddingsConfig(n_positions=-5)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, -math.inf])
 def test_dropout_is_a_probability(value):
-    with pytest.raises(StrictDataclassError, match="`embd_pdrop` must be a number from 0 to 1, got"):
+    with pytest.raises(ValueError, match="`embd_pdrop` must be a number from 0 to 1, got"):
         GPTEmbeddingsConfig(embd_pdrop=value)
 
 
 @pytest.mark.parametrize("name", ["initializer_range", "position_initializer_range"])
 @pytest.mark.parametrize("value", [-0.02, math.nan, math.inf])
 def test_initializer_ranges(name, value):
-    with pytest.raises(StrictDataclassError, match=f"`{name}` must be a number from 0 to 1000, got"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a number from 0 to 1000, got"):
         GPTEmbeddingsConfig(**{name: value})
 
 
 @pytest.mark.parametrize("value", ["rotary", "LEARNED", "", None, 3])
 def test_position_embedding_type(value):
-    with pytest.raises(StrictDataclassError, match=r"position_embedding_type.*'learned', 'sinusoidal', 'none'"):
+    with pytest.raises(ValueError, match=r"position_embedding_type.*'learned', 'sinusoidal', 'none'"):
         GPTEmbeddingsConfig(position_embedding_type=value)
 
 
 def test_tables_together_are_limited():
-    with pytest.raises(StrictDataclassError, match=r"33554432 x 131072 = \d+ entries; at most 17179869184"):
+    with pytest.raises(ValueError, match=r"33554432 x 131072 = \d+ entries; at most 17179869184"):
         GPTEmbeddingsConfig(vocab_size=2**24, n_positions=2**24, n_embd=2**17)
     GPTEmbeddingsConfig(n_positions=2**24, n_embd=12288, position_embedding_type="none")  # no table, no memory
 
@@ -67,7 +66,7 @@ def test_tables_together_are_limited():
 @pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("value", [-1, 10, 10**9])
 def test_special_ids_lie_in_the_vocabulary(name, value):
-    with pytest.raises(StrictDataclassError, match=f"`{name}` must be None or an id .* from 0 to 9 .*got {value}"):
+    with pytest.raises(ValueError, match=f"`{name}` must be None or an id .* from 0 to 9 .*got {value}"):
         GPTEmbeddingsConfig(vocab_size=10, **{name: value})
 
 
@@ -93,13 +92,13 @@ def test_default_special_ids_need_gpt2s_vocabulary():
 )
 def test_hostile_json(tmp_path, field, value):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_embeddings", field: value}))
-    with pytest.raises((StrictDataclassError, ValueError), match=field):
+    with pytest.raises(ValueError, match=field):
         AutoConfig.from_pretrained(tmp_path)
 
 
 def test_nan_in_json(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt_embeddings", "embd_pdrop": NaN}')
-    with pytest.raises(StrictDataclassError, match="embd_pdrop"):
+    with pytest.raises(ValueError, match="embd_pdrop"):
         AutoConfig.from_pretrained(tmp_path)
 
 
