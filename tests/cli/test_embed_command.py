@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gpt_embeddings import encode_flat
+from gpt_embeddings.outputs import AtomicOutput
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -45,7 +46,7 @@ def expected_vectors(texts, tokenizer, seed=0, **sizes) -> np.ndarray:
     return model.embed_bags(*encode_flat(texts, tokenizer)).detach().numpy()
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
 def test_formats(suffix, config, gpt2_tokenizer, tmp_path):
     path = tmp_path / f"corpus{suffix}"
     table = pa.table({"text": TEXTS})
@@ -53,8 +54,8 @@ def test_formats(suffix, config, gpt2_tokenizer, tmp_path):
         path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     elif suffix == ".parquet":
         pq.write_table(table, path)
-    elif suffix in (".csv", ".tsv"):
-        table.to_pandas().to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    elif suffix == ".csv":
+        table.to_pandas().to_csv(path, index=False)
     else:
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
     result = run(path, "--output", tmp_path / "out", "--config", config)
@@ -139,14 +140,20 @@ def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
         ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: line 1 is not valid UTF-8 .*--encoding cp1252"),
         ("other.csv", b"name\nx\n", (), "no column 'text'; the columns are name"),
         ("number.jsonl", b'{"text": 1}\n', (), "Column 'text' must hold strings"),
+        ("ok.txt", b"x\n", ("none.txt",), "none.txt' does not exist"),
+        ("ok.txt", b"x\n", ("ok.csv",), "mix the formats .csv, .txt"),
         ("ok.txt", b"x\n", ("--config", "missing.json"), "missing.json"),
+        ("ok.txt", b"x\n", ("--config", "tiny.json"), "has 50257 entries, more than the model's `vocab_size` 100"),
         ("ok.txt", b"x\n", ("--model", "a", "--config", "b"), "not both"),
         ("ok.txt", b"x\n", ("--model", "no/such-model"), "no/such-model"),
         ("ok.txt", b"x\n", ("--tokenizer", "no/such-tokenizer"), "No tokenizer at 'no/such-tokenizer'"),
     ],
 )
-def test_messages(name, content, options, message, tmp_path):
+def test_messages(name, content, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(content)
+    (tmp_path / "ok.csv").write_text("text\nx\n")
+    (tmp_path / "tiny.json").write_text('{"vocab_size": 100}')
     result = run(tmp_path / name, "--output", tmp_path / "out", *options)
     assert result.exit_code == 1
     assert re.search(message, result.stderr, re.DOTALL), result.stderr
@@ -154,35 +161,91 @@ def test_messages(name, content, options, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_file(tmp_path):
-    result = run(tmp_path / "none.txt", "--output", tmp_path / "out")
-    assert (result.exit_code, "none.txt' does not exist" in result.stderr) == (1, True)
+@pytest.fixture
+def run_small(tmp_path):
+    GPTEmbeddingsConfig(n_embd=16, n_positions=64).to_json_file(tmp_path / "small.json")
+    common = [STORY, "--sample-by", "paragraph", "--config", tmp_path / "small.json"]
+    return lambda *arguments: CliRunner().invoke(app, ["embed", *map(str, [*common, *arguments])])
 
 
-def test_mixed_formats(tmp_path):
-    (tmp_path / "a.txt").write_text("x")
-    (tmp_path / "b.csv").write_text("text\nx\n")
-    result = run(tmp_path / "a.txt", tmp_path / "b.csv", "--output", tmp_path / "out")
-    assert "mix the formats .csv, .txt" in result.stderr
+def test_every_option_reaches_the_vectors(run_small, tmp_path):
+    for name, options in (
+        ("plain", ()),
+        ("stream", ("--streaming",)),
+        ("workers", ("--num-proc", 2)),
+        ("normal", ("--normalize", "--overflow", "windows", "--dtype", "float16", "--output-column", "v")),
+        ("tokens", ("--pooling", "none")),
+    ):
+        result = run_small("--output", tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+        assert "30 rows x 16 dimensions" in result.stdout
+        assert "2,032 tokens and 8.8 kB of text in " in result.stdout and "tokens/s" not in result.stdout
+    found = {name: load_from_disk(tmp_path / name) for name in ("plain", "stream", "workers", "normal", "tokens")}
+    assert found["plain"]["embedding"][:] == found["stream"]["embedding"][:] == found["workers"]["embedding"][:]
+    assert np.allclose(np.linalg.norm(np.array(found["normal"]["v"][:], dtype=np.float32), axis=1), 1, atol=1e-3)
+    first = np.array(found["tokens"]["embedding"][0], dtype=np.float32)
+    assert first.shape[1] == 16 and np.allclose(first.mean(0), found["plain"]["embedding"][0], atol=1e-6)
 
 
-def test_hub_name_that_cannot_be_had(tmp_path):
-    result = run("no-one/no-such-dataset", "--output", tmp_path / "out")
-    assert result.exit_code == 1
-    assert "'no-one/no-such-dataset' is neither a file here nor a dataset" in result.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--output-column", "text"), "`column` and `output_column` are both 'text'"),
+        (
+            ("--output", "x.jsonl"),
+            "is named as a .jsonl file, which `embed` does not write.",
+        ),
+        (("--ray", "auto"), "`--ray` needs a model that every node can read; save the fresh one and give `--model`"),
+    ],
+)
+def test_messages_about_options(run_small, tmp_path, options, message):
+    result = run_small(*(() if "--output" in options else ("--output", tmp_path / "out")), *options)
+    assert result.exit_code == 1 and message in result.stderr
 
 
-def test_tokenizer_larger_than_the_model(tmp_path):
-    GPTEmbeddingsConfig(vocab_size=100).to_json_file(tmp_path / "tiny.json")
-    result = run(STORY, "--output", tmp_path / "out", "--config", tmp_path / "tiny.json")
-    assert "The tokenizer has 50257 entries, more than the model's `vocab_size` 100" in result.stderr
+@pytest.mark.parametrize("options", [(), ("--streaming",), ("--num-proc", 2)], ids=["threads", "stream", "processes"])
+def test_what_is_missing_blank_or_cut_is_told(run_small, tmp_path, options):
+    rows = [{"text": text} for text in ("A bell.", None, "", "tide " * 70, None)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ["embed", source, "--config", tmp_path / "small.json", "--output", tmp_path / "out", *options]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output
+    assert "\nOf 5 texts 2 missing (null) and 1 blank: their vectors are zero.\n" in result.stdout
+    assert "\nOf 5 texts 1 cut at 64 tokens; overflow 'windows' takes all of a text.\n" in result.stdout
+    assert "The tables are random: their vectors mean nothing before training." in result.stderr
+    assert "from random, untrained tables (seed 0)." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "message"),
+    [
+        ("a/b/c", "hf_abc", "Repo id must be in the form"),
+        ("me/vectors", "", "There is no access token."),
+        ("me/vectors", "hf_abc", "Unset HF_HUB_OFFLINE to publish."),
+    ],
+    ids=["name", "token", "reach"],
+)
+def test_what_cannot_be_published_is_refused_before_the_work(run_small, tmp_path, monkeypatch, name, token, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    result = run_small("--output", tmp_path / "out", "--push-to-hub", name)
+    assert result.exit_code == 1 and message in result.stderr, result.output
+    assert "random" not in result.stderr and {path.name for path in tmp_path.iterdir()} == {"small.json"}
+
+
+def test_shards_of_another_job_are_not_mixed_in(run_small, tmp_path):
+    with AtomicOutput(tmp_path / "out", "embed", {"dtype": "float16"}) as out:
+        out.result.mkdir()
+        (out.result / "data-00000.arrow").write_bytes(b"")
+    result = run_small("--output", tmp_path / "out")
+    assert result.exit_code == 1 and "`dtype` is 'float32' and was 'float16'" in result.stderr
+    assert run_small("--output", tmp_path / "out", "--no-resume").exit_code == 0
 
 
 def test_as_a_program(tmp_path):
     program = Path(sys.executable).parent / "gpt-embeddings"
     for arguments, words in (
         (["--help"], ["embed"]),
-        (["embed", "--help"], ["--output", "--seed", "reviews.jsonl"]),
         (["--version"], ["."]),
         (["embed", STORY, "--output", tmp_path / "out", "--sample-by", "paragraph"], ["30 rows x 256", "Result:"]),
     ):

@@ -2,12 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import warm_python
 from checkpoints_server import COMMIT, RangeServer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -161,7 +162,8 @@ def test_from_a_hub(gpt, tmp_path):
             "PYTHONPATH": str(ROOT),
         }
         command = ["-c", "from gpt_embeddings_cli import app; app()", "extract", "alice/gpt"]
-        done = warm_python.run([*command, "--output", str(tmp_path / "out")], env=environment)
+        command += ["--output", str(tmp_path / "out")]
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "hf_secret" not in done.stdout + done.stderr
         content = [entry for entry in server.log if entry["content"]]

@@ -127,7 +127,6 @@ app(sys.argv[2:])
     ("module", "command"),
     [
         ("datasets", ["embed", STORY, "--output", "x"]),
-        ("numpy.linalg", ["windows", STORY, "--dry-run"]),
         ("torch.nn", ["train", "clm", STORY, "--output", "x"]),
     ],
 )
