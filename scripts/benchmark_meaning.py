@@ -41,8 +41,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.analysis.evaluation import Vectors, similar_pairs, spearman
-from gpt_embeddings.analysis.neighbours import nearest_words
+from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.readable_tokens import whole_words
+from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.checkpoints.bundled import find_bundled
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.training import distillation as ours
@@ -114,7 +115,7 @@ def main() -> None:
     for name, found, wall, cpu in rows:
         print(f"| {name} | {' | '.join(f'{value:.3f}' for value in found)} | {wall:.0f} | {cpu:.0f} |")
     print()
-    print_neighbours(list(words.items()), whole_words(tokenizer))
+    print_neighbours(list(words.items()), tokenizer)
 
 
 def distilled(
@@ -261,12 +262,7 @@ def judge_teacher(judges: Judges, width: int) -> list[float]:
     vectors = np.concatenate([judge.vectors for judge in judges.values()])
     projection = ours.principal_directions(vectors, width).numpy()
     known = {id(judge.texts): judge.vectors @ projection for judge in judges.values()}
-    return judge_by(judges, lambda texts: unit(known[id(texts)]))
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Return vectors of length 1."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return judge_by(judges, lambda texts: unit_rows(known[id(texts)]))
 
 
 def judge_by(judges: Judges, encode: Callable[[list[str]], Any]) -> list[float]:
@@ -278,13 +274,14 @@ def judge_by(judges: Judges, encode: Callable[[list[str]], Any]) -> list[float]:
     return found
 
 
-def print_neighbours(models: list[tuple[str, GPTEmbeddingsModel]], vocabulary: dict[str, int]) -> None:
+def print_neighbours(models: list[tuple[str, GPTEmbeddingsModel]], tokenizer: Any) -> None:
     """Print the nearest words before and after."""
     print(f"| word | {' | '.join(name for name, _ in models)} |")
     print("| --- " * (1 + len(models)) + "|")
-    found = [nearest_words(model, WORDS, vocabulary, n=4) for _, model in models]
-    for word, *lists in zip(WORDS, *found, strict=True):
-        print(f"| {word} | {' | '.join(', '.join(words) for words in lists)} |")
+    indexes = [Neighbours(model, tokenizer, whole_words(tokenizer).values()) for _, model in models]
+    for word in WORDS:
+        found = [", ".join(near.piece.lstrip("␣") for near in index.of_word(word, 4)[1]) for index in indexes]
+        print(f"| {word} | {' | '.join(found)} |")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Tokens that a person can read: `Ġgato` as `␣gato`, half a character as its bytes.
+"""Tokens that a person can read: `Ġgato` as `␣gato`, half a character as its bytes; which tokens a text can reach.
 
 Left out: decoding whole texts, which `tokenizer.decode` does.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ BYTES = _byte_alphabet()
 
 
 def show(text: str) -> str:
-    """Return a text with its spaces, line ends and invisible characters made visible."""
+    """Make the spaces, line ends and invisible characters of a text visible."""
     return "".join(
         SHOWN.get(char) or (char if char.isprintable() else char.encode("unicode_escape").decode()) for char in text
     )
@@ -39,28 +39,44 @@ def readable_pieces(tokenizer: PreTrainedTokenizerBase, input_ids: Iterable[int]
 
     Args:
         tokenizer: A fast tokenizer.
-        input_ids: Ids; one that the tokenizer does not have is shown as `row ID`.
+        input_ids: Ids; one without a token is shown as `row ID`.
 
     Returns:
-        Pieces: a space as `␣`, a line end as `⏎`, bytes that are no whole character in hexadecimal as `⟨F0 9F⟩`.
+        Pieces: a space as `␣`, a line end as `⏎`, bytes that are not a whole character in hexadecimal as `⟨F0 9F⟩`.
     """
-    ids = [int(token_id) for token_id in input_ids]
-    byte_level = b"ByteLevel" in _state(tokenizer.backend_tokenizer.decoder)
+    return [
+        f"row {token_id}" if token is None else show(token) if isinstance(token, str) else _show_bytes(token)
+        for token_id, token in _tokens(tokenizer, map(int, input_ids))
+    ]
+
+
+def reachable_tokens(tokenizer: PreTrainedTokenizerBase, n_rows: int) -> npt.NDArray[np.bool_]:
+    """Return which tokens a text can produce, as far as the tokenizer's normalizer tells.
+
+    Where it makes text lower case, no text produces the token ` Mug`. Pieces of characters and added tokens count as
+    reachable.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        n_rows: Rows of the model's table; those without a token are not reachable.
+
+    Returns:
+        One value for each row, `(n_rows,)`.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
-    pieces = []
-    for token_id in ids:
-        token = tokenizer.backend_tokenizer.id_to_token(token_id)
+    reachable = np.ones(n_rows, bool)
+    for token_id, token in _tokens(tokenizer, range(n_rows)):
         if token is None:
-            pieces.append(f"row {token_id}")
-        elif byte_level and token_id not in added and all(char in BYTES for char in token):
-            pieces.append(_show_bytes(bytes(BYTES[char] for char in token)))
-        else:
-            pieces.append(show(token))
-    return pieces
+            reachable[token_id] = False
+        elif normalizer is not None and token_id not in added:
+            text = token.decode("utf-8", "replace") if isinstance(token, bytes) else token
+            reachable[token_id] = "\ufffd" in text or normalizer.normalize_str(text).strip() == text.strip()
+    return reachable
 
 
 def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.int32]:
-    """Return the ids of a word as it stands in a sentence, or at its beginning where that takes fewer tokens.
+    """Return the ids of a word inside a sentence, or at the beginning of a text if that takes fewer tokens.
 
     Byte-level vocabularies hold most words with the space before them: ` cat` and `cat` are two tokens.
 
@@ -97,6 +113,19 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     vocabulary = sorted(tokenizer.get_vocab().items())
     marked = [(token[1:], i) for token, i in vocabulary if token.startswith(SPACE_MARKS)]
     return {word: i for word, i in marked or vocabulary if len(word) > 1 and word.isalpha() and _is_text(word)}
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, input_ids: Iterable[int]) -> Iterator[tuple[int, bytes | str | None]]:
+    """Give ids with their tokens: bytes in a byte-level vocabulary, else text; None for ids without a token."""
+    backend = tokenizer.backend_tokenizer
+    byte_level = b"ByteLevel" in _state(backend.decoder)
+    added = backend.get_added_tokens_decoder()
+    for token_id in input_ids:
+        token = backend.id_to_token(token_id)
+        if token is not None and byte_level and token_id not in added and all(char in BYTES for char in token):
+            yield token_id, bytes(BYTES[char] for char in token)
+        else:
+            yield token_id, token
 
 
 def _state(part: object) -> bytes:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from gpt_embeddings.analysis.costs import Cost
 from gpt_embeddings.analysis.encodings import compare_encodings
-from gpt_embeddings.analysis.neighbours import describe_chance, parse_words
+from gpt_embeddings.analysis.neighbours import describe_chance
 from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.lazy_model import LazyModel, LoadedModel
@@ -111,6 +111,16 @@ def _has_positions(loaded: LoadedModel) -> bool:
     return loaded.model.config.position_embedding_type != "none"
 
 
+def _parse_words(text: str) -> list[str]:
+    """Split a field into words at commas and line ends, without repetitions."""
+    words = list(dict.fromkeys(word.strip() for word in text.replace("\n", ",").split(",") if word.strip()))
+    if not words:
+        raise ValueError("There are no words; type some, separated by commas.")
+    if len(words) > MAX_WORDS:
+        raise ValueError(f"There are {len(words)} words; at most {MAX_WORDS} are shown. Leave some out.")
+    return words
+
+
 def _show_text(loaded: LoadedModel, text: str) -> ViewResult:
     table = tables.text_table(loaded.model, loaded.tokenizer, text or "")
     notes = (table.caption, *([] if _has_positions(loaded) else [NO_POSITIONS]))
@@ -128,7 +138,7 @@ def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") ->
         figure = maps.neighbourhood_map(loaded.neighbours, text or "", method=chosen)
         note = describe_chance(loaded.neighbours, None)
     else:
-        figure = maps.words_map(loaded.neighbours, parse_words(text or "", MAX_WORDS), chosen)
+        figure = maps.words_map(loaded.neighbours, _parse_words(text or ""), chosen)
         note = "A diamond is a word of several tokens, drawn at their mean."
     return ViewResult((figure,), notes=(note,))
 

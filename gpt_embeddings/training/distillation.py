@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
 from gpt_embeddings.analysis.evaluation import matryoshka_dims, similar_pairs, spearman
-from gpt_embeddings.analysis.neighbours import nearest_words
+from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.outputs import atomic_file
 from gpt_embeddings.progress import Bar
@@ -237,7 +237,7 @@ class _Evaluation:
             first = len(texts.tokens)
             self.pairs = similar_pairs(vectors[first : first + texts.n_held_out])
             self.held_out = bags.take(np.arange(texts.n_held_out))
-        self.vocabulary = whole_words(tokenizer)
+        self.tokenizer, self.vocabulary = tokenizer, whole_words(tokenizer)
         counts = _counts(texts, bags)
         if counts is None:
             counts = np.arange(len(texts.tokens), 0, -1)  # vocabularies are in about the order of frequency
@@ -246,7 +246,11 @@ class _Evaluation:
 
     @torch.no_grad()
     def metadata(self, model: GPTEmbeddingsModel) -> dict[str, str]:
-        nearest = nearest_words(model, self.words, self.vocabulary)
+        index, ids = Neighbours(model, self.tokenizer, self.vocabulary.values()), self.vocabulary
+        nearest = [
+            [near.piece.lstrip("␣") for near in index.nearest(index.table[ids[word]], 5, [ids[word]])]
+            for word in self.words
+        ]
         words = {f"Nearest to {word!r}": ", ".join(found) for word, found in zip(self.words, nearest, strict=True)}
         if self.pairs is None:
             return words

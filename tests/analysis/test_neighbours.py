@@ -1,5 +1,6 @@
 """Nearest rows and projections against numpy and against tables made by hand."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers, pre_tokenizers
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
-from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance, nearest_words, parse_words
+from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance
 from gpt_embeddings.analysis.projections import has_umap, project
 
 
@@ -86,11 +88,55 @@ def test_case_and_space_make_no_other_word(royal, gpt2_tokenizer):
     assert [near.piece for near in found] == ["␣king", "␣Queen"]
 
 
-def test_zero_rows_are_near_nothing(royal):
-    _, found = royal.of_word("tide", count=3)
-    assert [near.score for near in found] == [0, 0, 0]
-    with pytest.raises(ValueError, match="zero"):
+def test_zero_rows_are_never_neighbours(royal):
+    _, found = royal.of_word("tide", count=9)
+    assert {near.piece for near in found} == {"␣king", "␣queen", "␣man", "␣woman"}
+    assert [near.score for near in found] == [0, 0, 0, 0]
+
+
+def test_a_vector_is_searched_by(index, royal):
+    """A centroid in numpy, a list, a tensor that needs a gradient, and squares beyond float32."""
+    centroid = np.mean([royal.find(word).vector.numpy() for word in ("king", "queen")], axis=0)
+    needs_gradient, huge = torch.tensor(centroid, requires_grad=True), centroid * np.float32(1e30)
+    for vector in (centroid, centroid.tolist(), needs_gradient, huge):
+        assert [near.piece for near in royal.nearest(vector, 2)] == ["␣king", "␣queen"]
+    centroid.flags.writeable = False
+    assert royal.nearest(centroid.astype(np.float16), 1)[0].score == pytest.approx(math.sqrt(3) / 2, abs=1e-3)
+    assert 30_000 < len(index.nearest(np.ones(32), 10**6)) < 50_257  # all words
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (np.zeros(4), "Cannot search with a zero vector"),
+        (np.array([1, np.nan, 0, 0]), "not finite"),
+        (np.ones((1, 4)), r"must have the shape \(4,\), got \(1, 4\)"),
+    ],
+)
+def test_vectors_that_cannot_be_searched_by(royal, vector, message):
+    with pytest.raises(ValueError, match=message):
+        royal.nearest(vector)
+    with pytest.raises(ValueError, match="zero vector"):
         royal.of_word("gato")
+
+
+def test_rows_that_no_text_can_reach_are_never_neighbours(gpt2_tokenizer):
+    """With a tokenizer that makes text lower case and puts a space before it, `Mug` and `MUG` are never produced."""
+    tokenizer = copy.deepcopy(gpt2_tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=4)).eval()
+    ids = {word: one_id(gpt2_tokenizer, word) for word in ("king", "King", "Queen", "é", "É")}
+    for token_id in ids.values():
+        model.wte.weight.data[token_id] = torch.ones(4)
+    cased, uncased = Neighbours(model, gpt2_tokenizer), Neighbours(model, tokenizer)
+    assert {near.piece.lower() for near in cased.nearest(np.ones(4), 3)} == {"␣king", "␣queen", "␣é"}
+    assert not {near.piece for near in uncased.nearest(np.ones(4), 10**6)} & {"␣King", "␣Queen", "␣É"}
+    assert {ids["king"], ids["é"]} <= set(uncased.ids.tolist())
+    results = [uncased.of_word(word) for word in ("Mug", "mug", " mug", "MUG")]
+    assert all(found == results[0][1] and word.input_ids == results[0][0].input_ids for word, found in results)
+    named = Neighbours(model, gpt2_tokenizer, [ids["King"], ids["Queen"]])
+    assert {near.input_id for near in named.nearest(np.ones(4))} == {ids["King"], ids["Queen"]}
 
 
 def test_chance_is_what_random_tables_give(index):
@@ -105,8 +151,8 @@ def test_chance_is_what_random_tables_give(index):
 
 def test_an_untrained_table_is_called_so_and_a_trained_one_is_not(index, royal, gpt2_tokenizer):
     assert index.looks_random
-    assert "what is near in it is near by chance" in describe_chance(index, index.chance)
-    assert "nearer than that" in describe_chance(index, 0.9)
+    assert "its neighbours are near by chance" in describe_chance(index, index.chance)
+    assert "is higher than that" in describe_chance(index, 0.9)
     assert not royal.looks_random
     torch.manual_seed(0)
     trained = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
@@ -116,7 +162,7 @@ def test_an_untrained_table_is_called_so_and_a_trained_one_is_not(index, royal, 
     partly = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
     partly.wte.weight.data[:2000] *= 2  # few rows have been trained, which pairs of rows hardly show
     assert not Neighbours(partly, gpt2_tokenizer).looks_random
-    assert "nothing here is nearer than chance" in describe_chance(trained, 0.1)
+    assert "no score here is higher" in describe_chance(trained, 0.1)
     assert describe_chance(trained, 0.99).endswith(f"about {trained.chance:.2f}.")
 
 
@@ -128,14 +174,6 @@ def test_broken_tables_are_refused(gpt2_tokenizer):
     small = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=50, n_embd=4, n_positions=4))
     with pytest.raises(ValueError, match="more than the model's `vocab_size` 50"):
         Neighbours(small, gpt2_tokenizer)
-
-
-def test_words_of_a_field():
-    assert parse_words(" cat, dog\ncat,, Rei de Roma ", 9) == ["cat", "dog", "Rei de Roma"]
-    with pytest.raises(ValueError, match="no words"):
-        parse_words(" ,\n", 9)
-    with pytest.raises(ValueError, match="3 words; at most 2"):
-        parse_words("a,b,c", 2)
 
 
 def test_pca_equals_that_of_scikit_learn():
@@ -196,11 +234,3 @@ def test_umap_keeps_two_clouds_apart():
     assert distances[:20, :20].max() < distances[:20, 20:].min()
     with pytest.raises(ValueError, match="at least 5 points, got 4"):
         project(vectors[:4], method="umap")
-
-
-def test_nearest_words():
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=5, n_embd=2, n_positions=4))
-    with torch.no_grad():
-        model.wte.weight[:] = torch.tensor([[1.0, 0.0], [5.0, 0.1], [1.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
-    vocabulary = {"sea": 0, "Sea": 1, "tide": 2, "moon": 3, "land": 4}
-    assert nearest_words(model, ["sea", "moon"], vocabulary, n=2) == [["tide", "moon"], ["tide", "Sea"]]
