@@ -27,7 +27,7 @@ from gpt_embeddings.checkpoints.families import (
     read_size,
 )
 from gpt_embeddings.checkpoints.files import open_folder, read_json
-from gpt_embeddings.checkpoints.tensors import Checkpoint, StoredTensor, TensorDict, open_checkpoint, open_file
+from gpt_embeddings.checkpoints.tensors import Checkpoint, StoredTensor, open_checkpoint, open_dict, open_file
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -90,7 +90,7 @@ def from_gpt(
     in_memory = isinstance(source, nn.Module)
     if isinstance(source, nn.Module):
         name, (model_type, read, tables) = type(source).__name__, _open_memory(source, by_hand=wte_key is not None)
-        checkpoint: Checkpoint = TensorDict(tables, name, copy=True)
+        checkpoint = open_dict(tables, name, copy=True)
     else:
         name, model_type, read, checkpoint = _open_files(source, revision, token, by_hand=wte_key is not None)
     family = find_family(
@@ -134,7 +134,7 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
     family = find_family(model_type, read, position_embedding_type=kind)
     parameters = dict(gpt.named_parameters(remove_duplicate=False))
     keys = _find_names(parameters, family, read, kind, in_memory=True)
-    stored = _find_tables(TensorDict(parameters, type(gpt).__name__, copy=False), keys)
+    stored = _find_tables(open_dict(parameters, type(gpt).__name__, copy=False), keys)
     expected = component_fields(family, read, position_embedding_type=kind)
     for field in SHARED_FIELDS:
         ours, theirs = getattr(model.config, field), expected.get(field, getattr(model.config, field))

@@ -3,6 +3,7 @@
 Large files come from another host, as on the Hub: a client that sends its token there can be seen.
 """
 
+import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,17 +17,16 @@ class RangeServer:
     """`with RangeServer({"alice/tiny": folder}) as server`: `server.url` is the endpoint, `server.log` what was asked.
 
     Attributes:
-        ranges: Whether range requests are answered in part.
+        ranges: Whether range requests are answered with the range.
         cut: Bytes after which content connections break, once for each entry.
         token: Token that is asked for.
         gated: Whether the token alone does not do.
-        wrong_range: Whether answers are of another range.
     """
 
     def __init__(self, folders: dict[str, Path]) -> None:
         self.folders = folders
         self.log: list[dict] = []
-        self.ranges, self.cut, self.token, self.gated, self.wrong_range = True, [], None, False, False
+        self.ranges, self.cut, self.token, self.gated = True, [], None, False
         self.origins = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler(content)) for content in (False, True)]
         self.url, self.content_url = (f"http://127.0.0.1:{server.server_port}" for server in self.origins)
 
@@ -69,6 +69,8 @@ class RangeServer:
                     "sent": 0,
                 }
                 hub.log.append(entry)
+                if re.fullmatch(r"/api/models/[\w-]+/[\w-]+(/revision/\w+)?", self.path):
+                    return self.describe(self.path.split("/")[3:5])
                 match = re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/([^/]+)/(.+)", self.path)
                 if match is None or match[1] not in hub.folders:
                     return self.refuse(404, "RepoNotFound")
@@ -89,7 +91,7 @@ class RangeServer:
                     start, end, status = int(asked[1]), min(size, int(asked[2] or size - 1) + 1), 206
                 headers = {"Content-Length": end - start, "ETag": f'"{size}"', "Accept-Ranges": "bytes"}
                 if status == 206:
-                    headers["Content-Range"] = f"bytes {start + hub.wrong_range}-{end - 1}/{size}"
+                    headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
                 self.head(status, headers)
                 if self.command == "GET":
                     limit = hub.cut.pop(0) if content and hub.cut else size
@@ -104,6 +106,11 @@ class RangeServer:
                     if len(data) < end - start:
                         self.close_connection = True
                 return None
+
+            def describe(self, name):
+                body = json.dumps({"id": "/".join(name), "modelId": "/".join(name), "sha": COMMIT, "siblings": []})
+                self.head(200, {"Content-Length": len(body), "Content-Type": "application/json"})
+                self.wfile.write(body.encode())
 
             def head(self, status, headers):
                 self.send_response(status)
