@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.checkpoints.saving import detached_tokenizer
+from gpt_embeddings.checkpoints.saving import save_tokenizer
 from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, unknown_id
 from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.special_tokens import find_special_tokens
@@ -160,6 +160,12 @@ def _export_onnx(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, 
         dynamo=True,
         verbose=False,
     )
-    model.config.save_pretrained(folder)
-    detached_tokenizer(tokenizer, model.config.n_positions).save_pretrained(folder)
+    # Without the keys by which transformers would look for our code when it loads the tokenizer.
+    config = json.loads(model.config.to_json_string())
+    write_json(
+        {name: value for name, value in config.items() if name not in ("auto_map", "model_type")},
+        folder / "config.json",
+        sort_keys=True,
+    )
+    save_tokenizer(tokenizer, model.config.n_positions, folder)
     return "Its vectors are the model's own; longer inputs than `n_positions` have to be cut by the tokenizer."

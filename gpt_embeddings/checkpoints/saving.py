@@ -52,8 +52,7 @@ def save_model_and_tokenizer(
     # A head's own entry alone would leave AutoModel without a class; names of other repositories are dropped.
     heads = {name: path for name, path in config.get("auto_map", {}).items() if "--" not in path}
     write_json({**config, "auto_map": {**COMPONENT, **heads}}, folder / "config.json", sort_keys=True)
-    tokenizer = detached_tokenizer(tokenizer, model.config.n_positions)
-    tokenizer.save_pretrained(folder)
+    tokenizer = save_tokenizer(tokenizer, model.config.n_positions, folder)
     for path, content in _sentence_transformers_files(model.config).items():
         (folder / path).parent.mkdir(exist_ok=True)
         write_json(content, folder / path, sort_keys=True)
@@ -97,8 +96,22 @@ def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
     return files
 
 
-def detached_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int) -> PreTrainedTokenizerBase:
-    """Copy a tokenizer without what its use and its origin left in it, so that it is always saved alike."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int, folder: Path) -> PreTrainedTokenizerBase:
+    """Write a tokenizer, without truncation and padding, so that each version of transformers gives the same ids.
+
+    It is saved under the general class `PreTrainedTokenizerFast`, which reads `tokenizer.json` as it is:
+    transformers 5 builds other classes, such as `GPT2Tokenizer`, from vocabulary and merges alone and loses a
+    normalizer. With a class in `tokenizer_config.json` transformers 4 does not look at `config.json`, where it would
+    find that the model needs remote code and ask for consent; 5.0 to 5.24 always look there.
+
+    Args:
+        tokenizer: The tokenizer; the object itself is not changed.
+        n_positions: Its `model_max_length`.
+        folder: Where to; it exists.
+
+    Returns:
+        The tokenizer as it was saved.
+    """
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
@@ -108,4 +121,12 @@ def detached_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int) -> 
     tokenizer.model_max_length = n_positions
     for name in ("is_local", "local_files_only", "token"):
         tokenizer.init_kwargs.pop(name, None)
+    tokenizer.save_pretrained(folder)
+    if tokenizer.is_fast:
+        general = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": list(tokenizer.model_input_names),  # other defaults in transformers 4
+        }
+        config = read_json(LocalFolder(folder), "tokenizer_config.json")
+        write_json({**config, **general}, folder / "tokenizer_config.json", sort_keys=True)
     return tokenizer

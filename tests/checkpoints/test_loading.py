@@ -1,17 +1,19 @@
 """A model and its tokenizer by name: every kind of folder, and what is wrong with one."""
 
+import copy
 import json
 import logging
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from gpt_embeddings import Embedder, from_gpt, from_static
 from gpt_embeddings.checkpoints.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model, load_model_and_tokenizer
+from gpt_embeddings.checkpoints.saving import save_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
@@ -124,3 +126,15 @@ def test_a_name_like_that_of_a_bundled_table_is_not_guessed(name, hint):
     with pytest.raises(OSError, match="nobody/portuguese") as error:
         load_model("nobody/portuguese")
     assert "bundled" not in str(error.value)
+
+
+def test_a_normalizer_is_saved(gpt2_tokenizer, tmp_path):
+    """transformers 5 drops it where `tokenizer_config.json` names `GPT2Tokenizer`."""
+    tokenizer = copy.deepcopy(gpt2_tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    save_tokenizer(tokenizer, 32, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    encoded = loaded("Mug mug")
+    assert encoded.input_ids == tokenizer("Mug mug").input_ids == gpt2_tokenizer("mug mug").input_ids
+    assert set(encoded) == {"input_ids", "attention_mask"}
+    assert (loaded.model_max_length, loaded.pad_token) == (32, "<|endoftext|>")

@@ -122,7 +122,9 @@ def test_onnx(kind, gpt2_tokenizer, tmp_path):
     if kind == "weighted":
         model.set_token_weights(torch.rand(50257, dtype=torch.float64).numpy())
     export_model(model, gpt2_tokenizer, tmp_path, "onnx")
-    assert sorted(path.name for path in tmp_path.glob("model*")) == ["model.onnx"]
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
+    assert not {"auto_map", "model_type"} & json.loads((tmp_path / "config.json").read_text()).keys()
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     texts = [text for text in TEXTS if "<|" not in text]  # which `tokenizer(text)` takes for special tokens
