@@ -1,7 +1,6 @@
 """`gpt-embeddings evaluate`: what a model's vectors are worth on pairs of texts of one's own."""
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,8 +83,7 @@ def evaluate(
             "columns": [*columns, *([score] if score else [])],
         }
         if score is None:
-            found = evaluate_retrieval(encode, first, second)
-            facts["dimensions"] = {dim: asdict(values) for dim, values in found.items()}
+            facts["dimensions"] = evaluate_retrieval(encode, first, second)
         else:
             facts["dimensions"] = {
                 dim: {"spearman": value} for dim, value in evaluate_scores(encode, first, second, scores).items()
@@ -135,10 +133,7 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
     left_out = f"; {facts['left out']:,} that lack a text or a score are left out" if facts["left out"] else ""
     typer.echo(f"{facts['pairs']:,} pairs ({', '.join(facts['columns'])}){left_out}")
     names = list(next(iter(facts["dimensions"].values())))
-    titles = [
-        "dimensions",
-        *(name.replace("_at_", "@").replace("mrr", "MRR").replace("spearman", "Spearman") for name in names),
-    ]
+    titles = ["dimensions", *(name.replace("spearman", "Spearman") for name in names)]
     typer.echo("  ".join(f"{title:>10}" for title in titles))
     for dim, values in facts["dimensions"].items():
         typer.echo("  ".join([f"{dim:>10}", *(f"{values[name]:>10.3f}" for name in names)]))

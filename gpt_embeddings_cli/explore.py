@@ -1,9 +1,10 @@
 """`gpt-embeddings explore`: a model in, a page to look at it out, served here, as one file, or as a Space."""
 
 import importlib.util
+import ipaddress
 import os
+import socket
 import sys
-import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -112,23 +113,41 @@ def explore(
 
 
 def _serve(names: Sequence[str | None], tokenizer: str | None, host: str, port: int | None, browser: bool) -> NoReturn:
-    """Serve the page until Ctrl-C; a page that says so stands at its address until it is built."""
-    from gpt_embeddings_cli.waiting import WaitingPage, is_loopback
+    """Serve the page until Ctrl-C."""
+    _check_address(host, port)  # before the imports, which take seconds
+    typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
 
-    with WaitingPage(host, port) as waiting:
-        typer.echo(f"Page: {waiting.url} (Ctrl-C ends it)")
-        if not is_loopback(host):
-            typer.echo("Whoever can reach this machine can see the page: --host is no loopback address.", err=True)
-        if browser:
-            webbrowser.open(waiting.url)
+    from gpt_embeddings.explore.lazy_model import LazyModel
+    from gpt_embeddings.explore.page import launch_page
 
-        from gpt_embeddings.explore.lazy_model import LazyModel
-        from gpt_embeddings.explore.page import build_page, serve_page
-
-        models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
-        page = build_page(models)
+    models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
+    page = launch_page(models, host=host, port=port, open_browser=browser, block=False)
     with suppress(KeyboardInterrupt):
-        serve_page(page, models, host=host, port=waiting.port)
+        typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
+        if not _is_loopback(host):
+            typer.echo(
+                f"Other machines may be able to open the page: --host {host} is not a loopback address.", err=True
+            )
         page.block_thread()
     sys.stdout.flush()
-    os._exit(0)  # a thread may be loading tables, which torch does not let go of in good order
+    os._exit(0)  # a thread may still be loading tables, and torch crashes if the interpreter ends meanwhile
+
+
+def _check_address(host: str, port: int | None) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port or 0), family=family).close()
+    except OSError as error:
+        address = f"{host!r}" if port is None else f"{host!r}, port {port}"
+        reason = str(error.strerror).partition(" (while")[0]  # `create_server` adds the address
+        raise OSError(
+            f"The page cannot listen at {address}: {reason}. Choose another `--host` or `--port`; without "
+            "`--port` it takes the first free one from 7860."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

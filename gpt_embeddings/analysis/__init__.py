@@ -1,4 +1,4 @@
-"""Analysis: what can be computed of an input stage, as numbers.
+"""Analysis: numbers about an input stage and its vectors.
 
-Read `readable_tokens`, `decomposition`, `similarity`, `neighbours`, `projections`, `encodings`, `costs`, `evaluation`.
+Read `readable_tokens`, `decomposition`, `similarity`, `neighbours`, `projections`, `encodings`, `evaluation`.
 """

@@ -4,11 +4,9 @@ All of them start from the model's own tokens, so that nothing differs but the e
 `explore`) counts and weighs.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import position_vectors, token_vectors
+from gpt_embeddings.analysis.projections import import_sklearn
 from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import check_vocabulary
@@ -99,7 +98,7 @@ def _encode_one_hot(documents: list[Ids], vocab_size: int) -> Encoding:
 
 
 def _encode_counts(documents: list[Ids], vocab_size: int) -> list[Encoding]:
-    text, metrics = _import("sklearn.feature_extraction.text"), _import("sklearn.metrics.pairwise")
+    text, metrics = import_sklearn("feature_extraction.text"), import_sklearn("metrics.pairwise")
     turned = [*documents, documents[0][::-1]]
     vectorizer = text.CountVectorizer(analyzer=lambda ids: ids.tolist(), vocabulary=range(vocab_size))
     counts = vectorizer.transform(turned)
@@ -122,12 +121,3 @@ def _encode_dense(name: str, documents: list[Ids], encode: Callable[[Ids], npt.N
     return Encoding(
         name, size, float(np.mean(numbers == 0)), cosines[:-1, :-1], bool(cosines[0, -1] < cosines[0, 0] - SAME)
     )
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            "scikit-learn is not installed: `pip install 'gpt-embeddings[explore]'` brings it."
-        ) from error

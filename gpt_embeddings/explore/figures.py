@@ -7,7 +7,7 @@ Needs the extra `explore`. Left out: 3-D maps of words (`maps`), numbers as rows
 (`gpt_embeddings.analysis`) and the page (`page`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,13 @@ from plotly.subplots import make_subplots
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.analysis.costs import PUBLISHED, Cost, format_bytes
 from gpt_embeddings.analysis.decomposition import measure, position_vectors, split_parts
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours
 from gpt_embeddings.analysis.projections import project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from gpt_embeddings.explore.style import COLOURS, GRID, escape_label, finish, scene
-from gpt_embeddings.explore.tables import TOKENS_SHOWN
+from gpt_embeddings.explore.tables import TOKENS_SHOWN, costs_table
 from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
 
 
@@ -151,7 +150,7 @@ def position_curve_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False
     """
     rows, table = _sample_positions(model, sinusoidal, CURVE_POINTS)
     projection = project(table)
-    x, y, z = projection.points.T.numpy()
+    x, y, z = projection.points.T
     figure = go.Figure(
         go.Scatter3d(
             x=x,
@@ -246,36 +245,37 @@ def encodings_figure(encodings: Sequence[Encoding]) -> go.Figure:
     return finish(figure, height=170 * -(-len(encodings) // 2) + 40, top=36)
 
 
-def costs_figure(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> go.Figure:
-    """Draw parameters by dimension for the chosen vocabulary and context, with the GPTs as published.
+def costs_figure(vocab_size: int, n_positions: int, n_embd: int) -> go.Figure:
+    """Draw parameters by dimension for a vocabulary and a context, beside those of the published GPTs.
 
     Args:
-        chosen: The size that is marked.
-        published: Sizes to compare with, by name.
+        vocab_size: Rows of `wte`.
+        n_positions: Rows of `wpe`.
+        n_embd: The dimension that is marked.
     """
-    widths = np.unique(np.geomspace(16, max(2**14, 2 * chosen.n_embd), 60).round())
-    per_width = chosen.vocab_size + chosen.n_positions
+    chosen, *published = costs_table(vocab_size, n_positions, n_embd).rows
+    widths = np.unique(np.geomspace(16, max(2**14, 2 * n_embd), 60).round())
     figure = go.Figure(
         go.Scatter(
             x=widths,
-            y=widths * per_width,
+            y=widths * (vocab_size + n_positions),
             mode="lines",
             line={"color": GRID.replace("0.25", "0.7"), "dash": "dot"},
             name="vocabulary and context as chosen",
             hovertemplate="n_embd %{x}<br>%{y:,} parameters<extra></extra>",
         )
     )
-    for i, (group, costs) in enumerate({"published": published, "chosen": {"chosen": chosen}}.items()):
+    for i, (group, rows) in enumerate({"published": published, "chosen": [chosen]}.items()):
         figure.add_trace(
             go.Scatter(
-                x=[cost.n_embd for cost in costs.values()],
-                y=[cost.parameters for cost in costs.values()],
+                x=[row[3] for row in rows],
+                y=[row[6] for row in rows],
                 mode="markers+text" if i == 0 else "markers",
                 marker={"size": (9, 16)[i], "color": COLOURS[i], "symbol": ("circle", "star-open")[i]},
-                text=[escape_label(name) for name in costs],
-                textposition=["bottom right" if j % 2 else "top left" for j in range(len(costs))],
+                text=[row[0] for row in rows],
+                textposition=["bottom right" if j % 2 else "top left" for j in range(len(rows))],
                 name=group,
-                customdata=[format_bytes(cost.n_bytes()) for cost in costs.values()],
+                customdata=[row[7] for row in rows],
                 hovertemplate=(
                     "%{text}<br>n_embd %{x}<br>%{y:,} parameters<br>%{customdata} in float32<extra></extra>"
                 ),

@@ -92,7 +92,7 @@ def _draw_map(
     projection: Projection, labels: Sequence[str], hover: Sequence[str], groups: Sequence[str], line: str | None = None
 ) -> go.Figure:
     """Draw points in 3-D, a colour and a shape a group; labels are annotations, which show text as it is."""
-    points = projection.points.numpy()
+    points = projection.points
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):
         rows = [row for row, name in enumerate(groups) if name == group]

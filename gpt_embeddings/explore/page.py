@@ -55,52 +55,6 @@ def build_page(models: Sequence[LazyModel]) -> "gr.Blocks":
     return page
 
 
-def serve_page(
-    page: "gr.Blocks",
-    models: Sequence[LazyModel],
-    *,
-    host: str | None = LOOPBACK,
-    port: int | None = None,
-    open_browser: bool = False,
-) -> None:
-    """Serve a page that was built until the process ends, and load its models while the browser opens it.
-
-    Args:
-        page: What [`build_page`] gave.
-        models: Its models.
-        host: Address to listen at; None leaves it to Gradio's environment variables, as a Space sets them.
-        port: Port; None takes the first free one from 7860.
-        open_browser: Whether to open the page in the browser of this machine.
-
-    Raises:
-        OSError: The port is taken.
-    """
-    gr = import_gradio()
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=open_browser,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            pwa=False,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            max_file_size=1,  # nothing is uploaded
-            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=style_sheet() + COLOURS_OF_THEME,
-        )
-    except OSError as error:
-        if port is None or "empty port" not in str(error):
-            raise
-        raise OSError(f"Port {port} is taken; give another, or none for the first free one from 7860.") from error
-    for model in models:
-        threading.Thread(target=_warm, args=(model,), daemon=True).start()
-
-
 def launch_page(
     models: Sequence[LazyModel],
     *,
@@ -109,18 +63,42 @@ def launch_page(
     open_browser: bool = False,
     block: bool = True,
 ) -> "gr.Blocks":
-    """Build a page and serve it, until interrupted or, without `block`, until the process ends.
+    """Build a page, serve it, and load its models while the browser opens it.
 
-    The other arguments, and what is raised, are those of [`serve_page`].
+    Args:
+        models: One model, or several that are compared.
+        host: Address to listen at; None leaves it to Gradio's environment variables, as a Space sets them.
+        port: Port; None takes the first free one from 7860.
+        open_browser: Whether to open the page in the browser of this machine.
+        block: Whether to serve until interrupted; otherwise the page is served until the process ends.
 
     Returns:
-        The page, whose `local_url` says where it is.
+        The page, whose `local_url` is its address.
 
     Raises:
         ImportError: The extra `explore` is not installed.
+        OSError: The port is taken.
     """
+    gr = import_gradio()
     page = build_page(models)
-    serve_page(page, models, host=host, port=port, open_browser=open_browser)
+    page.launch(
+        server_name=f"[{host}]" if host is not None and ":" in host else host,
+        server_port=port,
+        inbrowser=open_browser,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size=1,  # nothing is uploaded
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=style_sheet() + COLOURS_OF_THEME,
+    )
+    for model in models:
+        threading.Thread(target=_load, args=(model,), daemon=True).start()
     if block:
         page.block_thread()
     return page
@@ -149,10 +127,10 @@ def import_gradio() -> Any:
     return gradio
 
 
-def _warm(model: LazyModel) -> None:
+def _load(model: LazyModel) -> None:
     try:
         model.load()
-    except Exception as error:  # the page says the same to whoever looks
+    except Exception as error:  # the page shows the same message
         logger.warning("%s could not be loaded: %s", model.name, error)
 
 

@@ -3,14 +3,14 @@
 Left out: datasets, which are Arrow's business.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.analysis.costs import PUBLISHED, Cost, format_bytes
+from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.analysis.decomposition import measure, measure_words, split_parts
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Word
@@ -20,6 +20,15 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 TOKENS_SHOWN = 256  # of a text: more are not legible
+# (vocab_size, n_positions, n_embd): Radford et al. 2018, OpenAI's checkpoints of 2019, table 2.1 of Brown et al. 2020.
+PUBLISHED = {
+    "GPT-1": (40478, 512, 768),
+    "GPT-2": (50257, 1024, 768),
+    "GPT-2 medium": (50257, 1024, 1024),
+    "GPT-2 large": (50257, 1024, 1280),
+    "GPT-2 XL": (50257, 1024, 1600),
+    "GPT-3": (50257, 2048, 12288),
+}
 RIGHT = ' style="text-align: right"'
 
 Cell: TypeAlias = str | int | float
@@ -127,21 +136,28 @@ def encodings_table(encodings: Sequence[Encoding]) -> Table:
     return Table(columns, rows)
 
 
-def costs_table(chosen: Cost, published: Mapping[str, Cost] = PUBLISHED) -> Table:
-    """Return parameters and bytes of the chosen size and of the GPTs as published."""
-    rows = [
-        (
-            name,
-            cost.vocab_size,
-            cost.n_positions,
-            cost.n_embd,
-            cost.wte,
-            cost.wpe,
-            cost.parameters,
-            format_bytes(cost.n_bytes("float32")),
-            format_bytes(cost.n_bytes("bfloat16")),
-        )
-        for name, cost in {"chosen": chosen, **published}.items()
-    ]
+def costs_table(vocab_size: int, n_positions: int, n_embd: int) -> Table:
+    """Return parameters and bytes of the two tables for a chosen size and for the published GPTs.
+
+    Args:
+        vocab_size: Rows of `wte`.
+        n_positions: Rows of `wpe`.
+        n_embd: Columns of both.
+
+    Raises:
+        ValueError: A size is not a positive integer, or too large.
+    """
+    GPTEmbeddingsConfig(vocab_size=vocab_size, n_positions=n_positions, n_embd=n_embd)
+    rows = []
+    for name, (tokens, positions, width) in {"chosen": (vocab_size, n_positions, n_embd), **PUBLISHED}.items():
+        parameters = (tokens + positions) * width
+        size = (tokens, positions, width, tokens * width, positions * width, parameters)
+        rows.append((name, *size, _format_bytes(4 * parameters), _format_bytes(2 * parameters)))
     columns = ("", "vocab_size", "n_positions", "n_embd", "wte", "wpe", "parameters", "float32", "16 bit")
     return Table(columns, rows)
+
+
+def _format_bytes(n_bytes: int) -> str:
+    """Return bytes in units of 1024, such as 150.2 MiB."""
+    exponent = min((n_bytes.bit_length() - 1) // 10, 4)
+    return f"{n_bytes} B" if exponent == 0 else f"{n_bytes / 1024**exponent:.1f} {'KMGT'[exponent - 1]}iB"

@@ -13,7 +13,6 @@ import numpy as np
 import plotly.graph_objects as go
 from huggingface_hub.errors import StrictDataclassError
 
-from gpt_embeddings.analysis.costs import Cost
 from gpt_embeddings.analysis.encodings import compare_encodings
 from gpt_embeddings.analysis.neighbours import describe_chance
 from gpt_embeddings.analysis.projections import has_umap
@@ -197,8 +196,8 @@ def _show_costs(vocab_size: float, n_positions: float, n_embd: float) -> ViewRes
     for name, size in sizes.items():
         if size is None or size != size or int(size) != size:
             raise ValueError(f"`{name}` must be a whole number, got {size}.")
-    cost = Cost(**{name: int(size) for name, size in sizes.items()})
-    return ViewResult((figures.costs_figure(cost),), tables.costs_table(cost))
+    whole = {name: int(size) for name, size in sizes.items()}
+    return ViewResult((figures.costs_figure(**whole),), tables.costs_table(**whole))
 
 
 def _map_fields() -> dict[str, Field]:

@@ -1,17 +1,14 @@
-"""Sparse and dense encodings, and what the tables cost."""
+"""Sparse and dense encodings against formulas, numpy and the model."""
 
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2Model
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
-from gpt_embeddings.analysis.costs import PUBLISHED, Cost, format_bytes
+from gpt_embeddings.analysis.encodings import compare_encodings
 
 
 pytest.importorskip("sklearn")
-
-from gpt_embeddings.analysis.encodings import compare_encodings
 
 
 CAT = "O gato sentou no tapete"
@@ -88,37 +85,3 @@ def test_bad_sentences_are_refused(model, gpt2_tokenizer):
 
 def test_a_long_sentence_is_cut(model, gpt2_tokenizer):
     assert compare_encodings(model, gpt2_tokenizer, [CAT, "tide " * 100])[4].size == 32 * 16
-
-
-@pytest.mark.parametrize(
-    ("name", "wte", "wpe"),
-    [
-        ("GPT-1", 31_087_104, 393_216),
-        ("GPT-2", 38_597_376, 786_432),
-        ("GPT-2 medium", 51_463_168, 1_048_576),
-        ("GPT-2 large", 64_328_960, 1_310_720),
-        ("GPT-2 XL", 80_411_200, 1_638_400),
-        ("GPT-3", 617_558_016, 25_165_824),
-    ],
-)
-def test_parameters_of_the_published(name, wte, wpe):
-    cost = PUBLISHED[name]
-    assert (cost.wte, cost.wpe, cost.parameters) == (wte, wpe, wte + wpe)
-    assert cost.n_bytes() == 4 * (wte + wpe) and cost.n_bytes("bfloat16") == 2 * (wte + wpe)
-
-
-def test_the_cost_is_that_of_a_real_gpt2():
-    with torch.device("meta"):
-        gpt = GPT2Model(GPT2Config(n_layer=1))
-    assert PUBLISHED["GPT-2"].parameters == gpt.wte.weight.numel() + gpt.wpe.weight.numel()
-
-
-def test_bytes_in_words_and_sizes_that_are_refused():
-    assert [format_bytes(n) for n in (7, 1536, 157_535_232, 2_570_895_360)] == [
-        "7 B",
-        "1.5 KiB",
-        "150.2 MiB",
-        "2.4 GiB",
-    ]
-    with pytest.raises(ValueError, match="n_embd"):
-        Cost(50257, 1024, 0)

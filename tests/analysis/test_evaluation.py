@@ -1,4 +1,4 @@
-"""Worth of vectors: the numbers of sentence-transformers' evaluators, and the command around them."""
+"""The figures of sentence-transformers' evaluators and of scipy, and the command `evaluate`."""
 
 import csv
 import json
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import (
@@ -16,7 +18,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder
-from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores
+from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores, similar_pairs, spearman
+from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings_cli import app
 
 
@@ -68,10 +71,8 @@ def test_retrieval_as_sentence_transformers_has_it(theirs, dim):
     )
     expected = evaluator(theirs)
     ours = evaluate_retrieval(theirs.encode, questions, answers, dims=[dim])[dim]
-    assert ours.recall_at_1 == pytest.approx(expected["cosine_recall@1"])
-    assert ours.recall_at_10 == pytest.approx(expected["cosine_recall@10"])
-    assert ours.mrr_at_10 == pytest.approx(expected["cosine_mrr@10"])
-    assert 0 < ours.recall_at_1 < ours.recall_at_10 < 1
+    assert ours == {name: pytest.approx(expected[f"cosine_{name.lower()}"]) for name in ours}
+    assert 0 < ours["recall@1"] < ours["recall@10"] < 1
 
 
 def test_few_answers_and_blocks(box, monkeypatch):
@@ -79,7 +80,7 @@ def test_few_answers_and_blocks(box, monkeypatch):
     found = evaluate_retrieval(
         box.encode, ["How deep is the sea?", "Who bakes?"], ["The baker.", "The ocean's depth."]
     )
-    assert found[256].recall_at_10 == 1
+    assert found[256]["recall@10"] == 1
     questions, answers = [line[:25] for line in LINES], [line[25:] for line in LINES]
     whole = evaluate_retrieval(box.encode, questions, answers)
     monkeypatch.setattr("gpt_embeddings.analysis.evaluation.BLOCK_QUESTIONS", 7)
@@ -93,7 +94,7 @@ def test_few_answers_and_blocks(box, monkeypatch):
         ((["a"] * 3, ["b"] * 3, [1, 2]), "got 3 and 3 texts and 2 scores"),
         ((["a"] * 2, ["b"] * 2, [1, 2]), "at least 3: got 2"),
         ((["a"] * 3, ["b"] * 3, [1, float("nan"), 2]), "The score of pair 1 is nan"),
-        ((["a"] * 3, ["b"] * 3, [1, 1, 1]), "All scores are 1"),
+        ((["a"] * 3, ["b"] * 3, [1, 1, 1]), "All scores are 1; a correlation"),
     ],
 )
 def test_scores_that_cannot_be(box, lists, message):
@@ -106,8 +107,26 @@ def test_other_bad_input(box):
         evaluate_retrieval(box.encode, [], [])
     with pytest.raises(ValueError, match="`dims` has 300, but the vectors have 256"):
         evaluate_retrieval(box.encode, ["a"], ["b"], dims=[300])
-    with pytest.raises(ValueError, match=r"Vectors of 2 texts have the shape \(256,\)"):
+    with pytest.raises(ValueError, match=r"returned the shape \(256,\) for 1 texts"):
         evaluate_retrieval(lambda texts: box.encode(texts[0]), ["a"], ["b"])
+
+
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=30).filter(lambda values: len(set(values)) > 1), st.randoms())
+def test_spearman_is_scipys_also_for_equal_values(values, random):
+    others = random.sample(values, len(values))
+    assert spearman(np.array(values), np.array(others)) == pytest.approx(spearmanr(values, others)[0], abs=1e-12)
+
+
+def test_similar_pairs_have_the_ranks_they_claim():
+    vectors = unit_rows(np.random.default_rng(0).normal(size=(600, 5)))
+    first, second, cosines = similar_pairs(vectors, seed=1)
+    assert (first == np.arange(600)).all() and (first != second).all()
+    np.testing.assert_allclose(cosines, (vectors[first] * vectors[second]).sum(1), atol=1e-6)
+    nearer = ((vectors @ vectors.T)[first] > cosines[:, None] + 1e-6).sum(1)  # than the partner, the text itself too
+    assert set(nearer) == {1, 2, 4, 10, 30, 100, 500}
+    assert (similar_pairs(vectors, seed=1)[1] == second).all()
+    with pytest.raises(ValueError, match="at least 3 texts, got 2"):
+        similar_pairs(np.eye(2))
 
 
 def write(path, rows):

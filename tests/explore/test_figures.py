@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2Model
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
-from gpt_embeddings.analysis.costs import PUBLISHED, Cost
 
 
 pytest.importorskip("plotly")
@@ -121,7 +121,6 @@ def test_no_figure_holds_markup_of_a_text(model, index, gpt2_tokenizer):
         maps.words_map(index, words),
         maps.neighbourhood_map(index, "<b>"),
         figures.neighbours_figure(index, index.of_word("<", 20)[1]),
-        figures.costs_figure(Cost(9, 9, 9), {"<b>": Cost(9, 9, 9)}),
     ]
     for figure in drawn:
         for text in strings(figure):
@@ -196,11 +195,19 @@ def test_encodings_are_drawn_side_by_side(model, gpt2_tokenizer):
     assert rows[0][2] == "99.998 %"
 
 
-def test_costs_mark_the_published_and_the_chosen():
-    chosen = Cost(1000, 64, 32)
-    figure = figures.costs_figure(chosen)
-    line, published, star = figure.data
-    assert list(published.text) == list(PUBLISHED)
+def test_costs_of_the_published_and_the_chosen():
+    table = tables.costs_table(1000, 64, 32)
+    assert table.rows[0] == ("chosen", 1000, 64, 32, 32_000, 2_048, 34_048, "133.0 KiB", "66.5 KiB")
+    parameters = {row[0]: row[4:7] for row in table.rows[1:]}
+    assert parameters["GPT-1"] == (31_087_104, 393_216, 31_480_320)
+    assert parameters["GPT-2 XL"] == (80_411_200, 1_638_400, 82_049_600)
+    with torch.device("meta"):
+        gpt = GPT2Model(GPT2Config(n_layer=1))
+    assert parameters["GPT-2"] == (gpt.wte.weight.numel(), gpt.wpe.weight.numel(), 39_383_808)
+    assert table.rows[-1][6:] == (642_723_840, "2.4 GiB", "1.2 GiB")
+    line, published, star = figures.costs_figure(1000, 64, 32).data
+    assert list(published.text) == list(parameters)
     assert published.y[1] == 39_383_808 and star.y[0] == 34_048
     np.testing.assert_allclose(np.array(line.y) / np.array(line.x), 1064)
-    assert tables.costs_table(chosen).rows[0][:7] == ("chosen", 1000, 64, 32, 32_000, 2_048, 34_048)
+    with pytest.raises(ValueError, match="`n_embd` must be an integer from 1"):
+        tables.costs_table(50257, 1024, 0)

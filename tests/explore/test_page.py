@@ -6,9 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from typer.testing import CliRunner
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings_cli import app
-from gpt_embeddings_cli.waiting import is_loopback
 
 
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
@@ -276,72 +274,51 @@ def test_an_extra_that_is_missing_is_named(monkeypatch):
     assert "(missing: plotly): `pip install 'gpt-embeddings[explore]'`" in result.output
 
 
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("10.0.0.2", False),
-    ],
-)
-def test_which_addresses_are_of_this_machine(host, loopback):
-    assert is_loopback(host) is loopback
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])  # of RFC 5737 and RFC 2606
+def test_an_address_that_cannot_be_listened_at_is_named(host):
+    result = run("--no-browser", "--host", host)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: The page cannot listen at '{host}': ")
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def read_when_there(url):
-    for _ in range(1200):
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                return answer.read()
-        except OSError:  # the waiting page's 503, and nobody for a moment
-            time.sleep(0.1)
-    raise TimeoutError(url)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ there")
-def test_the_command_serves_the_loopback_until_interrupted(saved):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{heard}; from gpt_embeddings_cli import app; app()"]
-    options = ["explore", str(saved / "before"), "--no-browser", "--port", str(port)]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environment())
-    try:
-        line = process.stdout.readline()
-        assert line == f"Page: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
-        url = f"http://127.0.0.1:{port}/"
-        with pytest.raises(urllib.error.HTTPError, match="503") as waiting:  # before anything is imported
-            urllib.request.urlopen(url, timeout=30)
-        assert b"Opening the page" in waiting.value.read()
-        assert b"The input stage of a GPT" in read_when_there(url)
-        with pytest.raises(OSError):
-            socket.create_connection(("127.0.0.2", port), timeout=2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert "Traceback" not in process.stdout.read()
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.slow
 def test_a_port_that_is_taken_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-c", "from gpt_embeddings_cli import app; app()"]
-        options = ["explore", "--no-browser", "--port", str(port)]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment(), check=False)
-    message = f"Error: Port {port} is taken; give another, or none for the first free one from 7860.\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+        result = run("--no-browser", "--port", port)
+    assert result.exit_code == 1
+    message = f"Error: The page cannot listen at '127.0.0.1', port {port}: Address already in use. Choose"
+    assert result.output.startswith(message)
+
+
+def connects(host, port):
+    with suppress(OSError), socket.create_connection((host, port), timeout=2):
+        return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ there")
+def test_the_command_serves_the_loopback_until_interrupted(saved):
+    """Nothing of a request that breaks off reaches the terminal, and Ctrl-C ends the command in good order."""
+    # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}; from gpt_embeddings_cli import app; app()"]
+    options = ["explore", str(saved / "before"), "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([*command, *options], **pipes) as process:
+        try:
+            line = process.stdout.readline()
+            found = re.fullmatch(r"Page: (http://127\.0\.0\.1:(\d+)/) \(Ctrl-C ends it\)\n", line)
+            assert found, line
+            with urllib.request.urlopen(found[1]) as answer:
+                assert b"The input stage of a GPT" in answer.read()
+            assert connects("127.0.0.1", int(found[2]))  # and hangs up at once, as a reload does
+            assert not connects("127.0.0.2", int(found[2]))
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 0
+            assert process.stderr.read() == "Loading PyTorch, transformers and Gradio ...\n"
+        finally:
+            process.kill()
