@@ -11,7 +11,12 @@ from gpt_embeddings_cli.reading import check_names
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder or Hub name of a saved model.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or Hub name of a saved model, or the name of a bundled table.", show_default=False
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
     format: Annotated[
         Literal["static", "model2vec", "onnx"],
@@ -21,11 +26,18 @@ def export(
         ),
     ] = "static",
     tokenizer: Tokenizer = None,
+    drop_positions: Annotated[
+        bool,
+        typer.Option(
+            "--drop-positions", help="Leave the positions out of a static form, and print how far vectors move."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write MODEL for other libraries, which load it without trust_remote_code.
 
-    The static forms are for models without positions, such as those of `train distil`.
+    The static forms are for models without positions, such as the bundled tables and those of `train distil`. Others
+    need --drop-positions.
 
     Example: gpt-embeddings export meaning --format static --output meaning-static
     """
@@ -39,7 +51,9 @@ def export(
 
         with AtomicOutput(output, "export", overwrite=overwrite, overwritable=("modules.json", "model.onnx")) as out:
             out.result.mkdir()
-            said = export_model(*load_model_and_tokenizer(model, tokenizer), out.result, format)
+            comparison = export_model(
+                *load_model_and_tokenizer(model, tokenizer), out.result, format, drop_positions=drop_positions
+            )
             out.finish()
-        typer.echo(said)
+        typer.echo(comparison)
         typer.echo(f"Result: {output.resolve()}")

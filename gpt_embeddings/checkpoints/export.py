@@ -1,7 +1,7 @@
-"""A model for other libraries, which then need no code of ours: a static table, or ONNX.
+"""Export for other libraries, which then need no code of ours: a static table, or ONNX.
 
-A static model of sentence-transformers or model2vec is a table of which a text's vector is a mean. That is what a
-model without positions is. Left out: models with positions as tables, and quantisation.
+A static model of sentence-transformers or model2vec is a table; the vector of a text is the mean of its rows. A model
+without positions is the same. Left out: quantization.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -17,8 +18,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.saving import save_tokenizer
-from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, unknown_id
+from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, from_static, unknown_id
 from gpt_embeddings.outputs import write_json
+from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.special_tokens import find_special_tokens
 from gpt_embeddings.text.tokenizer import check_vocabulary, vocabulary_rows
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -31,8 +33,27 @@ SENTENCE_TRANSFORMERS = "sentence_transformers.models"  # where every version ha
 MAX_ONNX_BYTES = 2**31 - 2**20  # of one file; a larger model has its tables in a second
 
 
+# Texts of 1 to some 150 tokens that the cost of dropping positions is measured on.
+SAMPLES = (
+    "water",
+    "The tide came in.",
+    "How do I return a product that I bought last week?",
+    "A man plays the guitar on a small stage in front of a crowd.",
+    "Parliament voted to raise taxes on fuel from January, after a debate that lasted two days.",
+    "The river burst its banks after a week of rain, and by morning the lower part of the village lay under water. "
+    "People were taken to the school on the hill by boat. Nobody was hurt, but the bridge to the main road is closed, "
+    "and engineers expect that it will take several weeks until heavy traffic can use it again. The mayor thanked the "
+    "volunteers who had filled sand bags all night, and asked everybody to save drinking water for the time being.",
+)
+
+
 def export_model(
-    model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str], format: Format
+    model: GPTEmbeddingsModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike[str],
+    format: Format,
+    *,
+    drop_positions: bool = False,
 ) -> str:
     """Write a model into a folder that other libraries load without code of ours.
 
@@ -43,6 +64,8 @@ def export_model(
         format: `"static"` for a `StaticEmbedding` of sentence-transformers, which model2vec loads, too; `"model2vec"`
             for model2vec's own form; `"onnx"` for `model.onnx` beside the tokenizer, with the inputs `input_ids` and
             `attention_mask` and the outputs `last_hidden_state` and `pooler_output`.
+        drop_positions: Whether to export a model with positions as a static table without them. A position table of
+            zeros is dropped in any case, as nothing is lost.
 
     Returns:
         A line on how its vectors compare with the model's own.
@@ -56,18 +79,36 @@ def export_model(
     check_vocabulary(tokenizer, model.config.vocab_size)
     folder = Path(folder)
     if format == "onnx":
+        if drop_positions:
+            raise ValueError("`drop_positions` is for static tables; an ONNX export keeps the positions.")
         return _export_onnx(model, tokenizer, folder)
-    if model.wpe is not None:
+    has_positions = model.wpe is not None and bool(model.wpe.weight.any())
+    if has_positions and not drop_positions:
         raise ValueError(
-            f"The model adds positions (`position_embedding_type` {model.config.position_embedding_type!r}), for "
-            "which a static table has no place. Export it as 'onnx'."
+            f"The model adds positions (`position_embedding_type` {model.config.position_embedding_type!r}), and a "
+            "static table cannot hold them. Export it as 'onnx', or leave them out with `--drop-positions` "
+            "(`drop_positions=True`)."
         )
     if find_special_tokens(tokenizer):
         raise ValueError(
-            f"The {type(tokenizer).__name__} puts tokens of its own around each text, which static models leave out. "
-            "Export the model as 'onnx'."
+            f"The {type(tokenizer).__name__} adds special tokens to each text, which static models leave out. Export "
+            "the model as 'onnx'."
         )
-    return _export_static(model, tokenizer, folder, format)
+    comparison = _export_static(model, tokenizer, folder, format)
+    return _cost_of_dropping(model, tokenizer, folder) if has_positions else comparison
+
+
+def _cost_of_dropping(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
+    """Return a sentence on how far the vectors of an export without positions are from the model's own."""
+    input_ids, offsets = encode_flat(SAMPLES, tokenizer)
+    with torch.no_grad():
+        vectors = model.embed_bags(input_ids, offsets).float().cpu()  # (n_samples, n_embd)
+        exported = from_static(folder)[0].embed_bags(input_ids, offsets).float()
+    cosines, lengths = torch.cosine_similarity(vectors, exported), np.diff(offsets)
+    return (
+        f"Its vectors lack the positions: on {len(SAMPLES)} sample texts of {lengths.min()} to {lengths.max()} tokens "
+        f"their cosine with the model's own is {cosines.mean():.3f} on average and at least {cosines.min():.3f}."
+    )
 
 
 def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format) -> str:
@@ -79,18 +120,18 @@ def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase
     if format == "model2vec":
         unknown = unknown_id(backend)
         if backend.get_vocab_size() != rows:
-            raise ValueError(f"model2vec wants ids without holes; {rows} rows have {backend.get_vocab_size()} tokens.")
+            raise ValueError(f"model2vec needs ids without gaps; {rows} rows have {backend.get_vocab_size()} tokens.")
         if unknown is not None and weights[unknown] != 0:
             raise ValueError(
                 "model2vec leaves unknown tokens out of the mean, and this model counts them. Export it as 'static'."
             )
-        weights[slice(0) if unknown is None else unknown] = 1  # left out there whatever it weighs
+        weights[slice(0) if unknown is None else unknown] = 1  # model2vec leaves it out, whatever its weight
     weighted = bool((weights != 1).any())
     if weighted:
         table = (table.float() * weights.unsqueeze(1)).to(table.dtype)
     _write_static(folder, table.contiguous(), backend, format, normalize=weighted, length=model.config.n_positions)
     if weighted:
-        return "Its vectors are the model's own scaled to length 1: weights are in the rows of the table."
+        return "Its vectors are the model's own scaled to length 1: the token weights are in the rows of the table."
     return "Its vectors are the model's own."
 
 

@@ -1,0 +1,213 @@
+"""Exported models in the libraries that they are for, against the model's own vectors."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hub_client import WITHOUT_PACKAGE
+from model2vec import StaticModel
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from gpt_embeddings import Embedder, export_model, from_static
+from gpt_embeddings.checkpoints.export import SAMPLES
+from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
+from gpt_embeddings_cli import app
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+TEXTS = [
+    "The tide came in.",
+    "<|endoftext|> it went out <|endoftext|>",
+    "",
+    "Olá, maré!",
+    "Mug",
+    " mug",
+    "a b c d e f g h i j k l m n",
+]
+SIZES = {"n_embd": 8, "n_positions": 12, "position_embedding_type": "none"}
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::UserWarning",
+)
+
+
+def in_sentence_transformers(folder, texts=TEXTS):
+    return SentenceTransformer(str(folder), device="cpu").encode(texts)
+
+
+def in_model2vec(folder, texts=TEXTS):
+    return StaticModel.from_pretrained(folder, force_download=False).encode(texts)
+
+
+def make_model(**fields):
+    torch.manual_seed(0)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**{**SIZES, **fields})).eval()
+
+
+def words(**post_processor):
+    backend = Tokenizer(models.WordPiece({w: i for i, w in enumerate("[UNK] [CLS] The tide came a b".split())}))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if post_processor:
+        backend.post_processor = processors.TemplateProcessing(**post_processor)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]")
+
+
+@pytest.fixture
+def canonical_tokenizer(gpt2_tokenizer):
+    """GPT-2's tokenizer after lower case and a leading space."""
+    backend = Tokenizer.from_str(gpt2_tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    names = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "unk", "pad")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+@pytest.mark.parametrize("format", ["static", "model2vec"])
+@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+def test_static(format, pooling, gpt2_tokenizer, tmp_path):
+    model = make_model(pooling=pooling, token_scale=3.0)
+    if pooling == "weighted":
+        model.set_token_weights(torch.rand(50257, dtype=torch.float64).numpy())
+    comparison = export_model(model, gpt2_tokenizer, tmp_path, format)
+    assert ("scaled to length 1" in comparison) == (pooling == "weighted")
+    expected = Embedder(model, gpt2_tokenizer, pooling=pooling, normalize=pooling == "weighted").encode(TEXTS)
+    for library in (in_sentence_transformers, in_model2vec):
+        np.testing.assert_allclose(library(tmp_path), expected, rtol=0, atol=1e-6)
+    again, tokenizer = from_static(tmp_path)
+    if pooling == "mean":
+        torch.testing.assert_close(again.wte.weight, 3 * model.wte.weight)
+    np.testing.assert_allclose(
+        Embedder(again, tokenizer, normalize=pooling == "weighted").encode(TEXTS), expected, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("format", ["static", "model2vec"])
+def test_a_normalizer_and_a_position_table_of_zeros(format, canonical_tokenizer, tmp_path):
+    """What the bundled tables have: a canonical form of texts, and positions that add nothing."""
+    model = make_model(position_embedding_type="learned")
+    torch.nn.init.zeros_(model.wpe.weight)
+    (tmp_path / "saved").mkdir()
+    save_model_and_tokenizer(tmp_path / "saved", model, canonical_tokenizer)
+    embedder = Embedder.from_pretrained(tmp_path / "saved")
+    assert embedder.tokenizer("Mug").input_ids == embedder.tokenizer(" mug").input_ids == [25152]
+    expected = embedder.encode(TEXTS)
+    np.testing.assert_array_equal(expected[4], expected[5])
+    assert export_model(embedder.model, embedder.tokenizer, tmp_path, format) == "Its vectors are the model's own."
+    for library in (in_sentence_transformers, in_model2vec):
+        np.testing.assert_allclose(library(tmp_path), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(Embedder(*from_static(tmp_path)).encode(TEXTS), expected, rtol=0, atol=1e-6)
+    plain = [i for i, text in enumerate(TEXTS) if "<|" not in text]  # a saved model takes it for a special token there
+    found = in_sentence_transformers(tmp_path / "saved", [TEXTS[i] for i in plain])
+    np.testing.assert_allclose(found, expected[plain], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+def test_positions_that_are_dropped(pooling, gpt2_tokenizer, tmp_path):
+    """The message tells how far vectors move, which the library confirms."""
+    model = make_model(position_embedding_type="learned", n_positions=256, pooling=pooling)
+    if pooling == "weighted":
+        model.set_token_weights(torch.rand(50257, dtype=torch.float64).numpy())
+    with pytest.raises(ValueError, match=r"adds positions \(`position_embedding_type` 'learned'\).*--drop-positions"):
+        export_model(model, gpt2_tokenizer, tmp_path, "static")
+    with pytest.raises(ValueError, match="an ONNX export keeps the positions"):
+        export_model(model, gpt2_tokenizer, tmp_path, "onnx", drop_positions=True)
+    assert not list(tmp_path.iterdir())
+    comparison = export_model(model, gpt2_tokenizer, tmp_path, "static", drop_positions=True)
+    mean, least = map(float, re.fullmatch(r".* is (0\.\d+) on average and at least (-?0\.\d+)\.", comparison).groups())
+    ours, theirs = Embedder(model, gpt2_tokenizer).encode(list(SAMPLES)), in_sentence_transformers(tmp_path, SAMPLES)
+    cosines = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    assert (mean, least) == pytest.approx((cosines.mean(), cosines.min()), abs=6e-4) and least < mean < 0.99
+
+
+def test_unknown_tokens(tmp_path):
+    """model2vec leaves them out, sentence-transformers does not; an export does what the model does or is refused."""
+    texts = ["The tide zzz came", "zzz", "The"]
+    model = make_model(vocab_size=7)
+    export_model(model, words(), tmp_path / "static", "static")
+    found = in_sentence_transformers(tmp_path / "static", texts)
+    np.testing.assert_allclose(found, Embedder(model, words()).encode(texts), rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="leaves unknown tokens out of the mean, and this model counts them"):
+        export_model(model, words(), tmp_path / "model2vec", "model2vec")
+    theirs = StaticModel(model.wte.weight.detach().numpy(), words().backend_tokenizer, {"model_type": "model2vec"})
+    theirs.save_pretrained(tmp_path / "model2vec")
+    assert "model's own." in export_model(*from_static(tmp_path / "model2vec"), tmp_path / "back", "model2vec")
+    np.testing.assert_allclose(in_model2vec(tmp_path / "back", texts), theirs.encode(texts), atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "weighted"])
+def test_onnx(kind, canonical_tokenizer, tmp_path):
+    import onnxruntime
+
+    fields = {"pooling": "weighted"} if kind == "weighted" else {"position_embedding_type": kind}
+    model = make_model(**fields)
+    if kind == "weighted":
+        model.set_token_weights(torch.rand(50257, dtype=torch.float64).numpy())
+    export_model(model, canonical_tokenizer, tmp_path, "onnx")
+    assert sorted(path.name for path in tmp_path.glob("model*")) == ["model.onnx"]
+    assert not list(tmp_path.glob("*.py")) and "auto_map" not in (tmp_path / "config.json").read_text()
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    texts = [text for text in TEXTS if "<|" not in text]  # which `tokenizer(text)` takes for special tokens
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    hidden, pooled = session.run(["last_hidden_state", "pooler_output"], inputs)
+    np.testing.assert_allclose(pooled, Embedder(model, canonical_tokenizer).encode(texts), atol=1e-6)
+    with torch.no_grad():
+        tensors = {name: torch.from_numpy(ids) for name, ids in inputs.items()}
+        np.testing.assert_allclose(hidden, model(**tensors).last_hidden_state, atol=1e-7)
+
+
+def test_what_cannot_be_exported(gpt2_tokenizer, tmp_path):
+    with_special_tokens = words(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    with pytest.raises(ValueError, match="adds special tokens to each text"):
+        export_model(make_model(vocab_size=7), with_special_tokens, tmp_path, "model2vec")
+    with pytest.raises(ValueError, match="`format` must be one of 'static', 'model2vec', 'onnx', got 'gguf'"):
+        export_model(make_model(), gpt2_tokenizer, tmp_path, "gguf")
+    with pytest.raises(ValueError, match="50257 entries, more than the model's `vocab_size` 9"):
+        export_model(make_model(vocab_size=9), gpt2_tokenizer, tmp_path, "static")
+    assert not list(tmp_path.iterdir())
+
+
+# Loads an export in a process that cannot import this package.
+FOREIGN = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from model2vec import StaticModel
+from sentence_transformers import SentenceTransformer
+folder, texts = sys.argv[1], json.loads(sys.argv[2])
+a = SentenceTransformer(folder, device="cpu").encode(texts)
+b = StaticModel.from_pretrained(folder, force_download=False).encode(texts)
+print(json.dumps([a.tolist(), b.tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_command(canonical_tokenizer, tmp_path):
+    model, out = make_model(position_embedding_type="learned"), tmp_path / "out"
+    (tmp_path / "model").mkdir()
+    save_model_and_tokenizer(tmp_path / "model", model, canonical_tokenizer)
+    arguments = ["export", str(tmp_path / "model"), "--format", "static", "--output", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, "--drop-positions" in done.stderr, out.exists()) == (1, True, False)
+    done = CliRunner().invoke(app, [*arguments, "--drop-positions"])
+    assert done.exit_code == 0, done.stderr
+    assert "Its vectors lack the positions: on 6 sample texts" in done.stdout and f"Result: {out}" in done.stdout
+    torch.nn.init.zeros_(model.wpe.weight)
+    save_model_and_tokenizer(tmp_path / "model", model, canonical_tokenizer)
+    assert CliRunner().invoke(app, arguments).exit_code == 1  # the output exists
+    done = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert done.exit_code == 0 and "Its vectors are the model's own." in done.stdout
+    command = [sys.executable, "-c", WITHOUT_PACKAGE + FOREIGN, str(out), json.dumps(TEXTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = Embedder(model, canonical_tokenizer).encode(TEXTS)
+    for vectors in json.loads(done.stdout.splitlines()[-1]):
+        np.testing.assert_allclose(np.array(vectors, dtype=np.float32), expected, rtol=0, atol=1e-6)
