@@ -1,12 +1,13 @@
 """Flat token ids cut into windows: pure numpy, no text, no files.
 
-A packer takes documents in (`push`) and gives windows of `max_length + 1` ids out (`take`): the first `max_length` are
-the input, the last `max_length` the targets. -100 stands where a window is padded. What a window is, is defined in
-`gpt_embeddings.windows.token_windows`.
+A packer takes documents in (`push`) and returns windows of `max_length + 1` ids (`take`): the first `max_length` are
+the input, the last `max_length` the targets. -100 stands where a window is padded. The docstring of
+`gpt_embeddings.windows.token_windows.TokenWindows` defines what a window is.
 """
 
 from collections import deque
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,14 +15,14 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 
-IGNORED = -100  # the target that torch's cross-entropy leaves out
+IGNORED = -100  # the target that torch's cross-entropy ignores
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSpec:
-    """How token streams are cut into windows."""
+    """How sequences of tokens are cut into windows."""
 
     max_length: int
     """Inputs of a window, in tokens."""
@@ -30,14 +31,112 @@ class WindowSpec:
     packing: Literal["stream", "document"]
     """Whether windows run across documents or stay within one."""
     tail: Literal["pad", "drop"]
-    """What becomes of a last window that is not full."""
+    """Whether a last window that is not full is padded or dropped."""
     separator: int
     """Id of `<|endoftext|>`."""
+
+    def __post_init__(self) -> None:
+        # Numbers become plain integers, for JSON.
+        max_length = check_integer("max_length", self.max_length, 1)
+        object.__setattr__(self, "max_length", max_length)
+        advice = "A stride above `max_length` would skip tokens."
+        object.__setattr__(self, "stride", check_integer("stride", self.stride, 1, max_length, advice))
+        check_choice("packing", self.packing, ("stream", "document"))
+        check_choice("tail", self.tail, ("pad", "drop"))
+
+    def count(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return how many windows sequences of these lengths have."""
+        beyond = lengths - 1 - self.max_length  # targets beyond the first window
+        if self.tail == "drop":
+            return np.where(beyond >= 0, beyond // self.stride + 1, 0)
+        return np.where(lengths > 1, 1 + -(-np.maximum(beyond, 0) // self.stride), 0)
+
+    def no_window(self) -> str:
+        """Say why a text may have no window."""
+        if self.tail == "pad":
+            return "a window needs 2 tokens. Check the column and the files"
+        return f'a window needs {self.max_length + 1} tokens (`max_length` + 1). Use a shorter one, or `tail="pad"`'
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None, advice: str = "") -> int:
+    """Return an integer of any type, numpy's too, as a plain one.
+
+    Raises:
+        ValueError: It is not an integer or out of its range; the message names the value, the range and the advice.
+    """
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) else index(value)
+    except TypeError:
+        number = None
+    if number is None or number < low or (high is not None and number > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"`{name}` must be an integer {limits}, got {value!r}. {advice}".rstrip())
+    return number
+
+
+def check_choice(name: str, value: Any, choices: tuple[str | bool, ...]) -> None:
+    """Refuse a value that is not among the choices."""
+    if not isinstance(value, (str, bool)) or value not in choices:
+        raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+
+
+def add_separators(
+    input_ids: Ids, offsets: npt.NDArray[np.int64], spec: WindowSpec
+) -> tuple[Ids, npt.NDArray[np.int64]]:
+    """Return the ids with a separator before ("stream") or after ("document") each document, and where each ends.
+
+    Empty documents get none.
+    """
+    filled = np.diff(offsets) > 0
+    number = np.arange(np.count_nonzero(filled))
+    positions = (offsets[:-1] if spec.packing == "stream" else offsets[1:])[filled] + number
+    tokens = np.empty(len(input_ids) + len(positions), np.int32)
+    kept = np.ones(len(tokens), np.bool_)
+    kept[positions] = False
+    tokens[positions] = spec.separator
+    tokens[kept] = input_ids
+    return tokens, offsets[1:][filled] + number + 1
+
+
+class Sequences:
+    """Sequences of tokens in memory, whose windows have numbers.
+
+    Args:
+        spec: How to cut.
+        tokens: The sequences, one after the other, including separators; any integer dtype.
+        ends: Where each ends, ascending.
+    """
+
+    def __init__(self, spec: WindowSpec, tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> None:
+        self.tokens = tokens
+        self._spec, self._ends = spec, ends
+        self._starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
+        counts = spec.count(ends - self._starts)
+        self._after = np.cumsum(counts)  # windows up to the end of each sequence
+        self._before = self._after - counts
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return int(self._after[-1]) if len(self._after) else 0
+
+    def take(self, numbers: npt.NDArray[Any]) -> Ids:
+        """Return the windows with these numbers, `(n, max_length + 1)`."""
+        length = self._spec.max_length
+        if not len(numbers):
+            return np.empty((0, length + 1), np.int32)
+        numbers = numbers.astype(np.int64)
+        sequence = np.searchsorted(self._after, numbers, side="right")
+        begins = self._starts[sequence] + (numbers - self._before[sequence]) * self._spec.stride
+        at = begins[:, None] + np.arange(length + 1)  # (window, max_length + 1)
+        padded = at >= self._ends[sequence][:, None]
+        windows = self.tokens[np.minimum(at, len(self.tokens) - 1, out=at)].astype(np.int32, copy=False)
+        windows[padded] = IGNORED
+        return windows
 
 
 @dataclass
 class Block:
-    """A cursor that work can start from again, and how much of what was read there is used up."""
+    """Documents that were read together: where they begin, and how much of them is used up."""
 
     cursor: dict[str, Any]
     used: int  # tokens ("stream") or windows ("document")
@@ -45,14 +144,14 @@ class Block:
 
 
 class StreamPacker:
-    """Cuts one token stream, documents joined by the separator, across their borders.
+    """Cuts one sequence, documents joined by the separator, into windows that run across documents.
 
     Args:
         spec: How to cut.
-        used: Tokens to leave out at the start: those that earlier windows have used up.
+        used: Tokens to skip at the start, because earlier windows have used them up.
 
     Attributes:
-        ended: Whether the last window was taken, so that there is no cursor to go on from.
+        ended: Whether the last window was taken.
     """
 
     def __init__(self, spec: WindowSpec, used: int = 0) -> None:
@@ -60,15 +159,15 @@ class StreamPacker:
         self._spec, self._skip = spec, used
         self._parts: list[Ids] = []  # tokens read since the last windows were laid out
         self._views = np.empty((0, spec.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
-        self._left = np.empty(0, np.int32)  # the buffer from the first window that is no full one on
+        self._left = np.empty(0, np.int32)  # the buffer from the first window on that is not full
         self._size = 0  # tokens from the start of the next window on
         self._blocks: deque[Block] = deque()  # the first one holds the start of the next window
 
     def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], cursor: dict[str, Any]) -> None:
-        """Take in documents, at least one with a token; `cursor["tokens"]` says how many tokens came before them."""
-        tokens = separated(input_ids, offsets[:-1][np.diff(offsets) > 0], self._spec.separator)
+        """Add documents, at least one with a token; `cursor["tokens"]` says how many tokens came before them."""
+        tokens, _ = add_separators(input_ids, offsets, self._spec)
         if cursor["tokens"] == 0:
-            tokens = tokens[1:]  # a separator stands between documents, so none before the first
+            tokens = tokens[1:]  # separators stand between documents, so none before the first
         skip = min(self._skip, len(tokens))
         self._skip -= skip
         self._blocks.append(Block(cursor, skip, len(tokens)))
@@ -78,7 +177,7 @@ class StreamPacker:
     def take(self, n: int, final: bool) -> Ids | None:
         """Return the next `n` windows, `(n, max_length + 1)`, or None if more documents must be read first.
 
-        With `final` there are no more documents: what is left is returned, possibly fewer than `n` windows.
+        With `final` there are no more documents, and fewer than `n` windows may be left.
         """
         if len(self._views) < n:
             if self._size < (n - 1) * self._spec.stride + self._spec.max_length + 1 and not final:
@@ -94,11 +193,11 @@ class StreamPacker:
         return windows
 
     def block(self) -> Block | None:
-        """Return the cursor to start from again, or None before anything was read."""
+        """Return the block that holds the next window, or None if nothing was read yet."""
         return self._blocks[0] if self._blocks else None
 
     def _lay_out(self) -> None:
-        """Join what is left with what was read since, and see it as windows."""
+        """Join what is left with what was read since, and view it as windows without a copy of each."""
         length, stride = self._spec.max_length, self._spec.stride
         waiting = [self._views[:, :stride].reshape(-1), self._left]
         tokens = np.concatenate([*waiting, *self._parts])
@@ -133,11 +232,11 @@ class StreamPacker:
 
 
 class DocumentPacker:
-    """Cuts each document by itself, with the separator as its last token.
+    """Cuts each document by itself, with the separator as its last token; used like [`StreamPacker`].
 
     Args:
         spec: How to cut.
-        used: Windows to leave out at the start.
+        used: Windows to skip at the start.
 
     Attributes:
         ended: Whether the last window was taken and more were asked for.
@@ -146,23 +245,16 @@ class DocumentPacker:
     def __init__(self, spec: WindowSpec, used: int = 0) -> None:
         self.ended = False
         self._spec, self._skip = spec, used
-        self._parts: deque[tuple[Block, Ids, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = deque()
+        self._parts: deque[tuple[Block, Sequences]] = deque()
         self._size = 0  # windows waiting
 
     def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], cursor: dict[str, Any]) -> None:
-        """Take in documents, at least one with a token."""
-        ends = offsets[1:][np.diff(offsets) > 0]
-        tokens = separated(input_ids, ends, self._spec.separator)
-        ends = ends + np.arange(1, len(ends) + 1)
-        starts = np.concatenate([[0], ends[:-1]])
-        counts = count_windows(ends - starts, self._spec)
-        first = np.cumsum(counts) - counts  # the number of each document's first window
-        within = np.arange(counts.sum()) - np.repeat(first, counts)
-        skip = min(self._skip, len(within))
+        """Add documents, at least one with a token."""
+        sequences = Sequences(self._spec, *add_separators(input_ids, offsets, self._spec))
+        skip = min(self._skip, len(sequences))
         self._skip -= skip
-        self._size += len(within) - skip
-        begins = np.repeat(starts, counts) + within * self._spec.stride
-        self._parts.append((Block(cursor, skip, len(within)), tokens, begins, np.repeat(ends, counts)))
+        self._size += len(sequences) - skip
+        self._parts.append((Block(cursor, skip, len(sequences)), sequences))
         while len(self._parts) > 1 and self._parts[0][0].used == self._parts[0][0].size:
             self._parts.popleft()  # no window is left in it, or none was
 
@@ -175,10 +267,9 @@ class DocumentPacker:
         self.ended = missing < n
         self._size -= missing
         while missing:
-            block, tokens, begins, ends = self._parts[0]
+            block, sequences = self._parts[0]
             step = min(missing, block.size - block.used)
-            chosen = slice(block.used, block.used + step)
-            pieces.append(_gather(tokens, begins[chosen], ends[chosen], self._spec.max_length))
+            pieces.append(sequences.take(np.arange(block.used, block.used + step)))
             block.used += step
             missing -= step
             if block.used == block.size and len(self._parts) > 1:
@@ -186,65 +277,5 @@ class DocumentPacker:
         return np.concatenate(pieces)
 
     def block(self) -> Block | None:
-        """Return the cursor to start from again, or None before anything was read."""
+        """Return the block that holds the next window, or None if nothing was read yet."""
         return self._parts[0][0] if self._parts else None
-
-
-class BufferedWindows:
-    """Windows of sequences that are held in memory as a whole, each found by its number.
-
-    Args:
-        spec: How to cut.
-        tokens: The sequences, one after the other, with the separators that belong to them; any integer dtype.
-        ends: Where each ends, ascending.
-    """
-
-    def __init__(self, spec: WindowSpec, tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> None:
-        self._spec, self._tokens, self._ends = spec, tokens, ends
-        self._starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
-        counts = count_windows(ends - self._starts, spec)
-        self._after = np.cumsum(counts)  # windows up to the end of each sequence
-        self._before = self._after - counts
-
-    def __len__(self) -> int:
-        """Return the number of windows."""
-        return int(self._after[-1]) if len(self._after) else 0
-
-    def take(self, numbers: npt.NDArray[Any]) -> Ids:
-        """Return the windows of these numbers, `(n, max_length + 1)`, as packers do."""
-        length = self._spec.max_length
-        if not len(numbers):
-            return np.empty((0, length + 1), np.int32)
-        numbers = numbers.astype(np.int64)
-        sequence = np.searchsorted(self._after, numbers, side="right")
-        begins = self._starts[sequence] + (numbers - self._before[sequence]) * self._spec.stride
-        return _gather(self._tokens, begins, self._ends[sequence], length)
-
-
-def count_windows(lengths: npt.NDArray[np.int64], spec: WindowSpec) -> npt.NDArray[np.int64]:
-    """Return how many windows sequences of these lengths have."""
-    beyond = lengths - 1 - spec.max_length  # targets beyond the first window
-    if spec.tail == "drop":
-        return np.where(beyond >= 0, beyond // spec.stride + 1, 0)
-    return np.where(lengths > 1, 1 + -(-np.maximum(beyond, 0) // spec.stride), 0)
-
-
-def _gather(
-    tokens: npt.NDArray[Any], begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], max_length: int
-) -> Ids:
-    index = begins[:, None] + np.arange(max_length + 1)  # (window, max_length + 1)
-    padded = index >= ends[:, None]
-    windows = tokens[np.minimum(index, len(tokens) - 1, out=index)].astype(np.int32, copy=False)
-    windows[padded] = IGNORED
-    return windows
-
-
-def separated(input_ids: Ids, places: npt.NDArray[np.int64], separator: int) -> Ids:
-    """Return the ids with a separator before each of the places, which ascend."""
-    places = places + np.arange(len(places))
-    tokens = np.empty(len(input_ids) + len(places), np.int32)
-    kept = np.ones(len(tokens), np.bool_)
-    kept[places] = False
-    tokens[places] = separator
-    tokens[kept] = input_ids
-    return tokens

@@ -53,7 +53,7 @@ def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | N
     if folder is None:
         tables = [_table(ids, corpus.spec, features) for _, _, ids in _walk(corpus, epoch)]
         if not tables:
-            raise _no_window(corpus.spec)
+            raise ValueError(f"The dataset gives no window: {corpus.spec.no_window()}.")
         return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
     with AtomicOutput(folder, KIND, {**corpus.settings, "epoch": epoch}) as out:
         out.result.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ def _write(corpus: Corpus, epoch: int, out: AtomicOutput, features: Features) ->
             write_json(progress, log)
             bar.update(len(ids))
     if not progress["files"]:
-        raise _no_window(corpus.spec)
+        raise ValueError(f"The dataset gives no window: {corpus.spec.no_window()}.")
     content = {"settings": corpus.settings, "epoch": epoch, **progress}
     fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     paths = [out.result / name for name in progress["files"]]
@@ -150,8 +150,3 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
     with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=BATCH_ROWS)
-
-
-def _no_window(spec: WindowSpec) -> ValueError:
-    least = "2 tokens" if spec.tail == "pad" else f"{spec.max_length + 1} tokens (`max_length` + 1)"
-    return ValueError(f"The dataset gives no window: a window needs {least}. Is the right column or file given?")

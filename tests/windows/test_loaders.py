@@ -122,7 +122,7 @@ class TestPersistentWorkers:
         loader = DataLoader(windows, batch_size=4, num_workers=2, persistent_workers=True)
         list(loader)
         windows.load_state_dict(state)
-        with pytest.raises(RuntimeError, match=r"Load it before the first iteration, make the loader anew"):
+        with pytest.raises(RuntimeError, match=r"Load it before the first iteration, make a new loader"):
             list(loader)
         again, fresh = (DataLoader(each, batch_size=4, num_workers=2) for each in (windows, some_windows()))
         assert plain(again) == plain(fresh)
@@ -139,7 +139,7 @@ class TestPersistentWorkers:
         assert plain(loader) != first
 
     def test_without_workers(self):
-        with pytest.raises(ValueError, match="there are no workers to live on"):
+        with pytest.raises(ValueError, match="there are no workers to keep"):
             some_windows().dataloader(persistent_workers=True)
 
     @pytest.mark.slow
@@ -206,7 +206,7 @@ class TestAccelerate:
 
     def test_workers_around_workers(self):
         loader = DataLoader(some_windows().dataloader(4).dataset, batch_size=None, num_workers=1)
-        with pytest.raises(ValueError, match=r"workers of their own: `windows.dataloader\(num_workers=...\)`"):
+        with pytest.raises(ValueError, match=r"their own workers: use `windows.dataloader\(num_workers=...\)`"):
             list(loader)
 
     @pytest.mark.slow
@@ -237,7 +237,7 @@ for options in ({"num_streams": 1, "drop_last": False}, {"num_streams": 3, "drop
     # accelerate fills the last batch up from the first one
     assert set(found) == set(wanted) and len(own) < len(wanted) <= len(found) < len(wanted) + 8
 streams, part = {"num_streams": 3}, {"rank": 0, "world_size": 2}
-for options, message in ((streams, "take `drop_last=True`"), (part, "leave out `rank`")):
+for options, message in ((streams, "use `drop_last=True`"), (part, "leave out `rank`")):
     try:
         next(iter(accelerator.prepare(loader(False, **options))))
     except ValueError as error:
@@ -267,7 +267,7 @@ class TestLength:
         for corpus in (stream, words(60), Dataset.from_dict({"text": words(60)}), Lines()):
             windows = TokenWindows(corpus, TOKENIZER, 8)
             for sized in (windows, windows.dataloader(4)):
-                with pytest.raises(TypeError, match=r"`count\(\)` reads it through.*With Trainer, `max_steps`"):
+                with pytest.raises(TypeError, match=r"call `count\(\)`, which reads it.*Trainer does without"):
                     len(sized)
             assert windows
             assert windows.count().windows == len(windows)

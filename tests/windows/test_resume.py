@@ -83,6 +83,7 @@ def test_after_any_batch(folder, kind, packing):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Epoch 0 has no window")
 @settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.sampled_from(["", None, *words(12, longest=8)]), min_size=3, max_size=30),
@@ -206,7 +207,7 @@ def test_a_dataset_that_is_split_by_node(folder, kind):
         assert plain(theirs.dataloader(16)) == plain(ours.dataloader(16))
         if kind == "streaming":
             assert (theirs.corpus.rank, theirs.corpus.world_size) == (rank, 2)
-            with pytest.raises(ValueError, match="split by node already"):
+            with pytest.raises(ValueError, match="already split by node"):
                 TokenWindows(split, TOKENIZER, 64, rank=0, world_size=2)
 
 
@@ -259,7 +260,7 @@ class TestWhatDoesNotFit:
 
     @pytest.mark.parametrize("state", [{}, {"version": 0}, None, []])
     def test_no_state(self, state):
-        with pytest.raises(ValueError, match="no state of version 1"):
+        with pytest.raises(ValueError, match="not a state of token windows, version 1"):
             TokenWindows(["a b"], TOKENIZER, 4).load_state_dict(state)
 
     def test_every_field_of_a_cut_is_compared(self, folder):

@@ -1,0 +1,291 @@
+"""The documents of a corpus, partitioned into streams, each read from any position.
+
+Documents come in pieces of about a megabyte, each with the cursor of its beginning; what was read beyond a cursor is
+read again, never saved. Left out: opening files (`text.sources`), and tokens (`streams`).
+"""
+
+import atexit
+import weakref
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
+
+from gpt_embeddings.exceptions import ColumnError, UnreadableFileError
+from gpt_embeddings.text.columns import check_column, take_column
+from gpt_embeddings.text.encoding import bad_text
+from gpt_embeddings.text.sources import file_being_read, read_blocks
+
+
+BLOCK_ROWS = 1024  # rows read at a time
+PIECE_BYTES = 2**20  # text tokenized at a time, unless one document is longer; bounds memory
+
+# What the readers behind `datasets` raise for a broken file.
+READING_ERRORS = (OSError, EOFError, ValueError, pa.ArrowException, zlib.error)
+
+DocumentCursor: TypeAlias = dict[str, Any]
+Pieces: TypeAlias = Generator[tuple[DocumentCursor, list[str]], None, None]
+
+# Closed before the program ends, when the exception classes in the readers of `datasets` still exist.
+_readers: weakref.WeakSet[Pieces] = weakref.WeakSet()
+
+
+class Documents(Protocol):
+    """The documents of one stream."""
+
+    def read(self, cursor: DocumentCursor | None) -> Pieces:
+        """Yield pieces of consecutive documents, each with the cursor of its beginning; None is the very beginning."""
+
+
+class RowDocuments:
+    """Rows `start` to `stop` of a corpus with random access, in the order of a seed if there is one."""
+
+    def __init__(
+        self, corpus: Dataset | Sequence[str], column: str, start: int, stop: int, seed: tuple[int, int] | None
+    ) -> None:
+        self._corpus, self._column = corpus, column
+        self._start, self._stop, self._seed = start, stop, seed
+
+    def read(self, cursor: DocumentCursor | None) -> Pieces:
+        """Yield pieces; a cursor is `{"row": row}`."""
+        order = None if self._seed is None else shuffled(len(self._corpus), *self._seed)[self._start : self._stop]
+        first = cursor["row"] if cursor else 0
+        for row in range(first, self._stop - self._start, BLOCK_ROWS):
+            rows = slice(self._start + row, min(self._start + row + BLOCK_ROWS, self._stop))
+            texts = take_texts(self._corpus, self._column, rows if order is None else order[row : row + BLOCK_ROWS])
+            for skip, piece in _pieces(texts, f"Row {rows.start} or one of the next {BLOCK_ROWS}"):
+                yield {"row": row + skip}, piece
+
+
+class IteratedDocuments:
+    """Strings of an iterable without random access, which is read up to a cursor."""
+
+    def __init__(self, corpus: Iterable[str]) -> None:
+        self._corpus = corpus
+
+    def read(self, cursor: DocumentCursor | None) -> Pieces:
+        """Yield pieces; a cursor is `{"row": row}`."""
+        row = cursor["row"] if cursor else 0
+        texts = islice(iter(self._corpus), row, None)
+        while block := list(islice(texts, BLOCK_ROWS)):
+            for skip, piece in _pieces(_as_column(block, row), "A text"):
+                yield {"row": row + skip}, piece
+            row += len(block)
+
+
+class ShardDocuments:
+    """Shards of a streaming dataset, one after the other.
+
+    Args:
+        corpus: The dataset.
+        column: Its column of texts.
+        shards: Numbers of the shards; None reads the dataset as it is.
+        node: Rank and world size of a process that keeps every `world_size`-th row; None keeps all.
+    """
+
+    def __init__(
+        self, corpus: IterableDataset, column: str, shards: Sequence[int] | None, node: tuple[int, int] | None
+    ) -> None:
+        self._corpus, self._column, self._shards, self._node = corpus, column, shards, node
+
+    def read(self, cursor: DocumentCursor | None) -> Pieces:
+        """Yield pieces; a cursor is `{"shard": number, "state": state of the shard or None, "row": rows after it}`."""
+        shards: Sequence[int | None] = [None] if self._shards is None else self._shards
+        for shard in shards[shards.index(cursor["shard"]) if cursor else 0 :]:
+            yield from self._read_shard(shard, cursor)
+            cursor = None
+
+    def _read_shard(self, shard: int | None, cursor: DocumentCursor | None) -> Pieces:
+        dataset = self._corpus if shard is None else self._corpus.shard(self._corpus.num_shards, shard)
+        if self._node is not None:
+            dataset = split_dataset_by_node(dataset, *self._node, strategy="examples")
+        dataset = dataset.with_format("arrow")
+        state, row = (cursor["state"], cursor["row"]) if cursor else (None, 0)
+        if state is not None:
+            dataset.load_state_dict(state)
+        blocks = read_blocks(dataset, BLOCK_ROWS, [self._column])
+        while True:
+            # Only reading is inside `try`: errors of whoever uses the text are not the file's.
+            try:
+                block = next(blocks, None)
+            except (ColumnError, UnreadableFileError):
+                raise  # it says which file and why
+            except READING_ERRORS as error:
+                raise _unreadable(dataset, shard, error) from error
+            if block is None:
+                return
+            pieces = _pieces(block[self._column].slice(row), "a row")
+            while True:
+                try:
+                    found = next(pieces, None)
+                except ValueError as error:
+                    raise _unreadable(dataset, shard, error) from error
+                if found is None:
+                    break
+                yield {"shard": shard, "state": state, "row": row + found[0]}, found[1]
+            state, row = dataset.state_dict(), 0
+
+
+def open_documents(documents: Documents, cursor: DocumentCursor | None) -> Pieces:
+    """Read documents from a cursor on, by a reader that is closed before the program ends."""
+    pieces = documents.read(cursor)
+    _readers.add(pieces)
+    return pieces
+
+
+@atexit.register
+def _close_readers() -> None:
+    for reader in list(_readers):
+        with suppress(ValueError):  # a thread is reading; the end of the program stops it
+            reader.close()
+
+
+def partition(
+    corpus: Dataset | IterableDataset | Iterable[str],
+    column: str,
+    num_streams: int,
+    rank: int,
+    world_size: int,
+    seed: tuple[int, int] | None,
+) -> list[Documents]:
+    """Split the part of a corpus that belongs to a rank into streams.
+
+    A corpus with random access is split into contiguous rows, of the shuffled order if there is a seed. The shards of
+    a streaming dataset are distributed round-robin; if their number is not a multiple of `world_size`, each rank reads
+    every shard and keeps every `world_size`-th row.
+
+    Args:
+        corpus: The whole corpus.
+        column: Its column of texts.
+        num_streams: Streams of this rank.
+        rank: This process.
+        world_size: Number of processes.
+        seed: Seed and epoch of the shuffle, or None for the order of the corpus.
+
+    Raises:
+        ValueError: There are fewer rows or shards than streams, or the corpus cannot be shuffled or split.
+    """
+    if isinstance(corpus, IterableDataset):
+        return _partition_shards(corpus, column, num_streams, rank, world_size, seed)
+    if isinstance(corpus, Dataset):
+        corpus = as_read(corpus, column)
+        rows: Dataset | Sequence[str] = split_dataset_by_node(corpus, rank, world_size) if world_size > 1 else corpus
+    elif isinstance(corpus, Sequence):
+        begin, end = (len(corpus) * i // world_size for i in (rank, rank + 1))
+        rows = corpus if world_size == 1 else corpus[begin:end]
+    else:
+        if num_streams > 1 or world_size > 1 or seed is not None:
+            raise ValueError(
+                f"A {type(corpus).__name__} can only be read from beginning to end, so it cannot be shuffled or split "
+                "into streams or ranks. Use a list or a `datasets.Dataset`."
+            )
+        return [IteratedDocuments(corpus)]
+    if num_streams > max(1, len(rows)):
+        raise ValueError(
+            f"`num_streams` is {num_streams}, more than the {len(rows)} rows of this rank; use at most that."
+        )
+    bounds = [len(rows) * i // num_streams for i in range(num_streams + 1)]
+    return [RowDocuments(rows, column, bounds[i], bounds[i + 1], seed) for i in range(num_streams)]
+
+
+def _partition_shards(
+    corpus: IterableDataset,
+    column: str,
+    num_streams: int,
+    rank: int,
+    world_size: int,
+    seed: tuple[int, int] | None,
+) -> list[Documents]:
+    by_shards = corpus.num_shards % world_size == 0
+    node = None if by_shards else (rank, world_size)
+    if num_streams == world_size == 1 and seed is None:
+        return [ShardDocuments(corpus, column, None, None)]
+    own = list(range(corpus.num_shards))
+    if seed is not None:
+        own = [int(i) for i in shuffled(len(own), *seed)]
+    if by_shards:
+        own = own[rank::world_size]
+    if num_streams > len(own):
+        raise ValueError(
+            f"`num_streams` is {num_streams}, more than the {len(own)} shards (files) of the dataset that this rank "
+            "reads. Use at most that, or split the dataset further with `dataset.reshard()` or into more files."
+        )
+    return [ShardDocuments(corpus, column, own[stream::num_streams], node) for stream in range(num_streams)]
+
+
+@lru_cache(maxsize=1)
+def shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[Any]:
+    """Return the numbers below `size` in the order of a seed and an epoch; four bytes each below 2^32."""
+    order = np.arange(size, dtype=np.uint32 if size < 2**32 else np.uint64)
+    np.random.default_rng([seed, epoch]).shuffle(order)
+    return order
+
+
+def has_transform(dataset: Any) -> bool:
+    """Return whether a dataset shows its rows through a function (`with_transform`, `set_transform`)."""
+    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+
+
+def as_read(dataset: Dataset, column: str) -> Dataset:
+    """Return a dataset as its texts are read: in Arrow's format, or as its transform shows it."""
+    return dataset if has_transform(dataset) else dataset.select_columns([column]).with_format("arrow")
+
+
+def take_texts(
+    corpus: Dataset | Sequence[str], column: str, rows: slice | npt.NDArray[Any]
+) -> pa.Array | pa.ChunkedArray:
+    """Return the texts of some rows of a sequence or of a dataset from [`as_read`]."""
+    first = rows.start if isinstance(rows, slice) else None
+    if not isinstance(corpus, Dataset):
+        return _as_column(list(corpus[rows]) if isinstance(rows, slice) else [corpus[i] for i in rows], first)
+    shown = corpus[rows]
+    if isinstance(shown, pa.Table):
+        return take_column(shown, column)
+    check_column(shown, column)
+    return _as_column(list(shown[column]), first)
+
+
+def other_text() -> ValueError:
+    """Return the error for a state that was saved with other text."""
+    return ValueError(
+        "The dataset has different text at the saved position than when the state was saved. Resume with the same "
+        "documents in the same order, or start again."
+    )
+
+
+def _unreadable(dataset: IterableDataset, shard: int | None, error: Exception) -> ValueError:
+    name = file_being_read(dataset) or f"Shard {shard or 0} of the dataset"
+    return ValueError(f"{name} could not be read: {error}")
+
+
+def _as_column(texts: list[Any], first: int | None) -> pa.Array:
+    """Turn strings into an Arrow array; `first` is the number of the first one, None if it is not known."""
+    try:
+        return pa.array(texts, pa.large_string())
+    except (pa.ArrowException, UnicodeEncodeError):
+        given = ["" if text is None else text for text in texts]
+        raise bad_text(given, lambda i: "A text" if first is None else f"Text {first + i}") from None
+
+
+def _pieces(texts: pa.Array | pa.ChunkedArray, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Split a block of texts into pieces of about `PIECE_BYTES`; a null counts as an empty text."""
+    sizes = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
+    start = 0
+    while start < len(texts):
+        passed = sizes[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(sizes, passed + PIECE_BYTES, side="right")))
+        try:
+            piece = texts.slice(start, stop - start).to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not valid UTF-8 ({error}).") from error
+        yield start, [text or "" for text in piece]
+        start = stop
