@@ -1,14 +1,15 @@
 """How texts are read: one argument and five options that every command on texts has, declared once."""
 
-import functools
 import glob
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from gpt_embeddings_cli.options import replace_parameter
 
 
 TEXT = "Reading text"
@@ -57,22 +58,7 @@ def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
 
     The command receives them as one `ReadingOptions`.
     """
-    names = [field.name for field in fields(ReadingOptions)]
-
-    @functools.wraps(command)
-    def wrapped(**arguments: Any) -> None:
-        reading = ReadingOptions(**{name: arguments.pop(name) for name in names})
-        command(**arguments, reading=reading)
-
-    options = inspect.signature(ReadingOptions).parameters.values()
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        parameters += options if parameter.name == "reading" else [parameter]
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    # typer reads both.
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return wrapped
+    return replace_parameter(command, "reading", inspect.signature(ReadingOptions).parameters.values(), ReadingOptions)
 
 
 def check_inputs(names: Iterable[str]) -> None:

@@ -3,21 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpt_embeddings_cli.common import check_one_model, errors_as_messages, load_libraries, open_model_and_tokenizer
-from gpt_embeddings_cli.options import (
-    MODEL,
-    TRAINING,
-    Epochs,
-    LearningRate,
-    SaveSteps,
-    StartModel,
-    Tokenizer,
-    TrainingOutput,
-)
+from gpt_embeddings_cli.options import MODEL, StartModel, Tokenizer, TrainingOutput, takes_options
 from gpt_embeddings_cli.reading import Data, ReadingOptions, check_inputs, check_names, reads_texts
 
 
@@ -30,16 +21,17 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 GPT2 = "openai-community/gpt2"
-FRESH_N_EMBD = 256  # of a model for which neither --model nor --config is given
+FRESH_N_EMBD = 256  # without --model and --config
 
 
 @app.callback()
 def main() -> None:
-    """Train tables: on next tokens (clm), on a teacher's vectors (distil), on pairs (contrastive); count (weights)."""
+    """Train tables: on next tokens (clm), a teacher's vectors (distil), pairs (contrastive); or fit token weights."""
 
 
 @app.command()
 @reads_texts
+@takes_options("ClmOptions")
 def clm(
     *,
     data: Data,
@@ -48,7 +40,7 @@ def clm(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="config.json of a fresh model; without it 256 dimensions, untied, without dropout.",
+            help="config.json of a fresh model; by default 256 dimensions, untied, without dropout.",
             show_default=False,
             rich_help_panel=MODEL,
         ),
@@ -57,28 +49,18 @@ def clm(
     held_out: Annotated[
         list[str] | None,
         typer.Option(
-            help="Text to evaluate on, of the format of DATA; may be given several times. By default the last "
-            "hundredth of DATA, which is then not trained on.",
+            help="Text to evaluate on, in the format of DATA; may be repeated. By default the last hundredth of "
+            "DATA, which is then not trained on.",
             show_default=False,
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of a window.", min=1, rich_help_panel=TRAINING)] = 128,
-    batch_size: Annotated[int, typer.Option(help="Windows of a step.", min=1, rich_help_panel=TRAINING)] = 32,
-    epochs: Annotated[float, typer.Option(help="How often DATA is gone through.", rich_help_panel=TRAINING)] = 1.0,
-    learning_rate: LearningRate = 0.01,
-    save_steps: SaveSteps = 500,
-    seed: Annotated[
-        int,
-        typer.Option(
-            help="Seed of fresh tables, of the order of windows, of dropout.", min=0, rich_help_panel=TRAINING
-        ),
-    ] = 0,
+    options: dict[str, Any],
     reading: ReadingOptions,
 ) -> None:
     """Train a zero-layer GPT on the next token of DATA.
 
-    The loss is shown beside its bound: the conditional entropy of the bigrams of DATA, below which no model without
-    layers can come. The same command goes on after an interruption, from the last checkpoint.
+    The loss is shown beside its lower bound: the conditional entropy of the bigrams of DATA, which no model without
+    layers can go below. After an interruption the same command resumes from the last checkpoint.
 
     Example: gpt-embeddings train clm corpus.parquet --output zero-layer --epochs 3
     """
@@ -86,35 +68,30 @@ def clm(
         check_one_model(model, config)
         _prepare(output, "train clm", [*data, *(held_out or ())], model, tokenizer)
 
-        from gpt_embeddings.training.clm import ClmOptions, train_clm
+        from gpt_embeddings.training.clm import train_clm
+        from gpt_embeddings.training.options import ClmOptions
 
-        options = ClmOptions(
-            max_length=max_length,
-            batch_size=batch_size,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            save_steps=save_steps,
-            seed=seed,
-        )
-        network, tokens = _open_head(model, tokenizer, config, max_length, seed)
+        checked = ClmOptions(**options)
+        network, tokens = _open_head(model, tokenizer, config, checked.max_length, checked.seed)
         source = _load_texts(data, reading)
         other = _load_texts(held_out, reading) if held_out else None
         with _interruptible():
             metadata = train_clm(
-                network, tokens, source, output, options, held_out=other, column=reading.column, data_name=_names(data)
+                network, tokens, source, output, checked, held_out=other, column=reading.column, data_name=_names(data)
             )
         _report(metadata, output)
 
 
 @app.command()
 @reads_texts
+@takes_options("DistilOptions")
 def distil(
     *,
     data: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[DATA]",
-            help="Text, as for the other objectives; without it the table stays at its start, which needs none.",
+            help="Text, as for the other objectives; without it the table is not trained beyond its start.",
             show_default=False,
         ),
     ] = None,
@@ -128,40 +105,18 @@ def distil(
     ],
     output: TrainingOutput,
     tokenizer: Annotated[
-        str, typer.Option(help="Folder or Hub name; its ids are the rows.", rich_help_panel=MODEL)
+        str, typer.Option(help="Folder or Hub name; its ids are the rows of the table.", rich_help_panel=MODEL)
     ] = GPT2,
-    n_embd: Annotated[int, typer.Option(help="Dimensions, at most the teacher's.", min=1)] = 256,
-    sentences: Annotated[
-        int,
-        typer.Option(
-            help="Sentences of DATA to learn from: a random choice where there are more.",
-            min=1,
-            rich_help_panel=TRAINING,
-        ),
-    ] = 250_000,
-    phrases: Annotated[
-        int, typer.Option(help="Phrases of random words, for words that DATA lacks.", min=0, rich_help_panel=TRAINING)
-    ] = 150_000,
-    positions: Annotated[
-        Literal["none", "learned"],
-        typer.Option(help="Rows of positions are learned too, or left out.", rich_help_panel=MODEL),
-    ] = "none",
-    batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1, rich_help_panel=TRAINING)] = 1024,
-    epochs: Epochs = 4,
-    learning_rate: LearningRate = 0.003,
-    save_steps: SaveSteps = 1000,
-    seed: Annotated[
-        int, typer.Option(help="Seed of what is chosen, and of its order.", min=0, rich_help_panel=TRAINING)
-    ] = 0,
+    options: dict[str, Any],
     reading: ReadingOptions,
 ) -> None:
-    """Distil a teacher: means of token vectors that agree with its vectors of texts.
+    """Distil a teacher: a table whose mean of token rows agrees with the teacher's vectors of texts.
 
-    Every token begins at the teacher's vector of its text. Then the means of sentences of DATA, and of phrases of
-    random words, are brought to the teacher's vectors of these, so that the first dimensions serve alone. Nearly all
-    the time is the teacher's: how long it will take here is told when it has read the first texts (with one of 22
-    million parameters, the default numbers and 2 cores about half an hour; without DATA some two minutes). The same
-    command goes on after an interruption.
+    Every token starts at the teacher's vector of its text. Then means of rows are trained towards the teacher's
+    vectors of sentences of DATA and of phrases of random words; the first dimensions alone are trained to be useful,
+    too. Nearly all the time is the teacher's. After its first texts the command reports how long the others will
+    take (with 22 million parameters, the default options and 2 cores about half an hour; without DATA two minutes).
+    After an interruption the same command resumes.
 
     Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
     """
@@ -169,20 +124,10 @@ def distil(
         _prepare(output, "train distil", data or [], teacher, tokenizer)
 
         from gpt_embeddings.text.tokenizer import load_tokenizer
-        from gpt_embeddings.training.distillation import DistilOptions
         from gpt_embeddings.training.distillation import distil as train_distil
+        from gpt_embeddings.training.options import DistilOptions
 
-        options = DistilOptions(
-            n_embd=n_embd,
-            positions=positions,
-            sentences=sentences,
-            phrases=phrases,
-            batch_size=batch_size,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            save_steps=save_steps,
-            seed=seed,
-        )
+        checked = DistilOptions(**options)
         source = _load_texts(data, reading) if data else None
         with _interruptible():
             metadata = train_distil(
@@ -190,7 +135,7 @@ def distil(
                 load_tokenizer(tokenizer),
                 source,
                 output,
-                options,
+                checked,
                 column=reading.column,
                 data_name=_names(data or []),
             )
@@ -199,6 +144,7 @@ def distil(
 
 @app.command()
 @reads_texts
+@takes_options("ContrastiveOptions")
 def contrastive(
     *,
     data: Data,
@@ -207,7 +153,7 @@ def contrastive(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="config.json of a fresh model; without it 256 dimensions, no positions.",
+            help="config.json of a fresh model; by default 256 dimensions, no positions.",
             show_default=False,
             rich_help_panel=MODEL,
         ),
@@ -216,25 +162,17 @@ def contrastive(
     columns: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            help="The two columns of pairs; without them sentences of --column that follow each other are pairs.",
+            help="The two columns of pairs; by default each sentence of --column is paired with the next one.",
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(help="Pairs of a step; the others are the negatives.", min=2, rich_help_panel=TRAINING)
-    ] = 512,
-    epochs: Epochs = 3,
-    learning_rate: LearningRate = 0.001,
-    save_steps: SaveSteps = 1000,
-    seed: Annotated[
-        int, typer.Option(help="Seed of a fresh table, and of the order of pairs.", min=0, rich_help_panel=TRAINING)
-    ] = 0,
+    options: dict[str, Any],
     reading: ReadingOptions,
 ) -> None:
-    """Train on pairs of texts that belong together: each is to find its own among those of a batch.
+    """Train on pairs of texts that belong together: each has to find its partner among those of a batch.
 
-    Pairs are two columns of DATA, or sentences that follow each other. A model of `train distil` is a good start. The
-    same command goes on after an interruption.
+    Pairs are two columns of DATA, or neighbouring sentences. A model of `train distil` is a good start. After an
+    interruption the same command resumes.
 
     Example: gpt-embeddings train contrastive faq.csv --columns question answer --model meaning --output answers
     """
@@ -247,15 +185,14 @@ def contrastive(
         from configuration_gpt_embeddings import GPTEmbeddingsConfig
         from gpt_embeddings.checkpoints.loading import DEFAULT_TOKENIZER
         from gpt_embeddings.text.tokenizer import load_tokenizer, vocabulary_rows
-        from gpt_embeddings.training.contrastive import ContrastiveOptions, train_contrastive
+        from gpt_embeddings.training.contrastive import train_contrastive
+        from gpt_embeddings.training.options import ContrastiveOptions
         from modeling_gpt_embeddings import GPTEmbeddingsModel
 
-        options = ContrastiveOptions(
-            batch_size=batch_size, epochs=epochs, learning_rate=learning_rate, save_steps=save_steps, seed=seed
-        )
+        checked = ContrastiveOptions(**options)
         if model is None and config is None:
             tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER, model_max_length=1024)
-            torch.manual_seed(seed)
+            torch.manual_seed(checked.seed)
             network = GPTEmbeddingsModel(
                 GPTEmbeddingsConfig(
                     vocab_size=vocabulary_rows(tokens),
@@ -265,7 +202,7 @@ def contrastive(
                 )
             )
         else:
-            network, tokens, _ = open_model_and_tokenizer(model, tokenizer, False, config, seed)
+            network, tokens, _ = open_model_and_tokenizer(model, tokenizer, False, config, checked.seed)
         source = _load_texts(data, reading, columns)
         with _interruptible():
             metadata = train_contrastive(
@@ -273,7 +210,7 @@ def contrastive(
                 tokens,
                 source,
                 output,
-                options,
+                checked,
                 columns=columns,
                 column=reading.column,
                 data_name=_names(data),
@@ -289,12 +226,12 @@ def weights(
     data: Data,
     output: TrainingOutput,
     tokenizer: Tokenizer = None,
-    a: Annotated[float, typer.Option(help="Share of all tokens at which a token weighs half.")] = 1e-3,
+    a: Annotated[float, typer.Option(help="The share of all tokens at which a token has weight 1/2.")] = 1e-3,
     reading: ReadingOptions,
 ) -> None:
-    """Count the tokens of DATA, and have MODEL pool by a / (a + share of the token).
+    """Count the tokens of DATA, and pool with MODEL by a / (a + share of the token) from then on.
 
-    The tables stay as they are. Frequent tokens, which say little of a text, count less from then on (smooth inverse
+    The tables stay as they are. Frequent tokens, which say little about a text, get less weight (smooth inverse
     frequency).
 
     Example: gpt-embeddings train weights wte-of-gpt2 corpus.parquet --output weighted
@@ -321,7 +258,7 @@ def weights(
 
 
 def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> None:
-    """Refuse what is not there before anything is imported; then have transformers be quiet."""
+    """Refuse missing files before anything is imported, and an output that exists; silence transformers."""
     check_inputs(data)
     check_names(*names)
     load_libraries()
@@ -331,11 +268,11 @@ def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> No
     from gpt_embeddings.outputs import check_output
 
     check_output(output, kind)
-    disable_progress_bar()  # one for each file that it saves
+    disable_progress_bar()  # transformers shows one per saved file
 
 
 def _load_texts(data: list[str], reading: ReadingOptions, columns: tuple[str, str] | None = None) -> "IterableDataset":
-    """Load what is trained on: the columns of texts alone, so that nothing else in the files can fail."""
+    """Load the columns of texts alone, so that nothing else in the files can fail."""
     return reading.load(data, column=columns or reading.column, texts_only=True, streaming=True)
 
 
@@ -348,7 +285,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("Interrupted; the same command goes on from where it was saved last.", err=True)
+        typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
         raise typer.Exit(130) from None
 
 

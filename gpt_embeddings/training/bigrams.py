@@ -1,4 +1,4 @@
-"""The least loss that a model without layers can have on a text, from exact counts of its bigrams.
+"""A lower bound for the loss of a zero-layer model on a text, from the exact counts of its bigrams.
 
 A zero-layer GPT sees the current token x (and its position p) and nothing else. So its mean cross-entropy over pairs
 (x, next token y) is at least the conditional entropy of these very pairs, in nats:
@@ -19,13 +19,13 @@ from gpt_embeddings.windows.packing import IGNORED
 
 _Keys = npt.NDArray[np.int64]
 
-BUFFER_PAIRS = 2**20  # pairs that are gathered before they are sorted: 8 MiB
+BUFFER_PAIRS = 2**20  # pairs collected before they are sorted: 8 MiB
 
 
 class BigramCounts:
-    """Counts of (token, next token), or of (position, token, next token), gathered a batch at a time.
+    """Counts of (token, next token) or (position, token, next token), added batch by batch.
 
-    Memory grows with the distinct pairs, 16 bytes each, not with the text.
+    Memory grows by 16 bytes per distinct pair, not with the text.
 
     >>> counts = BigramCounts(vocab_size=3)
     >>> counts.add([0, 1, 0, 2], [1, 0, 2, -100])  # 0 is followed by 1 and by 2, 1 by 0; -100 is no target
@@ -36,20 +36,21 @@ class BigramCounts:
 
     Args:
         vocab_size: Size of the vocabulary.
-        n_positions: Number of positions to tell apart; None counts pairs whatever their position.
+        n_positions: Number of positions; None ignores positions.
 
     Raises:
-        ValueError: A size is below 1, or there are more possible keys than 63 bits can tell apart.
+        ValueError: A size is below 1, or the possible keys do not fit into 63 bits.
     """
 
     def __init__(self, vocab_size: int, n_positions: int | None = None) -> None:
         for name, value in (("vocab_size", vocab_size), ("n_positions", n_positions)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"`{name}` must be an integer from 1 on, got {value!r}.")
+            if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        vocab_size, n_positions = int(vocab_size), None if n_positions is None else int(n_positions)
         if vocab_size**2 * (n_positions or 1) >= 2**63:
             raise ValueError(
-                f"`vocab_size` = {vocab_size} and `n_positions` = {n_positions} make more keys than 63 bits can tell "
-                "apart; count without positions."
+                f"`vocab_size` = {vocab_size} with `n_positions` = {n_positions} has more keys than fit into 63 bits; "
+                "count without positions."
             )
         self.vocab_size, self.n_positions = vocab_size, n_positions
         self._buffer: list[_Keys] = []
@@ -61,11 +62,11 @@ class BigramCounts:
 
         Args:
             input_ids: Token ids, an integer array of any shape.
-            target_ids: The token that follows each, of the same shape; -100 is left out.
-            position_ids: Positions, of a shape that broadcasts to theirs; by default the index along the last axis.
+            target_ids: The token that follows each, of the same shape; -100 is ignored.
+            position_ids: Positions, of a shape that broadcasts to it; by default the index along the last axis.
 
         Raises:
-            ValueError: Shapes differ, or an id or a position is out of range.
+            ValueError: The shapes differ, or an id or a position is out of range.
         """
         inputs, targets = np.asarray(input_ids, np.int64), np.asarray(target_ids, np.int64)
         if inputs.shape != targets.shape:
@@ -83,7 +84,7 @@ class BigramCounts:
         keys += pairs
         self._buffer.append(keys)
         self._buffered += len(keys)
-        if self._buffered >= max(BUFFER_PAIRS, len(self._keys)):  # so that every pair is merged a few times at most
+        if self._buffered >= max(BUFFER_PAIRS, len(self._keys)):  # so that a pair is merged a few times at most
             self._merge()
 
     @property
@@ -99,14 +100,14 @@ class BigramCounts:
         return len(self._keys)
 
     def bound(self) -> float:
-        """Return the conditional entropy of the pairs in nats: no model without layers has a lower mean loss on them.
+        """Return the conditional entropy of the pairs in nats: no zero-layer model has a lower mean loss on them.
 
         Raises:
             ValueError: There is no pair.
         """
         self._merge()
         if not len(self._keys):
-            raise ValueError("There is no pair of tokens to bound a loss on; a text needs at least 2 tokens.")
+            raise ValueError("There is no pair of tokens to compute a bound from; a text needs at least 2 tokens.")
         contexts = self._keys // self.vocab_size  # sorted, as the keys are
         starts = np.flatnonzero(np.diff(contexts, prepend=-1))
         totals = np.add.reduceat(self._counts, starts)  # (distinct contexts,)
@@ -128,7 +129,7 @@ class BigramCounts:
 
 
 def _merge_sorted(keys: _Keys, counts: _Keys, new_keys: _Keys, new_counts: _Keys) -> tuple[_Keys, _Keys]:
-    """Merge two ascending lists of distinct keys, adding up the counts of those in both."""
+    """Merge two ascending arrays of distinct keys, and add the counts of keys in both."""
     places = np.searchsorted(keys, new_keys)
     known = keys[np.minimum(places, len(keys) - 1)] == new_keys
     counts = counts.copy()
@@ -140,4 +141,6 @@ def _merge_sorted(keys: _Keys, counts: _Keys, new_keys: _Keys, new_counts: _Keys
 def _check_range(name: str, values: _Keys, rows: int) -> None:
     if len(values) and (values.min() < 0 or values.max() >= rows):
         bad = int(values.min() if values.min() < 0 else values.max())
-        raise ValueError(f"`{name}` must lie from 0 to {rows - 1}, got {bad}. Is it of this tokenizer?")
+        raise ValueError(
+            f"`{name}` must lie from 0 to {rows - 1}, got {bad}. Check that the ids are from this tokenizer."
+        )

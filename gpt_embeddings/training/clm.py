@@ -1,30 +1,30 @@
 """Training the zero-layer GPT on next tokens with `transformers.Trainer`, compared with the entropy of the bigrams.
 
-Windows are stored first, so that they can be shuffled as a whole and a run can go on at any step without reading the
-text again. Left out: objectives on whole texts (`distillation`), and training a GPT with blocks.
+Windows are stored first, so that they can be shuffled as a whole, and a run can resume at any step without reading the
+text again. Left out: objectives on whole texts (`distillation`, `contrastive`), and training a GPT with blocks.
 """
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_from_disk
-from torch import nn
+from torch.utils.data import DataLoader
 
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bigrams import BigramCounts
+from gpt_embeddings.training.options import ClmOptions
 from gpt_embeddings.training.runs import (
     COMPLETE,
     KEPT_CHECKPOINTS,
     RunFolder,
-    check_options,
     checkpoint_error,
+    describe_steps,
     non_finite_error,
     versions,
 )
@@ -43,7 +43,7 @@ try:
         TrainerState,
         TrainingArguments,
     )
-except ImportError as error:  # accelerate is not here, and transformers says it in other words
+except ImportError as error:  # transformers words it differently if accelerate is missing
     raise ImportError("Training on next tokens needs accelerate: `pip install 'gpt-embeddings[train]'`.") from error
 
 
@@ -56,34 +56,8 @@ MODEL_SETTINGS = (
     "position_embedding_type",
     "tie_word_embeddings",
 )
-EVALUATED_WINDOWS = 4096  # of the training text at the end: all of them would cost a third of an epoch
-HELD_OUT_SHARE = 100  # one window of so many, from the end, where no held-out text is given
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClmOptions:
-    """How a zero-layer GPT is trained."""
-
-    max_length: int = 128
-    """Tokens of a window; at most the model's `n_positions`."""
-
-    batch_size: int = 32
-    """Windows of a step."""
-
-    epochs: float = 1.0
-    """How often the windows are gone through."""
-
-    learning_rate: float = 0.01
-    """Of AdamW without weight decay; it falls to 0 in a straight line."""
-
-    save_steps: int = 500
-    """Steps from checkpoint to checkpoint: what a killed run has to do again at most."""
-
-    seed: int = 0
-    """Of the order of windows and of dropout."""
-
-    def __post_init__(self) -> None:
-        check_options(self, whole=("max_length", "batch_size", "save_steps"), above_0=("epochs", "learning_rate"))
+EVALUATED_WINDOWS = 4096  # of the training text, after training: all of them would cost a third of an epoch
+HELD_OUT_SHARE = 100  # one window in a hundred, from the end, is held out if no held-out text is given
 
 
 def train_clm(
@@ -91,16 +65,16 @@ def train_clm(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset | IterableDataset,
     output: str | os.PathLike[str],
-    options: ClmOptions = ClmOptions(),
+    options: ClmOptions = ClmOptions(),  # noqa: B008 -- frozen
     *,
     held_out: Dataset | IterableDataset | None = None,
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Train on next tokens and save model, tokenizer and the metadata of the run.
+    """Train on next tokens, and save model, tokenizer and metadata.
 
-    The same call goes on after an interruption, a full disk or SIGKILL, and ends with the very same weights as a run
-    that was left alone (on the same machine, with the same number of threads).
+    After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run
+    without interruption (on the same machine, with the same number of threads).
 
     Args:
         model: The model; it is trained in place.
@@ -108,18 +82,18 @@ def train_clm(
         dataset: The text.
         output: Folder to make; it appears when the run is complete.
         options: How to train.
-        held_out: Text to evaluate on. Without it the last of every hundred windows at the end of the text are kept
-            out of training for that, if there are as many.
+        held_out: Text to evaluate on. Without it the last hundredth of the windows is held out, if there are a
+            hundred.
         column: The column of texts.
-        data_name: What the metadata calls the data.
+        data_name: Name of the data in the metadata.
 
     Returns:
-        The metadata that `training_metadata.json` has: data, tokens, steps, losses, bounds, versions.
+        The content of `training_metadata.json`: data, tokens, steps, losses, bounds, versions.
 
     Raises:
         OSError: The output exists, or could not be written; the last good checkpoint stays.
-        ValueError: The data gives no window, the settings are not those of the unfinished run at this place, or the
-            loss is not finite.
+        ValueError: The data gives no window, the settings differ from those of the unfinished run, or the loss is not
+            finite.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     if options.max_length > model.config.n_positions:
@@ -146,95 +120,71 @@ def train_clm(
         counts, bound = _count(train, model)
         trainer = _trainer(model, train, options, run, bound)
         last = run.last_checkpoint()
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        try:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        except Exception as error:  # the writers of a checkpoint raise errors of many kinds
+            if (unfinished := run.incomplete_checkpoint()) is not None:
+                raise checkpoint_error(unfinished, error) from error
+            raise
         metadata = {
             "Objective": "next token (clm), cross-entropy in nats",
             "Data": data_name,
             "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
-            "Steps": f"{trainer.state.global_step:,} of {options.batch_size} windows, {options.epochs:g} epochs",
-            "Learning rate": f"{options.learning_rate:g}, AdamW, falling to 0; seed {options.seed}",
-            "Loss on the training text": _with_bound(_evaluate(trainer, _some(train)), bound),
+            **describe_steps(options, "AdamW"),
+            "Loss on the training text": _with_bound(_evaluate(model, _some(train), options.batch_size), bound),
         }
         if len(train) > EVALUATED_WINDOWS:
             metadata["Loss on the training text"] += f" (loss of {EVALUATED_WINDOWS:,} windows, bound of all)"
         if evaluation is not None:
-            metadata["Loss on held-out text"] = _with_bound(
-                _evaluate(trainer, evaluation), _count(evaluation, model)[1]
-            )
+            loss = _evaluate(model, evaluation, options.batch_size)
+            metadata["Loss on held-out text"] = _with_bound(loss, _count(evaluation, model)[1])
         metadata["Versions"] = versions()
         run.save(model, tokenizer, metadata)
     return metadata
 
 
-class _ClmTrainer(Trainer):
-    """A Trainer whose checkpoints are complete and sane.
+class _Callback(TrainerCallback):
+    """Shows a bar with loss, bound and tokens per second, marks complete checkpoints, and stops at values not finite.
 
-    A checkpoint is marked when all of it is on the disk. A step whose loss is not finite ends the run before anything
-    of it is saved.
-    """
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        if not math.isfinite(loss.item()):
-            raise non_finite_error(self.state.global_step, f"the loss is {loss.item()}")
-        return loss
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        for name, parameter in model.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
-                raise non_finite_error(self.state.global_step, f"{name} holds values that are not finite")
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, trial)
-            (folder / COMPLETE).touch()
-        except Exception as error:  # each of the writers behind it has errors of its own
-            raise checkpoint_error(self.state.global_step, folder, error) from error
-
-
-class _ProgressBar(TrainerCallback):
-    """A bar with the loss, what it is to be evaluated by, and the tokens a second.
+    `ProgressCallback` prints a line for each log, and draws its bar in logs too.
 
     Args:
-        title: Name of the run.
-        tokens_per_step: Tokens of a step.
-        bound: The least loss that is possible.
+        run: The folder of the run.
+        bound: The lower bound of the loss.
+        tokens_per_step: Tokens of a batch.
     """
 
-    def __init__(self, title: str, tokens_per_step: float, bound: float) -> None:
-        self.title, self.tokens_per_step = title, tokens_per_step
-        self._bar: Any = None
-        self._shown: dict[str, str] = {"loss": "-", "bound": f"{bound:.3f}"}
+    def __init__(self, run: RunFolder, bound: float, tokens_per_step: int) -> None:
+        self.run, self.bound, self.tokens_per_step, self.loss = run, bound, tokens_per_step, math.nan
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar where the run begins or goes on."""
-        self._bar = Bar(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
-        self._first = state.global_step
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Open the bar at the step where the run begins or resumes."""
+        self.bar = Bar(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Move the bar."""
-        self._bar.update(state.global_step - self._bar.n)
-        seconds = self._bar.format_dict["elapsed"]
-        if seconds:
-            self._shown["tokens/s"] = f"{(state.global_step - self._first) * self.tokens_per_step / seconds:,.0f}"
-            self._bar.set_postfix(self._shown, refresh=False)
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance the bar; check the weights before they are saved."""
+        self.bar.update(state.global_step - self.bar.n)
+        tokens = (self.bar.format_dict["rate"] or 0) * self.tokens_per_step
+        shown = {"loss": f"{self.loss:.3f}", "bound": f"{self.bound:.3f}", "tokens/s": f"{tokens:,.0f}"}
+        self.bar.set_postfix(shown, refresh=False)
+        if control.should_save:
+            for name, parameter in kwargs["model"].named_parameters():
+                if not bool(torch.isfinite(parameter).all()):
+                    raise non_finite_error(state.global_step, f"{name} holds values that are not finite")
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the loss."""
-        logs = kwargs.get("logs") or {}
-        if "loss" in logs:
-            self._shown["loss"] = f"{float(logs['loss']):.3f}"
-            if self._bar is not None:
-                self._bar.set_postfix(self._shown)
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Note the mean loss of the last steps."""
+        self.loss = float(logs.get("loss", self.loss))
+        if "loss" in logs and not math.isfinite(self.loss):
+            raise non_finite_error(state.global_step, f"the loss is {self.loss}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint as complete."""
+        (self.run.checkpoints / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
-        self._bar.close()
+        self.bar.close()
 
 
 def _trainer(
@@ -247,7 +197,7 @@ def _trainer(
         num_train_epochs=options.epochs,
         learning_rate=options.learning_rate,
         weight_decay=0.0,
-        max_grad_norm=0.0,  # off: the norm of the tables costs as much as a good part of a step
+        max_grad_norm=0.0,  # off: the norm of the tables costs a good part of a step
         save_steps=options.save_steps,
         save_total_limit=KEPT_CHECKPOINTS,
         seed=options.seed,
@@ -259,9 +209,9 @@ def _trainer(
         disable_tqdm=True,
         report_to="none",
     )
-    trainer = _ClmTrainer(model, arguments, data_collator=WindowCollator(), train_dataset=windows)
+    trainer = Trainer(model, arguments, data_collator=WindowCollator(), train_dataset=windows)
     trainer.pop_callback(PrinterCallback)
-    trainer.add_callback(_ProgressBar("Training", options.batch_size * options.max_length, bound))
+    trainer.add_callback(_Callback(run, bound, options.batch_size * options.max_length))
     return trainer
 
 
@@ -271,10 +221,10 @@ def _store(windows: TokenWindows, folder: Path) -> Dataset:
 
 
 def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCounts, float]:
-    """Count the pairs of stored windows; return them and the bound that holds for the model."""
-    placed = model.config.position_embedding_type != "none"
+    """Count the bigrams of stored windows; return them and the bound for the model."""
+    positions = model.config.position_embedding_type != "none"
     length = len(windows[0]["input_ids"])
-    counts = BigramCounts(model.config.vocab_size, length if placed else None)
+    counts = BigramCounts(model.config.vocab_size, length if positions else None)
     batches = windows.iter(batch_size=COUNTED_WINDOWS)
     for batch in Bar(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
         counts.add(np.asarray(batch["input_ids"]), np.asarray(batch["target_ids"]))
@@ -282,26 +232,24 @@ def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCou
 
 
 def _some(windows: Dataset) -> Dataset:
-    """Return windows that are spread evenly over the text, at most `EVALUATED_WINDOWS`."""
+    """Return at most `EVALUATED_WINDOWS` windows, spread evenly over the text."""
     if len(windows) <= EVALUATED_WINDOWS:
         return windows
     return windows.select(np.linspace(0, len(windows) - 1, EVALUATED_WINDOWS).astype(np.int64))
 
 
-def _evaluate(trainer: Trainer, windows: Dataset) -> float:
-    """Return the mean loss of every target, which is not the mean over batches where windows are padded."""
-    model: Any = trainer.model
+@torch.no_grad()
+def _evaluate(model: GPTEmbeddingsForCausalLM, windows: Dataset, batch_size: int) -> float:
+    """Return the mean loss of all targets; `Trainer.evaluate` gives a padded window the weight of a full one."""
     model.eval()
-    total, scored, size = 0.0, 0, trainer.args.per_device_eval_batch_size
-    collate = WindowCollator()
-    with torch.inference_mode():
-        for start in Bar(range(0, len(windows), size), desc="Evaluating", leave=False):
-            stop = min(start + size, len(windows))
-            batch: Mapping[str, torch.Tensor] = collate([windows[i] for i in range(start, stop)])
-            inputs = {name: values.to(model.device) for name, values in batch.items()}
-            loss = model(**inputs, num_items_in_batch=1, logits_to_keep=torch.arange(0)).loss
-            total, scored = total + float(loss), scored + int((batch["shift_labels"] >= 0).sum())
-    return total / scored
+    total, n_targets = 0.0, 0
+    batches = DataLoader(windows, batch_size, collate_fn=WindowCollator())
+    for batch in Bar(batches, desc="Evaluating", leave=False):
+        inputs = {name: values.to(model.device) for name, values in batch.items()}
+        # With 1 item in the batch the loss is a sum; `logits_to_keep` leaves the logits out.
+        total += float(model(**inputs, num_items_in_batch=1, logits_to_keep=torch.arange(0)).loss)
+        n_targets += int((batch["shift_labels"] >= 0).sum())
+    return total / n_targets
 
 
 def _with_bound(loss: float, bound: float) -> str:

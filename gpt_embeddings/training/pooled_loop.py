@@ -1,9 +1,8 @@
-"""Training on whole texts: a loop whose steps touch the rows of a batch alone, resumable to the bit.
+"""Training on pooled vectors: a loop whose steps update the rows of a batch alone, and that resumes bit for bit.
 
-An objective here is a loss of the pooled vectors of some texts; `distillation` and `contrastive` have one each. A step
-on 256 sentences takes a few milliseconds with `RowAdam` and flat ids. `transformers.Trainer` pads, collates and keeps
-dense gradients of every table, which costs many times that.
-Left out: the objectives themselves, and training on next tokens (`clm`).
+The objective is a loss of the pooled vectors of some texts, as `distillation` and `contrastive` have it.
+`transformers.Trainer` does not suit it: it pads texts, and its optimizers update every row of the table, which costs
+many times the few milliseconds of a step on 256 sentences. Left out: the objectives, and next-token training (`clm`).
 """
 
 import math
@@ -19,41 +18,19 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import Texts, encode_flat
+from gpt_embeddings.training.options import TrainingOptions
 from gpt_embeddings.training.row_adam import RowAdam
-from gpt_embeddings.training.runs import RunFolder, check_options, non_finite_error
+from gpt_embeddings.training.runs import RunFolder, non_finite_error
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-SHOWN_STEPS = 50  # over which the bar averages the loss
+SHOWN_STEPS = 50  # the bar shows a running mean of the loss
 Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PooledOptions:
-    """How a model is trained on whole texts."""
-
-    batch_size: int = 256
-    """Texts of a step."""
-
-    epochs: int = 3
-    """How often the texts are gone through."""
-
-    learning_rate: float = 2e-3
-    """Of `RowAdam`; it falls to 0 in a straight line."""
-
-    save_steps: int = 1000
-    """Steps from checkpoint to checkpoint: what a killed run has to do again at most."""
-
-    seed: int = 0
-    """Of the order of texts and of all that is drawn."""
-
-    def __post_init__(self) -> None:
-        check_options(self, whole=("batch_size", "epochs", "save_steps"), above_0=("learning_rate",))
 
 
 @dataclass(frozen=True)
 class Bags:
-    """Token ids of many texts, one after the other, of which some can be taken."""
+    """Token ids of many texts as one flat array with offsets, from which texts can be taken."""
 
     input_ids: npt.NDArray[np.int32]
     """Shape `(n_tokens,)`."""
@@ -63,7 +40,7 @@ class Bags:
 
     @classmethod
     def of(cls, texts: Texts, tokenizer: PreTrainedTokenizerBase, limit: int) -> "Bags":
-        """Encode texts; of each at most `limit` tokens are kept.
+        """Encode texts, each truncated to `limit` tokens.
 
         >>> from gpt_embeddings import load_tokenizer
         >>> bags = Bags.of(["the tide", "came in again"], load_tokenizer(), limit=2)
@@ -73,7 +50,7 @@ class Bags:
         return cls(*encode_flat(texts, tokenizer, max_length=limit))
 
     def numbers(self) -> Rows:
-        """Return a number for each text, the same for texts of the same ids.
+        """Return a number for each text; equal texts have equal numbers.
 
         >>> Bags(np.array([5, 5, 7, 5, 5], np.int32), np.array([0, 2, 3, 5])).numbers().tolist()
         [0, 1, 0]
@@ -97,29 +74,29 @@ def fit_pooled(
     model: GPTEmbeddingsModel,
     n_examples: int,
     loss: Callable[[Rows, int], torch.Tensor],
-    options: PooledOptions,
+    options: TrainingOptions,
     run: RunFolder,
     title: str,
 ) -> None:
-    """Lower a loss of pooled vectors, from the last checkpoint of the run on if there is one.
+    """Minimize a loss of pooled vectors, from the last checkpoint of the run if there is one.
 
-    Examples come in an order that depends on seed and epoch alone; those that fill no batch are left out of an epoch.
+    The order of examples depends on seed and epoch alone. An epoch leaves out the last examples that fill no batch.
 
     Args:
         model: The model; it is trained in place.
         n_examples: Number of examples.
-        loss: Returns the mean loss of the examples that it is given the numbers of, at the step that it is given.
+        loss: Takes row numbers of examples and the step, returns their mean loss.
         options: How to train.
-        run: Where checkpoints go.
-        title: What the bar says.
+        run: Where checkpoints are stored.
+        title: Label of the progress bar.
 
     Raises:
-        OSError: A checkpoint could not be written; the one before is good.
+        OSError: A checkpoint could not be written; the one before stays.
         ValueError: The loss is not finite.
     """
     optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
     step, per_epoch = 0, max(1, n_examples // options.batch_size)
-    n_steps = per_epoch * options.epochs
+    n_steps = per_epoch * int(options.epochs)
     state = run.load_state()
     if state is not None:
         step, saved = state
@@ -149,7 +126,7 @@ def fit_pooled(
 
 @contextmanager
 def _sparse_gradients(model: GPTEmbeddingsModel) -> Iterator[None]:
-    """Have the token table give gradients of a batch's rows alone, and leave no gradient behind."""
+    """Give the token table sparse gradients, and clear the gradients at the end."""
     sparse, model.wte.sparse = model.wte.sparse, True
     try:
         yield

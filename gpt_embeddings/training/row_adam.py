@@ -1,7 +1,9 @@
-"""Adam for tables of which a step touches few rows: its cost grows with the batch, not with the vocabulary.
+"""Adam for embedding tables: the cost of a step grows with the rows of a batch, not with the vocabulary.
 
-On sparse gradients the steps are those of `torch.optim.SparseAdam`, which takes no dense ones, as a position table
-has. Left out: weight decay, which would have to touch every row.
+The steps are those of `torch.optim.Adam` on the rows that have a gradient. `torch.optim.SparseAdam` is not used: it
+refuses the dense gradient of a position table, adds `eps` before the bias correction, so that its steps differ from
+Adam's where gradients are small, and is slower (`python scripts/benchmark_optimizer.py`).
+Left out: weight decay, which would have to update every row.
 """
 
 import math
@@ -12,17 +14,17 @@ import torch
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam that touches only the rows of a sparse gradient, and their moments.
+    """Adam that updates only the rows of a sparse gradient, and their moments.
 
-    Of a parameter with a sparse gradient (`nn.Embedding(..., sparse=True)`, or `wte.sparse = True` for
-    [`GPTEmbeddingsModel.embed_bags`]) the rows without gradient stay as they are, and so do their moments. A parameter
-    with a dense gradient is updated as `torch.optim.Adam` does.
+    If the gradient is sparse (`nn.Embedding(..., sparse=True)`, or `wte.sparse = True` for
+    [`GPTEmbeddingsModel.embed_bags`]), rows without gradient and their moments do not change. A parameter with a dense
+    gradient is updated as by `torch.optim.Adam`.
 
     Args:
-        params: Parameters or groups of them.
+        params: Parameters or parameter groups.
         lr: Learning rate.
-        betas: Decay of the running mean of the gradient and of its square.
-        eps: Added to the root of the latter.
+        betas: Decay rates of the running means of the gradient and of its square.
+        eps: Added to the denominator.
 
     Raises:
         ValueError: A number is out of its range.
@@ -45,7 +47,7 @@ class RowAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take a step with the gradients at hand; parameters without one are left alone."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -56,7 +58,7 @@ class RowAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = torch.zeros(())  # stays where it is, so that reading it waits for no device
+                    state["step"] = torch.zeros(())  # on the CPU, so that reading it does not wait for a device
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 state["step"] += 1
                 if parameter.grad.is_sparse:

@@ -1,8 +1,8 @@
-"""How much a token counts in the vector of a text: smooth inverse frequency, from the counts of a corpus.
+"""Token weights for pooling: smooth inverse frequency (SIF), from the token counts of a corpus.
 
-A token that is everywhere says little of any text. Arora et al. 2017 ("A simple but tough-to-beat baseline for
-sentence embeddings") weigh it a / (a + p), where p is its share of all tokens. Left out: the removal of the first
-principal component, which they do afterwards and which depends on the set of texts.
+A frequent token says little about a text. Arora et al. 2017 ("A simple but tough-to-beat baseline for sentence
+embeddings") weight each token by a / (a + p), where p is its share of all tokens. Left out: their second step, the
+removal of the first principal component, which depends on the set of texts.
 """
 
 import os
@@ -29,14 +29,15 @@ def fit_token_weights(
     column: str = "text",
     batch_size: int = 1000,
 ) -> npt.NDArray[np.int64]:
-    """Count the tokens of a corpus and have the model pool by their smooth inverse frequency, a / (a + p(token)).
+    """Count the tokens of a corpus and set the token weights of a model to a / (a + p(token)).
 
     Args:
-        model: The model that gets the weights, and `config.pooling` "weighted"; both are saved with it.
+        model: The model; its `config.pooling` becomes "weighted", and both are saved with it.
         tokenizer: The tokenizer that belongs to it.
         dataset: The corpus.
-        a: Share of all tokens at which a token weighs half; 1e-3 as in the paper. A token that never occurs weighs 1.
-        column: The column of texts; a missing (null) text counts as empty.
+        a: The share of all tokens at which a token has weight 1/2; 1e-3 as in the paper. A token that does not occur
+            has weight 1.
+        column: The column of texts; a null counts as empty.
         batch_size: Texts at a time.
 
     Returns:
@@ -55,7 +56,7 @@ def fit_token_weights(
         counts += np.bincount(input_ids, minlength=size)
     total = counts.sum()
     if not total:
-        raise ValueError(f"Column {column!r} has no token to count. Is the right column or file given?")
+        raise ValueError(f"Column {column!r} has no token to count. Check the column and the files.")
     model.set_token_weights(a / (a + counts / total))
     return counts
 
@@ -71,30 +72,29 @@ def train_token_weights(
     model_name: str = "a model",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Give a model token weights with [`fit_token_weights`], and save model, tokenizer and the metadata of the run.
+    """Call [`fit_token_weights`], and save model, tokenizer and metadata.
 
     Args:
-        model: The model that gets the weights.
+        model: The model.
         tokenizer: The tokenizer that belongs to it.
         dataset: The corpus.
         output: Folder to make; it appears when it is complete.
-        a: Share of all tokens at which a token weighs half.
+        a: The share of all tokens at which a token has weight 1/2.
         column: The column of texts.
-        model_name: What the metadata calls the model.
-        data_name: What the metadata calls the data.
+        model_name: Name of the model in the metadata.
+        data_name: Name of the data in the metadata.
 
     Returns:
-        The metadata that `training_metadata.json` has.
+        The content of `training_metadata.json`.
 
     Raises:
         OSError: The output exists, or could not be written.
-        ValueError: `a` is not above 0, the column is missing, or there is no token.
     """
     with RunFolder(output, "train weights") as run:
         counts = fit_token_weights(model, tokenizer, dataset, a=a, column=column)
         metadata = {
             "Token weights": f"a / (a + share of the token), a = {a:g}",
-            "Data": f"{data_name}; {counts.sum():,} tokens, {(counts > 0).sum():,} different ones",
+            "Data": f"{data_name}; {counts.sum():,} tokens, {(counts > 0).sum():,} distinct ones",
             "Tables": f"of {model_name}",
             "Versions": versions(),
         }
