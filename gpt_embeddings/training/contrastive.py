@@ -78,8 +78,7 @@ def train_contrastive(
         "tokenizer": tokenizer_digest(tokenizer),
         "columns": columns or column,
         "data": data_name,
-        "pairs": len(pairs),
-        "digest": pairs.digest(),
+        "pairs": pairs.digest(),
         "n_embd": model.config.n_embd,
         "pooling": model.config.pooling,
     }

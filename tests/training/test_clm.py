@@ -1,4 +1,4 @@
-"""`gpt-embeddings train clm`: what a run leaves, how it goes on after a kill, and what it says when it cannot."""
+"""`gpt-embeddings train clm`: the result of a run, how it resumes after a kill, and its error messages."""
 
 import json
 import signal
@@ -7,15 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import warm_python
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 from typer.testing import CliRunner
 
 import gpt_embeddings.training.clm
-from gpt_embeddings import TokenWindows
+from gpt_embeddings import TokenWindows, WindowCollator
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.clm import ClmOptions, train_clm
 from gpt_embeddings.training.runs import COMPLETE, RunFolder
@@ -23,36 +23,30 @@ from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
 
 
-ROOT = Path(__file__).parents[2]
-STORY = ROOT / "data" / "the_tide_clerk.txt"
-OPTIONS = ["--max-length", "16", "--batch-size", "4", "--save-steps", "5", "--sample-by", "line"]
+STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
+LOSS = "Loss on the training text"
 
 
 def make_model(**options) -> GPTEmbeddingsForCausalLM:
     torch.manual_seed(0)
-    sizes = {"n_embd": 4, "n_positions": 16, "embd_pdrop": 0.0}
+    sizes = {"vocab_size": 500, "n_embd": 4, "n_positions": 16, "embd_pdrop": 0.0}
     return GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(**{**sizes, **options}))
 
 
-def command(output: Path, folder: Path, *options: str, before: str = "") -> list[str]:
-    config = folder / "config.json"
-    if not config.exists():  # dropout, so that the state of random numbers matters
-        GPTEmbeddingsConfig(n_embd=4, n_positions=16, embd_pdrop=0.2).to_json_file(config)
-    code = f"{before}\nfrom gpt_embeddings_cli import app\napp()"
-    arguments = ["train", "clm", str(STORY), "--output", str(output), "--config", str(config), *OPTIONS, *options]
-    return ["-c", code, *arguments]
-
-
-def run(*arguments, **options) -> subprocess.CompletedProcess[str]:
-    return warm_python.run(command(*arguments, **options), cwd=ROOT)
+def loss_of(model, rows) -> float:
+    """The mean loss of all targets at once, without any code of the training."""
+    with torch.no_grad():
+        logits = model.eval()(torch.as_tensor(rows["input_ids"]).long()).logits
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.as_tensor(rows["target_ids"]).long().flatten(), ignore_index=-100
+    ).item()
 
 
 @pytest.mark.slow
-def test_a_run(gpt2_tokenizer, tmp_path):
-    texts = [line for line in STORY.read_text(encoding="utf-8").split("\n") if line]
-    dataset = Dataset.from_dict({"text": texts})
-    model, options = make_model(n_embd=16), ClmOptions(max_length=16, batch_size=8, epochs=2, learning_rate=0.05)
-    metadata = train_clm(model, gpt2_tokenizer, dataset, tmp_path / "out", options, data_name="the story")
+def test_a_run(small_tokenizer, story, tmp_path):
+    model = make_model(n_embd=16)
+    options = ClmOptions(max_length=16, batch_size=16, epochs=2, learning_rate=0.05)
+    metadata = train_clm(model, small_tokenizer, story, tmp_path / "out", options, data_name="the story")
     assert json.loads((tmp_path / "out" / "training_metadata.json").read_text()) == metadata
     assert not list(tmp_path.glob(".*")), "the work of the run is gone"
 
@@ -60,139 +54,152 @@ def test_a_run(gpt2_tokenizer, tmp_path):
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == model.config.n_positions
 
-    # The losses and bounds by another way: all windows at once, the last one of 132 held out.
-    windows = TokenWindows(texts, gpt2_tokenizer, 16).to_dataset().with_format("torch")
-    train, held_out = windows[: len(windows) - len(windows) // 100], windows[-(len(windows) // 100) :]
-    for rows, name in ((train, "Loss on the training text"), (held_out, "Loss on held-out text")):
-        inputs, targets = rows["input_ids"].long(), rows["target_ids"].long()
-        with torch.no_grad():
-            loss = loaded(inputs, shift_labels=targets).loss
-        counts = BigramCounts(50257, 16)
-        counts.add(inputs, targets)
+    windows = TokenWindows(story, small_tokenizer, 16).to_dataset().with_format("torch")
+    kept = len(windows) - len(windows) // 100
+    for rows, name in ((windows[:kept], LOSS), (windows[kept:], "Loss on held-out text")):
+        counts = BigramCounts(500, 16)
+        counts.add(rows["input_ids"], rows["target_ids"])
         got, bound = metadata[name].split("; no model without layers can have less than ")
-        assert float(got) == pytest.approx(loss.item(), abs=2e-4)
+        assert float(got) == pytest.approx(loss_of(loaded, rows), abs=2e-4)
         assert float(bound) == pytest.approx(counts.bound(), abs=2e-4)
         assert float(bound) < float(got)
-    with torch.no_grad():
-        before = make_model(n_embd=16)(train["input_ids"].long(), shift_labels=train["target_ids"].long()).loss
-    assert float(metadata["Loss on the training text"].split(";")[0]) < before - 1
+    assert float(metadata[LOSS].split(";")[0]) < loss_of(make_model(n_embd=16), windows[:kept]) - 1
 
 
-@pytest.mark.slow
-def test_a_long_text_is_judged_by_some_of_its_windows(gpt2_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpt_embeddings.training.clm, "EVALUATED_WINDOWS", 9)
-    seen = []
-    evaluate = gpt_embeddings.training.clm._evaluate
-    monkeypatch.setattr(
-        gpt_embeddings.training.clm, "_evaluate", lambda trainer, rows: seen.append(rows[:]) or evaluate(trainer, rows)
+def test_a_padded_window_counts_by_its_targets(small_tokenizer, tmp_path):
+    """`Trainer.evaluate` gives it the weight of a full one, which is why it is not used."""
+    dataset, options = (
+        Dataset.from_dict({"text": ["The tide came in, and the clerk wrote it down. It went out again."]}),
+        ClmOptions(max_length=16),
     )
-    dataset, options = Dataset.from_dict({"text": [STORY.read_text()]}), ClmOptions(max_length=16, batch_size=64)
-    metadata = train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
-    assert metadata["Loss on the training text"].endswith(" (loss of 9 windows, bound of all)")
-    windows = TokenWindows([STORY.read_text()], gpt2_tokenizer, 16).to_dataset().with_format("numpy")[:]["input_ids"]
-    kept = len(windows) - len(windows) // 100
-    assert len(seen[0]["input_ids"]) == 9
-    assert (seen[0]["input_ids"][[0, -1]] == windows[[0, kept - 1]]).all(), "from the first to the last"
+    model = make_model(initializer_range=1.0)
+    metadata = train_clm(model, small_tokenizer, dataset, tmp_path / "out", options)
+    windows = TokenWindows(dataset, small_tokenizer, 16).to_dataset().with_format("numpy")
+    assert len(windows) > 1 and (windows[-1]["target_ids"] == -100).any()
+    exact = loss_of(model, windows[:])
+    assert float(metadata[LOSS].split(";")[0]) == pytest.approx(exact, abs=1e-4)
+    settings = {
+        "per_device_eval_batch_size": 1,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+    }
+    arguments = TrainingArguments(str(tmp_path), disable_tqdm=True, prediction_loss_only=True, **settings)
+    theirs = Trainer(model, arguments, data_collator=WindowCollator()).evaluate(windows)["eval_loss"]
+    assert abs(theirs - exact) > 0.01
 
 
 @pytest.mark.slow
-def test_killed_runs_end_with_the_same_weights(tmp_path):
-    whole = run(tmp_path / "whole", tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    for mark in ("checkpoint-10", "checkpoint-25"):  # killed twice: in the middle, and again after going on
-        process = warm_python.start(
-            command(tmp_path / "killed", tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wanted = tmp_path / ".killed.partial" / "checkpoints" / mark / COMPLETE
-        deadline = time.monotonic() + 200
-        while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert wanted.exists()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    again = run(tmp_path / "killed", tmp_path)
-    assert again.returncode == 0, again.stderr
+def test_a_long_text_is_evaluated_on_some_of_its_windows(small_tokenizer, story, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpt_embeddings.training.clm, "EVALUATED_WINDOWS", 9)
+    model, options = make_model(), ClmOptions(max_length=16, batch_size=64)
+    metadata = train_clm(model, small_tokenizer, story, tmp_path / "out", options)
+    loss, words = metadata[LOSS].split(";")
+    assert words.endswith(" (loss of 9 windows, bound of all)")
+    windows = TokenWindows(story, small_tokenizer, 16).to_dataset().with_format("numpy")
+    kept = len(windows) - len(windows) // 100
+    some = windows[np.linspace(0, kept - 1, 9).astype(int)]  # from the first to the last
+    assert float(loss) == pytest.approx(loss_of(model, some), abs=2e-4)
+
+
+@pytest.fixture
+def command(small_tokenizer, tmp_path):
+    """A command with dropout, so that the state of random numbers matters, and with its output as last argument."""
+    sizes = {"vocab_size": 500, "n_embd": 64, "n_positions": 16, "embd_pdrop": 0.2}
+    GPTEmbeddingsConfig(**sizes).to_json_file(tmp_path / "config.json")
+    options = ["--max-length", "16", "--batch-size", "16", "--save-steps", "5"]
+    return ["train", "clm", str(STORY), "--config", str(tmp_path / "config.json"), "--tokenizer",
+            small_tokenizer.name_or_path, *options, "--output"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_weights(command, tmp_path):
+    """The one test of all training that kills a process."""
+    whole = CliRunner().invoke(app, [*command, str(tmp_path / "whole")])
+    assert whole.exit_code == 0, whole.output
+    code = f"import torch; torch.set_num_threads({torch.get_num_threads()}); from gpt_embeddings_cli import app; app()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command, str(tmp_path / "killed")], stderr=subprocess.PIPE
+    )
+    wanted = tmp_path / ".killed.partial" / "checkpoints" / "checkpoint-5" / COMPLETE
+    while not wanted.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert wanted.exists(), process.communicate()[1]
+    process.communicate()
+    assert not (tmp_path / "killed").exists(), "killed too late to tell anything"
+    again = CliRunner().invoke(app, [*command, str(tmp_path / "killed")])
+    assert again.exit_code == 0, again.output
     for name in ("model.safetensors", "training_metadata.json", "config.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX")
-def test_a_full_disk(tmp_path):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))"
-    full = run(tmp_path / "out", tmp_path, before=limit)
-    assert full.returncode == 1
-    assert "The checkpoint of step 5 could not be written" in full.stderr
-    assert "Make room on the disk" in full.stderr and "Traceback" not in full.stderr
+def test_a_full_disk(command, tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, before[1]))
+    try:
+        full = CliRunner().invoke(app, [*command, str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert full.exit_code == 1
+    assert "The checkpoint of step 5 could not be written" in full.stderr and "Free some disk space" in full.stderr
     assert not (tmp_path / "out").exists()
-    again = run(tmp_path / "out", tmp_path)
-    assert again.returncode == 0, again.stderr
+    assert not list((tmp_path / ".out.partial" / "checkpoints").iterdir())
+    assert CliRunner().invoke(app, [*command, str(tmp_path / "out")]).exit_code == 0
 
 
 @pytest.mark.slow
-def test_killed_after_the_last_step(gpt2_tokenizer, tmp_path, monkeypatch):
-    dataset, options = Dataset.from_dict({"text": [STORY.read_text()]}), ClmOptions(max_length=16, batch_size=64)
-    model = make_model()
-    finish = RunFolder.finish
-
-    def killed(self):
+def test_stopped_after_the_last_step(small_tokenizer, story, tmp_path, monkeypatch):
+    def stop(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunFolder, "finish", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train_clm(model, gpt2_tokenizer, dataset, tmp_path / "out", options)
-    monkeypatch.setattr(RunFolder, "finish", finish)
-    train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
+    model, options = make_model(), ClmOptions(max_length=16, batch_size=64)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_clm(model, small_tokenizer, story, tmp_path / "out", options)
+    train_clm(make_model(), small_tokenizer, story, tmp_path / "out", options)
     loaded = GPTEmbeddingsForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
-    with pytest.raises(FileExistsError):
-        train_clm(make_model(), gpt2_tokenizer, dataset, tmp_path / "out", options)
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number(gpt2_tokenizer, tmp_path):
-    options = ClmOptions(max_length=16, batch_size=4, learning_rate=1e38, save_steps=2)
+@pytest.mark.parametrize("save_steps", [2, 100], ids=["at a checkpoint", "at a log"])
+def test_a_loss_that_is_not_finite(save_steps, small_tokenizer, story, tmp_path):
+    options = ClmOptions(max_length=16, batch_size=16, learning_rate=1e38, save_steps=save_steps)
     with pytest.raises(ValueError, match=r"After step \d+ .*lower learning rate"):
-        train_clm(
-            make_model(), gpt2_tokenizer, Dataset.from_dict({"text": [STORY.read_text()]}), tmp_path / "o", options
-        )
-    assert not (tmp_path / "o").exists()
-    for weights in (tmp_path / ".o.partial").rglob("model.safetensors"):
-        assert torch.isfinite(GPTEmbeddingsForCausalLM.from_pretrained(weights.parent).lm_head.weight).all()
+        train_clm(make_model(), small_tokenizer, story, tmp_path / "o", options)
+    assert not list(tmp_path.rglob("model.safetensors"))
 
 
 class TestBadInput:
-    def test_no_text(self, gpt2_tokenizer, tmp_path):
-        with pytest.raises(ValueError, match="gives no window: a window needs 2 tokens"):
-            train_clm(make_model(), gpt2_tokenizer, Dataset.from_dict({"text": [" ", None]}), tmp_path / "out",
-                      ClmOptions(max_length=16))  # fmt: skip
-
-    def test_an_output_that_exists(self, gpt2_tokenizer, tmp_path):
-        with pytest.raises(FileExistsError, match="exists; choose another"):
-            options = ClmOptions(max_length=16)
-            train_clm(make_model(), gpt2_tokenizer, Dataset.from_dict({"text": ["a b c"]}), tmp_path, options)
-
-    def test_windows_longer_than_the_model(self, gpt2_tokenizer, tmp_path):
-        with pytest.raises(ValueError, match="`max_length` is 128, above the model's `n_positions` = 16"):
-            train_clm(make_model(), gpt2_tokenizer, Dataset.from_dict({"text": ["a b c"]}), tmp_path / "out")
-
-    def test_a_tokenizer_that_is_too_large(self, gpt2_tokenizer, tmp_path):
-        with pytest.raises(ValueError, match="more than the model's `vocab_size` 100"):
-            train_clm(make_model(vocab_size=100), gpt2_tokenizer, Dataset.from_dict({"text": ["a"]}), tmp_path / "out")
-
     @pytest.mark.parametrize(
-        "options", [{"epochs": 0}, {"learning_rate": float("nan")}, {"batch_size": 0}, {"seed": -1}]
+        ("model", "texts", "length", "message"),
+        [
+            ({}, [" ", None], 16, "gives no window: a window needs 2 tokens"),
+            ({}, ["a b c"], 128, "`max_length` is 128, above the model's `n_positions` = 16"),
+            ({"vocab_size": 100}, ["a"], 16, "more than the model's `vocab_size` 100"),
+        ],
+        ids=["no text", "windows longer than the model", "a tokenizer that is too large"],
     )
-    def test_options(self, options):
-        with pytest.raises(ValueError, match=f"`{next(iter(options))}` must be"):
-            ClmOptions(**options)
+    def test_data(self, model, texts, length, message, small_tokenizer, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            train_clm(make_model(**model), small_tokenizer, Dataset.from_dict({"text": texts}), tmp_path / "out",
+                      ClmOptions(max_length=length))  # fmt: skip
+
+    def test_an_output_that_exists(self, small_tokenizer, story, tmp_path):
+        with pytest.raises(FileExistsError, match="exists; choose another"):
+            train_clm(make_model(), small_tokenizer, story, tmp_path, ClmOptions(max_length=16))
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
             (["--model", "x", "--config", "y"], "not both"),
             (["--model", "nowhere", "--tokenizer", "gpt2"], "No model at 'nowhere'"),
-            (["--learning-rate", "0"], "`learning_rate` must be above 0"),
         ],
     )
     def test_command(self, options, message, tmp_path):

@@ -116,7 +116,7 @@ def test_equal_texts_are_found(gpt2_tokenizer):
 def test_pairs_are_found(kind, gpt2_tokenizer, tmp_path):
     model = make_model(position_embedding_type=kind)
     metadata = train(model, gpt2_tokenizer, tmp_path / "out", data_name="numbers")
-    before, after = metadata["Held-out pairs of which one finds the other"].split(" at the start, ")
+    before, after = metadata["Recall@1 of held-out pairs"].split(" at the start, ")
     assert float(before.removesuffix("%")) < 30 < 90 < float(after.removesuffix("% trained"))
     loaded = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
     assert torch.equal(loaded.wte.weight, model.wte.weight)
@@ -141,6 +141,24 @@ def test_a_run_that_is_stopped_ends_with_the_same_bytes(gpt2_tokenizer, tmp_path
     train(make_model(), gpt2_tokenizer, tmp_path / "out")
     for name in ("model.safetensors", "training_metadata.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_other_pairs_do_not_continue_a_run(gpt2_tokenizer, tmp_path, monkeypatch):
+    """As many pairs of the same name, but one of them edited."""
+
+    def stop(self, step, state):
+        save(self, step, state)
+        raise KeyboardInterrupt
+
+    save, rows = RunFolder.save_state, dataset().to_dict()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_state", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_model(), gpt2_tokenizer, tmp_path / "out")
+    rows["nombre"][7] = "douze"
+    with pytest.raises(ValueError, match=r"`pairs` is .* and was "):
+        train_contrastive(make_model(), gpt2_tokenizer, Dataset.from_dict(rows), tmp_path / "out", OPTIONS,
+                          columns=("number", "nombre"))  # fmt: skip
 
 
 def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):

@@ -98,6 +98,18 @@ def test_resumed(tmp_path):
     assert torch.equal(whole.wte.weight, part.wte.weight)
 
 
+def test_small_gradients_make_it_adam_and_not_sparse_adam():
+    """Why `torch.optim.SparseAdam` is not used: its `eps` counts for more at the first steps."""
+    kinds = RowAdam, torch.optim.Adam, torch.optim.SparseAdam
+    tables = [torch.nn.Parameter(torch.zeros(1, 2, dtype=torch.float64)) for _ in kinds]
+    gradient = torch.full((1, 2), 1e-7, dtype=torch.float64)
+    for kind, table in zip(kinds, tables, strict=True):
+        table.grad = gradient if kind is torch.optim.Adam else gradient.to_sparse(1)
+        kind([table], lr=0.1).step()
+    ours, adam, sparse_adam = (table[0, 0].item() for table in tables)
+    assert ours == pytest.approx(adam, rel=1e-9) and sparse_adam == pytest.approx(adam * 0.26, rel=0.1)
+
+
 @pytest.mark.parametrize("options", [{"lr": 0.0}, {"lr": float("nan")}, {"betas": (0.9, 1.0)}, {"eps": 0.0}])
 def test_bad_numbers(options):
     with pytest.raises(ValueError, match=f"`{next(iter(options))}` must be"):

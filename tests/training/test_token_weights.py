@@ -188,7 +188,7 @@ def test_command(gpt2_tokenizer, tmp_path):
     arguments = ["train", "weights", str(tmp_path / "model"), str(tmp_path / "text.txt"), "--a", "0.1"]
     done = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")])
     assert done.exit_code == 0, done.stderr
-    assert "Data: text.txt; 5 tokens, 3 different ones" in done.stdout
+    assert "Data: text.txt; 5 tokens, 3 distinct ones" in done.stdout
     before, after = (GPTEmbeddingsModel.from_pretrained(tmp_path / name) for name in ("model", "out"))
     assert torch.equal(before.wte.weight, after.wte.weight)
     torch.testing.assert_close(after.token_weights[[464, 3332, 0]], torch.tensor([0.1 / 0.5, 0.1 / 0.3, 1.0]))

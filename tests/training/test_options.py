@@ -1,0 +1,53 @@
+"""The options of training: declared once, checked when they are made, shown by the command line."""
+
+import json
+from dataclasses import asdict, fields
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from gpt_embeddings.training.options import ClmOptions, ContrastiveOptions, DistilOptions
+from gpt_embeddings_cli import app
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (ClmOptions, {"epochs": 0}, "`epochs` must be above 0 and finite, got 0.0"),
+        (ClmOptions, {"learning_rate": float("nan")}, "`learning_rate` must be above 0 and finite, got nan"),
+        (ClmOptions, {"seed": -1}, "`seed` must be at least 0, got -1"),
+        (DistilOptions, {"n_embd": 0}, "`n_embd` must be at least 1"),
+        (DistilOptions, {"phrases": -1}, "`phrases` must be at least 0"),
+        (DistilOptions, {"positions": "sinusoidal"}, "`positions` must be 'none' or 'learned', got 'sinusoidal'"),
+        (DistilOptions, {"epochs": 0}, "`epochs` must be at least 1"),
+        (ContrastiveOptions, {"batch_size": 1}, "`batch_size` must be at least 2, got 1"),
+        (ContrastiveOptions, {"batch_size": 2.5}, "`batch_size` must be an integer, got 2.5"),
+    ],
+)
+def test_bad_values(kind, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        kind(**options)
+
+
+def test_numbers_of_numpy():
+    options = ClmOptions(max_length=np.int64(64), epochs=np.float32(2), learning_rate=1)
+    assert json.loads(json.dumps(asdict(options))) == asdict(ClmOptions(max_length=64, epochs=2.0, learning_rate=1.0))
+
+
+@pytest.mark.parametrize("kind", [ClmOptions, ContrastiveOptions, DistilOptions])
+def test_help_shows_them(kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    command = kind.__name__.removesuffix("Options").lower()
+    shown = " ".join(CliRunner().invoke(app, ["train", command, "--help"]).stdout.replace("│", " ").split())
+    for option in fields(kind):
+        assert f"--{option.name.replace('_', '-')} " in shown
+        assert f"{' '.join(option.metadata['help'].split())} [default: {option.default}]" in shown
+
+
+def test_bad_values_from_the_command_line(tmp_path):
+    arguments = ["train", "clm", "data/the_tide_clerk.txt", "--output", str(tmp_path / "out")]
+    low = CliRunner().invoke(app, [*arguments, "--batch-size", "0"])
+    assert (low.exit_code, "Invalid value for '--batch-size'" in low.output) == (2, True)
+    zero = CliRunner().invoke(app, [*arguments, "--learning-rate", "0"])
+    assert (zero.exit_code, "`learning_rate` must be above 0" in zero.stderr) == (1, True)
