@@ -129,3 +129,9 @@ def position_vectors(model: GPTEmbeddingsModel) -> torch.Tensor:
     if model.wpe is None:
         return torch.zeros(0, model.config.n_embd)
     return model.wpe.weight.detach()[model.config.position_offset :].float().cpu()
+
+
+@torch.no_grad()
+def has_positions(model: GPTEmbeddingsModel) -> bool:
+    """Return whether positions change the vectors: whether there is a position table, and one that is not zero."""
+    return model.wpe is not None and bool(model.wpe.weight.any())

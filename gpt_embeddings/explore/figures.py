@@ -7,7 +7,7 @@ Needs the extra `explore`. Left out: 3-D maps of words (`maps`), numbers as rows
 (`gpt_embeddings.analysis`) and the page (`page`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,14 @@ from plotly.subplots import make_subplots
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.analysis.decomposition import measure, position_vectors, split_parts
+from gpt_embeddings.analysis.decomposition import measure, split_parts
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours
 from gpt_embeddings.analysis.projections import project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from gpt_embeddings.explore.style import COLOURS, GRID, escape_label, finish, scene
 from gpt_embeddings.explore.tables import TOKENS_SHOWN, costs_table
-from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
+from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 COSINES = ("cos(sum, token)", "cos(sum, position)", "cos(token, position)")
@@ -109,18 +109,18 @@ def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figur
     return finish(figure, height=90 + 28 * max(len(found), 3))
 
 
-def position_similarity_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False) -> go.Figure:
+def position_similarity_figure(table: torch.Tensor, title: str = "") -> go.Figure:
     """Draw the cosine of every position with every other, of at most 128 evenly spaced ones.
 
     Args:
-        model: The model.
-        sinusoidal: Whether to draw the table of "Attention is all you need" of the same size in place of its own.
+        table: A position table, `(n_positions, n_embd)`, such as `position_vectors(model)` or `sinusoidal_table`.
+        title: What the figure is called.
 
     Raises:
-        ValueError: The model has no positions.
+        ValueError: The table has no rows.
     """
-    rows, table = _sample_positions(model, sinusoidal, POSITIONS_SHOWN)
-    units = normalize(table, dim=1)
+    rows, vectors = _sample_rows(table, POSITIONS_SHOWN)
+    units = normalize(vectors, dim=1)
     figure = go.Figure(
         go.Heatmap(
             z=(units @ units.T).numpy(),
@@ -135,21 +135,22 @@ def position_similarity_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = 
     )
     figure.update_yaxes(autorange="reversed", title_text="position", scaleanchor="x", constrain="domain")
     figure.update_xaxes(title_text="position", constrain="domain")
-    return finish(figure, height=400, title=f"Cosines of positions, {_kind(model, sinusoidal)}")
+    return finish(figure, height=400, title=title)
 
 
-def position_curve_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False) -> go.Figure:
-    """Draw the position table as a curve through its first three principal components.
+def position_curve_figure(table: torch.Tensor, title: str = "") -> go.Figure:
+    """Draw a position table as a curve through its first three principal components.
 
     Args:
-        model: The model.
-        sinusoidal: As in `position_similarity_figure`.
+        table: As in `position_similarity_figure`; at most 256 of its rows are drawn.
+        title: What the figure is called.
 
     Raises:
-        ValueError: The model has no positions.
+        ValueError: The table has no rows.
+        ImportError: scikit-learn is not installed.
     """
-    rows, table = _sample_positions(model, sinusoidal, CURVE_POINTS)
-    projection = project(table)
+    rows, vectors = _sample_rows(table, CURVE_POINTS)
+    projection = project(vectors)
     x, y, z = projection.points.T
     figure = go.Figure(
         go.Scatter3d(
@@ -169,47 +170,42 @@ def position_curve_figure(model: GPTEmbeddingsModel, *, sinusoidal: bool = False
         )
     )
     figure.update_layout(scene=scene(projection))
-    return finish(figure, height=400, title=f"Principal components, {_kind(model, sinusoidal)}")
+    return finish(figure, height=400, title=title)
 
 
-def position_norms_figure(model: GPTEmbeddingsModel) -> go.Figure:
-    """Draw the length of every position's vector, beside the sinusoidal table of the same size.
+def position_norms_figure(position_tables: Mapping[str, torch.Tensor], title: str = "") -> go.Figure:
+    """Draw the length of every position's vector, a line for each table.
+
+    Args:
+        position_tables: Tables by name, each `(n_positions, n_embd)`; at most 256 rows of each are drawn.
+        title: What the figure is called.
 
     Raises:
-        ValueError: The model has no positions.
+        ValueError: A table has no rows.
     """
     figure = go.Figure()
-    for i, sinusoidal in enumerate((False, True)):
-        rows, table = _sample_positions(model, sinusoidal, CURVE_POINTS)
+    for i, (name, table) in enumerate(position_tables.items()):
+        rows, vectors = _sample_rows(table, CURVE_POINTS)
         figure.add_trace(
             go.Scatter(
                 x=rows,
-                y=table.norm(dim=1).numpy(),
-                name=_kind(model, sinusoidal),
+                y=vectors.norm(dim=1).numpy(),
+                name=name,
                 mode="lines",
-                line={"color": COLOURS[i], "dash": ("solid", "dot")[i]},
+                line={"color": COLOURS[i % len(COLOURS)], "dash": "dot" if i % 2 else "solid"},
                 hovertemplate="position %{x}<br>norm %{y:.3f}<extra></extra>",
             )
         )
     figure.update_xaxes(title_text="position")
     figure.update_yaxes(title_text="norm", rangemode="tozero")
-    return finish(figure, height=340, title="Norms of positions")
+    return finish(figure, height=340, title=title)
 
 
-def _kind(model: GPTEmbeddingsModel, sinusoidal: bool) -> str:
-    return "sinusoidal for comparison" if sinusoidal else f"{model.config.position_embedding_type} in the model"
-
-
-def _sample_positions(
-    model: GPTEmbeddingsModel, sinusoidal: bool, limit: int
-) -> tuple[npt.NDArray[np.int64], torch.Tensor]:
-    """Return at most `limit` evenly spaced positions and their rows, `(n, n_embd)`."""
-    table = position_vectors(model)
+def _sample_rows(table: torch.Tensor, limit: int) -> tuple[npt.NDArray[np.int64], torch.Tensor]:
+    """Return at most `limit` evenly spaced row numbers and the rows, `(n, n_embd)`."""
     if not len(table):
-        raise ValueError('The model has no positions: its `position_embedding_type` is "none".')
+        raise ValueError('The position table has no rows: `position_embedding_type` of the model is "none".')
     rows = np.unique(np.linspace(0, len(table) - 1, min(limit, len(table))).round().astype(np.int64))
-    if sinusoidal:
-        table = sinusoidal_table(len(table), model.config.n_embd)
     return rows, table[torch.from_numpy(rows)]
 
 

@@ -5,6 +5,8 @@ Needs the extra `explore`.
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +20,7 @@ from gpt_embeddings.explore.tables import TOKENS_SHOWN
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
+NUMBERS_SHOWN = 8  # of a vector, when the mouse is over it
 LABELS_SHOWN = 80  # further points keep their hover text
 
 
@@ -37,6 +40,27 @@ def words_map(index: Neighbours, words: Sequence[str], method: Method = "pca") -
     groups = ["one token" if len(word.input_ids) == 1 else "mean of several tokens" for word in found]
     hover = [f"{escape_label(word.label)}<br>ids {', '.join(map(str, word.input_ids))}" for word in found]
     return _draw_map(projection, [word.text for word in found], hover, groups)
+
+
+def vectors_map(names: Sequence[str], vectors: npt.ArrayLike, method: Method = "pca") -> go.Figure:
+    """Draw vectors of your own in three dimensions, such as features written by hand.
+
+    Args:
+        names: A label for each vector.
+        vectors: Vectors of shape `(n, n_features)`.
+        method: `"pca"` or `"umap"`.
+
+    Raises:
+        ValueError: There are not as many names as vectors, or too few vectors for the method.
+    """
+    numbers = np.asarray(vectors, float)
+    if numbers.ndim != 2 or len(numbers) != len(names):
+        raise ValueError(f"{len(names)} names need as many vectors, got the shape {numbers.shape}.")
+    hover = [
+        f"{escape_label(name)}<br>{', '.join(f'{value:g}' for value in vector[:NUMBERS_SHOWN])}"
+        for name, vector in zip(names, numbers.tolist(), strict=True)
+    ]
+    return _draw_map(project(numbers, 3, method), names, hover, ["vectors"] * len(names))
 
 
 def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Method = "pca") -> go.Figure:

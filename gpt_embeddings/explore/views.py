@@ -7,12 +7,15 @@ Left out: widgets (`page`) and files (`export`).
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
 
+from gpt_embeddings.analysis.decomposition import has_positions, position_vectors
 from gpt_embeddings.analysis.encodings import compare_encodings
 from gpt_embeddings.analysis.neighbours import describe_chance
 from gpt_embeddings.analysis.projections import has_umap
@@ -20,6 +23,7 @@ from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.lazy_model import LazyModel, LoadedModel
 from gpt_embeddings.explore.tables import Table
 from gpt_embeddings.text.encoding import encode_flat
+from modeling_gpt_embeddings import sinusoidal_table
 
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,11 @@ EXPECTED = (ImportError, OSError, TypeError, ValueError, StrictDataclassError)
 WORDS, TOKENS, AROUND = "words", "the tokens of a text", "around a word"
 
 NO_POSITIONS = "The model has no positions: each vector is its token's row."
+LEARNED_POSITIONS = Path(__file__).parent / "templates" / "learned_positions.safetensors"
+LEARNED_NOTE = (
+    "The figures show two tables of other models: sinusoids of this model's size, and 64 learned positions of a "
+    "GPT-2 with two blocks, trained on the characters of a short story."
+)
 
 ANIMALS = "cat, dog, horse, cow, lion, tiger, eagle, shark, king, queen, man, woman, gato"
 TEXT = "O gato sentou no tapete. The cat sat on the mat 😀"
@@ -107,7 +116,7 @@ def describe(loaded: LoadedModel) -> str:
 
 
 def _has_positions(loaded: LoadedModel) -> bool:
-    return loaded.model.config.position_embedding_type != "none"
+    return has_positions(loaded.model)
 
 
 def _parse_words(text: str) -> list[str]:
@@ -159,18 +168,20 @@ def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, exclude_inputs
 
 
 def _show_positions(loaded: LoadedModel) -> ViewResult:
-    model = loaded.model
-    drawn = (
-        figures.position_similarity_figure(model),
-        figures.position_similarity_figure(model, sinusoidal=True),
-        figures.position_curve_figure(model),
-        figures.position_curve_figure(model, sinusoidal=True),
-        figures.position_norms_figure(model),
-    )
-    n = model.config.n_positions
-    shown = [min(n, limit) for limit in (figures.POSITIONS_SHOWN, figures.CURVE_POINTS)]
-    note = f"{n:,} positions, of which heat maps show {shown[0]} and curves {shown[1]}."
-    return ViewResult(drawn, notes=(note,))
+    config = loaded.model.config
+    shown = {"sinusoidal": sinusoidal_table(config.n_positions, config.n_embd)}
+    if _has_positions(loaded):
+        own = {f"{config.position_embedding_type} in the model": position_vectors(loaded.model)}
+        shown = {**own, "sinusoidal for comparison": shown["sinusoidal"]}
+        notes = [f"{config.n_positions:,} positions."]
+    else:
+        shown["learned by a small GPT-2"] = load_file(LEARNED_POSITIONS)["wpe"].float()
+        notes = [NO_POSITIONS, LEARNED_NOTE]
+    notes.append(f"Heat maps show at most {figures.POSITIONS_SHOWN} of the positions, curves {figures.CURVE_POINTS}.")
+    drawn = [figures.position_similarity_figure(table, f"Cosines, {name}") for name, table in shown.items()]
+    drawn += [figures.position_curve_figure(table, f"Principal components, {name}") for name, table in shown.items()]
+    drawn.append(figures.position_norms_figure(shown, "Norms"))
+    return ViewResult(tuple(drawn), notes=tuple(notes))
 
 
 def _show_encodings(loaded: LoadedModel, sentences: str) -> ViewResult:
@@ -241,7 +252,7 @@ VIEWS = (
     ),
     View(
         "Positions",
-        "The position table of a model that has one, beside the sinusoids of “Attention is all you need”.",
+        "The model's position table beside the sinusoids of “Attention is all you need”.",
         {},
         _show_positions,
         5,

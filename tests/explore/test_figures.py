@@ -14,10 +14,12 @@ from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 pytest.importorskip("plotly")
 pytest.importorskip("sklearn")
 
+from gpt_embeddings.analysis.decomposition import position_vectors
 from gpt_embeddings.analysis.encodings import compare_encodings
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.style import escape_label
+from modeling_gpt_embeddings import sinusoidal_table
 
 
 MARKUP = "<b>bold</b> <script>alert(1)</script> $x^2$ &amp; <a href='javascript:alert(1)'>x</a>"
@@ -160,29 +162,37 @@ def test_bars_of_neighbours_hold_scores_and_chance(index):
 
 
 def test_positions_equal_numpy_and_the_paper(model):
-    table = model.wpe.weight.detach().double().numpy()
-    figure = figures.position_similarity_figure(model)
-    rows = np.array(figure.data[0].x)
+    own, fixed = position_vectors(model), sinusoidal_table(300, 16)
+    table = own.double().numpy()
+    drawn = figures.position_similarity_figure(own, "Cosines").data[0]
+    rows = np.array(drawn.x)
     assert len(rows) == 128 and rows[0] == 0 and rows[-1] == 299
     units = table[rows] / np.linalg.norm(table[rows], axis=1, keepdims=True)
-    np.testing.assert_allclose(figure.data[0].z, units @ units.T, atol=1e-5)
-    fixed = figures.position_similarity_figure(model, sinusoidal=True)
-    distance = rows[5] - rows[3]  # the cosine of two sinusoids depends on their distance alone
+    np.testing.assert_allclose(drawn.z, units @ units.T, atol=1e-5)
+    distance = rows[5] - rows[3]  # the cosine of two sinusoids depends only on their distance
     expected = np.mean([np.cos(distance / 10000 ** (2 * i / 16)) for i in range(8)])
-    assert fixed.data[0].z[5][3] == pytest.approx(expected, abs=1e-5)
-    norms = figures.position_norms_figure(model)
-    np.testing.assert_allclose(norms.data[0].y, np.linalg.norm(table[norms.data[0].x], axis=1), rtol=1e-4)
-    np.testing.assert_allclose(norms.data[1].y, np.sqrt(8), rtol=1e-4)
-    assert len(figures.position_curve_figure(model).data[0].x) == 256
+    assert figures.position_similarity_figure(fixed).data[0].z[5][3] == pytest.approx(expected, abs=1e-5)
+    norms = figures.position_norms_figure({"own": own, "fixed": fixed}).data
+    np.testing.assert_allclose(norms[0].y, np.linalg.norm(table[norms[0].x], axis=1), rtol=1e-4)
+    np.testing.assert_allclose(norms[1].y, np.sqrt(8), rtol=1e-4)
+    assert len(figures.position_curve_figure(own).data[0].x) == 256
+    with pytest.raises(ValueError, match="position table has no rows"):
+        figures.position_norms_figure({"none": own[:0]})
 
 
-def test_a_model_without_positions_says_so(gpt2_tokenizer):
+def test_a_model_without_positions_has_the_share_of_its_tokens(gpt2_tokenizer):
     model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).eval()
-    with pytest.raises(ValueError, match="has no positions"):
-        figures.position_norms_figure(model)
     table = tables.text_table(model, gpt2_tokenizer, "tide")
     shares = [table.columns.index(f"share of {part}") for part in ("token", "position")]
     assert [[row[i] for i in shares] for row in table.rows] == [pytest.approx([1, 0])] * 2
+
+
+def test_a_map_of_vectors_of_ones_own():
+    figure = maps.vectors_map(["dog", "<b>ant"], [[4, 30, 0], [6, 0.01, 1]])
+    assert list(figure.data[0].customdata) == ["dog<br>4, 30, 0", "&lt;b&gt;ant<br>6, 0.01, 1"]
+    assert float(np.ptp(figure.data[0].x)) == pytest.approx(np.linalg.norm([2, 29.99, 1]), rel=1e-5)
+    with pytest.raises(ValueError, match=r"2 names need as many vectors, got the shape \(1, 3\)"):
+        maps.vectors_map(["a", "b"], [[1, 2, 3]])
 
 
 def test_encodings_are_drawn_side_by_side(model, gpt2_tokenizer):

@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -135,14 +136,29 @@ def test_an_untrained_table_is_called_so(saved, model):
     assert "looks untrained" not in NEIGHBOURS.render(trained, "king", "", "", True).notes[1]
 
 
-def test_a_model_without_positions_is_not_said_to_have_them(gpt2_tokenizer):
-    model = LazyModel("tides", lambda: (make_model(position_embedding_type="none"), gpt2_tokenizer))
+def zero_positions():
+    model = make_model()
+    model.wpe.weight.data.zero_()
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: make_model(position_embedding_type="none"), zero_positions], ids=["none", "zero"]
+)
+def test_a_model_without_positions_shows_those_of_others(gpt2_tokenizer, make):
+    model = LazyModel("tides", lambda: (make(), gpt2_tokenizer))
     for view, fields in ((TEXT, ["a tide"]), (MAP, [TOKENS, "a tide"]), (DENSE, ["a tide\ntwo tides"])):
         result = view.render(model, *fields, *(["PCA"] if "method" in view.fields else []))
-        said = " ".join(result.notes)
-        assert "+ position" not in said and "the place within each vector" not in said
-        assert view is DENSE or "The model has no positions: each vector is its token's row." in said
-    assert 'its `position_embedding_type` is "none"' in POSITIONS.render(model).notes[0]
+        notes = " ".join(result.notes)
+        assert "+ position" not in notes and "the place within each vector" not in notes
+        assert view is DENSE or "The model has no positions: each vector is its token's row." in notes
+    result = POSITIONS.render(model)
+    assert result.notes[0] == "The model has no positions: each vector is its token's row."
+    sinusoidal, learned = (np.array(figure.data[0].z) for figure in result.figures[:2])
+    assert sinusoidal.shape == learned.shape == (64, 64) and len(result.figures) == POSITIONS.n_figures
+    # Distance decides: exactly for sinusoids, about so for learned positions, of which near ones are similar.
+    np.testing.assert_allclose(sinusoidal[0, 5:20], sinusoidal[30, 35:50], atol=1e-5)
+    assert np.diagonal(learned, 1).mean() > 0.8 > np.diagonal(learned, 16).mean() > np.diagonal(learned, 32).mean()
 
 
 def test_inputs_are_left_out_by_choice(model):
