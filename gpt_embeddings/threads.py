@@ -1,7 +1,7 @@
-"""Threads: how many cores there are, torch on some of them, and what a fork leaves of them.
+"""Threads: the number of cores, torch on some of them, and what a fork leaves of them.
 
-A forked child inherits OpenMP's thread pool without its threads, and waits for them for ever as soon as torch uses
-more than one: so whoever computes asks [`was_forked`] first.
+A forked child inherits OpenMP's thread pool without its threads, and waits for them forever as soon as torch uses more
+than one. So code that computes asks [`was_forked`] first.
 """
 
 import os
@@ -22,7 +22,7 @@ def _after_fork_in_child() -> None:
     thread_pool.cache_clear()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
@@ -38,13 +38,13 @@ def n_cores() -> int:
 
 @cache
 def thread_pool() -> ThreadPoolExecutor:
-    """Return a thread for each core, the same at each call, in each of which torch computes alone."""
+    """Return one pool with a thread per core; torch uses one thread in each."""
     return ThreadPoolExecutor(n_cores(), "gpt-embeddings", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager
 def torch_threads(n: int | None) -> Iterator[None]:
-    """Run torch on n threads, and afterwards on as many as before; None leaves it as it is."""
+    """Run torch on n threads, and afterwards on as many as before; None changes nothing."""
     before = torch.get_num_threads()
     if n is None or n == before:
         yield

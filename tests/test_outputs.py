@@ -134,8 +134,8 @@ def test_two_commands_at_one_output(kind, models, context, tmp_path):
     made_by = kind.removesuffix(" to Parquet")
     for other in (name for name in others if name.removesuffix(" to Parquet") != made_by):
         done = run(other, models, output)
-        assert f"holds unfinished work of `{made_by}`, which `" in done.stderr, (other, done.output)
-        assert "delete that folder to throw its work away" in done.stderr
+        assert f"contains unfinished work of `{made_by}`, which `" in done.stderr, (other, done.output)
+        assert "delete that folder to discard its work" in done.stderr
         assert done.exit_code == 1
     assert contents(partial) == left
     done = run(kind, models, output)
@@ -158,13 +158,32 @@ def test_names_of_something_else_are_refused_before_any_work(kind, models, tmp_p
         assert f"The output {name!r} is named as a .{name[4:]} file, which `{kind}` does not write" in done.stderr
     for name in ("s3://bucket/out.parquet", "hf://datasets/me/out", "file:///tmp/out"):
         done = run(kind, models, name)
-        assert done.exit_code == 1 and "is an address, and" in done.stderr, done.output
+        assert done.exit_code == 1 and "is a URL, but" in done.stderr, done.output
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["v1.5", "C:", "gpt2-embeddings", "out.d"])
 def test_names_of_folders(name, tmp_path):
     check_output(tmp_path / name, "embed")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_the_current_folder_is_never_replaced(name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for make in (check_output, AtomicOutput):
+        with pytest.raises(ValueError, match="is the current folder or one above it"):
+            make(name, "embed", overwrite=True)
+        with pytest.raises(ValueError, match="is the current folder or one above it"):
+            make(Path(name), "embed", overwrite=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the system has no /proc")
+@pytest.mark.parametrize("name", ["/proc/x", "/proc/x/y"])
+def test_a_place_that_cannot_be_written(name):
+    with pytest.raises(OSError, match=rf"The output '{name}' cannot be written: .*Choose another place"):
+        AtomicOutput(name, "embed")
 
 
 def test_a_folder_that_looks_like_an_address(tmp_path, monkeypatch):
@@ -184,9 +203,9 @@ def begin(path: Path, kind: str = "embed", settings=None, **options) -> AtomicOu
 def test_the_same_job_goes_on_and_another_is_refused(tmp_path):
     with begin(tmp_path / "out", settings={"seed": 0, "a": [1, {"b": None}]}):
         pass
-    with pytest.raises(ValueError, match=r"`seed` is 1 and was 0\. Repeat that run .* or delete that folder to begin"):
+    with pytest.raises(ValueError, match=r"`seed` is 1 and was 0\. Run it again .* or delete that folder to start"):
         AtomicOutput(tmp_path / "out", "embed", {"seed": 1, "a": (1, {"b": None})})
-    with pytest.raises(ValueError, match=r"or give `resume=False` \(--no-resume\) to begin anew"):
+    with pytest.raises(ValueError, match=r"or give `resume=False` \(--no-resume\) to start anew"):
         AtomicOutput(tmp_path / "out", "embed", {"seed": 1}, resume=True)
     with pytest.raises(ValueError, match="unfinished work of `embed`, which `windows` does not touch"):
         AtomicOutput(tmp_path / "out", "windows", {"seed": 0}, resume=False)
