@@ -1,8 +1,9 @@
-"""How far long work has come: a bar on a terminal, elsewhere a line every ten seconds; and what is counted of texts.
+"""How far long work has come: a bar on a terminal, elsewhere a line every ten seconds; and counts of texts.
 
 Left out: the bars of downloads, which are `huggingface_hub`'s own.
 """
 
+import io
 import sys
 import time
 from typing import Any, NamedTuple
@@ -10,11 +11,11 @@ from typing import Any, NamedTuple
 from datasets.utils import tqdm
 
 
-LINE_SECONDS = 10.0  # from line to line where nobody watches: in a log, a pipe, a job's output
+LINE_SECONDS = 10.0  # between two lines in a log, a pipe, or the output of a job
 
 
 class Counts(NamedTuple):
-    """What was in some texts."""
+    """Counts of texts that were embedded."""
 
     documents: int = 0
     tokens: int = 0
@@ -23,67 +24,60 @@ class Counts(NamedTuple):
     """Missing texts."""
 
     blank: int = 0
-    """Texts that are there and have no token."""
+    """Texts that are empty or whitespace alone, or have no token."""
 
     truncated: int = 0
-    """Texts of more tokens than the model has positions, of which the end was left out."""
+    """Texts with more tokens than the model has positions, whose end was dropped."""
+
+    dropped: int = 0
+    """Missing and blank texts whose rows were dropped; they are not among the documents."""
 
     def plus(self, other: "Counts") -> "Counts":
-        """Return the counts of both."""
+        """Return the sums of both."""
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class Bar(tqdm):
-    """`tqdm` with its arguments; without a terminal a line every ten seconds, and none of what is done sooner."""
-
-    last_print_t: float
-    last_print_n: float
+    """`tqdm`; without a terminal a line every ten seconds, and none for work that ends sooner."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         file = options.get("file") or sys.stderr
-        # A notebook has no terminal either, and draws bars of its own.
-        self._by_lines = "ipykernel" not in sys.modules and not file.isatty()
-        if self._by_lines:
-            options |= {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS, "miniters": 1}
+        # A notebook is no terminal either, and draws bars of its own.
+        if "ipykernel" not in sys.modules and not file.isatty():
+            options |= {"file": _Lines(file), "mininterval": LINE_SECONDS}
         super().__init__(*args, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None, **options: Any) -> Any:
-        """Draw the bar, or write the next line; a notebook's bar has more options."""
-        if not self._by_lines:
-            return super().display(msg, pos, **options)
-        self.fp.write(f"{str(self) if msg is None else msg}\n")
-        self.fp.flush()
-        return True
 
-    def refresh(self, *args: Any, **options: Any) -> Any:
-        """Draw the bar anew, or write a line if it is time for one."""
-        if not self._by_lines:
-            return super().refresh(*args, **options)
-        now = self._time()
-        if not self.disable and now >= max(self.start_t + self.delay, self.last_print_t + self.mininterval):
-            self.display()
-            self.last_print_t, self.last_print_n = now, self.n
-        return True
+class _Lines(io.TextIOBase):
+    """Takes what `tqdm` draws, and writes a line of it every ten seconds and at the end."""
 
-    def close(self) -> None:
-        """Leave the bar as it is; where lines were written, the last one says how it ended."""
-        if getattr(self, "_by_lines", False) and not self.disable:
-            if self.leave and self.last_print_t >= self.start_t + self.delay and self.n > self.last_print_n:
-                self.display()
-            self.last_print_t = self.start_t  # so that tqdm has nothing left to draw
-        super().close()
+    def __init__(self, file: Any) -> None:
+        self._file, self._last, self._unwritten, self._began = file, time.monotonic(), "", False
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            self._unwritten = text.strip()
+        due = time.monotonic() >= self._last + LINE_SECONDS
+        ends = text == "\n" and self._began  # `tqdm` writes this when it closes a bar
+        if self._unwritten and (due or ends):
+            self._file.write(f"{self._unwritten}\n")
+            self._file.flush()
+            self._last, self._unwritten, self._began = time.monotonic(), "", True
+        return len(text)
 
 
 class Progress:
-    """A bar that counts documents, with tokens and MB of text a second; afterwards the totals.
+    """A bar that counts documents, with tokens and MB of text per second; afterwards the totals.
 
     Args:
-        total: Number of documents, where it is known.
+        total: Number of documents, if known.
         hidden: Whether to count without a bar.
     """
 
     def __init__(self, total: int | None = None, *, hidden: bool = False) -> None:
         self.counts, self.resumed, self.seconds = Counts(), 0, 0.0
+        self.warnings: list[str] = []
+        """What `embed_dataset` has to say about missing, blank, dropped and truncated texts."""
         self._began = time.perf_counter()
         self._bar = Bar(total=total, desc="Embedding", unit=" documents", disable=hidden)
 
@@ -101,7 +95,7 @@ class Progress:
         self._bar.update(documents)
 
     def summary(self) -> str:
-        """Return the totals as a sentence, of a megabyte and more with the speed: of less it is that of the start."""
+        """Return the totals as a sentence; with the speed from a megabyte on, as less only measures the start."""
         tokens, megabytes = self.counts.tokens, self.counts.text_bytes / 1e6
         size = f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.1f} kB"
         done = f"{tokens:,} tokens and {size} of text in {self.seconds:.1f} s"
@@ -110,6 +104,6 @@ class Progress:
         return f"{done}: {tokens / self.seconds:,.0f} tokens/s, {megabytes / self.seconds:.3g} MB/s."
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop the clock and leave the bar as it is."""
         self.seconds = time.perf_counter() - self._began
         self._bar.close()
