@@ -29,7 +29,6 @@ transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -399,7 +398,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         offsets: torch.Tensor | Any,
         overflow: Literal["truncate", "windows"] = "truncate",
         pooling: Literal["mean", "weighted"] | None = None,
-        row_sums: Callable[..., torch.Tensor] | None = None,
+        table: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Embed documents of uneven length, given as one flat id array, each as the mean of its vectors.
 
@@ -417,8 +416,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 every token and begins again at position 0 every `n_positions` tokens.
             pooling: `"mean"`, or `"weighted"` by `token_weights`: the sum of weight times vector over the sum of
                 weights. None takes `config.pooling`.
-            row_sums: Sums the token rows in place of `wte`, from a copy in another form, given checked ids, offsets
-                and weights or None.
+            table: A copy of `wte.weight` to sum rows of: in float16, or uint8 rows as
+                `torch.ops.quantized.embedding_bag_byte_prepack` returns them. None sums `wte` itself.
 
         Returns:
             Means of shape `(n_documents, n_embd)` in the dtype of `wte`; an empty document is a zero vector.
@@ -440,9 +439,10 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             input_ids, offsets = _cut_bags(input_ids, offsets, n_positions)
         lengths = offsets.diff()  # (n_documents,)
         weights = self._weigh(input_ids, weighted)  # (n_tokens,)
-        sums = (row_sums or self._sum_token_rows)(
-            input_ids, offsets, weights
-        )  # (n_documents, word_embed_proj_dim or n_embd)
+        if table is None:
+            sums = self._sum_token_rows(input_ids, offsets, weights)  # (n_documents, word_embed_proj_dim or n_embd)
+        else:
+            sums = sum_rows(table, input_ids, offsets, weights=weights).float()
         if self.config.token_scale != 1:
             sums = sums * self.config.token_scale
         if self.project_in is not None:
@@ -1202,7 +1202,18 @@ def sum_rows(
     sparse: bool = False,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum the rows of each document, `(n_documents, n_embd)`: in the dtype of the table, for float16 in float32."""
+    """Sum the rows of each document, `(n_documents, n_embd)`.
+
+    In the dtype of the table; in float32 for float16 and for the uint8 rows of `embedding_bag_byte_prepack`.
+    """
+    if weights is not None:
+        weights = weights.to(torch.float32 if table.dtype == torch.uint8 else table.dtype)
+    sums: torch.Tensor
+    if table.dtype == torch.uint8:
+        sums = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+            table, ids, offsets.to(ids.dtype), False, 0, False, weights, None, True
+        )
+        return sums
     if table.dtype == torch.float16 and len(ids):
         # A float16 sum ends at 65,504: short runs are summed in it, the runs of a document in float32.
         lengths = offsets.diff()

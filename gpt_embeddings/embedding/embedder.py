@@ -1,17 +1,18 @@
-"""One object for texts to vectors: `encode` a list, or give the object itself to `map()`.
+"""`Embedder`: a model and its tokenizer as one object that turns texts into vectors.
 
-Texts become flat ids, ids become vectors (`GPTEmbeddingsModel.embed_bags`), and vectors become an Arrow column over
-the same memory: no padding, no vector per token, no Python float. An embedder travels to other processes as a
-reference to its weights, and is hashed by what it holds.
+Three steps: texts are tokenized to flat ids and offsets, ids are pooled to a numpy array of vectors, and vectors are
+returned as they are (`encode`) or as an Arrow column over the same memory (`map`). There is no padding, no vector per
+token and no Python float on the way.
 
-Left out: running over a dataset, which is `map()`'s business or that of `gpt_embeddings.embedding.dataset`; the forms
-that a table can be summed in (`quantized_table`) and a vector stored in (`quantization`).
+Left out: running over a whole dataset (`dataset`), quantized tables (`quantized_table`), the arithmetic of int8 and
+binary vectors (`quantization`).
 """
 
-import hashlib
-import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -27,13 +28,22 @@ from datasets.formatting.formatting import LazyBatch
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_int8
-from gpt_embeddings.embedding.quantized_table import QuantizedTable, TableDtype, pack_once
-from gpt_embeddings.embedding.shared_weights import SharedWeights, can_share, hash_weights, open_shared, share
+from gpt_embeddings.embedding.provenance import Provenance
+from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_float32, to_int8
+from gpt_embeddings.embedding.quantized_table import FEW_IDS, QuantizedTable, TableDtype, find_quantized
+from gpt_embeddings.embedding.shared_weights import (
+    SharedWeights,
+    check_in_memory,
+    hash_weights,
+    is_unchanged,
+    open_shared,
+    share,
+)
 from gpt_embeddings.progress import Bar, Counts
-from gpt_embeddings.text.columns import check_column, take_column
+from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
 from gpt_embeddings.text.special_tokens import find_special_tokens
 from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
@@ -43,25 +53,18 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 Pooling: TypeAlias = Literal["mean", "weighted", "last", "none"]
 Overflow: TypeAlias = Literal["truncate", "windows"]
+Ids: TypeAlias = npt.NDArray[np.int32]
+Offsets: TypeAlias = npt.NDArray[np.int64]
 
-MIN_THREAD_TOKENS = 2**15  # less is not worth a thread
+MIN_THREAD_TOKENS = 2**15  # fewer are not worth a thread
 LONG_LIST = 50_000  # texts from which on `encode` shows a bar
-BLOCK_TEXTS = 8192  # of a long list at a time
-OPTIONS = (
-    "column",
-    "output_column",
-    "pooling",
-    "normalize",
-    "overflow",
-    "dtype",
-    "truncate_dim",
-    "ranges",
-    "weights",
-)
+BLOCK_TEXTS = 8192  # of a long list, embedded at a time
+CHECK_SECONDS = 0.1  # between two checks of a whole quantized table, which take 2 ms, while batches follow each other
+OPTIONS = ("column", "output_column", "pooling", "normalize", "overflow", "dtype", "truncate_dim", "ranges", "weights")
 
 
 class Embedder:
-    """Texts to vectors: of a list, of a column by `map(..., batched=True)`, of a step in scikit-learn's `Pipeline`.
+    """Turn texts into vectors: a list, a column in `map(..., batched=True)`, a step in scikit-learn's `Pipeline`.
 
     >>> from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
     >>> embedder = Embedder(GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16)), load_tokenizer())
@@ -69,35 +72,35 @@ class Embedder:
     ((2, 16), (16,))
 
     `map` takes it on `Dataset`, `DatasetDict` and `IterableDataset`, with `num_proc`, and with the format None,
-    `"arrow"`, `"numpy"` or `"torch"` set on the dataset. It hashes by content (weights, tokenizer and options), so
-    that the cache of `datasets` hits in another process and misses after training. Its pickle refers to the weights
-    instead of holding them: it can be loaded for as long as the process that made it lives.
+    `"arrow"`, `"numpy"` or `"torch"` set on the dataset. Its hash depends on its content (weights, tokenizer and
+    options), so the cache of `datasets` hits in another process and misses after training. Its pickle refers to the
+    weights instead of holding them, and can be loaded as long as the process that made it lives.
 
-    A missing (null) or empty text gives a zero vector, with `pooling="none"` an empty list.
+    A missing (null) or empty text has a zero vector; with `pooling="none"` an empty list.
 
     Args:
-        model: The model; dropout is not applied, in training mode neither.
-        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        model: The model. Dropout is never applied.
+        tokenizer: A fast tokenizer with no more entries than the model.
         column: The column of texts.
         output_column: The column to add.
-        pooling: `"mean"` of all token vectors of a text, their mean `"weighted"` by the model's `token_weights`, the
-            `"last"` of them, or `"none"`: all of them, as a list. None is the model's own, `config.pooling`.
-        normalize: Whether vectors are scaled to length 1, so that their inner product is the cosine. Zero vectors
-            stay as they are.
-        overflow: What happens to tokens past `n_positions`: `"truncate"` leaves them out, `"windows"` keeps all and
-            begins again at position 0 every `n_positions` tokens.
-        dtype: What vectors are stored in: `"float32"`, `"float16"`, `"int8"` or `"binary"` (8 dimensions to a byte),
-            as `sentence_transformers.quantize_embeddings` has them; sums are float32 in any case.
-        truncate_dim: How many dimensions to keep, from the first; they are cut off before vectors are normalised.
-        ranges: For int8 the least and the largest value of each dimension, `(2, dim)`; `calibrate` finds them.
-        weights: What the token table is summed from, for `"mean"` and `"weighted"`. None sums it as it is stored: a
-            table of int8 rows in int8, others in their own dtype. `"float16"` and `"int8"` make a copy of any table,
-            which is faster and not the same: `weights_error` says by how much. `"float32"` makes none.
+        pooling: `"mean"` of a text's token vectors, their mean `"weighted"` by the model's `token_weights`, the
+            `"last"` one, or `"none"`: all of them, as a list. None means the model's own, `config.pooling`.
+        normalize: Whether to scale vectors to length 1, so that their inner product is the cosine. Zero vectors stay
+            zero.
+        overflow: What to do with tokens past `n_positions`: `"truncate"` drops them, `"windows"` keeps all and starts
+            again at position 0 every `n_positions` tokens.
+        dtype: How vectors are stored: `"float32"`, `"float16"`, `"int8"` or `"binary"` (8 dimensions in a byte), as in
+            `sentence_transformers.quantize_embeddings`. Sums are always in float32.
+        truncate_dim: How many dimensions to keep, from the first; cut before vectors are normalized.
+        ranges: For int8, the smallest and the largest value of each dimension, `(2, dim)`; `calibrate` finds them.
+        weights: The dtype in which the token table is summed for `"mean"` and `"weighted"`. None sums it as it is
+            stored: int8 rows in int8, others in their own dtype. `"float16"` and `"int8"` quantize any table, which
+            is faster and less exact (`weights_error`). `"float32"` quantizes none.
 
     Raises:
         TypeError: The model is not a `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
-        ValueError: An option is unknown, the model has no token weights to pool by, or the tokenizer can give ids that
-            the model does not have.
+        ValueError: An option is unknown, the model has no token weights to pool by, its weights are not in memory, or
+            the tokenizer has more entries than the model.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Embedder:
     ) -> None:
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
+        check_in_memory(model)
         check_fast(tokenizer)
         pooling = model.config.pooling if pooling is None else pooling
         for name, value, known in (
@@ -128,8 +132,13 @@ class Embedder:
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.")
         n_embd = model.config.n_embd
-        if truncate_dim is not None and (type(truncate_dim) is not int or not 1 <= truncate_dim <= n_embd):
-            raise ValueError(f"`truncate_dim` must be None or from 1 to `n_embd` = {n_embd}, got {truncate_dim!r}.")
+        if truncate_dim is not None:
+            is_integer = isinstance(truncate_dim, (int, np.integer)) and not isinstance(truncate_dim, bool)
+            if not (is_integer and 1 <= truncate_dim <= n_embd):
+                raise ValueError(
+                    f"`truncate_dim` must be None or from 1 to `n_embd` = {n_embd}, got {truncate_dim!r}."
+                )
+            truncate_dim = int(truncate_dim)
         check_vocabulary(tokenizer, model.config.vocab_size)
         if pooling == "weighted" and model.token_weights is None:
             raise ValueError(
@@ -139,10 +148,10 @@ class Embedder:
             raise ValueError(f"`column` and `output_column` are both {column!r}; name another output column.")
         self.model, self.tokenizer = model, tokenizer
         self.column, self.output_column = column, output_column
-        self.pooling, self.normalize, self.overflow, self.dtype = pooling, normalize, overflow, dtype
+        self.pooling, self.normalize, self.overflow, self.dtype = pooling, bool(normalize), overflow, dtype
         self.truncate_dim, self.weights = truncate_dim, weights
         self.ranges = None if ranges is None else check_ranges(ranges, self.dim)
-        self._packed: tuple[Any, QuantizedTable | None] | None = None
+        self._checked = 0.0  # when the whole quantized table was last compared with the model's
 
     @classmethod
     def from_pretrained(
@@ -152,9 +161,9 @@ class Embedder:
 
         Args:
             name: Folder or Hub name: a model of ours, any GPT checkpoint with absolute positions, or a static model of
-                model2vec or sentence-transformers; None is the English table that comes with the package.
-            tokenizer: Folder or Hub name; None takes the model's own where it has one, else GPT-2's.
-            options: Those of [`Embedder`].
+                model2vec or sentence-transformers. None means the bundled English table.
+            tokenizer: Folder or Hub name. None means the model's own or, if it has none, GPT-2's.
+            options: The options of [`Embedder`].
 
         Raises:
             OSError: There is no such model or tokenizer.
@@ -163,7 +172,7 @@ class Embedder:
         return cls(*load_model_and_tokenizer(None if name is None else os.fspath(name), tokenizer), **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save model and tokenizer, for this and every other loader; options are the caller's and not saved."""
+        """Save model and tokenizer for this and every other loader; the options are not saved."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_model_and_tokenizer(Path(folder), self.model, self.tokenizer)
 
@@ -180,7 +189,7 @@ class Embedder:
 
     @property
     def width(self) -> int:
-        """Numbers that a vector is stored in: `dim`, of binary ones an eighth."""
+        """How many numbers store a vector: `dim`, or an eighth of it for binary ones."""
         return -(-self.dim // 8) if self.dtype == "binary" else self.dim
 
     @property
@@ -196,88 +205,96 @@ class Embedder:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options, as JSON has them; another embedder can be made with them."""
+        """The options, JSON-serializable; `Embedder(model, tokenizer, **options)` makes an equal embedder."""
         ranges = None if self.ranges is None else self.ranges.tolist()
         return {name: getattr(self, name) for name in OPTIONS} | {"ranges": ranges}
 
-    @property
-    def digest(self) -> str:
-        """A name for all that decides the result: weights, tokenizer and options."""
-        key = json.dumps([self.weights_digest, tokenizer_digest(self.tokenizer), self.options])
-        return hashlib.sha256(key.encode()).hexdigest()
+    def with_options(self, **options: Any) -> "Embedder":
+        """Return an embedder of the same model and tokenizer with some options changed."""
+        return Embedder(self.model, self.tokenizer, **{**self.options, **options})
+
+    def provenance(self, model_name: str | None = None) -> Provenance:
+        """Return what decides the vectors, to be stored with them.
+
+        Args:
+            model_name: Folder or Hub name of the model.
+        """
+        return Provenance(
+            model=model_name,
+            weights=hash_weights(self.model),
+            tokenizer=tokenizer_digest(self.tokenizer),
+            n_embd=self.model.config.n_embd,
+            options=self.options,
+            version=version("gpt-embeddings"),
+        )
 
     @property
-    def weights_digest(self) -> str:
-        """A name for the model's configuration and weights."""
-        return hash_weights(self.model)
+    def digest(self) -> str:
+        """A digest of everything that decides the result: weights, tokenizer and options."""
+        return self.provenance().digest
 
     @property
     def weights_error(self) -> float:
         """The largest error of an entry of the table that is summed, as a share of the largest entry of its row."""
         with torch_threads(1 if was_forked() else None):
-            packed = self._quantized_table()
-        return 0.0 if packed is None else packed.error
+            table = self._quantized_table(None)
+        return 0.0 if table is None else table.error
 
     def encode(self, texts: Any, *, show_progress_bar: bool | None = None) -> npt.NDArray[Any]:
-        """Embed a text or a list of texts, outside of any dataset.
+        """Embed a text or a list of texts.
 
         Args:
-            texts: A string, a sequence of them, or a column: of Arrow, numpy, pandas or polars. A missing text (None)
-                has a zero vector.
+            texts: A string, a sequence of strings, or a column of Arrow, numpy, pandas or polars. A missing text has
+                a zero vector.
             show_progress_bar: Whether to show one; None shows it for long lists.
 
         Returns:
-            Vectors of shape `(len(texts), width)`, of one string `(width,)`; `width` is `dim` but for binary ones.
-            With `pooling="none"` of shape `(n_tokens, width)`, the texts one after the other.
+            Vectors of shape `(len(texts), width)`, for one string `(width,)`; `width` is `dim` except for binary ones.
+            With `pooling="none"` of shape `(n_tokens, width)`, one text after the other.
 
         Raises:
-            TypeError: A text is not a string; the message names its index.
+            TypeError: A text is not a string; the message has its index.
             ValueError: A text is not valid Unicode.
         """
         if isinstance(texts, str):
-            vectors = self._vectors(*self._encode([texts])[:2], 1)[0]
+            vectors = self._embed([texts])[0]
             return vectors if self.pooling == "none" else vectors[0]
         column = as_texts(texts)
-        shown = len(column) >= LONG_LIST if show_progress_bar is None else show_progress_bar
-        if len(column) <= BLOCK_TEXTS and not shown:
-            return self._embed_texts(column, n_cores())[0]
-        blocks = range(0, len(column), BLOCK_TEXTS)
-        bar = Bar(blocks, desc="Embedding", unit=f" x {BLOCK_TEXTS} texts", disable=not shown)
+        hidden = len(column) < LONG_LIST if show_progress_bar is None else not show_progress_bar
+        starts = range(0, max(1, len(column)), BLOCK_TEXTS)
+        bar = Bar(total=len(starts), desc="Embedding", unit=f" x {BLOCK_TEXTS} texts", disable=hidden)
         parts = []
-        for i in bar:
-            try:
-                parts.append(self._embed_texts(column[i : i + BLOCK_TEXTS], n_cores())[0])
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"Counted from text {i}: {error}") from error
-        return np.concatenate(parts) if parts else self._embed_texts(column, 1)[0]
+        with bar:
+            for i in starts:
+                parts.append(self._embed(column[i : i + BLOCK_TEXTS], partial(_name_text, i))[0])
+                bar.update()
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def similarity(self, a: Any, b: Any) -> Any:
-        """Return cosines, as floats: one of two texts, `(n, m)` of two lists.
+        """Return cosine similarities in float32: a number for two texts, `(n, m)` for two lists.
 
         Args:
-            a: A text, texts, or vectors in float32 or float16 that `encode` gave.
+            a: A text, texts, or vectors that `encode` of this embedder has returned. int8 vectors are compared by the
+                values of their steps, binary ones by their signs.
             b: The same.
+
+        Raises:
+            ValueError: Vectors are int8, but the embedder's dtype is neither int8 nor binary.
         """
-        units = []
-        for given in (a, b):
-            vectors = given
-            if not (isinstance(given, np.ndarray) and given.dtype.kind == "f"):
-                vectors = self._copy(dtype="float32").encode(given)
-            length = np.linalg.norm(vectors.astype(np.float32), axis=-1, keepdims=True)
-            units.append(vectors / np.where(length > 0, length, 1))
-        found = units[0] @ units[1].T
-        return float(found) if np.ndim(found) == 0 else found
+        one, two = self._to_floats(a), self._to_floats(b)
+        cosines = unit_rows(np.atleast_2d(one)) @ unit_rows(np.atleast_2d(two)).T
+        cosines = cosines.reshape(one.shape[:-1] + two.shape[:-1])
+        return float(cosines) if cosines.ndim == 0 else cosines
 
     def calibrate(self, texts: Any) -> Self:
-        """Find the `ranges` of int8 on some thousands of texts of the kind that will be embedded; return self."""
-        vectors = self._copy(dtype="float32").encode(texts)
+        """Find the `ranges` of int8 from some thousands of texts like those to be embedded; return self."""
+        vectors = self.with_options(dtype="float32").encode(texts)
         if len(vectors) < 2:
-            raise ValueError(f"Ranges are found on at least 2 texts, got {len(vectors)}.")
+            raise ValueError(f"`calibrate` needs at least 2 texts, got {len(vectors)}.")
         self.ranges = find_ranges(vectors)
         return self
 
-    # As scikit-learn's pipelines want a step: there is nothing to fit, so that a clone is the object itself.
+    # A step of scikit-learn's pipelines: there is nothing to fit, so a clone is the object itself.
 
     def fit(self, texts: Any, y: Any = None) -> Self:
         """Return self."""
@@ -303,21 +320,15 @@ class Embedder:
         texts = InputTags(one_d_array=True, two_d_array=False, string=True)
         return Tags(None, TargetTags(required=False), TransformerTags(), requires_fit=False, input_tags=texts)
 
-    def _copy(self, **options: Any) -> "Embedder":
-        """Return an embedder of the same model with other options."""
-        return Embedder(self.model, self.tokenizer, **{**self.options, **options})
-
     def __call__(self, batch: Any) -> Any:
         """Add the vectors to a batch from `map(..., batched=True)`.
 
         Args:
-            batch: What `datasets` hands over: a `pa.Table` under the format `"arrow"`; otherwise a dictionary of
-                columns.
+            batch: What `datasets` passes: a `pa.Table` under the format `"arrow"`, otherwise a dictionary of columns.
 
         Returns:
-            A table with one column more; or the new column as `{output_column: vectors}`. A lazy batch, which is what
-            `Dataset.map` gives under no format, receives the column in place as Arrow data, and nothing remains to
-            be returned but `{}`.
+            A table with one more column; or the new column as `{output_column: vectors}`. A lazy batch, which
+            `Dataset.map` passes if no format is set, gets the column as Arrow data in place, and `{}` is returned.
 
         Raises:
             TypeError: The column or one of its values is not a string; the message names column and row.
@@ -337,23 +348,23 @@ class Embedder:
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
-        vectors, starts = self._embed_named(list(texts), n_cores())[:2]
+        vectors, starts, _ = self._embed(list(texts), self._name_rows(None), every_call=False)
         if starts is None:
             return {self.output_column: vectors}
         return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Only a whole pickle has all of a model with an adapter.
-        source = share(self.model, self.weights_digest) if can_share(self.model) else self.model
+        # A model with an adapter or a hook is pickled whole: its state does not say all about it.
+        source = share(self.model) if is_unchanged(self.model) else self.model
         return _load, (source, self.tokenizer, self.options)
 
     def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, Counts]:
-        """Return a table with the vectors as one more column, and what was in the texts.
+        """Return a table with the vectors as one more column, and the counts of its texts.
 
         Args:
             table: A batch.
-            n_threads: Number of threads that share in it.
-            first_row: Which row of the dataset the batch begins with, for errors.
+            n_threads: Number of threads.
+            first_row: The row of the dataset at which the batch begins, for errors.
         """
         column, counts = self._embed_column(table, n_threads, first_row)
         if self.output_column in table.column_names:
@@ -361,128 +372,111 @@ class Embedder:
         return table.append_column(self.output_column, column), counts
 
     def warnings(self, counts: Counts) -> list[str]:
-        """Return sentences on texts that got no vector of their own, or one of their beginning alone.
+        """Return warnings about missing, blank, dropped and truncated texts.
 
         Args:
-            counts: What was in the texts that it embedded.
+            counts: The counts of the texts that were embedded.
         """
-        zero = "they have no vectors" if self.pooling == "none" else "their vectors are zero"
-        framed = bool(find_special_tokens(self.tokenizer))
-        none = [f"{counts.nulls:,} missing (null)"] * (counts.nulls > 0)
-        none += [f"{counts.blank:,} blank"] * (counts.blank > 0 and not framed)
-        said = [f"{' and '.join(none)}: {zero}."] if none else []
-        if counts.blank and framed:
-            said.append(f"{counts.blank:,} blank: they have the vectors of the tokenizer's own tokens.")
+        zero = "they have no vectors" if self.pooling == "none" else "the vectors of missing and empty texts are zero"
+        found = [f"{counts.nulls:,} are missing (null)"] * (counts.nulls > 0)
+        found += [f"{counts.blank:,} are blank"] * (counts.blank > 0)
+        said = [f"{' and '.join(found)}: {zero}. `drop_empty=True` (--drop-empty) drops them."] if found else []
+        if counts.dropped:
+            said.append(f"{counts.dropped:,} were missing or blank and have been dropped.")
         if counts.truncated:
             limit = f"{self.model.config.n_positions:,} tokens"
-            said.append(f"{counts.truncated:,} cut at {limit}; overflow 'windows' takes all of a text.")
-        return [f"Of {counts.documents:,} texts {sentence}" for sentence in said]
+            said.append(f"{counts.truncated:,} were truncated at {limit}; overflow 'windows' keeps all tokens.")
+        return [f"Of {counts.documents + counts.dropped:,} texts {sentence}" for sentence in said]
+
+    # Tokenize, pool, convert ------------------------------------------------------------------------------------
+
+    def _embed(
+        self,
+        texts: Texts,
+        name: Callable[[int], str] = "Text {}".format,
+        n_threads: int | None = None,
+        *,
+        every_call: bool = True,
+    ) -> tuple[npt.NDArray[Any], Offsets | None, Counts]:
+        """Return vectors, for `pooling="none"` also the offset of each text among them, and the counts of the texts.
+
+        `name` is what an error calls a text, by its index; `every_call` is that of `_quantized_table`.
+        """
+        try:
+            input_ids, offsets, counts = self._tokenize(texts)
+        except (TypeError, ValueError) as error:
+            index = getattr(error, "index", None)
+            if index is None:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{name(index)} {str(error).removeprefix(f'Text {index} ')}") from error
+        vectors, starts = self._pool(input_ids, offsets, n_threads or n_cores(), every_call)
+        return vectors, starts, counts
 
     def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, Counts]:
+        """Return the vectors of a table's texts as an Arrow column, and the counts of the texts."""
         texts = take_column(table, self.column)
-        vectors, starts, counts = self._embed_named(texts, n_threads, first_row)
+        vectors, starts, counts = self._embed(texts, self._name_rows(first_row), n_threads, every_call=False)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
         if starts is not None:
             values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
-        text_bytes = int(pc.sum(pc.binary_length(texts)).as_py() or 0)
-        return values, counts._replace(text_bytes=text_bytes)
+        return values, counts._replace(text_bytes=int(pc.sum(pc.binary_length(texts)).as_py() or 0))
 
-    def _embed_named(
-        self, texts: Texts, n_threads: int, first_row: int | None = None
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, Counts]:
-        """Do as `_embed_texts`, with errors that name column and row."""
-        try:
-            return self._embed_texts(texts, n_threads)
-        except (TypeError, ValueError) as error:
-            row = getattr(error, "index", None)
-            where = f"Column {self.column!r}"
-            if row is not None:
-                where += f", row {row} of the batch" if first_row is None else f", row {first_row + row}"
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{where}: {error}") from error
+    def _name_rows(self, first_row: int | None) -> Callable[[int], str]:
+        of_batch = " of the batch" if first_row is None else ""
+        return lambda row: f"Column {self.column!r}, row {(first_row or 0) + row}{of_batch}"
 
-    def _embed_texts(
-        self, texts: Texts, n_threads: int
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, Counts]:
-        """Return vectors, with `pooling="none"` also where each text begins among them, and what was in the texts."""
+    def _tokenize(self, texts: Texts) -> tuple[Ids, Offsets, Counts]:
+        """Return flat ids and offsets, with the special tokens of the tokenizer, and the counts of the texts."""
         texts, missing = fill_missing(texts)
-        input_ids, offsets, counts = self._encode(texts, missing)
-        return *self._vectors(input_ids, offsets, n_threads), counts
-
-    def _encode(
-        self, texts: Texts, missing: npt.NDArray[np.bool_] | None = None
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Counts]:
-        """Return flat ids and offsets, with what the tokenizer puts around a text, and what was in the texts."""
         input_ids, offsets = encode_flat(texts, self.tokenizer, add_special_tokens=False)
-        special, lengths, n_positions = (
-            find_special_tokens(self.tokenizer),
-            np.diff(offsets),
-            self.model.config.n_positions,
-        )
+        special, lengths = find_special_tokens(self.tokenizer), np.diff(offsets)
+        limit = self.model.config.n_positions if self.overflow == "truncate" else None
         nulls = 0 if missing is None else int(missing.sum())
         counts = Counts(
             documents=len(lengths),
             tokens=len(input_ids),
             nulls=nulls,
-            blank=int((lengths == 0).sum()) - nulls,
-            truncated=int((lengths + len(special) > n_positions).sum()) if self.overflow == "truncate" else 0,
+            blank=int((find_blank(texts) | (lengths == 0)).sum()) - nulls,
+            truncated=0 if limit is None else int((lengths + len(special) > limit).sum()),
         )
-        limit = n_positions if special and self.overflow == "truncate" else None
-        return *special.add_to(input_ids, offsets, max_length=limit, bare=missing), counts
+        if special:
+            input_ids, offsets = special.add_to(input_ids, offsets, max_length=limit, bare=missing)
+        return input_ids, offsets, counts
 
-    def _vectors(
-        self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
-        if self.pooling in ("mean", "weighted"):
-            return self._means(input_ids, offsets, n_threads), None
-        with torch.inference_mode(), torch_threads(1 if was_forked() else None):
-            vectors, starts = self._token_vectors(input_ids, offsets)
-            return self._finish(vectors), starts
+    def _pool(
+        self, input_ids: Ids, offsets: Offsets, n_threads: int, every_call: bool
+    ) -> tuple[npt.NDArray[Any], Offsets | None]:
+        """Return vectors, `(n_texts, width)`; for `pooling="none"` of all tokens, with the offset of each text.
 
-    def _means(
-        self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], n_threads: int
-    ) -> npt.NDArray[Any]:
-        """Return means, the documents shared out among threads of our own with about as many tokens each.
-
-        torch's own threads would share out each small step; they wait for each other busily, which costs more than
-        the sums themselves as soon as another process runs.
+        Means are computed by threads of our own, each on documents of about as many tokens. torch's threads would
+        share each small step, and waiting for each other costs them more than the sums as soon as another process
+        runs.
         """
+        check_in_memory(self.model)
+        if self.pooling in ("last", "none"):
+            with torch.inference_mode(), torch_threads(1 if was_forked() else None):
+                vectors, starts = self._token_vectors(input_ids, offsets)
+                return self._store(vectors), starts
         n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
         cuts = np.searchsorted(offsets, np.linspace(0, len(input_ids), n_threads + 1)[1:-1]).tolist()
-        bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
+        pooling: Any = self.pooling
 
-        pooling: Literal["mean", "weighted"] = "weighted" if self.pooling == "weighted" else "mean"
-
-        def run(bound: tuple[int, int]) -> npt.NDArray[Any]:
-            with torch.inference_mode():  # for this thread
-                own = offsets[bound[0] : bound[1] + 1]
-                return self._finish(self.model.embed_bags(input_ids, own, self.overflow, pooling, packed))
+        def mean(bounds: tuple[int, int]) -> npt.NDArray[Any]:
+            with torch.inference_mode():  # in each thread
+                part = offsets[bounds[0] : bounds[1] + 1]
+                return self._store(self.model.embed_bags(input_ids, part, self.overflow, pooling, table))
 
         with torch_threads(1):
-            packed = self._quantized_table()  # by whoever comes first, and seen by `run`
+            quantized = self._quantized_table(input_ids, every_call)
+            table = None if quantized is None else quantized.rows
+            bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
             if n_threads == 1:
-                return run(bounds[0])
-            return np.concatenate(list(thread_pool().map(run, bounds)))
+                return mean(bounds[0]), None
+            return np.concatenate(list(thread_pool().map(mean, bounds))), None
 
-    def _finish(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
-        vectors = vectors[:, : self.dim]
-        if self.normalize:
-            vectors = F.normalize(vectors.float(), dim=-1)
-        if self.dtype == "binary":
-            return to_binary(vectors.float().cpu().numpy())
-        if self.dtype == "int8":
-            if self.ranges is None:
-                raise ValueError(
-                    "int8 needs the range of each dimension: call `calibrate(texts)` on some thousands of your texts, "
-                    "or give `ranges`."
-                )
-            return to_int8(vectors.float().cpu().numpy(), self.ranges)
-        return vectors.to("cpu", getattr(torch, self.dtype)).contiguous().numpy()
-
-    def _token_vectors(
-        self, input_ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
-    ) -> tuple[torch.Tensor, npt.NDArray[np.int64] | None]:
-        """Return the last token's vector of each text, or every token's and where each text begins among them."""
+    def _token_vectors(self, input_ids: Ids, offsets: Offsets) -> tuple[torch.Tensor, Offsets | None]:
+        """Return the last token's vector of each text, or every token's and the offset of each text."""
         n_positions = self.model.config.n_positions
         starts, lengths = offsets[:-1], np.diff(offsets)
         kept = np.minimum(lengths, n_positions) if self.overflow == "truncate" else lengths
@@ -501,22 +495,54 @@ class Embedder:
         result[torch.from_numpy(some).to(vectors.device)] = vectors
         return result, None
 
-    def _quantized_table(self) -> QuantizedTable | None:
-        """Return what token rows are summed from in place of `wte`, made anew when the table has changed."""
-        table = self.model.wte.weight
-        seen = _seen(table)
-        if self._packed is None or self._packed[0] != seen or seen[1] is None:
-            packed = pack_once(table, self.weights, seen) if can_share(self.model) else None
-            self._packed = (seen, packed)
-        return self._packed[1]
+    def _quantized_table(self, input_ids: Ids | None, every_call: bool = True) -> QuantizedTable | None:
+        """Return a quantized copy of `wte` to sum rows of, made again if the table has changed; None sums `wte`.
+
+        A call compares the rows of its few ids with the table, or the whole table where ids are many. That takes
+        2 ms, so without `every_call` it happens every tenth of a second, and a sample of the ids is compared between.
+        """
+        if not is_unchanged(self.model):
+            return None
+        if not every_call and input_ids is not None and len(input_ids) > FEW_IDS:
+            now = time.monotonic()
+            if now < self._checked + CHECK_SECONDS:
+                input_ids = input_ids[:: len(input_ids) // FEW_IDS + 1]
+            else:
+                self._checked = now
+        return find_quantized(self.model.wte.weight, self.weights, input_ids)
+
+    def _store(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
+        """Truncate, normalize and convert vectors to their dtype."""
+        vectors = vectors[:, : self.dim]
+        if self.normalize:
+            vectors = F.normalize(vectors.float(), dim=-1)
+        if self.dtype == "binary":
+            return to_binary(vectors.float().cpu().numpy())
+        if self.dtype == "int8":
+            if self.ranges is None:
+                raise ValueError(
+                    "int8 needs the range of each dimension: call `calibrate(texts)` on some thousands of your texts, "
+                    "or give `ranges`."
+                )
+            return to_int8(vectors.float().cpu().numpy(), self.ranges)
+        return vectors.to("cpu", getattr(torch, self.dtype)).contiguous().numpy()
+
+    def _to_floats(self, given: Any) -> npt.NDArray[Any]:
+        """Return vectors in float32 of what `similarity` is given."""
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in "fi":
+            return self.with_options(dtype="float32").encode(given)
+        if given.dtype.kind == "f":
+            return to_float32(given, "float32", self.dim, None)
+        if self.dtype not in ("int8", "binary"):
+            raise ValueError(
+                f"`similarity` got vectors of {given.dtype}, but the dtype of this Embedder is {self.dtype!r}. Call "
+                "`similarity` of the Embedder that made them, whose dtype is 'int8' or 'binary'."
+            )
+        return to_float32(given, self.dtype, self.dim, self.ranges)
 
 
-def _seen(tensor: torch.Tensor) -> tuple[int, int | None]:
-    """Return what changes with a tensor's values, as far as torch counts; None for one of inference mode."""
-    return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
-
-
-# Pickles ---------------------------------------------------------------------------------------------------------
+def _name_text(first: int, index: int) -> str:
+    return f"Text {first + index}"
 
 
 def _load(

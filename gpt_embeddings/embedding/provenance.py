@@ -1,20 +1,16 @@
-"""What the vectors of a dataset are from: written beside them by everything that embeds, and read by what uses them.
+"""What the vectors of a dataset were made from: stored with them, and read by what uses them.
 
-An Arrow dataset has it in its `dataset_info.json` as the description, a Parquet file in its metadata. Left out: what
-the texts are from.
+An Arrow dataset has it as the description in its `dataset_info.json`, a Parquet file in its metadata.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.text.tokenizer import tokenizer_digest
 
 
 KEY = "gpt_embeddings"
@@ -22,10 +18,10 @@ KEY = "gpt_embeddings"
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What decides a vector."""
+    """Everything that decides a vector."""
 
     model: str | None
-    """Folder or Hub name; None where the model was no saved one, or nobody said."""
+    """Folder or Hub name; None if the model was never saved or its name is unknown."""
 
     weights: str
     """Digest of the model's configuration and weights."""
@@ -37,71 +33,95 @@ class Provenance:
     """Dimensions of the model; vectors can have fewer (`truncate_dim`)."""
 
     options: dict[str, Any]
-    """What else the `Embedder` was given, and can be given again: columns, pooling, normalisation, dtype and so on."""
+    """Options of the `Embedder`: columns, pooling, normalization, dtype and so on."""
 
     version: str
-    """Of gpt-embeddings."""
+    """Version of gpt-embeddings."""
+
+    @property
+    def digest(self) -> str:
+        """A digest of what decides the vectors: weights, tokenizer and options."""
+        return hashlib.sha256(json.dumps([self.weights, self.tokenizer, self.options]).encode()).hexdigest()
 
     def to_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps({KEY: asdict(self)})
 
+    def check_same_model(self, other: "Provenance", name: str, other_name: str) -> None:
+        """Refuse vectors of another model.
 
-def provenance_of(embedder: Embedder, model: str | None = None) -> Provenance:
-    """Return what the vectors of an embedder are from.
+        Args:
+            other: What the other vectors are from.
+            name: What the message calls these vectors or their model.
+            other_name: The same for the others.
 
-    Args:
-        embedder: The embedder.
-        model: Folder or Hub name of its model.
-    """
-    return Provenance(
-        model=model,
-        weights=embedder.weights_digest,
-        tokenizer=tokenizer_digest(embedder.tokenizer),
-        n_embd=embedder.model.config.n_embd,
-        options=embedder.options,
-        version=version("gpt-embeddings"),
-    )
+        Raises:
+            ValueError: Weights or tokenizer differ.
+        """
+        for what, one, two in (
+            ("weights", self.weights, other.weights),
+            ("tokenizer", self.tokenizer, other.tokenizer),
+        ):
+            if one != two:
+                raise ValueError(
+                    f"{name} is from the model {self.model or '(not saved)'!r} with the {what} {one[:12]}, but "
+                    f"{other_name} has the {what} {two[:12]}. Vectors of two models cannot be compared: use the model "
+                    "that made them, or embed again."
+                )
 
 
 def with_provenance(schema: pa.Schema, provenance: Provenance) -> pa.Schema:
-    """Return a schema that says, in a Parquet file, what the vectors are from."""
+    """Return a schema that carries a provenance in its metadata."""
     return schema.with_metadata({**(schema.metadata or {}), KEY.encode(): provenance.to_json().encode()})
 
 
-def read_provenance(place: str | Path) -> Provenance:
-    """Return what the vectors of a dataset are from.
+def read_provenance(path: str | Path) -> Provenance:
+    """Return what the vectors of a dataset were made from.
 
     Args:
-        place: What `embed_dataset` or `gpt-embeddings embed` wrote: a folder, or a Parquet file.
+        path: What `embed_dataset` or `gpt-embeddings embed` wrote: a folder, or a Parquet file.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        ValueError: The dataset does not say it, or says what this version does not know.
+        ValueError: The dataset has no provenance, or its files are from different models or options.
     """
-    place = Path(place)
-    if not place.exists():
-        raise FileNotFoundError(f"There is no dataset {str(place)!r}.")
-    found = _read_json(place)
-    try:
-        return Provenance(**{field.name: found[field.name] for field in fields(Provenance)})
-    except KeyError as error:
+    provenance = find_provenance(path)
+    if provenance is None:
         raise ValueError(
-            f"The dataset {str(place)!r} does not say what its vectors are from ({error.args[0]!r} is missing). Give "
-            "one that this version of `gpt-embeddings embed` has written."
-        ) from error
+            f"The dataset {str(path)!r} does not say which model its vectors are from: `gpt-embeddings embed` did not "
+            "write it, or another program has rewritten it. Name the model (`--model`), or embed again."
+        )
+    return provenance
 
 
-def _read_json(place: Path) -> dict[str, Any]:
-    """Return what is said there, of a folder of splits by the first."""
-    infos, files = sorted(place.rglob("dataset_info.json")), sorted(place.rglob("*.parquet"))
+def find_provenance(path: str | Path) -> Provenance | None:
+    """Return what [`read_provenance`] does, or None if the dataset, or one of its files, does not say it."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no dataset {str(path)!r}.")
+    infos = sorted(path.rglob("dataset_info.json"))
+    files = infos[:1] or ([path] if path.is_file() else sorted(path.rglob("*.parquet")))
+    found = [(file, _read(file)) for file in files]
+    if not found or any(provenance is None for _, provenance in found):
+        return None
+    first_file, first = found[0]
+    for file, provenance in found[1:]:
+        if first is None or provenance is None or provenance.digest == first.digest:
+            continue
+        first.check_same_model(provenance, repr(str(first_file)), repr(str(file)))
+        raise ValueError(
+            f"The files {str(first_file)!r} and {str(file)!r} were embedded with different options: {first.options} "
+            f"and {provenance.options}. Embed one of them again, or search them one at a time."
+        )
+    return first
+
+
+def _read(file: Path) -> Provenance | None:
     try:
-        if infos:
-            said = json.loads(json.loads(infos[0].read_text(encoding="utf-8"))["description"])
+        if file.name == "dataset_info.json":
+            stored = json.loads(json.loads(file.read_text(encoding="utf-8"))["description"])[KEY]
         else:
-            metadata = pq.read_schema(place if place.is_file() else files[0]).metadata or {}
-            said = json.loads(metadata[KEY.encode()])
-        found = said[KEY]
-    except (IndexError, KeyError, TypeError, ValueError):  # of a dataset that nobody here has written
-        return {}
-    return found if isinstance(found, dict) else {}
+            stored = json.loads((pq.read_schema(file).metadata or {})[KEY.encode()])[KEY]
+        return Provenance(**{field.name: stored[field.name] for field in fields(Provenance)})
+    except (KeyError, TypeError, ValueError):  # written by another program
+        return None

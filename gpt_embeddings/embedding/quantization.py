@@ -1,6 +1,7 @@
-"""Vectors in 8 bits or in one, as vector stores take them; the arithmetic is sentence-transformers' own.
+"""Vectors in 8 bits or in one, as vector stores take them, and back.
 
-Left out: tables in 8 bits, which are sums' business (`quantized_table`).
+The arithmetic is that of `sentence_transformers.quantize_embeddings`, an extra that embedding does without; a test
+compares the two. Left out: quantized tables (`quantized_table`).
 """
 
 from typing import Any, Literal, TypeAlias
@@ -17,29 +18,29 @@ def check_ranges(ranges: Any, dim: int) -> Ranges:
     """Return ranges as an array.
 
     Args:
-        ranges: The least and the largest value of each dimension, `(2, dim)`.
+        ranges: The smallest and the largest value of each dimension, `(2, dim)`.
         dim: Dimensions of a vector.
 
     Raises:
-        ValueError: They have another shape, are not finite, or a least value is not below the largest.
+        ValueError: They have another shape, are not finite, or a smallest value is not below the largest.
     """
     ranges = np.asarray(ranges, np.float32)
     if ranges.shape != (2, dim) or not np.isfinite(ranges).all() or not (ranges[0] < ranges[1]).all():
         raise ValueError(
-            f"`ranges` must be the least and the largest value of each dimension, finite, of shape (2, {dim}); got an "
-            f"array of shape {ranges.shape}."
+            f"`ranges` must be the smallest and the largest value of each dimension, finite, of shape (2, {dim}); got "
+            f"an array of shape {ranges.shape}."
         )
     return ranges
 
 
 def find_ranges(vectors: npt.NDArray[np.floating[Any]]) -> Ranges:
-    """Return the least and the largest value of each dimension, `(2, dim)`, apart where they are one."""
+    """Return the smallest and the largest value of each dimension, `(2, dim)`; equal ones are moved apart."""
     low, high = vectors.min(0), vectors.max(0)
     return np.stack([low, np.where(high > low, high, low + 1)]).astype(np.float32)
 
 
 def to_int8(vectors: npt.NDArray[np.floating[Any]], ranges: Ranges) -> npt.NDArray[np.int8]:
-    """Cut each dimension into 255 steps of its range; what lies outside becomes the nearest end.
+    """Divide the range of each dimension into 255 steps; values outside it become its nearest end.
 
     >>> to_int8(np.array([[0.0, 1.0], [255.0, 900.0]]), np.array([[0, 0], [255, 255]], np.float32)).tolist()
     [[-128, -127], [127, 127]]
@@ -49,9 +50,39 @@ def to_int8(vectors: npt.NDArray[np.floating[Any]], ranges: Ranges) -> npt.NDArr
 
 
 def to_binary(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int8]:
-    """Keep the sign of each dimension: 8 of them to a byte, which is stored less 128.
+    """Keep the sign of each dimension: 8 of them in a byte, which is stored less 128.
 
     >>> to_binary(np.array([[1.0, -1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0]])).tolist()
     [[49]]
     """
     return (np.packbits(vectors > 0, axis=-1).astype(np.int16) - 128).astype(np.int8)
+
+
+def to_float32(vectors: npt.NDArray[Any], dtype: Dtype, dim: int, ranges: Ranges | None) -> npt.NDArray[np.float32]:
+    """Return vectors of any dtype as floats: int8 as the values of its steps, binary as -1 and 1.
+
+    >>> to_float32(np.array([[49]], np.int8), "binary", 8, None).tolist()
+    [[1.0, -1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0]]
+
+    Args:
+        vectors: Vectors of shape `(..., width)`.
+        dtype: Their dtype.
+        dim: Their dimensions.
+        ranges: The ranges of int8, `(2, dim)`.
+
+    Returns:
+        Vectors of shape `(..., dim)`.
+
+    Raises:
+        ValueError: `ranges` are missing.
+    """
+    if dtype == "binary":
+        bits = np.unpackbits((vectors.astype(np.int16) + 128).astype(np.uint8), axis=-1, count=dim)
+        return bits.astype(np.float32) * 2 - 1
+    if dtype == "int8":
+        if ranges is None:
+            raise ValueError("int8 vectors need the `ranges` of their dimensions, which `calibrate` finds.")
+        step = (ranges[1] - ranges[0]) / 255
+        values: npt.NDArray[np.float32] = ranges[0] + (vectors.astype(np.float32) + 128) * step
+        return values
+    return vectors.astype(np.float32, copy=False)

