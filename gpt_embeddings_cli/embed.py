@@ -193,7 +193,7 @@ def _embed_here(
     """Embed on this machine, and say what came of it."""
     from datasets import IterableDataset
 
-    from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
+    from gpt_embeddings.embedding.dataset import embed_dataset
     from gpt_embeddings.progress import Progress
 
     network, tokens, name = model
@@ -209,7 +209,7 @@ def _embed_here(
     again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
     typer.echo(f"{rows} rows x {options['truncate_dim'] or network.config.n_embd} dimensions{again}, from {name}.")
     typer.echo(progress.summary())
-    for warning in Embedder(network, tokens, **options).warnings(counts):
+    for warning in progress.warnings:
         typer.echo(warning)
 
 

@@ -21,7 +21,10 @@ SHOWN = 160  # characters of a text
 def search(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder or Parquet file that `gpt-embeddings embed` wrote.", show_default=False),
+        typer.Argument(
+            help="Folder or Parquet file that `gpt-embeddings embed` wrote, or a folder of such files.",
+            show_default=False,
+        ),
     ],
     queries: Annotated[
         list[str],
@@ -36,7 +39,7 @@ def search(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder or Hub name of the model that made FOLDER, where that has changed.",
+            help="Folder or Hub name of the model that made FOLDER, if it has moved or FOLDER does not say it.",
             show_default=False,
             rich_help_panel=MODEL,
         ),
@@ -61,18 +64,16 @@ def search(
         questions = _read_questions(queries)
 
         load_libraries()
-        from gpt_embeddings.embedding.provenance import read_provenance
         from gpt_embeddings.embedding.search import open_embedder
         from gpt_embeddings.embedding.search import search as find
 
-        provenance = read_provenance(folder)
-        embedder = open_embedder(provenance, model, tokenizer)
+        embedder = open_embedder(folder, model, tokenizer)
         for question, hits in zip(questions, find(folder, questions, embedder=embedder, k=k), strict=True):
             if as_json:
                 found = [{"row": hit.row, "score": hit.score, **hit.values} for hit in hits]
                 typer.echo(json.dumps({"query": question, "hits": found}, ensure_ascii=False, default=str))
             else:
-                _show(question if len(questions) > 1 else None, hits, provenance.options["column"])
+                _show(question if len(questions) > 1 else None, hits, embedder.column)
 
 
 def _read_questions(queries: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
-"""The same embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed it and write Parquet.
+"""Embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed it and write Parquet.
 
-Each actor loads the model once, by its name, and embeds a block at a time with `Embedder`, so that a row gets the same
-vector as on one machine. What an actor had not finished when it or its node was lost, Ray gives to another.
+Each actor loads the model once, by its name, and embeds a block at a time with `Embedder`, so a row gets the same
+vector as on one machine. Ray gives the unfinished work of a lost actor or node to another.
 
 Left out: starting a cluster (`ray start`), and outputs other than Parquet.
 """
@@ -18,13 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.embedding.provenance import provenance_of, with_provenance
+from gpt_embeddings.embedding.provenance import with_provenance
 from gpt_embeddings.embedding.shards import WRITTEN
 from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output
 from gpt_embeddings.progress import Counts, Progress
-from gpt_embeddings.text.columns import check_column
+from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.threads import n_cores
 
 
@@ -35,27 +34,35 @@ KIND = "embed --ray"  # of job, for `outputs`
 class EmbedderActor:
     """An `Embedder` that loads its model where it is started, and writes what it embeds.
 
-    A task that is done again, because an actor or its node was lost, writes another file. Which files count is told by
-    what Ray has of each task once, so that neither a row nor a count is there twice.
+    A task that is repeated, because an actor or its node was lost, writes another file. Ray returns the result of each
+    task once, which decides which files count, so no row and no count is there twice.
 
     Args:
-        model: Folder or Hub name of a saved model; every node has to be able to read it.
-        tokenizer: Folder or Hub name of its tokenizer; None is the model's own.
+        model: Folder or Hub name of a saved model; every node must be able to read it.
+        tokenizer: Folder or Hub name of its tokenizer; None means the model's own.
         options: The options of `Embedder`.
-        folder: Where files go; every node has to be able to write there.
+        folder: The folder of the files; every node must be able to write to it.
+        drop_empty: Whether to drop the rows whose text is missing or blank.
     """
 
-    def __init__(self, model: str, tokenizer: str | None, options: dict[str, Any], folder: str) -> None:
-        self._embedder = Embedder(*load_model_and_tokenizer(model, tokenizer), **options)
-        self._provenance, self._folder = provenance_of(self._embedder, model), Path(folder)
+    def __init__(
+        self, model: str, tokenizer: str | None, options: dict[str, Any], folder: str, drop_empty: bool = False
+    ) -> None:
+        self._embedder = Embedder.from_pretrained(model, tokenizer=tokenizer, **options)
+        self._provenance, self._folder = self._embedder.provenance(model), Path(folder)
+        self._drop_empty = drop_empty
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Write a block with its vectors; return the name of the file and what was in the texts, as one row."""
-        counts, path = Counts(), self._folder / f"part-{uuid.uuid4().hex}.parquet"
+        """Write a block with its vectors; return the name of the file, its rows and their counts, as one row."""
+        n_read = block.num_rows
+        if self._drop_empty:
+            block = block.filter(pa.array(~find_blank(take_column(block, self._embedder.column))))
+        counts = Counts(dropped=n_read - block.num_rows)
+        path = self._folder / f"part-{uuid.uuid4().hex}.parquet"
         if not self._folder.is_dir():
             raise FileNotFoundError(
-                f"The node {platform.node()} has no {str(self._folder)!r}, made by the first machine: the output has "
-                "to be on storage that all nodes share."
+                f"The node {platform.node()} has no {str(self._folder)!r}, which the first machine made: the output "
+                "must be on storage that all nodes share."
             )
         with atomic_file(path) as partial, ExitStack() as closing:
             writer = None
@@ -66,7 +73,7 @@ class EmbedderActor:
                     writer = closing.enter_context(pq.ParquetWriter(partial, schema))
                 writer.write_table(extended.cast(schema))
                 counts = counts.plus(found)
-        return pa.Table.from_pylist([{"file": path.name, "rows": block.num_rows, **counts._asdict()}])
+        return pa.Table.from_pylist([{"file": path.name, "rows": n_read, **counts._asdict()}])
 
 
 def embed_on_cluster(
@@ -77,6 +84,7 @@ def embed_on_cluster(
     *,
     address: str | None = None,
     n_actors: int | None = None,
+    drop_empty: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -94,12 +102,13 @@ def embed_on_cluster(
             process, or starts one on this machine.
         n_actors: Number of actors, each on one CPU; by default one for each CPU of the cluster but one, which reads
             and writes.
-        overwrite: Whether to replace an output that exists, when the new one is whole.
-        progress: Receives what was in the texts, when all are embedded.
+        drop_empty: Whether to drop the rows whose text is missing or blank, instead of giving them zero vectors.
+        overwrite: Whether to replace an existing output when the new one is complete.
+        progress: Receives the counts of the texts when all are embedded.
         options: The options of [`Embedder`].
 
     Returns:
-        The number of rows.
+        The number of rows that were written.
 
     Raises:
         FileExistsError: The output exists.
@@ -114,6 +123,10 @@ def embed_on_cluster(
         raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.") from error
     if not len(inputs):
         raise ValueError("No input was given: name at least one Parquet file, or give a dataset with rows.")
+    if options.get("dtype") == "int8" and options.get("ranges") is None:
+        raise ValueError(
+            "int8 on a cluster needs `ranges`, which `Embedder.calibrate` finds on a sample of the texts."
+        )
     check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)
@@ -134,28 +147,28 @@ def embed_on_cluster(
         out.result.mkdir(parents=True, exist_ok=True)
         embedded = rows.map_batches(
             EmbedderActor,
-            fn_constructor_args=(model, tokenizer, options, str(out.result)),
+            fn_constructor_args=(model, tokenizer, options, str(out.result), drop_empty),
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
         )
         parts = embedded.take_all()
-        # Out of the reach of an actor that was given up and goes on writing.
+        # Out of reach of a lost actor that is still writing.
         result = out.result.rename(out.folder / "whole")
         _drop_others(result, {part["file"] for part in parts})
         n_rows, n_read = sum(part["rows"] for part in parts), rows.count()
         if n_rows != n_read:
-            raise ValueError(f"{n_read} rows were read and {n_rows} written; nothing was published. Start again.")
+            raise ValueError(f"{n_read} rows were read, but {n_rows} were embedded. There is no output; start again.")
         out.finish(result)
     if progress is not None:
         for part in parts:
             progress.add(Counts(**{name: part[name] for name in Counts._fields}))
-    return n_rows
+    return n_rows - sum(part["dropped"] for part in parts)
 
 
 def _drop_others(folder: Path, kept: set[str]) -> None:
-    """Delete what tasks have left that were done again."""
+    """Delete the files of tasks that were repeated."""
     for path in folder.iterdir():
         if path.name not in kept:
             path.unlink()

@@ -1,7 +1,7 @@
-"""Whole datasets turned into vectors in one call: in memory, on disk, lazily, by threads or by processes.
+"""A whole dataset embedded in one call: in memory, on disk or lazily, by threads or by processes.
 
-`Embedder` does the work on each batch; this module cuts a dataset into batches, keeps all cores busy with them, and
-hands the results on in order.
+`Embedder` does the work on each batch. This module splits a dataset into batches, keeps all cores busy with them, and
+passes the results on in order.
 
 Left out: where finished shards go (`shards`), and more than one machine (`cluster`).
 """
@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -29,11 +31,11 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.embedding.provenance import provenance_of
+from gpt_embeddings.embedding.provenance import Provenance
 from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
 from gpt_embeddings.outputs import AtomicOutput, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
-from gpt_embeddings.text.columns import check_column, check_texts
+from gpt_embeddings.text.columns import check_column, check_texts, find_blank, take_column
 from gpt_embeddings.text.encoding import as_texts, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
@@ -46,13 +48,14 @@ KIND = "embed"  # of job, for `outputs`
 
 AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
-# A batch holds at most about this much of text and of vectors, so that memory stays flat whatever the length of the
-# documents. Tokenizer and table push each other out of the processor's cache, so that on short texts batches of an
-# eighth of this take twice the time.
+# A batch holds at most about this much text and this many vectors, so that memory stays flat whatever the length of
+# the documents. Tokenizer and table compete for the processor's cache: on short texts, batches of an eighth of this
+# take twice the time.
 TEXT_BYTES = 2**21
 VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
-TEXT_BYTES_PER_TOKEN = 4  # of English with GPT-2's vocabulary
+TEXT_BYTES_PER_TOKEN = 4  # English with GPT-2's vocabulary
+CALIBRATION_ROWS = 10_000
 
 
 def embed_dataset(
@@ -63,6 +66,7 @@ def embed_dataset(
     output: str | os.PathLike[str] | None = None,
     format: Format | None = None,
     num_proc: int | None = None,
+    drop_empty: bool = False,
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -71,37 +75,38 @@ def embed_dataset(
 ) -> AnyDataset:
     """Embed a column of a dataset, in Arrow from end to end, with the steps overlapping on all cores.
 
-    With an output, rows go to disk in shards of about 256 MiB and memory stays flat however large the dataset. A run
-    that was killed continues after its last whole shard when it is started again, and the result is that of a run
-    without interruption.
+    With an output, rows are written to disk in shards of about 256 MiB, and memory stays flat however large the
+    dataset is. A killed run continues after its last complete shard when it is started again, and the result is that
+    of an uninterrupted run.
 
     Args:
         data: A `Dataset`, a `DatasetDict`, or a streaming one; a table of pandas or polars; or a list of strings. A
-            stream is begun once. It is continued by skipping the rows that are done, so it has to give the same rows
-            again.
+            stream is begun once. A killed run on a stream reads the finished rows again, so the stream has to repeat
+            them.
         model: The model.
         tokenizer: The tokenizer that belongs to it.
         output: A folder to make, or for Parquet a file that ends in `.parquet` or `.pq`. None keeps a dataset's new
             column in memory, and leaves a streaming dataset lazy.
         format: `"arrow"` (for `datasets.load_from_disk`, the default) or `"parquet"`.
-        num_proc: Worker processes, each on one thread and on shards of its own. By default one process uses all cores
+        num_proc: Worker processes, each with one thread and shards of its own. By default one process uses all cores
             by threads, which is as fast on a few cores. Streaming datasets take no workers.
-        resume: Whether to continue what an earlier run has left; False throws that away.
-        overwrite: Whether to replace an output that exists, when the new one is whole.
-        progress: Counts and shows the progress; by default a bar, and a warning of texts that are missing, blank or
-            cut.
-        model_name: Folder or Hub name of the model, for what the output says of itself (`read_provenance`).
-        options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`,
-            `dtype`, `truncate_dim`, `ranges`, `weights`.
+        drop_empty: Whether to drop the rows whose text is missing or blank, instead of giving them zero vectors.
+        resume: Whether to continue what an earlier run has left; False deletes it.
+        overwrite: Whether to replace an existing output when the new one is complete.
+        progress: Counts and shows the progress, and receives the warnings about missing, blank and truncated texts.
+            By default there is a bar, and the warnings are logged.
+        model_name: Folder or Hub name of the model, which is stored with the output (`read_provenance`).
+        options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`, `dtype`,
+            `truncate_dim`, `ranges`, `weights`.
 
     Returns:
         The dataset with the new column: memory-mapped from an Arrow output, a stream over a Parquet output.
 
     Raises:
         FileExistsError: The output exists.
-        TypeError: The column holds no strings, or the data are nothing that holds rows.
-        ValueError: There is no such column, the output column exists, an option is unknown, the output is named as a
-            file of another format, there are shards of another job, or rows were lost.
+        TypeError: The column does not hold strings, or the data hold no rows.
+        ValueError: There is no such column, the output column exists, an option is unknown, the dataset has a
+            transform, the output has the name of another format, there are shards of another job, or rows were lost.
     """
     embedder = Embedder(model, tokenizer, **options)
     if num_proc is not None and num_proc < 1:
@@ -110,42 +115,84 @@ def embed_dataset(
     if output is not None:
         check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
     dataset = _as_dataset(data, embedder.column)
-    job = _Job(embedder, _find_format(format, target), num_proc, model_name, resume, overwrite)
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        return _embed_splits(dataset, target, job, progress)
-    if isinstance(dataset, IterableDataset) and num_proc is not None:
-        raise ValueError("`num_proc` does not work on a streaming dataset; leave it out.")
-    _check_columns(dataset, embedder)
+    splits = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {"": dataset}
+    for split in splits.values():
+        _check_dataset(split, embedder, num_proc)
+    if target is None and any(isinstance(split, IterableDataset) for split in splits.values()):
+        if drop_empty:
+            raise ValueError(
+                "`drop_empty` needs an `output` for a stream, or the dropped rows could not be counted. "
+                f"Or drop them yourself: `stream.filter(lambda row: (row[{embedder.column!r}] or '').strip())`."
+            )
+        lazy = {name: _embed_lazily(split, embedder) for name, split in splits.items()}
+        return IterableDatasetDict(lazy) if isinstance(dataset, IterableDatasetDict) else lazy[""]
+    if embedder.dtype == "int8" and embedder.ranges is None:
+        _calibrate(embedder, next(iter(splits.values())))
+    job = _Job(
+        embedder=embedder,
+        provenance=embedder.provenance(model_name),
+        format=_find_format(format, target),
+        num_proc=num_proc or 0,
+        drop_empty=drop_empty,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+    )
     if target is not None:
-        return _embed_to(target, _begin(dataset, embedder), job, progress)
-    if isinstance(dataset, IterableDataset):
-        return _embed_lazily(dataset, embedder)
-    with _counted(progress, embedder, len(dataset)) as bar:
-        return _embed_in_memory(dataset, embedder, bar, model_name)
+        return _embed_splits(splits, target, job) if "" not in splits else _embed_to(target, splits[""], job)
+    embedded = {name: _embed_in_memory(split, job) for name, split in splits.items()}
+    return embedded.get("", DatasetDict(embedded))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Job:
     """What is the same for all splits."""
 
     embedder: Embedder
+    provenance: Provenance
     format: Format
-    num_proc: int | None
-    model_name: str | None
-    resume: bool = True
-    overwrite: bool = False
+    num_proc: int
+    """Worker processes; 0 means threads."""
 
-    def open(self, target: Path, settings: dict[str, Any]) -> AtomicOutput:
-        """Open an output for rows that the settings tell from others."""
-        options = {**self.embedder.options, "format": self.format, **settings}
-        options["digest of model, tokenizer and options"] = self.embedder.digest
+    drop_empty: bool
+    resume: bool
+    overwrite: bool
+    progress: Progress | None
+
+    def open(self, target: Path, identity: Mapping[str, Any]) -> AtomicOutput:
+        """Open the output of a dataset; the identity tells the dataset from others."""
+        settings = {**self.provenance.options, "format": self.format, **identity}
+        settings["digest of model, tokenizer and options"] = self.provenance.digest
+        if self.num_proc:
+            settings["shards for worker processes (--num-proc)"] = True
+        if self.drop_empty:
+            settings["drop_empty"] = True
         return AtomicOutput(
-            target, KIND, options, resume=self.resume, overwrite=self.overwrite, overwritable=WRITTEN, suffixes=PARQUET
+            target,
+            KIND,
+            settings,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            overwritable=WRITTEN,
+            suffixes=PARQUET,
         )
+
+    @contextmanager
+    def counting(self, total: int | None, dropped: int = 0) -> Iterator[Progress]:
+        """Yield the caller's progress, or one of our own, whose warnings are logged."""
+        progress = self.progress or Progress(total)
+        progress.add(Counts(dropped=dropped))
+        try:
+            yield progress
+        finally:
+            progress.close()
+        progress.warnings = self.embedder.warnings(progress.counts)
+        for warning in progress.warnings if self.progress is None else ():
+            logger.warning(warning)
 
 
 def _as_dataset(data: Any, column: str) -> AnyDataset:
-    """Return a dataset of whatever holds rows; texts by themselves become its column."""
+    """Return anything that holds rows as a dataset; texts alone become its column."""
     if isinstance(data, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
         return data
     if hasattr(data, "to_arrow") and hasattr(data, "columns"):  # polars
@@ -155,12 +202,43 @@ def _as_dataset(data: Any, column: str) -> AnyDataset:
     if isinstance(data, (str, bytes, Path, Mapping)) or not hasattr(data, "__len__"):
         raise TypeError(
             f"`data` must be a dataset, a table of pandas or polars, or a list of strings, got {type(data).__name__}. "
-            "`load_source` opens files; `IterableDataset.from_generator` takes what gives rows one by one."
+            "`load_source` opens files; `IterableDataset.from_generator` takes a function that yields rows."
         )
     texts = as_texts(data)
     if isinstance(texts, list) and (wrong := next((t for t in texts if not isinstance(t, (str, type(None)))), None)):
-        raise TypeError(f"`data` must hold strings, it holds {type(wrong).__name__}: {wrong!r:.80}.")
+        raise TypeError(f"`data` must hold strings, but holds {type(wrong).__name__}: {wrong!r:.80}.")
     return Dataset(pa.table({column: pa.array(texts, pa.string()) if isinstance(texts, list) else texts}))
+
+
+def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder, num_proc: int | None) -> None:
+    if isinstance(dataset, IterableDataset) and num_proc is not None:
+        raise ValueError("`num_proc` does not work on a streaming dataset; leave it out.")
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise ValueError(
+            "The dataset has a transform (`set_transform`, `with_transform`), so the texts it shows differ from the "
+            "stored ones. Store them with `dataset.map(transform, batched=True)`, or embed the stored texts after "
+            "`dataset.reset_format()`."
+        )
+    if dataset.features is not None:  # otherwise the first rows will tell
+        check_texts(dataset, embedder.column)
+        _check_names(dataset.features, embedder)
+
+
+def _check_names(names: Iterable[str], embedder: Embedder) -> None:
+    names = list(names)
+    check_column(names, embedder.column)
+    if embedder.output_column in names:
+        raise ValueError(f"The dataset already has a column {embedder.output_column!r}; remove it or name another.")
+
+
+def _calibrate(embedder: Embedder, dataset: Dataset | IterableDataset) -> None:
+    """Find the ranges of int8 on a sample of a dataset, the same in every run."""
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("int8 on a streaming dataset needs `ranges`, which `Embedder.calibrate` finds on a sample.")
+    rows = np.linspace(0, len(dataset) - 1, min(len(dataset), CALIBRATION_ROWS), dtype=np.int64)
+    sample = dataset.select_columns([embedder.column]).with_format("arrow").select(rows)[:]
+    texts = take_column(sample, embedder.column)
+    embedder.calibrate(texts.filter(pa.array(~find_blank(texts))))
 
 
 def _find_format(format: Format | None, target: Path | None) -> Format:
@@ -175,71 +253,108 @@ def _find_format(format: Format | None, target: Path | None) -> Format:
     return format
 
 
-@contextmanager
-def _counted(progress: Progress | None, embedder: Embedder, total: int | None) -> Iterator[Progress]:
-    """Give the caller's progress, or one of our own, which says in the end what there was to remark."""
-    bar = progress or Progress(total)
-    try:
-        yield bar
-    finally:
-        bar.close()
-    if progress is None:
-        for warning in embedder.warnings(bar.counts):
-            logger.warning(warning)
+def _embed_lazily(dataset: IterableDataset, embedder: Embedder) -> IterableDataset:
+    rows = _batch_rows(embedder)
+    if dataset.features is None:  # as dictionaries: in Arrow each batch would get types of its own, null among them
+        return dataset.map(partial(_embed_lists, embedder), batched=True, batch_size=rows)
+    features = Features({**dataset.features, embedder.output_column: embedder.feature})
+    arrow = dataset.with_format("arrow")
+    return arrow.map(embedder, batched=True, batch_size=rows, features=features).with_format(None)
 
 
-def _embed_to(
-    target: Path, source: "Dataset | _Stream", job: _Job, progress: Progress | None
-) -> Dataset | IterableDataset:
+def _embed_lists(embedder: Embedder, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {name: [vectors.tolist() for vectors in column] for name, column in embedder(batch).items()}
+
+
+def _embed_in_memory(dataset: Dataset, job: _Job) -> Dataset:
+    embedder = job.embedder
+    dataset, dropped = _drop_empty(dataset, job)
+    with job.counting(len(dataset), dropped) as progress:
+        only = dataset.select_columns([embedder.column])
+        columns = [
+            table[embedder.output_column].combine_chunks()
+            for table in _embed_tables(embedder, _slices(only, embedder, 0, len(only)), progress, 0)
+        ]
+    arrow_type = Features({"x": embedder.feature}).arrow_schema.field("x").type
+    provenance = job.provenance.to_json()
+    embedded = dataset.add_column(
+        embedder.output_column,
+        pa.chunked_array(columns, type=arrow_type),
+        new_fingerprint=_fingerprint(dataset._fingerprint, provenance),
+        feature=embedder.feature,
+    )
+    embedded.info.description = provenance
+    return embedded
+
+
+def _drop_empty(dataset: Dataset, job: _Job) -> tuple[Dataset, int]:
+    """Return a dataset without its missing and blank texts, if that is wanted, and how many they were."""
+    if not job.drop_empty:
+        return dataset, 0
+    column = job.embedder.column
+    batches = dataset.select_columns([column]).with_format("arrow").iter(batch_size=MAX_BATCH_ROWS)
+    blank = np.concatenate([np.zeros(0, bool), *(find_blank(take_column(batch, column)) for batch in batches)])
+    return (dataset.select(np.flatnonzero(~blank)) if blank.any() else dataset), int(blank.sum())
+
+
+def _fingerprint(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+# To disk ---------------------------------------------------------------------------------------------------------
+
+
+def _embed_to(target: Path, source: "Dataset | IterableDataset | _Stream", job: _Job) -> Dataset | IterableDataset:
     """Write the rows of a dataset with their vectors, and open what was written."""
-    embedder, total = job.embedder, len(source) if isinstance(source, Dataset) else None
-    features = Features({**source.features, embedder.output_column: embedder.feature})
-    mark = _mark(source)
-    workers = isinstance(source, Dataset) and job.num_proc is not None
-    settings = {**mark, **({"cut for worker processes (--num-proc)": True} if workers else {})}
-    with _counted(progress, embedder, total) as bar, job.open(target, settings) as out:
-        shards = Shards(out.result, features, provenance_of(embedder, job.model_name), format=job.format)
-        one_file = target.suffix.lower() in PARQUET
+    embedder, one_file = job.embedder, target.suffix.lower() in PARQUET
+    dropped = 0
+    if isinstance(source, Dataset):
+        source, dropped = _drop_empty(source, job)
+    elif isinstance(source, IterableDataset):
+        source = _Stream(source, job)
+    total = len(source) if isinstance(source, Dataset) else None
+    identity = _identity(source)
+    with job.counting(total, dropped) as progress, job.open(target, identity) as out:
+        features = Features({**source.features, embedder.output_column: embedder.feature})
+        shards = Shards(out.result, features, job.provenance, format=job.format)
         if isinstance(source, Dataset):
             if one_file:
-                shards.foresee_room(_row_bytes(source, embedder) * len(source))
-            _write_dataset(source, embedder, shards, job.num_proc or 0, bar)
+                shards.check_room(_row_bytes(source, embedder) * len(source))
+            _write_dataset(source, job, shards, progress)
+            n_rows = len(source)
         else:
-            _write_stream(source, embedder, shards, bar)
-        told = [{**mark, "format": job.format}, embedder.digest]
-        fingerprint = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-        n_rows = len(source) if isinstance(source, Dataset) else source.n_read
+            _write_stream(source, embedder, shards, progress)
+            n_rows = source.n_read
+        fingerprint = _fingerprint(json.dumps(identity), job.format, job.provenance.digest)
         out.finish(shards.finish(fingerprint, source.split, n_rows=n_rows, one_file=one_file))
     return open_output(target)
 
 
-def _embed_splits(
-    datasets: DatasetDict | IterableDatasetDict, target: Path | None, job: _Job, progress: Progress | None
-) -> AnyDataset:
-    for dataset in datasets.values():
-        _check_columns(dataset, job.embedder)
-    opened: dict[str, Any] = {}
-    if target is None:
-        for name, dataset in datasets.items():
-            if isinstance(dataset, IterableDataset):
-                opened[name] = _embed_lazily(dataset, job.embedder)
-            else:
-                with _counted(progress, job.embedder, len(dataset)) as bar:
-                    opened[name] = _embed_in_memory(dataset, job.embedder, bar, job.model_name)
-    else:
-        if target.suffix.lower() in PARQUET:
-            raise ValueError(f"{len(datasets)} splits do not go into one file; give a folder as `output`.")
-        sources = {name: _begin(dataset, job.embedder) for name, dataset in datasets.items()}
-        with job.open(target, {"splits": {name: _mark(source) for name, source in sources.items()}}) as out:
-            for name, source in sources.items():
-                if not (out.result / name).exists():
-                    _embed_to(out.result / name, source, replace(job, resume=True, overwrite=False), progress)
-            if job.format == "arrow":
-                write_json({"splits": list(datasets)}, out.result / "dataset_dict.json")
-            out.finish()
-        opened = {name: open_output(target / name) for name in datasets}
+def _embed_splits(splits: Mapping[str, Any], target: Path, job: _Job) -> AnyDataset:
+    if target.suffix.lower() in PARQUET:
+        raise ValueError(f"{len(splits)} splits do not fit into one file; give a folder as `output`.")
+    sources = {
+        name: _Stream(split, job) if isinstance(split, IterableDataset) else split for name, split in splits.items()
+    }
+    with job.open(target, {"splits": {name: _identity(source) for name, source in sources.items()}}) as out:
+        for name, source in sources.items():
+            if not (out.result / name).exists():
+                _embed_to(out.result / name, source, replace(job, resume=True, overwrite=False))
+        if job.format == "arrow":
+            write_json({"splits": list(splits)}, out.result / "dataset_dict.json")
+        out.finish()
+    opened: dict[str, Any] = {name: open_output(target / name) for name in splits}
     lazy = any(isinstance(split, IterableDataset) for split in opened.values())
     return (IterableDatasetDict if lazy else DatasetDict)(opened)
+
+
+def _identity(source: "Dataset | _Stream") -> dict[str, str]:
+    """Return what tells one dataset from another: its fingerprint; for a stream its first row."""
+    if isinstance(source, Dataset):
+        return {"dataset": str(source._fingerprint)}
+    first = repr((source.dataset.num_shards, source.first_row)).encode(errors="replace")
+    name = "dataset, by its first row (a stream over an iterator has to be made again)"
+    return {name: hashlib.sha256(first).hexdigest()}
 
 
 class _Stream:
@@ -247,25 +362,27 @@ class _Stream:
 
     Args:
         dataset: The stream.
-        embedder: What its rows are for.
+        job: What its rows are for.
     """
 
-    def __init__(self, dataset: IterableDataset, embedder: Embedder) -> None:
+    def __init__(self, dataset: IterableDataset, job: _Job) -> None:
+        embedder = job.embedder
         self.dataset, self.split, self.column = dataset, dataset.split, embedder.column
-        self.n_read = 0
-        self._batches = read_blocks(dataset.with_format("arrow"), _batch_rows(embedder))
-        self._first: pa.Table | None = next(self._batches, None)
+        self._drop_empty = job.drop_empty
+        self.n_read = self.n_dropped = 0
+        self._blocks = read_blocks(dataset.with_format("arrow"), _batch_rows(embedder))
+        self._first: pa.Table | None = next(self._blocks, None)
         features = dataset.features
         if features is None:
             if self._first is None:
                 raise ValueError(
-                    "The stream gives no rows, and its columns are unknown. Was it over an iterator that has been "
-                    "read already? Make it anew, or give it `features`."
+                    "The stream has no rows, and its columns are unknown. Was it over an iterator that has already "
+                    "been read? Make it again, or give it `features`."
                 )
             features = Features.from_arrow_schema(self._first.schema)
             _check_names(self._first.column_names, embedder)
             if pa.types.is_null(self._first.schema.field(self.column).type):
-                features[self.column] = Value("string")  # there are only missing texts as yet
+                features[self.column] = Value("string")  # all texts so far are missing
         self.features = features
 
     @property
@@ -273,109 +390,31 @@ class _Stream:
         """The first row, or None."""
         return None if self._first is None else self._first.slice(0, 1).to_pylist()[0]
 
-    def tables(self, done: int, last_text: str | None) -> Iterator[pa.Table]:
-        """Give the rows after those that an earlier run has written, of which the last text is known."""
-        table = self._first
-        while table is not None:
-            skipped = min(table.num_rows, max(0, done - self.n_read))
-            if skipped and self.n_read + skipped == done:
-                self._check(table[self.column][skipped - 1].as_py() == last_text, done)
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield all rows."""
+        for table in chain([] if self._first is None else [self._first], self._blocks):
+            if self._drop_empty:
+                blank = find_blank(take_column(table, self.column))
+                self.n_dropped += int(blank.sum())
+                table = table.filter(pa.array(~blank))
             self.n_read += table.num_rows
-            if skipped < table.num_rows:
-                yield table.slice(skipped)
-            table = next(self._batches, None)
-        self._check(self.n_read >= done, done)
-
-    def _check(self, same: bool, done: int) -> None:
-        if not same:
-            raise ValueError(
-                f"The stream does not give the {done} rows again that an earlier run has embedded, so that it cannot "
-                "be continued. Give `resume=False` (--no-resume) to begin anew."
-            )
-
-
-def _begin(dataset: Dataset | IterableDataset, embedder: Embedder) -> Dataset | _Stream:
-    return dataset if isinstance(dataset, Dataset) else _Stream(dataset, embedder)
-
-
-def _mark(source: Dataset | _Stream) -> dict[str, str]:
-    """Return what tells one dataset from another, by its name: a fingerprint; of a stream files and first row."""
-    if isinstance(source, Dataset):
-        return {"dataset": str(source._fingerprint)}
-    origin: Any = getattr(source.dataset, "_ex_iterable", None)
-    while hasattr(origin, "ex_iterable"):
-        origin = origin.ex_iterable
-    arguments = getattr(origin, "kwargs", None) or {}
-    lists = [value for value in arguments.values() if isinstance(value, list)]
-    files = [name for names in lists for name in names if isinstance(name, str)]
-    told = repr((source.dataset.num_shards, files, source.first_row)).encode(errors="replace")
-    name = "dataset, by its files and first row (a stream over an iterator has to be made anew)"
-    return {name: hashlib.sha256(told).hexdigest()}
-
-
-def _check_columns(dataset: Dataset | IterableDataset, embedder: Embedder) -> None:
-    if dataset.features is not None:  # else the first rows will tell
-        check_texts(dataset, embedder.column)
-        _check_names(dataset.features, embedder)
-
-
-def _check_names(names: Iterable[str], embedder: Embedder) -> None:
-    names = list(names)
-    check_column(names, embedder.column)
-    if embedder.output_column in names:
-        raise ValueError(f"The dataset already has a column {embedder.output_column!r}; remove it or name another.")
-
-
-def _embed_lazily(dataset: IterableDataset, embedder: Embedder) -> IterableDataset:
-    features, rows = dataset.features, _batch_rows(embedder)
-    if features is not None:
-        features = Features({**features, embedder.output_column: embedder.feature})
-    return (
-        dataset.with_format("arrow").map(embedder, batched=True, batch_size=rows, features=features).with_format(None)
-    )
-
-
-def _embed_in_memory(dataset: Dataset, embedder: Embedder, progress: Progress, model_name: str | None) -> Dataset:
-    only = dataset.select_columns([embedder.column])
-    columns = [
-        table[embedder.output_column].combine_chunks()
-        for table in _embed_tables(embedder, _slices(only, embedder, 0, len(only)), progress, 0)
-    ]
-    arrow_type = Features({"x": embedder.feature}).arrow_schema.field("x").type
-    column = pa.chunked_array(columns, type=arrow_type)
-    provenance = provenance_of(embedder, model_name).to_json()
-    fingerprint = hashlib.sha256(f"{dataset._fingerprint} {provenance}".encode()).hexdigest()[:16]
-    embedded = dataset.add_column(
-        embedder.output_column, column, new_fingerprint=fingerprint, feature=embedder.feature
-    )
-    embedded.info.description = provenance
-    return embedded
-
-
-def _write_dataset(dataset: Dataset, embedder: Embedder, shards: Shards, num_proc: int, progress: Progress) -> None:
-    todo = []
-    bounds = shard_bounds(len(dataset), _row_bytes(dataset, embedder), for_workers=num_proc > 0)
-    for i, (start, stop) in enumerate(bounds):
-        if shards.rows(i) == stop - start:
-            progress.skip(stop - start)
-        else:
-            todo.append((i, start, stop))
-    if num_proc and todo:
-        _write_in_processes(dataset, embedder, shards, todo, num_proc, progress)
-        return
-    for i, start, stop in todo:
-        shards.write(i, _embed_tables(embedder, _slices(dataset, embedder, start, stop), progress, start))
+            yield table
 
 
 def _write_stream(source: _Stream, embedder: Embedder, shards: Shards, progress: Progress) -> None:
-    index = done = 0
-    while (rows := shards.rows(index)) is not None:
-        done, index = done + rows, index + 1
+    """Write the rows after those that an earlier run has written, if the stream still begins with those."""
+    rows, index, done = source.tables(), 0, 0
+    while (written := shards.read(index, list(source.features))) is not None:
+        given, rows = _take(rows, written.num_rows, written.schema)
+        if not given.equals(written):
+            raise ValueError(
+                f"The stream does not repeat the rows that an earlier run has embedded: rows {done:,} to "
+                f"{done + written.num_rows - 1:,} have changed. Give `resume=False` (--no-resume) to start anew."
+            )
+        done, index = done + written.num_rows, index + 1
     shards.drop_from(index)
     progress.skip(done)
-    last_text = shards.last(index - 1, embedder.column) if done else None
-    batches = source.tables(done, last_text)
-    tables = _embed_tables(embedder, _split_large(batches, embedder), progress, done)
+    tables = _embed_tables(embedder, _split_large(rows, embedder), progress, done)
 
     def next_shard(first: pa.Table) -> Iterator[pa.Table]:
         size, table = 0, first
@@ -387,6 +426,37 @@ def _write_stream(source: _Stream, embedder: Embedder, shards: Shards, progress:
     while (first := next(tables, None)) is not None or not index:
         shards.write(index, next_shard(first))
         index += 1
+    progress.add(Counts(dropped=source.n_dropped))
+
+
+def _take(tables: Iterator[pa.Table], n: int, schema: pa.Schema) -> tuple[pa.Table, Iterator[pa.Table]]:
+    """Return the next n rows, or fewer, in the types of a schema; and the tables after them."""
+    taken, rest = [], []
+    while n > 0 and (table := next(tables, None)) is not None:
+        if table.num_rows > n:
+            rest.append(table.slice(n))
+        taken.append(table.slice(0, n))
+        n -= taken[-1].num_rows
+    try:
+        rows = pa.concat_tables([table.select(schema.names).cast(schema) for table in taken] or [schema.empty_table()])
+    except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):  # other columns: not what was written
+        rows = schema.empty_table()
+    return rows, chain(rest, tables)
+
+
+def _write_dataset(dataset: Dataset, job: _Job, shards: Shards, progress: Progress) -> None:
+    embedder, todo = job.embedder, []
+    bounds = shard_bounds(len(dataset), _row_bytes(dataset, embedder), for_workers=job.num_proc > 0)
+    for i, (start, stop) in enumerate(bounds):
+        if shards.rows(i) == stop - start:
+            progress.skip(stop - start)
+        else:
+            todo.append((i, start, stop))
+    if job.num_proc and todo:
+        _write_in_processes(dataset, embedder, shards, todo, job.num_proc, progress)
+        return
+    for i, start, stop in todo:
+        shards.write(i, _embed_tables(embedder, _slices(dataset, embedder, start, stop), progress, start))
 
 
 def _write_in_processes(
@@ -397,7 +467,7 @@ def _write_in_processes(
     num_proc: int,
     progress: Progress,
 ) -> None:
-    # A fork has everything at once, the tokenizer's engine too, which the parent makes here; others begin anew.
+    # A forked child has everything at once, also the tokenizer's backend, which the parent makes here.
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
     context: Any = multiprocessing.get_context("fork" if forks else None)
     prepare(embedder.tokenizer)
@@ -437,33 +507,26 @@ def _write_in_processes(
 def _work(
     dataset: Dataset, embedder: Embedder, shards: Shards, todo: list[tuple[int, int, int]], end: Any, parent: int
 ) -> None:
-    """Embed shards in a worker process, and report each batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C, which all of them get, the parent speaks
+    """Embed shards in a worker process, and send the counts of each batch to its parent."""
+
+    def embed(start: int, stop: int) -> Iterator[pa.Table]:
+        for table in _slices(dataset, embedder, start, stop):
+            if os.getppid() != parent:  # it was killed
+                raise SystemExit(1)
+            extended, counts = embedder.extend(table, first_row=start)
+            end.send(counts)
+            start += table.num_rows
+            yield extended
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all processes get Ctrl-C; the parent reports it
     try:
-        progress = _Reports(end, parent)
         with torch_threads(1):
             for i, start, stop in todo:
-                shards.write(i, progress.embed(embedder, _slices(dataset, embedder, start, stop), start))
+                shards.write(i, embed(start, stop))
     except Exception as error:
         end.send(error)
     finally:
         end.close()
-
-
-class _Reports:
-    """Sends the counts of a worker to its parent; ends the worker when the parent is gone."""
-
-    def __init__(self, end: Any, parent: int) -> None:
-        self._end, self._parent = end, parent
-
-    def embed(self, embedder: Embedder, tables: Iterator[pa.Table], first_row: int) -> Iterator[pa.Table]:
-        for table in tables:
-            if os.getppid() != self._parent:
-                raise SystemExit(1)
-            extended, counts = embedder.extend(table, first_row=first_row)
-            self._end.send(counts)
-            first_row += table.num_rows
-            yield extended
 
 
 def _embed_tables(
@@ -471,8 +534,8 @@ def _embed_tables(
 ) -> Iterator[pa.Table]:
     """Embed tables on threads, in order; errors count rows from `first_row` on.
 
-    While one thread holds the tokenizer, which uses all cores by itself, others sum vectors (one core each) and the
-    caller writes. A bounded number of tables is on the way.
+    While one thread holds the tokenizer, which uses all cores itself, others sum vectors (one core each) and the
+    caller writes. The number of tables in progress is bounded.
     """
     n_threads = n_cores()
     pending: deque[Future[tuple[pa.Table, Counts]]] = deque()
@@ -528,7 +591,7 @@ def _vector_bytes(embedder: Embedder) -> int:
 
 
 def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:
-    """Estimate what a row will take on disk, the same in every run over the same dataset."""
+    """Estimate what a row takes on disk, the same in every run over the same dataset."""
     if not len(dataset.data):
         return 1.0
     vectors = 1.0

@@ -1,7 +1,7 @@
 """A dataset on disk that is written shard by shard and can be continued: Arrow for `load_from_disk`, or Parquet.
 
-A shard gets its name when it is whole, and a run that was killed is continued after its last whole shard. Left out:
-what is in the shards, and whose they are (`outputs`).
+A shard is renamed when it is complete, and a killed run continues after its last complete shard. Left out: what is in
+the shards, and which job they belong to (`outputs`).
 """
 
 import logging
@@ -24,27 +24,21 @@ logger = logging.getLogger(__name__)
 
 Format: TypeAlias = Literal["arrow", "parquet"]
 
-SHARD_BYTES = 2**28  # 256 MiB: a few seconds of work are lost at most, and few files are made
-WORKER_SHARD_BYTES, WORKER_SHARDS = 2**24, 32  # where worker processes share in a dataset: at least, and about
+SHARD_BYTES = 2**28  # 256 MiB: at most a few seconds of work are lost, and there are few files
+WORKER_SHARD_BYTES, WORKER_SHARDS = 2**24, 32  # for worker processes: at least this size, about this many
 PARQUET_ROWS = 2**14  # of a row group
 PARQUET = (".parquet", ".pq")  # suffixes of an output that is one file
-WRITTEN = (
-    "state.json",
-    "dataset_dict.json",
-    "*.parquet",
-    "*.pq",
-    "*.PARQUET",
-    "*.PQ",
-)  # one of these is in each output, or its name
+# Each output contains a file with one of these names, or has such a name.
+WRITTEN = ("state.json", "dataset_dict.json", "*.parquet", "*.pq", "*.PARQUET", "*.PQ")
 
 
 class Shards:
     """The shards of one output, finished or not.
 
     Args:
-        folder: Where they are gathered; made if need be.
+        folder: Their folder, which is made.
         features: Features of the rows.
-        provenance: What the vectors are from.
+        provenance: What the vectors are made from.
         format: `"arrow"` or `"parquet"`.
     """
 
@@ -54,36 +48,40 @@ class Shards:
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, index: int) -> Path:
-        """Return where the shard of that index is, or will be when it is whole."""
+        """Return the path of a shard, whether it exists or not."""
         return self.folder / f"data-{index:05d}.{self.format}"
 
-    def foresee_room(self, n_bytes: float) -> None:
-        """Warn, before any work is done, where the disk may have no room for one file of that size beside its shards.
+    def check_room(self, n_bytes: float) -> None:
+        """Warn, before any work is done, if the disk may have no room for one file of that size beside its shards.
 
-        Arrow's writer of Parquet cannot go on with a file that was closed, so that what is to outlive a kill is made
-        of shards first.
+        Arrow cannot append to a Parquet file that was closed, so a file that has to survive a kill is made of shards.
         """
         free = shutil.disk_usage(self.folder).free + sum(path.stat().st_size for path in self._paths())
         if SHARD_BYTES < n_bytes and free < 2 * n_bytes:
             logger.warning(
-                f"One Parquet file of about {n_bytes / 1e9:.1f} GB takes twice that until it is whole, and the disk "
-                f"has {free / 1e9:.1f} GB. A folder as the output takes it once."
+                f"One Parquet file of about {n_bytes / 1e9:.1f} GB needs twice that until it is complete, and the "
+                f"disk has {free / 1e9:.1f} GB. A folder as the output needs it once."
             )
 
     def rows(self, index: int) -> int | None:
         """Return the number of rows of a finished shard, or None."""
+        table = self.read(index, [])
+        return None if table is None else table.num_rows
+
+    def read(self, index: int, columns: list[str]) -> pa.Table | None:
+        """Return columns of a finished shard, or None if there is no such shard."""
         path = self.path(index)
         if not path.is_file():
             return None
         try:
             if self.format == "parquet":
-                return int(pq.ParquetFile(path).metadata.num_rows)
-            return int(Dataset.from_file(str(path)).num_rows)
+                return pq.ParquetFile(path).read(columns)
+            return Dataset.from_file(str(path)).data.table.select(columns)  # mapped
         except (OSError, ValueError, pa.ArrowInvalid):
-            return None  # cut short by a loss of power: it is made again
+            return None  # truncated by a power failure: it is made again
 
     def write(self, index: int, tables: Iterable[pa.Table]) -> int:
-        """Write a shard, whole or not at all, and return its number of rows."""
+        """Write a shard atomically, and return its number of rows."""
         rows = 0
         with atomic_file(self.path(index)) as path, pa.OSFile(str(path), "wb") as file:
             with self._new_writer(file) as writer:
@@ -92,15 +90,8 @@ class Shards:
                     writer.write_table(self._fit(table))
         return rows
 
-    def last(self, index: int, column: str) -> Any:
-        """Return the last value of a column of a finished shard that has rows."""
-        if self.format == "parquet":
-            file = pq.ParquetFile(self.path(index))
-            return file.read_row_group(file.num_row_groups - 1, columns=[column])[column][-1].as_py()
-        return Dataset.from_file(str(self.path(index))).data[column][-1].as_py()
-
     def drop_from(self, index: int) -> None:
-        """Delete the finished shards from that index on: they come after one that is to be made again."""
+        """Delete the finished shards from that index on: they follow one that has to be made again."""
         for path in self._paths()[index:]:
             path.unlink()
 
@@ -108,10 +99,10 @@ class Shards:
         """Make a dataset of the shards.
 
         Args:
-            fingerprint: Of the dataset.
+            fingerprint: Fingerprint of the dataset.
             split: Its split.
-            n_rows: How many rows there have to be.
-            one_file: Whether Parquet shards become one file.
+            n_rows: How many rows it must have.
+            one_file: Whether to merge Parquet shards into one file.
 
         Returns:
             The folder, or the file.
@@ -125,8 +116,8 @@ class Shards:
         written = sum(self.rows(index) or 0 for index in range(len(paths)))
         if written != n_rows:
             raise ValueError(
-                f"{n_rows} rows were read, and the shards in {str(self.folder)!r} hold {written}. Nothing was "
-                "published; give `resume=False` (--no-resume) to begin anew."
+                f"{n_rows} rows were read, but the shards in {str(self.folder)!r} hold {written}. There is no output; "
+                "give `resume=False` (--no-resume) to start anew."
             )
         if self.format == "arrow":
             info = DatasetInfo(description=self.provenance.to_json(), features=self.features)
@@ -137,9 +128,9 @@ class Shards:
         return sorted(self.folder.glob(f"data-*.{self.format}"))
 
     def _fit(self, table: pa.Table) -> pa.Table:
-        """Return a table with the columns of the output, in their order and types."""
+        """Return a table with the columns of the output, in its order and types."""
         if missing := set(self.schema.names) - set(table.column_names):
-            raise ValueError(f"Some rows lack the column {min(missing)!r}, which the first rows have.")
+            raise ValueError(f"Some rows have no column {min(missing)!r}, which the first rows have.")
         table = table.select(self.schema.names)
         try:
             return table.cast(self.schema)
@@ -165,9 +156,9 @@ class Shards:
         needed, free = sum(path.stat().st_size for path in paths), shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(
-                f"One Parquet file of all shards needs {needed / 1e9:.1f} GB beside them until it is whole, and the "
-                f"disk has {free / 1e9:.1f} GB. All rows are embedded and the shards are kept: make room and start "
-                "again to go on, or give a folder as the output, which needs no more room."
+                f"One Parquet file of all shards needs {needed / 1e9:.1f} GB beside them until it is complete, and "
+                f"the disk has {free / 1e9:.1f} GB. All rows are embedded and the shards are kept: free some space "
+                "and run the same command again, or give a folder as the output, which needs no more space."
             )
         whole = self.folder / "whole.tmp"
         with pq.ParquetWriter(whole, self.schema) as writer:
@@ -191,9 +182,9 @@ def parquet_files(output: Path) -> list[Path]:
 
 
 def shard_bounds(n_rows: int, row_bytes: float, *, for_workers: bool = False) -> list[tuple[int, int]]:
-    """Cut rows into shards of about `SHARD_BYTES`, `[(first, past the last), ...]`; no rows make one empty shard.
+    """Divide rows into shards of about `SHARD_BYTES`, `[(first, past the last), ...]`; no rows make one empty shard.
 
-    Worker processes take whole shards, and of a small dataset get smaller ones.
+    Worker processes take whole shards, so those of a small dataset are smaller.
 
     >>> shard_bounds(5, row_bytes=2**27)
     [(0, 2), (2, 4), (4, 5)]

@@ -26,6 +26,7 @@ from gpt_embeddings import (
 )
 from gpt_embeddings.embedding import dataset as embed_module
 from gpt_embeddings.embedding import shards as shards_module
+from gpt_embeddings.embedding.provenance import read_provenance
 from gpt_embeddings.progress import Counts, Progress
 
 
@@ -157,7 +158,7 @@ def test_a_lazy_stream_is_begun_when_it_is_read(model, tokenizer, small):
 
 def test_a_stream_that_has_been_read_already(model, tokenizer, tmp_path):
     once = iter([])
-    with pytest.raises(ValueError, match="The stream gives no rows, and its columns are unknown"):
+    with pytest.raises(ValueError, match="The stream has no rows, and its columns are unknown"):
         embed_dataset(IterableDataset.from_generator(lambda: once), model, tokenizer, output=tmp_path / "out")
 
 
@@ -166,10 +167,35 @@ def test_a_stream_that_can_be_read_once_is_not_continued(model, tokenizer, small
     stream = IterableDataset.from_generator(lambda: once, features=source().features)
     with pytest.raises(StopError):
         embed_dataset(stream, model, tokenizer, output=tmp_path / "out", progress=StopAfter(90))
-    with pytest.raises(ValueError, match="a stream over an iterator has to be made anew"):
+    with pytest.raises(ValueError, match="a stream over an iterator has to be made again"):
         embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     check(embed_dataset(source().to_iterable_dataset(), model, tokenizer, output=tmp_path / "other"), model, tokenizer)
+
+
+@pytest.mark.parametrize("change", ["edited", "reordered", "other column"])
+def test_a_stream_over_a_file_that_has_changed_is_not_continued(model, tokenizer, small, tmp_path, change):
+    """Any of the finished rows may have changed: they are compared, not only the first and the last."""
+    path = tmp_path / "rows.jsonl"
+
+    def stream(rows):
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return load_source(str(path), streaming=True)
+
+    rows = [{"text": text, "id": i} for i, text in enumerate(TEXTS)]
+    with pytest.raises(StopError):
+        embed_dataset(stream(rows), model, tokenizer, output=tmp_path / "out", progress=StopAfter(150))
+    changed = [dict(row) for row in rows]
+    if change == "edited":
+        changed[20]["text"] = "something else"
+    elif change == "reordered":
+        changed[20], changed[21] = changed[21], changed[20]
+    else:
+        changed[20]["id"] = -1
+    with pytest.raises(ValueError, match="does not repeat the rows that an earlier run has embedded: rows 0 to"):
+        embed_dataset(stream(changed), model, tokenizer, output=tmp_path / "out")
+    more = [*rows, {"text": "one more", "id": 200}]  # only rows after the finished ones differ
+    assert embed_dataset(stream(more), model, tokenizer, output=tmp_path / "out")["id"][:] == list(range(201))
 
 
 @pytest.mark.parametrize("change", ["other", "shorter"])
@@ -184,7 +210,7 @@ def test_a_stream_that_gives_other_rows_is_not_continued(model, tokenizer, small
         del texts[10:]
     else:
         texts.insert(5, "one more")
-    with pytest.raises(ValueError, match=r"The stream does not give the \d+ rows again"):
+    with pytest.raises(ValueError, match=r"The stream does not repeat the rows .*: rows 0 to \d+ have changed"):
         embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
 
 
@@ -196,7 +222,7 @@ def test_rows_that_are_lost_are_an_error(model, tokenizer, small, tmp_path, monk
 
     monkeypatch.setattr(shards_module.Shards, "write", lose_some)
     for dataset in (source(), source().to_iterable_dataset()):
-        with pytest.raises(ValueError, match=r"200 rows were read, and the shards in .* hold 1\d\d"):
+        with pytest.raises(ValueError, match=r"200 rows were read, but the shards in .* hold 1\d\d"):
             embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", resume=False)
         assert not (tmp_path / "out").exists()
 
@@ -206,6 +232,61 @@ def test_a_stream_of_unknown_columns_that_begins_with_missing_texts(model, token
     stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
     embedded = embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
     assert embedded["text"][:] == texts and not np.any(embedded["embedding"][:100])
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_lazy_stream_of_unknown_columns_that_begins_with_missing_texts(model, tokenizer, small, mapped):
+    texts = [None] * 100 + TEXTS
+    stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
+    if mapped:
+        stream = stream.map(lambda row: {"n": len(row["text"] or "")})
+    rows = list(embed_dataset(stream, model, tokenizer))
+    assert [row["text"] for row in rows] == texts and type(rows[0]["embedding"]) is list
+    found = np.array([row["embedding"] for row in rows], np.float32)
+    assert np.array_equal(found, Embedder(model, tokenizer).encode(texts))
+
+
+def test_a_dataset_that_shows_other_texts_than_it_stores(model, tokenizer, tmp_path):
+    dataset = Dataset.from_dict({"text": ["a", "b"]})
+    shown = dataset.with_transform(lambda batch: {"text": [text * 2 for text in batch["text"]]})
+    for options in ({}, {"output": tmp_path / "out"}):
+        with pytest.raises(ValueError, match=r"has a transform .*Store them with `dataset\.map"):
+            embed_dataset(shown, model, tokenizer, **options)
+    assert embed_dataset(shown.with_format(None), model, tokenizer)["text"][:] == ["a", "b"]
+
+
+@pytest.mark.parametrize("way", ["memory", "threads", "processes", "stream", "splits"])
+def test_missing_and_blank_texts_are_dropped_on_request(model, tokenizer, small, tmp_path, way, caplog):
+    texts = ["A bell.", None, "", " \n", "x"] * 20
+    data = Dataset.from_dict({"text": texts, "id": range(100)})
+    if way == "stream":
+        data = data.to_iterable_dataset()
+    elif way == "splits":
+        data = DatasetDict({"train": data})
+    options = {"num_proc": 2} if way == "processes" else {}
+    output = None if way == "memory" else tmp_path / "out"
+    embedded = embed_dataset(data, model, tokenizer, output=output, drop_empty=True, **options)
+    embedded = embedded["train"] if way == "splits" else embedded
+    assert embedded["id"][:] == [i for i, text in enumerate(texts) if text and text.strip()]
+    assert np.array_equal(embedded["embedding"][:], Embedder(model, tokenizer).encode(embedded["text"][:]))
+    assert caplog.messages == ["Of 100 texts 60 were missing or blank and have been dropped."]
+
+
+def test_dropping_from_a_lazy_stream_could_not_be_counted(model, tokenizer):
+    with pytest.raises(ValueError, match="`drop_empty` needs an `output` for a stream"):
+        embed_dataset(source().to_iterable_dataset(), model, tokenizer, drop_empty=True)
+
+
+def test_int8_finds_its_ranges_on_a_sample(model, tokenizer, tmp_path):
+    dataset = Dataset.from_dict({"text": [None, *TEXTS]})
+    embedded = embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", dtype="int8")
+    ranges = read_provenance(tmp_path / "out").options["ranges"]
+    floats = Embedder(model, tokenizer).encode(TEXTS)
+    assert np.allclose(ranges, [floats.min(0), floats.max(0)])
+    expected = Embedder(model, tokenizer, dtype="int8", ranges=ranges).encode(TEXTS)
+    assert np.array_equal(embedded["embedding"][1:], expected)
+    with pytest.raises(ValueError, match="int8 on a streaming dataset needs `ranges`"):
+        embed_dataset(dataset.to_iterable_dataset(), model, tokenizer, output=tmp_path / "x", dtype="int8")
 
 
 def test_a_column_of_another_type_later_on(model, tokenizer, small, tmp_path):
@@ -241,7 +322,7 @@ def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
         ("file.txt", "got str"),
         ({"text": ["a"]}, "got dict"),
         (iter(["a"]), "got list_iterator"),
-        ([1, 2], "must hold strings, it holds int: 1"),
+        ([1, 2], "must hold strings, but holds int: 1"),
     ],
     ids=["str", "dict", "iterator", "numbers"],
 )
@@ -264,7 +345,7 @@ def test_no_room_for_one_file(model, tokenizer, small, tmp_path, monkeypatch):
 
 
 def test_too_little_room_for_one_file_is_told_before_the_work(model, tokenizer, small, tmp_path, monkeypatch, caplog):
-    told = "One Parquet file of about 0.0 GB takes twice that"
+    told = "One Parquet file of about 0.0 GB needs twice that"
     embed_dataset(source(), model, tokenizer, output=tmp_path / "room.parquet")
     assert not caplog.records
     monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=21_000))  # of 20 kB once
@@ -280,7 +361,7 @@ def test_too_little_room_for_one_file_is_told_before_the_work(model, tokenizer, 
 
 
 LONG = "tide " * 40
-COUNTED = ["A bell.", None, "", LONG, None, "x"] * 20
+COUNTED = ["A bell.", None, " \n", LONG, None, "x"] * 20
 
 
 @pytest.mark.parametrize("way", ["memory", "threads", "processes", "stream"])
@@ -291,14 +372,15 @@ def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, smal
     output = None if way == "memory" else tmp_path / "out"
     progress = Progress(hidden=True)
     embed_dataset(data, model, tokenizer, output=output, progress=progress, **options)
-    n_tokens = sum(len(tokenizer(text)["input_ids"]) for text in COUNTED if text)
+    n_tokens = sum(len(tokenizer(text)["input_ids"]) for text in COUNTED if text)  # of whitespace too
     n_bytes = sum(len(text or "") for text in COUNTED)
     assert progress.counts == Counts(120, n_tokens, n_bytes, nulls=40, blank=20, truncated=20)
     assert not caplog.messages
     embed_dataset(dataset, model, tokenizer)
     assert caplog.messages == [
-        "Of 120 texts 40 missing (null) and 20 blank: their vectors are zero.",
-        "Of 120 texts 20 cut at 32 tokens; overflow 'windows' takes all of a text.",
+        "Of 120 texts 40 are missing (null) and 20 are blank: the vectors of missing and empty texts are zero. "
+        "`drop_empty=True` (--drop-empty) drops them.",
+        "Of 120 texts 20 were truncated at 32 tokens; overflow 'windows' keeps all tokens.",
     ]
     counts = Embedder(model, tokenizer, overflow="windows").extend(pa.table({"text": COUNTED}))[1]
     assert counts.truncated == 0
@@ -309,7 +391,7 @@ def test_outputs_that_are_named_as_something_else(model, tokenizer, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     once = iter(source().to_list())
     stream = IterableDataset.from_generator(lambda: once)
-    with pytest.raises(ValueError, match=r"is named as a \.\w+ file, which `embed` does not write|is an address"):
+    with pytest.raises(ValueError, match=r"is named as a \.\w+ file, which `embed` does not write|is a URL"):
         embed_dataset(stream, model, tokenizer, output=name)
     assert not list(tmp_path.iterdir()) and len(list(once)) == len(TEXTS)
     with pytest.raises(ValueError, match=r"`format` is 'arrow', but the output is named as a \.pq file"):
@@ -358,7 +440,7 @@ def test_a_bad_text_is_named_by_its_row_of_the_dataset(model, tokenizer, small, 
     texts = [text.encode() for text in TEXTS]
     texts[-3] = b"caf\xe9"
     dataset = Dataset(pa.table({"text": pa.array(texts).view(pa.string())}))
-    with pytest.raises(ValueError, match=rf"Column 'text', row {len(TEXTS) - 3}: .* not valid UTF-8"):
+    with pytest.raises(ValueError, match=rf"Column 'text', row {len(TEXTS) - 3} is not valid UTF-8"):
         embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", num_proc=num_proc)
 
 
@@ -441,7 +523,7 @@ def test_worker_processes_share_in_a_small_dataset(model, tokenizer, tmp_path, m
         embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=2, progress=StopAfter(150))
     assert seen == {0, 1}
     if list((tmp_path / ".out.partial").glob("result/data-*")):
-        with pytest.raises(ValueError, match=r"`cut for worker processes \(--num-proc\)` is None and was True"):
+        with pytest.raises(ValueError, match=r"`shards for worker processes \(--num-proc\)` is None and was True"):
             embed_dataset(source(), model, tokenizer, output=tmp_path / "out")
     check(embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=3), model, tokenizer)
 

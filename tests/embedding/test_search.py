@@ -4,14 +4,15 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, save_folder
+from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.embedding import search as module
-from gpt_embeddings.embedding.provenance import read_provenance
 from gpt_embeddings.embedding.search import Hit, open_embedder, search
 from gpt_embeddings_cli import app
 
@@ -39,12 +40,17 @@ def embedder(folder):
     return Embedder.from_pretrained(folder)
 
 
-@pytest.fixture(scope="module", params=["folder", "file.parquet", "short.parquet"])
+@pytest.fixture(scope="module", params=["folder", "file.parquet", "short.parquet", "several"])
 def place(request, tmp_path_factory, folder, embedder):
     """What `embed_dataset` wrote: Arrow, Parquet, and the first dimensions in half precision."""
     place = tmp_path_factory.mktemp("embedded") / request.param
     options = {"truncate_dim": 16, "dtype": "float16"} if request.param == "short.parquet" else {}
     dataset = Dataset.from_dict({"text": TEXTS, "id": list(range(len(TEXTS)))})
+    if request.param == "several":  # new rows in a file beside the old ones
+        for name, rows in (("2026-11-29.parquet", range(300)), ("2026-11-30.parquet", range(300, len(TEXTS)))):
+            options = {"output": place / name, "model_name": str(folder)}
+            embed_dataset(dataset.select(rows), embedder.model, embedder.tokenizer, **options)
+        return place
     embed_dataset(dataset, embedder.model, embedder.tokenizer, output=place, model_name=str(folder), **options)
     return place
 
@@ -52,7 +58,7 @@ def place(request, tmp_path_factory, folder, embedder):
 @pytest.fixture(scope="module")
 def opened(place):
     """What a search loads that is given no embedder."""
-    return open_embedder(read_provenance(place))
+    return open_embedder(place)
 
 
 def expected(embedder, place, query, k):
@@ -94,17 +100,77 @@ def test_a_dataset_and_its_embedder(embedder):
         search(dataset, ["land"])
 
 
+class TestStorage:
+    @pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
+    def test_every_dtype_that_can_be_written_can_be_searched(self, tmp_path, embedder, folder, dtype):
+        dataset, pair = Dataset.from_dict({"text": TEXTS}), (embedder.model, embedder.tokenizer)
+        embed_dataset(dataset, *pair, output=tmp_path / "out.parquet", model_name=str(folder), dtype=dtype)
+        vectors, wanted = embedder.encode(TEXTS), embedder.encode("tides of row 12")
+        stored = np.where(vectors > 0, 1, -1) if dtype == "binary" else vectors
+        scores = unit_rows(stored.astype(np.float32)) @ (wanted / np.linalg.norm(wanted))
+        scores[-2:] = -np.inf  # without text
+        tolerance = {"float16": 1e-3, "int8": 0.02, "binary": 1e-5}[dtype]
+        for given in (None, embedder):
+            hits = search(tmp_path / "out.parquet", ["tides of row 12"], embedder=given, k=500)[0]
+            assert len(hits) == 500
+            np.testing.assert_allclose([hit.score for hit in hits], scores[[hit.row for hit in hits]], atol=tolerance)
+
+    def test_blank_texts_are_never_found(self, embedder):
+        texts = [" ", "\n\n", "  \t", " the", "", None]
+        for dtype in ("float32", "binary"):
+            own = embedder.with_options(dtype=dtype)
+            embedded = embed_dataset(texts, own.model, own.tokenizer, dtype=dtype)
+            hits = search(embedded, ["the"], embedder=own, k=1)[0]
+            assert [hit.row for hit in hits] == [3]
+            assert len(search(embedded, ["the"], embedder=own, k=9)[0]) == 1
+
+    def test_files_that_another_program_has_written(self, tmp_path, embedder, folder, caplog):
+        vectors = embedder.encode(TEXTS[:50])
+        frame = pd.DataFrame({"text": TEXTS[:50], "embedding": list(vectors)})
+        frame.to_parquet(tmp_path / "frame.parquet")
+        with pytest.raises(ValueError, match=r"does not say which model its vectors are from.*`--model`"):
+            search(tmp_path / "frame.parquet", ["tides"])
+        hits = search(tmp_path / "frame.parquet", [TEXTS[7]], embedder=open_embedder(tmp_path, str(folder)), k=1)
+        assert hits[0][0].row == 7 and len(caplog.messages) == 1
+        assert "does not say which model its vectors are from. They are searched with" in caplog.messages[0]
+        done = run("search", tmp_path / "frame.parquet", TEXTS[7], "--model", folder, "-k", 1)
+        assert done.exit_code == 0 and TEXTS[7] in done.stdout, done.output
+        frame["embedding"] = [np.zeros(30)] * 50
+        frame.to_parquet(tmp_path / "wide.parquet")
+        with pytest.raises(ValueError, match=r"at most 24 numbers .* widths of 30"):
+            search(tmp_path / "wide.parquet", ["tides"], embedder=embedder)
+        frame["embedding"] = [np.zeros(24, np.int8)] * 50
+        frame.to_parquet(tmp_path / "int8.parquet")
+        with pytest.raises(ValueError, match="but the dtype of the embedder is 'float32'"):
+            search(tmp_path / "int8.parquet", ["tides"], embedder=embedder)
+
+    def test_files_of_different_models_or_options(self, tmp_path, embedder, gpt2_tokenizer):
+        torch.manual_seed(1)
+        other = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=24, n_positions=64)).eval()
+        for name, model, options in (
+            ("models/a.parquet", embedder.model, {}),
+            ("models/b.parquet", other, {}),
+            ("options/a.parquet", embedder.model, {}),
+            ("options/b.parquet", embedder.model, {"truncate_dim": 8}),
+        ):
+            embed_dataset(["sea"], model, gpt2_tokenizer, output=tmp_path / name, **options)
+        with pytest.raises(ValueError, match=r"a\.parquet' is from the model .* but .*b\.parquet' has the weights"):
+            search(tmp_path / "models", ["sea"], embedder=embedder)
+        with pytest.raises(ValueError, match=r"a\.parquet' and .*b\.parquet' were embedded with different options"):
+            search(tmp_path / "options", ["sea"], embedder=embedder)
+
+
 class TestBadInput:
     def test_another_model(self, place, gpt2_tokenizer):
         torch.manual_seed(1)
         other = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=24, n_positions=64)).eval()
-        with pytest.raises(ValueError, match=r"are from the model '.*tides' with the weights \w{12}; .* has the"):
+        with pytest.raises(ValueError, match=r"from the model '.*tides' with the weights \w{12}, but the embedder"):
             search(place, ["tides"], embedder=Embedder(other, gpt2_tokenizer))
 
     def test_a_model_that_is_gone(self, tmp_path, embedder):
         dataset = Dataset.from_dict({"text": ["sea"]})
         embed_dataset(dataset, embedder.model, embedder.tokenizer, output=tmp_path / "e", model_name="/nowhere/tides")
-        with pytest.raises(FileNotFoundError, match=r"'/nowhere/tides' \(weights [0-9a-f]{12}\), which is not there"):
+        with pytest.raises(FileNotFoundError, match=r"'/nowhere/tides' \(weights \w{12}\), which no longer exists"):
             search(tmp_path / "e", ["sea"])
         embed_dataset(dataset, embedder.model, embedder.tokenizer, output=tmp_path / "f")
         with pytest.raises(ValueError, match="a model that was not saved"):
@@ -112,7 +178,7 @@ class TestBadInput:
 
     def test_what_nobody_embedded(self, tmp_path):
         Dataset.from_dict({"text": ["sea"]}).save_to_disk(tmp_path / "plain")
-        with pytest.raises(ValueError, match="does not say what its vectors are from"):
+        with pytest.raises(ValueError, match="does not say which model its vectors are from"):
             search(tmp_path / "plain", ["sea"])
         with pytest.raises(FileNotFoundError, match="There is no dataset"):
             search(tmp_path / "none", ["sea"])
@@ -121,13 +187,13 @@ class TestBadInput:
         splits = DatasetDict({name: Dataset.from_dict({"text": ["sea"]}) for name in ("train", "test")})
         out = tmp_path / "splits"
         embed_dataset(splits, embedder.model, embedder.tokenizer, output=out, model_name=str(folder))
-        with pytest.raises(ValueError, match="holds the splits train, test; name one"):
+        with pytest.raises(ValueError, match="has the splits train, test; name one"):
             search(out, ["sea"])
 
     def test_questions(self, place, opened):
         with pytest.raises(TypeError, match="must be a list of texts"):
             search(place, "tides", embedder=opened)
-        with pytest.raises(ValueError, match="'' has no token"):
+        with pytest.raises(ValueError, match="zero vector: the query '' has no token"):
             search(place, [""], embedder=opened)
         with pytest.raises(ValueError, match="`k` must be at least 1"):
             search(place, ["tides"], k=0)
