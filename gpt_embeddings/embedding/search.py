@@ -139,8 +139,8 @@ def _matching_embedder(dataset: str | Path, embedder: Embedder | None) -> Embedd
     provenance = find_provenance(dataset)
     if provenance is None:
         logger.warning(
-            f"{str(dataset)!r} does not say which model its vectors are from. They are searched with the given one; if "
-            "another has made them, the scores mean nothing."
+            f"{str(dataset)!r} does not say which model its vectors are from. The given one is used: if another "
+            "made them, the scores mean nothing."
         )
         return embedder
     provenance.check_same_model(embedder.provenance(), f"The dataset {str(dataset)!r}", "the embedder")

@@ -132,7 +132,7 @@ class TestStorage:
             search(tmp_path / "frame.parquet", ["tides"])
         hits = search(tmp_path / "frame.parquet", [TEXTS[7]], embedder=open_embedder(tmp_path, str(folder)), k=1)
         assert hits[0][0].row == 7 and len(caplog.messages) == 1
-        assert "does not say which model its vectors are from. They are searched with" in caplog.messages[0]
+        assert "does not say which model its vectors are from. The given one is used" in caplog.messages[0]
         done = run("search", tmp_path / "frame.parquet", TEXTS[7], "--model", folder, "-k", 1)
         assert done.exit_code == 0 and TEXTS[7] in done.stdout, done.output
         frame["embedding"] = [np.zeros(30)] * 50
