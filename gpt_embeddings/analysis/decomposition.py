@@ -1,7 +1,4 @@
-"""What a text's vectors are made of: the part of the token, the part of the position, and their sum.
-
-Left out: batches and padding; one text at a time is looked at here.
-"""
+"""The vectors of one text, split into the part of the token, the part of the position, and their sum."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,27 +16,27 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 @dataclass(frozen=True)
 class Parts:
-    """The vectors of one text, each as what is added up: `total = token + position`."""
+    """The vectors of one text: `total = token + position`."""
 
     input_ids: torch.Tensor
-    """Ids of shape `(position,)`, int64, cut to `n_positions`."""
+    """Ids of shape `(position,)`, int64, truncated to `n_positions`."""
     token: torch.Tensor
     """Token vectors as they are added, scaled and projected, of shape `(position, n_embd)`, float32."""
     position: torch.Tensor
-    """Position vectors of the same shape; zeros where the model has none."""
+    """Position vectors of the same shape; zeros if the model has no positions."""
     total: torch.Tensor
     """The model's `last_hidden_state` without dropout."""
     n_tokens: int
-    """Tokens of the whole text, before it was cut."""
+    """Tokens of the whole text, before truncation."""
 
 
 def split_parts(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Parts:
-    """Send a text through the stage and keep its parts.
+    """Embed a text and return the parts of its vectors.
 
     Args:
         model: The model; dropout is not applied.
-        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
-        text: A text. What lies past `n_positions` tokens is left out.
+        tokenizer: Its tokenizer.
+        text: A text, truncated to `n_positions` tokens.
 
     Raises:
         ValueError: The text has no tokens or is not valid Unicode, or the tokenizer does not fit the model.
@@ -78,10 +75,10 @@ def measure(parts: Parts) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def measure_words(token: torch.Tensor, words: Sequence[int | None]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return what each token is to its word, whose vector is the mean of its tokens' rows, without positions.
+    """Compare each token with its word, whose vector is the mean of its tokens' rows, without positions.
 
-    The share of a token is `token · word / word · word` over the number of the word's tokens; those of a word add up
-    to 1. A piece that points away from the others has a share below 0.
+    The share of a token is `token · word / word · word` divided by the number of tokens; the shares of a word add up
+    to 1. A piece that points away from the others has a negative share.
 
     >>> rows = torch.tensor([[3.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
     >>> {name: values.tolist() for name, values in measure_words(rows, [0, 0, 1]).items()}
@@ -89,7 +86,7 @@ def measure_words(token: torch.Tensor, words: Sequence[int | None]) -> dict[str,
 
     Args:
         token: Token vectors of shape `(position, n_embd)`.
-        words: The number of each token's word; tokens that are None, as special ones are, are words of their own.
+        words: The number of each token's word; None, as for special tokens, is a word of its own.
 
     Returns:
         Cosines and shares by name, each of shape `(position,)`.
@@ -112,8 +109,8 @@ def token_vectors(model: GPTEmbeddingsModel, input_ids: torch.Tensor | None = No
         input_ids: Ids of shape `(n,)`; None gives the whole vocabulary.
 
     Returns:
-        Vectors of shape `(n, n_embd)`, float32 on the CPU. The whole table of a model that neither scales nor
-        projects is the model's own memory, not a copy.
+        Vectors of shape `(n, n_embd)`, float32 on the CPU. The whole vocabulary is a view of `wte` if the model
+        neither scales nor projects.
     """
     table = model.wte.weight.detach()
     plain = model.config.token_scale == 1 and model.project_in is None
@@ -125,7 +122,7 @@ def token_vectors(model: GPTEmbeddingsModel, input_ids: torch.Tensor | None = No
 
 @torch.no_grad()
 def position_vectors(model: GPTEmbeddingsModel) -> torch.Tensor:
-    """Return the rows of positions 0 to `n_positions - 1`, `(n_positions, n_embd)`; none without positions."""
+    """Return the rows of positions 0 to `n_positions - 1`, `(n_positions, n_embd)`; no rows without positions."""
     if model.wpe is None:
         return torch.zeros(0, model.config.n_embd)
     return model.wpe.weight.detach()[model.config.position_offset :].float().cpu()

@@ -1,7 +1,6 @@
-"""Sentences as numbers, the sparse ways beside the dense ones: one-hot, bag of words, TF-IDF, embeddings.
+"""Sentences as sparse and as dense numbers: one-hot, bag of words, TF-IDF, embeddings.
 
-All of them start from the model's own tokens, so that nothing differs but the encoding. scikit-learn (extra
-`explore`) counts and weighs.
+All encodings use the model's tokens, so that they differ in nothing else. Bags and TF-IDF are scikit-learn's.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,25 +20,24 @@ from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-# Cosines of float32 sums taken in another order are as near to 1 as this.
-SAME = 1e-6
+SAME = 1e-6  # cosines of the same float32 numbers, summed in another order, differ by less
 
 Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """One way to encode sentences, and what it gives for some."""
+    """An encoding of some sentences."""
 
     name: str
     size: int
-    """Numbers that the longest sentence takes."""
+    """Numbers of the longest sentence."""
     zeros: float
-    """Share of those numbers, over all sentences, that are zero."""
+    """Share of zeros among the numbers of all sentences."""
     similarity: npt.NDArray[np.float64]
     """Cosines of shape `(n_sentences, n_sentences)`."""
     sees_order: bool
-    """Whether the first sentence's tokens in reverse order have another encoding."""
+    """Whether the encoding of the first sentence changes when its tokens are reversed."""
 
 
 def compare_encodings(
@@ -47,12 +45,11 @@ def compare_encodings(
 ) -> list[Encoding]:
     """Encode sentences in five ways.
 
-    Sentences of different lengths are compared as if the shorter were followed by zeros, where an encoding has a row
-    a token. Tokens past `n_positions` are left out.
+    In encodings with a row per token, shorter sentences are filled with zeros. Tokens past `n_positions` are cut.
 
     Args:
         model: The model.
-        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        tokenizer: Its tokenizer.
         sentences: At least two.
 
     Raises:
@@ -61,7 +58,7 @@ def compare_encodings(
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     if len(sentences) < 2:
-        raise ValueError(f"At least two sentences can be compared, got {len(sentences)}. Type one on each line.")
+        raise ValueError(f"At least two sentences are needed, got {len(sentences)}. Type one on each line.")
     flat, offsets = encode_flat(sentences, tokenizer)
     limit = model.config.n_positions
     documents = [flat[start:end][:limit] for start, end in pairwise(offsets)]
@@ -79,17 +76,17 @@ def compare_encodings(
         one_hot,
         *_encode_counts(documents, model.config.vocab_size),
         _encode_dense("pooled embeddings (mean)", documents, lambda ids: rows(ids).mean(0)),
-        _encode_dense("embeddings, a row a token", documents, rows),
+        _encode_dense("embeddings, a row per token", documents, rows),
     ]
 
 
 def _encode_one_hot(documents: list[Ids], vocab_size: int) -> Encoding:
-    """A row a token with a single 1; the inner product of two sentences counts places with the same token."""
+    # The inner product of two sentences counts the positions at which they have the same token.
     same = np.array([[np.sum(a[: len(b)] == b[: len(a)]) for b in documents] for a in documents], dtype=float)
     lengths = np.sqrt(np.diag(same))
     order = documents[0]
     return Encoding(
-        "one-hot, a row a token",
+        "one-hot, a row per token",
         vocab_size * max(map(len, documents)),
         1 - 1 / vocab_size,
         same / np.outer(lengths, lengths),

@@ -1,10 +1,8 @@
-"""Plotly figures of the input stage: what `gpt_embeddings.analysis` computes, drawn.
+"""Plotly figures of what `gpt_embeddings.analysis` computes.
 
-Each function is pure: model, tokenizer and text in, a figure out. Texts are shown and never read as markup, though
-Plotly reads some HTML in every label. Colours are legible on light and on dark paper, which is left transparent.
-
-Needs the extra `explore`. Left out: 3-D maps of words (`maps`), numbers as rows (`tables`), what is computed
-(`gpt_embeddings.analysis`) and the page (`page`).
+Plotly reads some HTML in its labels; here texts are escaped, so markup in them is shown as it is. The background is
+transparent and the colours are legible on light and dark pages.
+Left out: 3-D maps of words (`maps`) and numbers as rows (`tables`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,18 +30,16 @@ NORMS = ("‖token‖", "‖position‖", "‖sum‖")
 
 POSITIONS_SHOWN = 128  # rows of a square heat map
 CURVE_POINTS = 256
+COLORBAR = {"thickness": 10, "outlinewidth": 0}
 
 
 def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> go.Figure:
-    """Draw a text through the stage: for each token how token, position and sum agree, and how long they are.
+    """Draw the cosines and norms of each token's vectors: token, position and their sum.
 
     Args:
         model: The model.
-        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        tokenizer: Its tokenizer.
         text: A text; at most 256 of its tokens are drawn.
-
-    Raises:
-        ValueError: The text has no tokens, or the tokenizer does not fit the model.
     """
     parts = split_parts(model, tokenizer, text)
     shown = slice(TOKENS_SHOWN)
@@ -68,7 +64,7 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
                 x=[str(i) for i in range(len(pieces))],
                 customdata=np.tile(np.array(hover, dtype=object), (len(names), 1)),
                 hovertemplate="%{customdata}<br>%{y}: %{z:.3f}<extra></extra>",
-                colorbar={"len": 0.45, "y": 0.78 - 0.54 * (row - 1), "thickness": 10, "outlinewidth": 0},
+                colorbar={**COLORBAR, "len": 0.45, "y": 0.78 - 0.54 * (row - 1)},
                 xgap=1,
                 ygap=1,
                 **scale,
@@ -76,18 +72,18 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
             row=row,
             col=1,
         )
-    # Categories that are shown under another name: a narrow page leaves some out, and equal tokens stay apart.
+    # The axis has positions as categories and shows them as tokens, so that equal tokens keep columns of their own.
     labels = {str(i): escape_label(piece) for i, piece in enumerate(pieces)}
     figure.update_xaxes(type="category", labelalias=labels, tickangle=-60)
     return finish(figure, height=420)
 
 
 def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figure:
-    """Draw scores as bars, beside the best that random rows would give.
+    """Draw scores as bars, beside the best score that random rows would give.
 
     Args:
-        index: The table that they were found in.
-        found: What was found, best first.
+        index: The table that was searched.
+        found: The neighbours, best first.
     """
     labels = [f"{escape_label(near.piece)} ({near.input_id})" for near in found]
     figure = go.Figure(
@@ -114,10 +110,7 @@ def position_similarity_figure(table: torch.Tensor, title: str = "") -> go.Figur
 
     Args:
         table: A position table, `(n_positions, n_embd)`, such as `position_vectors(model)` or `sinusoidal_table`.
-        title: What the figure is called.
-
-    Raises:
-        ValueError: The table has no rows.
+        title: Title of the figure.
     """
     rows, vectors = _sample_rows(table, POSITIONS_SHOWN)
     units = normalize(vectors, dim=1)
@@ -129,7 +122,7 @@ def position_similarity_figure(table: torch.Tensor, title: str = "") -> go.Figur
             zmin=-1,
             zmax=1,
             colorscale="RdBu_r",
-            colorbar={"thickness": 10, "outlinewidth": 0},
+            colorbar=COLORBAR,
             hovertemplate="positions %{x} and %{y}<br>cosine %{z:.3f}<extra></extra>",
         )
     )
@@ -143,11 +136,7 @@ def position_curve_figure(table: torch.Tensor, title: str = "") -> go.Figure:
 
     Args:
         table: As in `position_similarity_figure`; at most 256 of its rows are drawn.
-        title: What the figure is called.
-
-    Raises:
-        ValueError: The table has no rows.
-        ImportError: scikit-learn is not installed.
+        title: Title of the figure.
     """
     rows, vectors = _sample_rows(table, CURVE_POINTS)
     projection = project(vectors)
@@ -163,7 +152,7 @@ def position_curve_figure(table: torch.Tensor, title: str = "") -> go.Figure:
                 "size": 3,
                 "color": rows,
                 "colorscale": "Viridis",
-                "colorbar": {"thickness": 10, "outlinewidth": 0, "title": {"text": "position"}},
+                "colorbar": {**COLORBAR, "title": {"text": "position"}},
             },
             customdata=rows,
             hovertemplate="position %{customdata}<extra></extra>",
@@ -178,10 +167,7 @@ def position_norms_figure(position_tables: Mapping[str, torch.Tensor], title: st
 
     Args:
         position_tables: Tables by name, each `(n_positions, n_embd)`; at most 256 rows of each are drawn.
-        title: What the figure is called.
-
-    Raises:
-        ValueError: A table has no rows.
+        title: Title of the figure.
     """
     figure = go.Figure()
     for i, (name, table) in enumerate(position_tables.items()):
@@ -210,7 +196,7 @@ def _sample_rows(table: torch.Tensor, limit: int) -> tuple[npt.NDArray[np.int64]
 
 
 def encodings_figure(encodings: Sequence[Encoding]) -> go.Figure:
-    """Draw the similarity of all sentences in every encoding, a small heat map each."""
+    """Draw a small heat map of the sentences' cosines for each encoding."""
     figure = make_subplots(
         rows=-(-len(encodings) // 2),
         cols=2,
@@ -232,9 +218,7 @@ def encodings_figure(encodings: Sequence[Encoding]) -> go.Figure:
             row=1 + i // 2,
             col=1 + i % 2,
         )
-    figure.update_layout(
-        coloraxis={"colorscale": "RdBu_r", "cmin": -1, "cmax": 1, "colorbar": {"thickness": 10, "outlinewidth": 0}}
-    )
+    figure.update_layout(coloraxis={"colorscale": "RdBu_r", "cmin": -1, "cmax": 1, "colorbar": COLORBAR})
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(type="category")
     figure.update_annotations(font={"size": 12})

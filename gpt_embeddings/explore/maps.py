@@ -1,7 +1,4 @@
-"""3-D maps: words, a word among its neighbours, a text's tokens.
-
-Needs the extra `explore`.
-"""
+"""3-D maps of words, of a word among its neighbours, of a text's tokens, and of vectors of your own."""
 
 from collections.abc import Sequence
 
@@ -25,15 +22,12 @@ LABELS_SHOWN = 80  # further points keep their hover text
 
 
 def words_map(index: Neighbours, words: Sequence[str], method: Method = "pca") -> go.Figure:
-    """Draw words in three dimensions; one of several tokens is their mean and drawn as a diamond.
+    """Draw words in three dimensions; a word of several tokens is their mean, drawn as a diamond.
 
     Args:
         index: The token table.
         words: The words.
         method: `"pca"` or `"umap"`.
-
-    Raises:
-        ValueError: A word has no tokens, or there are too few for the method.
     """
     found = [index.find(word) for word in words]
     projection = project(torch.stack([word.vector for word in found]), 3, method)
@@ -49,9 +43,6 @@ def vectors_map(names: Sequence[str], vectors: npt.ArrayLike, method: Method = "
         names: A label for each vector.
         vectors: Vectors of shape `(n, n_features)`.
         method: `"pca"` or `"umap"`.
-
-    Raises:
-        ValueError: There are not as many names as vectors, or too few vectors for the method.
     """
     numbers = np.asarray(vectors, float)
     if numbers.ndim != 2 or len(numbers) != len(names):
@@ -71,9 +62,6 @@ def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Met
         word: The word.
         count: How many neighbours.
         method: `"pca"` or `"umap"`.
-
-    Raises:
-        ValueError: The word has no tokens, or there are too few neighbours for the method.
     """
     centre, found = index.of_word(word, count)
     ids = torch.tensor([neighbour.input_id for neighbour in found])
@@ -87,16 +75,13 @@ def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Met
 def text_map(
     model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str, method: Method = "pca"
 ) -> go.Figure:
-    """Draw a text's vectors, token + position, joined in the order of the text, beside their tokens alone.
+    """Draw a text's vectors, token + position, joined in the order of the text, and the token vectors alone.
 
     Args:
         model: The model.
-        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        tokenizer: Its tokenizer.
         text: A text; at most 256 of its tokens are drawn.
         method: `"pca"` or `"umap"`.
-
-    Raises:
-        ValueError: The text has no tokens, or too few for the method.
     """
     parts = split_parts(model, tokenizer, text)
     ids = parts.input_ids[:TOKENS_SHOWN].tolist()
@@ -115,7 +100,7 @@ def text_map(
 def _draw_map(
     projection: Projection, labels: Sequence[str], hover: Sequence[str], groups: Sequence[str], line: str | None = None
 ) -> go.Figure:
-    """Draw points in 3-D, a colour and a shape a group; labels are annotations, which show text as it is."""
+    """Draw points in 3-D with a colour and shape for each group."""
     points = projection.points
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):

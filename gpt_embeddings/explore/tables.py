@@ -1,7 +1,4 @@
-"""Small tables to look at: in a notebook, on a page, or as rows.
-
-Left out: datasets, which are Arrow's business.
-"""
+"""Small tables for a notebook or the page."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,17 +33,17 @@ Cell: TypeAlias = str | int | float
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns, with a sentence above; a notebook shows it as HTML."""
+    """Rows, names of their columns and a caption; a notebook shows them as HTML."""
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
     caption: str = ""
 
     def to_html(self, to_html: Callable[[str], str] = escape) -> str:
-        """Return the table as HTML in which markup is shown and not run.
+        """Return the table as HTML.
 
         Args:
-            to_html: Escapes a text; pages that fill templates have more to escape.
+            to_html: Escapes a text, so that markup in it is shown and not run.
         """
         numeric = [not isinstance(value, str) for value in self.rows[0]] if self.rows else [False] * len(self.columns)
         head = "".join(
@@ -70,58 +67,42 @@ def _cell(value: Cell, to_html: Callable[[str], str]) -> str:
 
 
 def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Table:
-    """Return the numbers of `figures.text_figure`, a row a token, with a caption that says what was cut.
+    """Return the numbers of `figures.text_figure`, one row per token; the caption says what was cut.
 
-    The share of the token is `token · sum / sum · sum`, that of the position likewise; the two add up to 1. The
-    last two columns tell how a word's vector, the mean of its tokens' rows, is made of them (`measure_words`).
+    The columns are those of `measure` and `measure_words`.
 
     Args:
         model: The model.
-        tokenizer: A fast tokenizer whose ids the model's vocabulary holds.
+        tokenizer: Its tokenizer.
         text: A text; at most 256 of its tokens have a row.
-
-    Raises:
-        ValueError: The text has no tokens, or the tokenizer does not fit the model.
     """
     parts = split_parts(model, tokenizer, text)
     pieces = readable_pieces(tokenizer, parts.input_ids[:TOKENS_SHOWN].tolist())
     words = find_words(text, tokenizer)[: len(parts.input_ids)]
     measures = measure(parts) | measure_words(parts.token, words)
-    names = (
-        "‖token‖",
-        "‖position‖",
-        "‖sum‖",
-        "cos(sum, token)",
-        "cos(sum, position)",
-        "share of token",
-        "share of position",
-        "cos(word, token)",
-        "share of word",
-    )
-    numbers = [measures[name][:TOKENS_SHOWN].tolist() for name in names]
+    del measures["cos(token, position)"]  # the figure has it
+    numbers = [values[:TOKENS_SHOWN].tolist() for values in measures.values()]
     rows = list(zip(range(len(pieces)), pieces, parts.input_ids.tolist(), *numbers, strict=False))
     caption = f"{parts.n_tokens:,} token{'s' if parts.n_tokens != 1 else ''}"
     if parts.n_tokens > len(parts.input_ids):
         caption += f", cut to the first {len(parts.input_ids):,}: the model has no more positions (`n_positions`)"
     if len(parts.input_ids) > len(pieces):
         caption += f"; the first {len(pieces)} are shown"
-    return Table(("position", "token", "id", *names), rows, f"{caption}.")
+    return Table(("position", "token", "id", *measures), rows, f"{caption}.")
 
 
 def neighbours_table(words: Sequence[Word], found: Sequence[Neighbour]) -> Table:
-    """Return what was found as rows, with the words that were asked for in the caption."""
-    several = [word for word in words if len(word.input_ids) > 1]
-    asked = ", ".join(word.label for word in words)
-    caption = f"Asked for: {asked}."
+    """Return neighbours as rows; the caption has the words that were asked for."""
+    caption = f"Asked for: {', '.join(word.label for word in words)}."
+    several = ", ".join(word.text for word in words if len(word.input_ids) > 1)
     if several:
-        names = ", ".join(word.text for word in several)
-        caption += f" Of several tokens, whose mean is taken: {names}."
+        caption += f" Words of several tokens, searched by the mean of their rows: {several}."
     rows = [(rank, near.piece, near.input_id, near.score) for rank, near in enumerate(found, start=1)]
     return Table(("rank", "token", "id", "cosine"), rows, caption)
 
 
 def encodings_table(encodings: Sequence[Encoding]) -> Table:
-    """Return what `compare_encodings` found as rows; the similarity is that of the first two sentences."""
+    """Return encodings as rows, with the cosine of the first two sentences."""
     rows = [
         (
             encoding.name,
@@ -132,7 +113,7 @@ def encodings_table(encodings: Sequence[Encoding]) -> Table:
         )
         for encoding in encodings
     ]
-    columns = ("encoding", "numbers a sentence", "of them zero", "cosine of sentences 1 and 2", "sees word order")
+    columns = ("encoding", "numbers per sentence", "zeros", "cosine of sentences 1 and 2", "sees word order")
     return Table(columns, rows)
 
 
@@ -143,9 +124,6 @@ def costs_table(vocab_size: int, n_positions: int, n_embd: int) -> Table:
         vocab_size: Rows of `wte`.
         n_positions: Rows of `wpe`.
         n_embd: Columns of both.
-
-    Raises:
-        ValueError: A size is not a positive integer, or too large.
     """
     GPTEmbeddingsConfig(vocab_size=vocab_size, n_positions=n_positions, n_embd=n_embd)
     rows = []

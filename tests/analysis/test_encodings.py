@@ -28,11 +28,11 @@ def encodings(model, gpt2_tokenizer):
 
 def test_only_rows_a_token_see_that_cat_and_carpet_changed_places(encodings):
     assert {e.name: e.sees_order for e in encodings} == {
-        "one-hot, a row a token": True,
+        "one-hot, a row per token": True,
         "bag of words (tokens)": False,
         "TF-IDF": False,
         "pooled embeddings (mean)": False,
-        "embeddings, a row a token": True,
+        "embeddings, a row per token": True,
     }
     for encoding in encodings:
         assert (encoding.similarity[0, 1] > 1 - 1e-6) == (not encoding.sees_order), encoding.name
@@ -77,7 +77,7 @@ def test_dense_ones_equal_the_model(encodings, model, gpt2_tokenizer):
 
 
 def test_bad_sentences_are_refused(model, gpt2_tokenizer):
-    with pytest.raises(ValueError, match="At least two sentences can be compared, got 1"):
+    with pytest.raises(ValueError, match="At least two sentences are needed, got 1"):
         compare_encodings(model, gpt2_tokenizer, [CAT])
     with pytest.raises(ValueError, match="'' has no tokens"):
         compare_encodings(model, gpt2_tokenizer, [CAT, ""])

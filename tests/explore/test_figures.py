@@ -157,7 +157,9 @@ def test_bars_of_neighbours_hold_scores_and_chance(index):
     np.testing.assert_allclose(figure.data[0].x, [near.score for near in found])
     assert figure.layout.shapes[0].x0 == index.chance
     table = tables.neighbours_table([index.find("gato"), index.find("cat")], found)
-    assert table.caption == "Asked for: ␣g·ato, ␣cat. Of several tokens, whose mean is taken: gato."
+    assert (
+        table.caption == "Asked for: ␣g·ato, ␣cat. Words of several tokens, searched by the mean of their rows: gato."
+    )
     assert table.rows[0] == (1, found[0].piece, found[0].input_id, found[0].score)
 
 

@@ -82,7 +82,7 @@ def test_every_view_shows_its_first_values(view, model):
         (MAP, [TOKENS, ""], "The text is empty"),
         (NEIGHBOURS, ["", "", "", True], "There is no word"),
         (NEIGHBOURS, ["king", "man", "", True], "Fill both or neither"),
-        (DENSE, ["one line"], "At least two sentences can be compared, got 1"),
+        (DENSE, ["one line"], "At least two sentences are needed, got 1"),
         (DENSE, ["a\n" * 13], "13 sentences; at most 12"),
     ],
 )
