@@ -1,20 +1,23 @@
-"""Windows in the loaders of others: workers that live on, accelerate, and what a length is."""
+"""Windows in loaders: persistent workers, torchdata, accelerate, several processes, and lengths."""
 
 import copy
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-import two_processes
-import warm_python
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import Trainer, TrainingArguments
 from windows_reference import TOKENIZER, plain, words
 
@@ -24,7 +27,8 @@ from gpt_embeddings.text import encoding
 
 
 ROOT = Path(__file__).parents[2]
-STARTS = [name for name in ("fork", "spawn") if name in multiprocessing.get_all_start_methods()]
+# torchdata 0.11 under torch 2.13
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
 
 def some_windows(**options):
@@ -64,29 +68,27 @@ def test_the_tokenizer_is_ready_before_workers_are_forked():
 
 
 class TestPersistentWorkers:
-    @pytest.fixture(autouse=True)
-    def warm(self):
-        with warm_python.spawning():
-            yield
-
     @pytest.mark.slow
-    @pytest.mark.parametrize("start", STARTS)
-    def test_each_epoch_has_its_order_in_a_plain_loader(self, start):
+    def test_each_epoch_has_its_order_in_a_plain_loader(self, monkeypatch):
+        """Also where threads of `tokenizers` are asked for, and have run in the parent: children must do without."""
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+        TOKENIZER._tokenizer.encode_batch_fast(words(60))
+
         def epochs(**options):
             windows = some_windows()
-            loader = DataLoader(windows, batch_size=4, num_workers=2, **options)
+            loader = DataLoader(windows, batch_size=4, num_workers=2, timeout=300, **options)
             found = []
             for epoch in (0, 1, 2):
                 windows.set_epoch(epoch)
                 found.append(plain(loader))
             return found
 
-        living = epochs(persistent_workers=True, multiprocessing_context=start)
+        living = epochs(persistent_workers=True)
         assert living[0] != living[1] != living[2]
         assert living == epochs()
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("start", STARTS)
+    @pytest.mark.parametrize("start", ["fork", "spawn"])
     def test_each_epoch_has_its_order_in_our_loader(self, start):
         alone = some_windows().dataloader(4)
         wanted = [plain(alone) for _ in range(3)]
@@ -151,8 +153,61 @@ class TestPersistentWorkers:
 
         living = steps(dataloader_persistent_workers=True)
         assert len(living) == 70 and living == steps()
-        n_batches = len(list(DataLoader(some_windows(), batch_size=8, num_workers=2)))
+        n_batches = len(list(DataLoader(some_windows(), batch_size=8)))
         assert n_batches < 35 and living[:n_batches] != living[n_batches : 2 * n_batches]
+
+
+class TestEndOfEpoch:
+    """A state saved at the end of an epoch leads to the next one, whole and in its own order."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("set_epoch", ["before", "after", "never"])
+    @pytest.mark.parametrize("num_workers", [0, 1, 2])
+    def test_stateful_dataloader(self, num_workers, set_epoch):
+        def loader():
+            windows = some_windows()
+            return windows, StatefulDataLoader(windows, batch_size=4, num_workers=num_workers)
+
+        windows, stopped = loader()
+        first, state = plain(stopped), stopped.state_dict()
+        windows.set_epoch(1)
+        second = plain(stopped)
+        windows, resumed = loader()
+        if set_epoch == "before":
+            windows.set_epoch(1)
+        resumed.load_state_dict(state)
+        if set_epoch == "after":
+            windows.set_epoch(1)
+        assert plain(resumed) == second != first
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("ours", [True, False])
+    def test_accelerate(self, ours):
+        config = DataLoaderConfiguration(use_stateful_dataloader=True)
+        accelerator = Accelerator(cpu=True, dataloader_config=config)
+
+        def loader():
+            windows = some_windows(num_streams=1)
+            return accelerator.prepare(windows.dataloader(4) if ours else DataLoader(windows, batch_size=4))
+
+        stopped = loader()
+        epochs = [plain(stopped)]
+        state = stopped.state_dict()
+        epochs += [plain(stopped), plain(stopped)]
+        resumed = loader()
+        resumed.load_state_dict(state)
+        resumed.set_epoch(1)
+        assert [plain(resumed), plain(resumed)] == epochs[1:]
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    def test_windows(self):
+        windows = some_windows()
+        first = [window["input_ids"].tolist() for window in windows]
+        resumed = some_windows()
+        resumed.load_state_dict(json.loads(json.dumps(windows.state_dict())))
+        second = [window["input_ids"].tolist() for window in resumed]
+        windows.set_epoch(1)
+        assert second == [window["input_ids"].tolist() for window in windows] != first
 
 
 class TestAccelerate:
@@ -161,22 +216,21 @@ class TestAccelerate:
         yield
         AcceleratorState._reset_state(reset_partial_state=True)
 
+    @pytest.mark.parametrize("split", [False, True])
     @pytest.mark.parametrize("dispatch", [None, False])
-    def test_a_prepared_loader_gives_the_same_batches(self, dispatch):
-        config = DataLoaderConfiguration(dispatch_batches=dispatch)
+    def test_a_prepared_loader_gives_the_same_batches(self, dispatch, split):
+        config = DataLoaderConfiguration(dispatch_batches=dispatch, split_batches=split)
         prepared = Accelerator(cpu=True, dataloader_config=config).prepare(some_windows().dataloader(4))
         alone = some_windows().dataloader(4)
         assert len(prepared) == len(alone)
         assert [plain(prepared) for _ in range(3)] == [plain(alone) for _ in range(3)]
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("persistent", [True, False])
-    def test_with_workers(self, persistent):
-        loader = some_windows().dataloader(4, num_workers=2, persistent_workers=persistent)
+    def test_with_workers(self):
+        loader = some_windows().dataloader(4, num_workers=2, persistent_workers=True)
         prepared, alone = Accelerator(cpu=True).prepare(loader), some_windows().dataloader(4)
         assert [plain(prepared) for _ in range(2)] == [plain(alone) for _ in range(2)]
 
-    @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 under torch 2.13
     def test_a_state_of_a_stateful_loader_is_exact(self):
         config = DataLoaderConfiguration(use_stateful_dataloader=True)
         accelerator = Accelerator(cpu=True, dataloader_config=config)
@@ -209,19 +263,29 @@ class TestAccelerate:
         with pytest.raises(ValueError, match=r"their own workers: use `windows.dataloader\(num_workers=...\)`"):
             list(loader)
 
-    @pytest.mark.slow
-    def test_two_processes_share_the_windows(self, tmp_path):
-        script = tmp_path / "share.py"
-        script.write_text(SHARE, encoding="utf-8")
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows"}
-        done = warm_python.run([two_processes.__file__, str(script)], env=environment)
-        assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """They share what accelerate prepares, and the parts of `rank` and `world_size` are the whole."""
+    script = tmp_path / "share.py"
+    script.write_text(TWO_PROCESSES, encoding="utf-8")
+    for i in range(6):
+        texts = words(100 + 30 * i, seed=i, longest=12)
+        pq.write_table(pa.table({"text": texts}), tmp_path / f"{i}.parquet", row_group_size=60)
+    files = sorted(str(path) for path in tmp_path.glob("*.parquet"))
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows", "HF_HUB_OFFLINE": "1"}
+    arguments = [sys.executable, ROOT / "tests/windows/two_processes.py", script, *files]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
 
 
-SHARE = """
+TWO_PROCESSES = """
+import sys
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import DataLoaderConfiguration, gather_object
+from datasets import load_dataset
 from windows_reference import TOKENIZER, words
 from gpt_embeddings import TokenWindows
 
@@ -232,10 +296,14 @@ def loader(drop_last, **options):
     return TokenWindows(words(60), TOKENIZER, 8, shuffle=True, **options).dataloader(4, drop_last=drop_last)
 for options in ({"num_streams": 1, "drop_last": False}, {"num_streams": 3, "drop_last": True}):
     wanted = rows(loader(**options))
-    own = rows(accelerator.prepare(loader(**options)))
-    found = gather_object(own)
-    # accelerate fills the last batch up from the first one
-    assert set(found) == set(wanted) and len(own) < len(wanted) <= len(found) < len(wanted) + 8
+    for dispatch, split in ((None, False), (None, True), (False, False), (False, True)):
+        AcceleratorState._reset_state()
+        config = DataLoaderConfiguration(dispatch_batches=dispatch, split_batches=split)
+        accelerator = Accelerator(cpu=True, dataloader_config=config)
+        own = rows(accelerator.prepare(loader(**options)))
+        found = gather_object(own)
+        # accelerate fills the last batch up from the first one
+        assert set(found) == set(wanted) and len(own) < len(wanted) <= len(found) < len(wanted) + 8, options
 streams, part = {"num_streams": 3}, {"rank": 0, "world_size": 2}
 for options, message in ((streams, "use `drop_last=True`"), (part, "leave out `rank`")):
     try:
@@ -244,6 +312,14 @@ for options, message in ((streams, "use `drop_last=True`"), (part, "leave out `r
         assert message in str(error), error
     else:
         raise AssertionError(message)
+rank, world_size = dist.get_rank(), dist.get_world_size()
+for streaming in (False, True):
+    dataset = load_dataset("parquet", data_files=sys.argv[1:], split="train", streaming=streaming)
+    def documents(**options):
+        return rows(TokenWindows(dataset, TOKENIZER, 64, packing="document", shuffle=True, **options).dataloader(64))
+    own = documents(rank=rank, world_size=world_size)
+    found = gather_object(own)
+    assert sorted(found) == sorted(documents()) and 0 < len(own) < len(found), "the union is not the corpus"
 if accelerator.is_main_process:
     print("EXACT")
 accelerator.end_training()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,17 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import two_processes
-import warm_python
 from datasets import Dataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchdata.stateful_dataloader import StatefulDataLoader
+from typer.testing import CliRunner
 from windows_reference import TOKENIZER, joined, plain, reference, words
 
 from gpt_embeddings import TokenWindows, load_tokenizer
 from gpt_embeddings.windows.packing import StreamPacker, WindowSpec
+from gpt_embeddings_cli import app
 
 
 ROOT = Path(__file__).parents[2]
@@ -272,25 +273,17 @@ import json, os, sys
 from pathlib import Path
 from datasets import load_dataset
 from gpt_embeddings import TokenWindows, load_tokenizer
-folder, out, num_workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 files = sorted(map(str, folder.glob("*.parquet")))
 dataset = load_dataset("parquet", data_files=files, split="train", streaming=True)
 windows = TokenWindows(dataset, load_tokenizer(), 32, 8, shuffle=True, num_streams=2)
-loader = windows.dataloader(4, num_workers=num_workers)
-checkpoint, lines = out / "checkpoint.json", []
-if checkpoint.exists():
-    saved = json.loads(checkpoint.read_text())
-    lines = (out / "batches").read_text().splitlines()[: saved["batches"]]
-    loader.load_state_dict(saved["state"])
-done = len(lines)
+loader = windows.dataloader(4, num_workers=2)
 with open(out / "batches", "w") as file:
-    file.writelines(line + "\\n" for line in lines)
-    for batch in loader:
+    for n, batch in enumerate(loader):
         file.write(json.dumps([batch["input_ids"].tolist(), batch["target_ids"].tolist()]) + "\\n")
         file.flush()
-        done += 1
-        (out / "checkpoint.tmp").write_text(json.dumps({"batches": done, "state": loader.state_dict()}))
-        os.replace(out / "checkpoint.tmp", checkpoint)
+        (out / "checkpoint.tmp").write_text(json.dumps({"batches": n + 1, "state": loader.state_dict()}))
+        os.replace(out / "checkpoint.tmp", out / "checkpoint.json")
 """
 
 WRITE_STORED = """
@@ -302,98 +295,53 @@ app(sys.argv[1:])
 """
 
 
-def run(code, *arguments):
+def run_and_kill(code, arguments, condition):
+    """Start a program and send SIGKILL to it and its workers while it works."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    arguments = ["-c", code, *map(str, arguments)]
-    return warm_python.start(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def kill_when(process, condition):
-    """Send SIGKILL to a process and its workers in mid-work."""
-    deadline = time.monotonic() + 120
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], env=environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
-def finish(process):
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.mark.slow
 def test_sigkill_in_mid_epoch(folder, tmp_path):
-    def batches():
+    def lines():
         place = tmp_path / "batches"
-        return len(place.read_bytes().splitlines()) if place.exists() else 0
+        return place.read_text().splitlines() if place.exists() else []
 
-    kill_when(run(WRITE_BATCHES, folder, tmp_path, 2), lambda: batches() > 150)
-    first = batches()
-    kill_when(run(WRITE_BATCHES, folder, tmp_path, 0), lambda: batches() > first + 100)
-    second = batches()
-    finish(run(WRITE_BATCHES, folder, tmp_path, 0))
+    run_and_kill(WRITE_BATCHES, [folder, tmp_path], lambda: len(lines()) > 150)
+    checkpoint = json.loads((tmp_path / "checkpoint.json").read_text())
     windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8, shuffle=True, num_streams=2)
-    wanted = [[b["input_ids"].tolist(), b["target_ids"].tolist()] for b in windows.dataloader(4)]
-    found = [json.loads(line) for line in (tmp_path / "batches").read_text().splitlines()]
-    assert found == wanted and 150 < first < second < len(wanted)
+    wanted = plain(windows.dataloader(4))
+    seen = [json.loads(line) for line in lines()[: checkpoint["batches"]]]
+    seen = [[(row, targets) for row, targets in zip(*batch, strict=True)] for batch in seen]
+    resumed = windows.dataloader(4)
+    resumed.load_state_dict(checkpoint["state"])
+    assert seen + plain(resumed) == wanted and 150 <= len(seen) < len(wanted)
 
 
 @pytest.mark.slow
 def test_sigkill_while_storing(folder, tmp_path):
     output, partial = tmp_path / "stored", tmp_path / ".stored.partial"
     arguments = ["windows", *sorted(folder.glob("*.parquet")), "--output", output, "--max-length", 32, "--stride", 8]
-    kill_when(run(WRITE_STORED, *arguments), lambda: len(list((partial / "result").glob("*.arrow"))) > 20)
+    run_and_kill(WRITE_STORED, arguments, lambda: len(list((partial / "result").glob("*.arrow"))) > 20)
     assert not output.exists()
     first = json.loads((partial / "progress.json").read_text())["windows"]
     assert first > 0
-    refused = run(WRITE_STORED, *arguments[:-1], 16)
-    assert "`stride` is 16 and was 8" in refused.communicate()[0] and refused.returncode == 1
-    finish(run(WRITE_STORED, *arguments))
+    refused = CliRunner().invoke(app, [*map(str, arguments[:-1]), "16"])
+    assert "`stride` is 16 and was 8" in refused.output and refused.exit_code == 1
+    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
     wanted = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8).to_dataset()
     found = Dataset.load_from_disk(str(output))
     assert found.num_rows > first and found[:] == wanted[:]
     assert not partial.exists()
-
-
-TORCHRUN = """
-import sys
-import torch
-import torch.distributed as dist
-from datasets import load_dataset
-from gpt_embeddings import TokenWindows, load_tokenizer
-dist.init_process_group("gloo")
-rank, world_size, tokenizer = dist.get_rank(), dist.get_world_size(), load_tokenizer()
-for streaming in (False, True):
-    dataset = load_dataset("parquet", data_files=sys.argv[1:], split="train", streaming=streaming)
-    def documents(**options):
-        windows = TokenWindows(dataset, tokenizer, 64, packing="document", shuffle=True, **options)
-        return [tuple(row) for batch in windows.dataloader(64) for row in batch["input_ids"].tolist()]
-    own = documents(rank=rank, world_size=world_size)
-    steps = torch.tensor(len(own))
-    dist.all_reduce(steps, op=dist.ReduceOp.MIN)
-    parts = [None] * world_size
-    dist.all_gather_object(parts, own)
-    assert sorted(sum(parts, [])) == sorted(documents()), "the union is not the corpus"
-    assert 0 < steps <= len(own) < len(sum(parts, []))
-if rank == 0:
-    print("EXACT")
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_torchrun(folder, tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(TORCHRUN)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    files = [str(path) for path in sorted(folder.glob("*.parquet"))]
-    done = warm_python.run([two_processes.__file__, str(script), *files], env=environment)
-    assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
 
 
 @pytest.mark.slow
