@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gpt_embeddings.checkpoints.static import from_static
     from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
     from gpt_embeddings.hub.cards import CardMetadata
-    from gpt_embeddings.hub.push import push_dataset, push_folder, push_model
+    from gpt_embeddings.hub.push import push_to_hub
     from gpt_embeddings.hub.repository import save_folder
     from gpt_embeddings.text.encoding import encode_flat
     from gpt_embeddings.text.sources import load_source
@@ -53,9 +53,7 @@ _HOMES = {
     "from_static": "checkpoints.static",
     "load_source": "text.sources",
     "load_tokenizer": "text.tokenizer",
-    "push_dataset": "hub.push",
-    "push_folder": "hub.push",
-    "push_model": "hub.push",
+    "push_to_hub": "hub.push",
     "save_folder": "hub.repository",
     "to_gpt": "checkpoints.conversion",
 }
@@ -90,9 +88,7 @@ __all__ = [
     "from_static",
     "load_source",
     "load_tokenizer",
-    "push_dataset",
-    "push_folder",
-    "push_model",
+    "push_to_hub",
     "save_folder",
     "to_gpt",
 ]

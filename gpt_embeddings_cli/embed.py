@@ -249,8 +249,9 @@ def _embed_on_ray(
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
     from datasets import DatasetDict, load_from_disk
 
+    from gpt_embeddings.checkpoints.bundled import BUNDLED
     from gpt_embeddings.embedding.shards import parquet_files
-    from gpt_embeddings.hub.push import push_dataset
+    from gpt_embeddings.hub.push import push_to_hub
     from gpt_embeddings.text.files import ReadOptions
     from gpt_embeddings.text.sources import open_files
 
@@ -259,10 +260,10 @@ def _push(output: Path, name: str, model: str | None, output_column: str) -> Non
         dataset = open_files([str(path) for path in files], ReadOptions(format="parquet"))
     else:
         dataset = load_from_disk(str(output))
-    if model is None or Path(model).exists() or isinstance(dataset, DatasetDict):
+    if model is None or model in BUNDLED or Path(model).exists() or isinstance(dataset, DatasetDict):
         dataset.push_to_hub(name)
     else:
-        push_dataset(dataset, name, model_id=model, column=output_column)
+        push_to_hub(dataset, name, model_id=model, column=output_column)
 
 
 def _show(dataset: Any, column: str, output_column: str, rows: int = 3) -> None:

@@ -40,8 +40,8 @@ def push(
 ) -> None:
     """Publish a saved model: weights, code, tokenizer, sentence-transformers files and card, in one commit.
 
-    A second push sends only what changed, and of a card that you edited it renews only its own section. Other files
-    in FOLDER, such as checkpoints, are not sent. The token comes from HF_TOKEN or `hf auth login`.
+    A second push sends only what changed, and replaces only its own section of the card. Other files in FOLDER, such
+    as checkpoints, are not sent. The token comes from HF_TOKEN or `hf auth login`.
 
     Example: gpt-embeddings push my-model me/my-model --private --license mit
     """
@@ -51,11 +51,11 @@ def push(
 
         load_libraries()
         from gpt_embeddings.hub.cards import CardMetadata
-        from gpt_embeddings.hub.push import push_folder
+        from gpt_embeddings.hub.push import push_to_hub
 
         metadata = CardMetadata(license=license, base_model=base_model, datasets=dataset or ())
         try:
-            commit = push_folder(
+            commit = push_to_hub(
                 folder, repo_id, metadata=metadata, private=private or None, revision=revision, create_pr=create_pr
             )
         except RuntimeError as error:  # a large file whose upload failed

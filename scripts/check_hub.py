@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 
-from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer, push_model
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer, push_to_hub
 
 
 TEXTS = ["The tide came in.", "It went out again, past the bar and the buoys."]
@@ -102,13 +102,13 @@ def main() -> int:
 
     failures = []
     try:
-        commit = push_model(model, tokenizer, name, private=True)
+        commit = push_to_hub(model, name, tokenizer=tokenizer, private=True)
         for way, code in WAYS.items():
             found = load_in_fresh_process(code, name, commit.oid, *TEXTS)
             same = found == (padded if way.startswith("AutoModel") else bare)
             print(f"{'same' if same else 'DIFFERENT':10}{way}{'' if same else ': ' + found}")
             failures += [] if same else [way]
-        again = push_model(model, tokenizer, name)
+        again = push_to_hub(model, name, tokenizer=tokenizer)
         same = again.oid == commit.oid
         print(f"{'same' if same else 'DIFFERENT':10}second push makes no commit")
         failures += [] if same else ["second push"]

@@ -177,10 +177,10 @@ class Embedder:
         save_model_and_tokenizer(Path(folder), self.model, self.tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Publish model and tokenizer as [`push_model`] does, with its options."""
-        from gpt_embeddings.hub.push import push_model  # the Hub's writing side, which embedding does without
+        """Publish model and tokenizer as [`push_to_hub`] does, with its options."""
+        from gpt_embeddings.hub.push import push_to_hub  # of a later folder, and not needed for embedding
 
-        return push_model(self.model, self.tokenizer, repo_id, **options)
+        return push_to_hub(self.model, repo_id, tokenizer=self.tokenizer, **options)
 
     @property
     def dim(self) -> int:

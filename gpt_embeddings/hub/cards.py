@@ -1,16 +1,15 @@
-"""Cards: the README.md of a model or dataset repository, of which one section is ours and the rest the user's.
+"""Cards: the README.md of a model or dataset repository. One section of it is ours, the rest is the user's.
 
-Our section lies between two HTML comments and is written anew at every push. Metadata is completed and overruled only
-by what the caller states. The first comment records what the rest of the card was, so that an edit made here can be
-told from one made on the Hub. Left out: sending anything (`hub.py`).
+Our section lies between two HTML comments and is replaced at each push; the rest stays as it is. Metadata of the user
+stays, too, unless the caller states other values; missing fields are added. Left out: sending a card (`push`).
 """
 
-import hashlib
-import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData, RepoCard
@@ -18,71 +17,54 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from yaml import YAMLError
 
 
-# `as` is the digest of the rest of the card as it was last pushed from here: whoever finds another knows of an edit on
-# the Hub, however many pushes have kept it since. `from` is the digest of the local card that the last push has seen.
-SECTION = re.compile(
-    r"<!-- gpt-embeddings section(?: as=(?P<written>\w+) from=(?P<source>\w+))?[^>]*-->.*?"
-    r"<!-- end of the gpt-embeddings section -->",
-    re.DOTALL,
-)
-BEGIN = (
-    "<!-- gpt-embeddings section as={written} from={source}: rewritten at each push, the rest of the card is kept -->"
-)
-DIGEST_LENGTH = 16
-NO_DIGEST = "none"
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+SECTION = re.compile(r"<!-- gpt-embeddings section\b.*?<!-- end of the gpt-embeddings section -->", re.DOTALL)
+TITLE = re.compile(r"\A\s*# .*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardMetadata:
-    """What only the publisher knows; what is not given is neither invented nor written."""
+    """What only the publisher knows. Values that are not given are left out of the card."""
 
     license: str | None = None
     """Licence of the tables, an identifier of the Hub such as "mit"."""
 
     base_model: str | None = None
-    """Hub name of the checkpoint that the tables were taken from or started from."""
+    """Hub name of the checkpoint that the tables were extracted from or trained from."""
 
     datasets: Sequence[str] = ()
-    """Hub names of the data that the tables were trained on."""
+    """Hub names of the training data."""
 
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Facts of the training run, such as steps, tokens and loss; listed in the card."""
+    """Metadata of the training run, such as steps, tokens and loss; listed in the card."""
 
 
 @dataclass(frozen=True)
 class ParsedCard:
-    """A card taken apart: what belongs to the user, and what our comment recorded."""
+    """A card in its two parts."""
 
     text: str
     metadata: dict[str, Any]
     body: str
     """What follows the metadata, our section included."""
 
-    written: str | None
-    source: str | None
-
     @property
-    def head(self) -> str:
-        """The metadata block as it stands, delimiters included."""
-        return self.text[: len(self.text) - len(self.body)]
-
-    @property
-    def digest(self) -> str:
-        """Digest of all that is the user's: the metadata and the text around our section."""
-        around = [part.strip() for part in SECTION.sub("\0", self.body, count=1).split("\0")]
-        rest = json.dumps([self.metadata, *filter(None, around)], sort_keys=True, default=str)
-        return hashlib.sha256(rest.encode()).hexdigest()[:DIGEST_LENGTH]
+    def own_text(self) -> str:
+        """The user's text: without metadata, our section and the title."""
+        return TITLE.sub("", SECTION.sub("", self.body, count=1)).strip()
 
 
 def parse_card(text: str, kind: type[RepoCard] = ModelCard) -> ParsedCard:
-    """Take a card apart.
+    """Split a card into metadata and body.
 
     Args:
         text: The whole README.md.
         kind: The class that checks the metadata.
 
     Raises:
-        ValueError: The metadata block is no YAML mapping.
+        ValueError: The metadata block is not a YAML mapping.
     """
     try:
         card = kind(text)
@@ -91,140 +73,126 @@ def parse_card(text: str, kind: type[RepoCard] = ModelCard) -> ParsedCard:
             f"The metadata block at the head of README.md (between the lines `---`) cannot be read: {error}. "
             "Correct it, then push again."
         ) from error
-    section = SECTION.search(card.text)
-    written, source = section.group("written", "source") if section else (None, None)
-    return ParsedCard(text, card.data.to_dict(), card.text, written, source)
+    return ParsedCard(text, card.data.to_dict(), card.text)
 
 
-def choose_card(local: ParsedCard | None, remote: ParsedCard | None) -> ParsedCard | None:
-    """Return the card that the user edited last, of the one here and the one on the Hub.
+def read_card(path: Path, kind: type[RepoCard] = ModelCard) -> ParsedCard | None:
+    """Return the card in a file, or None if there is no file.
+
+    Args:
+        path: The file.
+        kind: The class that checks the metadata.
 
     Raises:
-        ValueError: Both were edited since the last push; the message says how to bring them together.
+        ValueError: It is not UTF-8, or its metadata block is not a YAML mapping.
+    """
+    try:
+        return parse_card(path.read_bytes().decode("utf-8"), kind) if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8: {error}. Save it as UTF-8.") from error
+
+
+def choose_card(local: ParsedCard | None, remote: ParsedCard | None, remote_name: str) -> ParsedCard | None:
+    """Return the card to keep: the folder's if the user wrote something into it, else the Hub's.
+
+    Metadata that the kept card lacks is taken from the other one.
+
+    Args:
+        local: The card of the folder that is pushed.
+        remote: The card on the Hub.
+        remote_name: Where the card on the Hub stays available; part of a warning if it is replaced.
     """
     if local is None or remote is None:
         return remote or local
-    untouched_here = local.written == local.digest or remote.source == local.digest
-    if untouched_here or local.digest == remote.digest:
-        return remote
-    if remote.written == remote.digest:
-        return local
-    raise ValueError(
-        "README.md was edited both here and on the Hub since the last push. Nothing was changed. Set your own aside, "
-        "fetch the Hub's in its place (`hf download USER/NAME README.md --local-dir FOLDER`), push once, then put "
-        "your edits in again."
-    )
+    if not local.own_text:
+        return replace(remote, metadata={**local.metadata, **remote.metadata})
+    if remote.own_text not in ("", local.own_text):
+        logger.warning(
+            "README.md of the folder replaces the one on the Hub, whose text is another (it stays in %s).", remote_name
+        )
+    return replace(local, metadata={**remote.metadata, **local.metadata})
 
 
 def write_model_card(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     repo_id: str,
-    facts: CardMetadata,
+    metadata: CardMetadata,
     base: ParsedCard | None = None,
 ) -> str:
-    """Write the card of a model: a new one, or `base` with our section and what the metadata lacked.
+    """Write the card of a model: a new one, or `base` with our section and missing metadata.
 
     Args:
         model: The model as it is saved.
         tokenizer: The tokenizer that is saved with it.
-        repo_id: What the examples load: a Hub name or a folder.
-        facts: Licence and provenance.
+        repo_id: The name in the examples: a Hub name or a folder.
+        metadata: Licence and provenance.
         base: The card to keep.
 
     Returns:
         README.md; the same arguments always give the same text.
     """
-    stated = {"license": facts.license, "base_model": facts.base_model, "datasets": facts.datasets}
+    stated = {"license": metadata.license, "base_model": metadata.base_model, "datasets": metadata.datasets}
     defaults = ModelCardData(
         library_name="transformers",
         pipeline_tag="feature-extraction",
         tags=["gpt-embeddings", "embeddings", "sentence-transformers"],
     )
-    metadata = _complete(base, stated, defaults.to_dict())
+    fields = _complete(base, stated, defaults.to_dict())
     fresh = ModelCard.from_template(
-        ModelCardData(**metadata),
+        ModelCardData(**fields),
         template_str=_template("model_card.md"),
         config=model.config,
         architecture=type(model).__name__,
         n_parameters=model.num_parameters(),
         dtype=str(model.dtype).removeprefix("torch."),
-        tokenizer_class=type(tokenizer).__name__,
         n_tokens=len(tokenizer),
         repo_id=repo_id,
-        training=facts.training,
-        license=_listed(metadata.get("license")),
-        base_model=_listed(metadata.get("base_model")),
-        datasets=_listed(metadata.get("datasets")),
+        training=metadata.training,
+        **{name: _listed(fields.get(name)) for name in stated},
     )
     return _keep(base, fresh)
 
 
-def write_dataset_card(base: str | None, **facts: Any) -> str:
-    """Write the card of a dataset of vectors, keeping the one that there is.
+def write_dataset_card(base: ParsedCard | None, **values: Any) -> str:
+    """Write the card of a dataset of vectors, with our section, which names the model and its revision.
 
     Args:
-        base: The README.md to keep.
-        facts: `repo_id`, `split`, `column` and `n_embd` of the vectors, `model_id` and `model_revision`.
-
-    Returns:
-        README.md with our section, which names the model and its revision.
+        base: The card to keep.
+        values: `repo_id`, `split`, `column` and `n_embd` of the vectors, `model_id` and `model_revision`.
     """
-    parsed = None if base is None else parse_card(base, DatasetCard)
-    metadata = _complete(parsed, {}, {"tags": ["gpt-embeddings", "embeddings"]})
+    fields = _complete(base, {}, {"tags": ["gpt-embeddings", "embeddings"]})
     template = _template("dataset_card.md")
-    return _keep(parsed, DatasetCard.from_template(DatasetCardData(**metadata), template_str=template, **facts))
-
-
-def stamp_card(card: str, local: ParsedCard | None, remote: ParsedCard | None) -> str:
-    """Record in a card that is about to be pushed what it is and where it came from, for the next `choose_card`."""
-    source = local.digest if local else remote.source if remote else None
-    kept_edit = remote is not None and choose_card(local, remote) is remote and remote.written != remote.digest
-    if remote is not None and kept_edit and not (local and local.digest == remote.digest):
-        return _with_begin(card, BEGIN.format(written=remote.written or NO_DIGEST, source=source or NO_DIGEST))
-    return _with_digest(card, source, ModelCard)
+    return _keep(base, DatasetCard.from_template(DatasetCardData(**fields), template_str=template, **values))
 
 
 def _complete(base: ParsedCard | None, stated: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata of the card: what is stated, then what stands there, then the defaults."""
-    metadata = {**defaults, **(base.metadata if base else {})}
+    """Return the metadata of a card: what is stated, else what the card has, else the defaults; lists are joined."""
+    fields = {**defaults, **(base.metadata if base else {})}
     for name in ("tags", "datasets"):
-        lists = [metadata.get(name) or [], (defaults.get(name) or []), (stated.pop(name, None) or [])]
-        merged = dict.fromkeys(item for items in lists for item in ([items] if isinstance(items, str) else items))
-        if merged:
-            metadata[name] = list(merged)
-    return metadata | {name: value for name, value in stated.items() if value is not None}
+        lists = [fields.get(name) or [], defaults.get(name) or [], stated.get(name) or []]
+        joined = dict.fromkeys(item for items in lists for item in ([items] if isinstance(items, str) else items))
+        if joined:
+            fields[name] = list(joined)
+    return fields | {name: value for name, value in stated.items() if name != "datasets" and value is not None}
 
 
 def _keep(base: ParsedCard | None, fresh: RepoCard) -> str:
     """Put the section and the metadata of a fresh card into the card that is kept."""
     if base is None:
-        return _with_digest(str(fresh).rstrip() + "\n", None, type(fresh))
+        return str(fresh).rstrip() + "\n"
     section, old = SECTION.search(fresh.text), SECTION.search(base.body)
     new = section.group() if section else ""
     if old is None:
         body = f"{base.body.rstrip()}\n\n{new}\n"
     else:
         body = base.body[: old.start()] + new + base.body[old.end() :]
-    head = base.head
-    if fresh.data.to_dict() != base.metadata:
+    head = base.text.removesuffix(base.body)
+    if fresh.data.to_dict() != parse_card(base.text, type(fresh)).metadata:
         kept = type(fresh)(base.text or "---\n---\n")
         kept.data, kept.text = fresh.data, ""
         head = str(kept)  # in the order of the old keys
-    if base.written is not None:
-        body = _with_begin(body, BEGIN.format(written=base.written, source=base.source))
     return head + body
-
-
-def _with_digest(card: str, source: str | None, kind: type[RepoCard]) -> str:
-    return _with_begin(card, BEGIN.format(written=parse_card(card, kind).digest, source=source or NO_DIGEST))
-
-
-def _with_begin(card: str, begin: str) -> str:
-    section = SECTION.search(card)
-    if section is None:
-        return card
-    return card[: section.start()] + begin + card[card.index("-->", section.start()) + len("-->") :]
 
 
 def _listed(names: str | list[str] | None) -> str:

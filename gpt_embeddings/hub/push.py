@@ -1,45 +1,38 @@
-"""Publishing: a model or a dataset of vectors on the Hub, by one call.
+"""Publishing: a model, a saved folder or a dataset of vectors on the Hub, by one call.
 
-`push_model` sends exactly what `save_folder` writes, as one commit. `push_dataset` sends a dataset and names the model
-that made it. Errors of the client keep their class and get one sentence on what to do. Left out: reading from the Hub,
-which `from_pretrained` and `load_dataset` do.
+Left out: reading from the Hub, which `from_pretrained` and `load_dataset` do. Errors of the client keep their class.
 """
 
 import logging
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
 from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-from gpt_embeddings.hub.advice import LOG_IN, STATE_LICENCE, add_advice
 from gpt_embeddings.hub.cards import (
+    CARD,
     CardMetadata,
     ParsedCard,
     choose_card,
     parse_card,
-    stamp_card,
+    read_card,
     write_dataset_card,
     write_model_card,
 )
-from gpt_embeddings.hub.repository import (
-    CARD,
-    files_in,
-    read_card,
-    read_text,
-    read_training_metadata,
-    stale_files,
-)
+from gpt_embeddings.hub.repository import files_in, read_training_metadata, stale_files
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsPreTrainedModel
@@ -47,169 +40,13 @@ from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsPreTr
 
 logger = logging.getLogger(__name__)
 
-
-def push_model(
-    model: GPTEmbeddingsPreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    repo_id: str,
-    *,
-    metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | None = None,
-    commit_message: str | None = None,
-) -> CommitInfo:
-    """Publish a model with everything that belongs to it, as one commit.
-
-    A repository that exists is updated: unchanged files are not sent again, files of others stay, and of its card all
-    but our section. The commit is tied to the state that was read before, so nobody else's commit is overwritten.
-
-    Args:
-        model: The model.
-        tokenizer: The tokenizer that belongs to it.
-        repo_id: `"user/name"`, or `"name"` in the namespace of the token's user.
-        metadata: Licence and provenance for the card.
-        private: Whether a new repository is private; None leaves it to the account's settings.
-        revision: Branch to commit to, made from `main` if need be, or `"refs/pr/N"`; None is `main`.
-        create_pr: Propose the commit as a pull request, for repositories that one may not write to.
-        token: An access token; None takes `HF_TOKEN` or the one stored by `hf auth login`.
-        commit_message: First line of the commit; None is "Upload model with gpt-embeddings".
-
-    Returns:
-        The commit: `oid` is the sha to pin, `pr_url` the pull request if there is one.
-
-    Raises:
-        LocalTokenNotFoundError: There is no token.
-        HfHubHTTPError: The Hub refused, with the client's own subclass for each reason.
-        httpx2.HTTPError: The connection failed.
-        RuntimeError: The upload of a large file failed; the reason is its `__cause__`.
-        ValueError: Tokenizer and model do not fit, the name holds another kind of model, `private` was asked of a
-            public repository, or the card was edited in two places. Nothing is published.
-    """
-    target = _Target(_api(token), repo_id, private, revision, create_pr)
-    return _push(target, model, tokenizer, metadata, None, commit_message)
-
-
-def push_folder(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | None = None,
-    commit_message: str | None = None,
-) -> CommitInfo:
-    """Publish a saved model: read model, tokenizer and card from a folder, then do as [`push_model`].
-
-    Nothing else in the folder is sent (checkpoints and optimizer states may hold private things). Facts of a training
-    run are taken from `training_metadata.json`, or else from the Trainer's `trainer_state.json`.
-
-    Args:
-        folder: Where `save_folder`, or `save_pretrained` of model and tokenizer, wrote.
-        repo_id: As in [`push_model`], as are the others.
-        metadata: Licence and provenance; what is not given is taken from the folder's card.
-        private: Whether a new repository is private.
-        revision: Branch to commit to.
-        create_pr: Propose the commit as a pull request.
-        token: An access token.
-        commit_message: First line of the commit.
-
-    Returns:
-        The commit.
-
-    Raises:
-        FileNotFoundError: The folder holds no model.
-        OSError: The folder holds no tokenizer.
-        ValueError: The folder holds another kind of model, or weights are missing; else as [`push_model`].
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():  # a name of the Hub is no folder
-        raise FileNotFoundError(f"{str(folder)!r} holds no config.json. Give a folder that `save_pretrained` wrote.")
-    model, card = _load_saved(folder), read_card(folder / CARD)
-    tokenizer = load_tokenizer(folder, model_max_length=model.config.n_positions)
-    if not metadata.training:
-        metadata = replace(metadata, training=read_training_metadata(folder))
-    target = _Target(_api(token), repo_id, private, revision, create_pr)
-    return _push(target, model, tokenizer, metadata, card, commit_message)
-
-
-def push_dataset(
-    dataset: Dataset,
-    repo_id: str,
-    *,
-    model_id: str,
-    model_revision: str | None = None,
-    column: str = "embedding",
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | None = None,
-) -> CommitInfo:
-    """Publish a dataset of vectors, with a card that names the model and the revision that made them.
-
-    The data go up with `Dataset.push_to_hub`, whose commit already names the model in its description; a second
-    commit adds our section to the card. Should that one fail, the same call again completes the card.
-
-    Args:
-        dataset: The dataset.
-        repo_id: `"user/name"`, or `"name"` in the namespace of the token's user.
-        model_id: Hub name of the model that made the vectors.
-        model_revision: Its branch, tag or commit; whatever it is, the card names the commit.
-        column: The column of vectors.
-        private: Whether a new repository is private.
-        revision: Branch to commit to.
-        create_pr: Propose the dataset as a pull request.
-        token: An access token.
-
-    Returns:
-        The last commit.
-
-    Raises:
-        HfHubHTTPError: The Hub refused, or there is no such model or revision; else as [`push_model`].
-        ValueError: There is no such column.
-    """
-    check_column(dataset.column_names, column)
-    api = _api(token)
-    with add_advice(model_id):
-        made_by = {"model_id": model_id, "model_revision": api.model_info(model_id, revision=model_revision).sha}
-    with add_advice(repo_id):
-        target = _open(_Target(api, repo_id, private, revision, create_pr, "dataset"))
-        message = "Upload vectors with gpt-embeddings"
-        options = {"revision": revision, "create_pr": create_pr, "commit_message": message}
-        description = "Made by {model_id} at revision {model_revision}.".format(**made_by)
-        data = dataset.push_to_hub(target.repo_id, token=api.token, commit_description=description, **options)
-
-        metadata: dict[str, Any] = {"split": str(dataset.split or "train"), "column": column, **made_by}
-        length = getattr(dataset.features[column], "length", -1)
-        metadata["n_embd"] = None if length == -1 else length
-        with tempfile.TemporaryDirectory() as folder:
-            base = api.hf_hub_download(target.repo_id, CARD, repo_type="dataset", revision=data.oid, local_dir=folder)
-            card = write_dataset_card(read_text(Path(base)), repo_id=target.repo_id, **metadata)
-        return api.create_commit(
-            target.repo_id,
-            [CommitOperationAdd(CARD, card.encode())],
-            repo_type="dataset",
-            commit_message=message,
-            commit_description=description,
-            revision=data.pr_revision or revision,
-            parent_commit=data.oid,
-        )
-
-
-def _load_saved(folder: Path) -> GPTEmbeddingsPreTrainedModel:
-    """Load a model of ours, with its head if it was saved with one."""
-    config = read_json(LocalFolder(folder), "config.json")
-    if config.get("model_type") != MODEL_TYPE:
-        raise ValueError(
-            f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}. Extract its "
-            "input stage first (`gpt-embeddings extract`)."
-        )
-    if GPTEmbeddingsForCausalLM.__name__ in (config.get("architectures") or ()):
-        return load_model(str(folder), GPTEmbeddingsForCausalLM)
-    return load_model(str(folder))
+LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token with write access."
+ADVICE = {
+    401: LOG_IN,
+    403: "Use a token with write access to {repo_id}, another name, or a pull request (`create_pr=True`, "
+    "`--create-pr`).",
+    412: "{repo_id} was changed by another commit in the meantime, and that commit was kept. Push again.",
+}
 
 
 @dataclass(frozen=True)
@@ -224,21 +61,116 @@ class _Target:
     kind: str = "model"
 
 
+def push_to_hub(
+    obj: GPTEmbeddingsPreTrainedModel | Dataset | str | os.PathLike[str],
+    repo_id: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
+    model_id: str | None = None,
+    model_revision: str | None = None,
+    column: str = "embedding",
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    commit_message: str | None = None,
+) -> CommitInfo:
+    """Publish a model with its tokenizer, a folder that they were saved to, or a dataset of vectors.
+
+    A model goes up with everything that `save_folder` writes, as one commit. An existing repository is updated: only
+    what changed is sent, other files stay, and in its card only our section is replaced. The commit is tied to the
+    state that was read before, so that no other commit is overwritten. Of a folder the saved model, its tokenizer and
+    its README.md are sent, and nothing else (checkpoints may hold private data).
+
+    A dataset goes up with `Dataset.push_to_hub`; a second commit adds our section to its card. If that one fails, the
+    same call again completes the card.
+
+    Args:
+        obj: The model, the folder or the dataset.
+        repo_id: `"user/name"`, or `"name"` in the namespace of the token's user.
+        tokenizer: The tokenizer of a model. A folder contains its own.
+        metadata: Licence and provenance for the card of a model. What is not given is taken from the folder's card,
+            its `training_metadata.json` or the Trainer's `trainer_state.json`.
+        model_id: Hub name of the model that made the vectors of a dataset.
+        model_revision: Its branch, tag or commit; the card names the commit.
+        column: The dataset's column of vectors.
+        private: Whether a new repository is private; None is the default of the account.
+        revision: Branch to commit to, made from `main` if need be, or `"refs/pr/N"`; None is `main`.
+        create_pr: Whether to open a pull request, for repositories that you may not write to.
+        token: An access token; None is `HF_TOKEN` or the one stored by `hf auth login`.
+        commit_message: First line of the commit.
+
+    Returns:
+        The (last) commit: `oid` is the sha to pin, `pr_url` the pull request if there is one.
+
+    Raises:
+        FileNotFoundError: The folder does not contain a model.
+        HfHubHTTPError: The Hub refused; the client has a subclass for each reason.
+        LocalTokenNotFoundError: There is no token.
+        OSError: The folder does not contain a tokenizer.
+        RuntimeError: The upload of a large file failed; the reason is its `__cause__`.
+        TypeError: `obj` is of another type, or an argument that it needs is missing.
+        ValueError: Model and tokenizer do not fit, weights or the column are missing, the name is taken by another
+            kind of model, or `private` was asked for and the repository is public. Nothing is published.
+    """
+    card = None
+    if isinstance(obj, (str, os.PathLike)):
+        obj, tokenizer, card, metadata = _read_folder(Path(obj), metadata)
+    target = _Target(_api(token), repo_id, private, revision, create_pr)
+    if isinstance(obj, Dataset):
+        if model_id is None:
+            raise TypeError("A dataset of vectors needs `model_id`, the Hub name of the model that made them.")
+        check_column(obj.column_names, column)
+        with _advice(model_id):
+            made_by = (model_id, str(target.api.model_info(model_id, revision=model_revision).sha))
+        with _advice(repo_id):
+            return _push_dataset(replace(target, kind="dataset"), obj, column, made_by, commit_message)
+    if not isinstance(obj, GPTEmbeddingsPreTrainedModel):
+        raise TypeError(f"`obj` must be a model of this package, a folder or a Dataset, got {type(obj).__name__}.")
+    if tokenizer is None:
+        raise TypeError("A model needs `tokenizer`, the tokenizer that belongs to it.")
+    with _advice(repo_id), tempfile.TemporaryDirectory() as folder:
+        saved_tokenizer = save_model_and_tokenizer(Path(folder), obj, tokenizer, metadata.training)
+        target = _open_repository(target)
+        state = target.api.model_info(target.repo_id, revision=target.revision)
+        old = [file.rfilename for file in state.siblings or []]
+        remote = _read_remote(target, str(state.sha), old)
+        base = choose_card(card, remote, f"{target.repo_id} at {state.sha}")
+        text = write_model_card(obj, saved_tokenizer, target.repo_id, metadata, base)
+        if "license" not in parse_card(text).metadata:
+            logger.warning("The card of %s states no licence: without one nobody may use the model.", target.repo_id)
+        new = files_in(Path(folder))
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(CARD, text.encode()),
+            *(CommitOperationAdd(path, Path(folder, path)) for path in new),
+            *(CommitOperationDelete(path) for path in stale_files(old, new)),
+        ]
+        # `create_commit`, unlike `upload_folder`, makes one commit however the contents travel.
+        return target.api.create_commit(
+            target.repo_id,
+            operations,
+            commit_message=commit_message or "Upload model with gpt-embeddings",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=state.sha,
+        )
+
+
 def check_push(repo_id: str, *, token: str | None = None) -> None:
-    """Refuse what could not be published in the end, before the work that is to be published is done.
+    """Check name, token and connection, before the work that is to be published is done.
 
     Args:
         repo_id: `"user/name"`, or `"name"` in the namespace of the token's user.
-        token: An access token; None takes `HF_TOKEN` or the one stored by `hf auth login`.
+        token: An access token; None is `HF_TOKEN` or the one stored by `hf auth login`.
 
     Raises:
+        HfHubHTTPError: The Hub does not accept the token.
         LocalTokenNotFoundError: There is no token.
-        HfHubHTTPError: The Hub does not know the token.
-        httpx2.HTTPError: The Hub cannot be reached.
-        ValueError: The Hub takes no such name.
+        ValueError: The name is not valid.
     """
     validate_repo_id(repo_id)
-    with add_advice(repo_id):
+    with _advice(repo_id):
         _api(token).whoami()
 
 
@@ -247,11 +179,45 @@ def _api(token: str | None) -> HfApi:
     if secret is None:
         raise LocalTokenNotFoundError(f"There is no access token. {LOG_IN}")
     if not re.fullmatch("[!-~]+", secret):  # the HTTP library would quote it in its error
-        raise ValueError(f"The access token has characters that no token has, such as a space or line end. {LOG_IN}")
+        raise ValueError(f"The access token contains a character that no token has, such as a space. {LOG_IN}")
     return HfApi(token=secret, library_name="gpt-embeddings")
 
 
-def _open(target: _Target) -> _Target:
+@contextmanager
+def _advice(repo_id: str) -> Iterator[None]:
+    """Add what to do to three errors of the Hub."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        if advice := ADVICE.get(error.response.status_code):
+            error.append_to_message("\n" + advice.format(repo_id=repo_id))
+        raise
+
+
+def _read_folder(
+    folder: Path, metadata: CardMetadata
+) -> tuple[GPTEmbeddingsPreTrainedModel, PreTrainedTokenizerBase, ParsedCard | None, CardMetadata]:
+    """Load a saved model, with its head if it has one, its tokenizer, its card and the metadata of its training."""
+    if not (folder / "config.json").is_file():  # else a Hub name would be loaded
+        raise FileNotFoundError(f"{str(folder)!r} has no config.json. Give a folder that `save_pretrained` wrote.")
+    config = read_json(LocalFolder(folder), "config.json")
+    if config.get("model_type") != MODEL_TYPE:
+        raise ValueError(
+            f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}. Extract its "
+            "input stage first (`gpt-embeddings extract`)."
+        )
+    model: GPTEmbeddingsPreTrainedModel
+    if GPTEmbeddingsForCausalLM.__name__ in (config.get("architectures") or ()):
+        model = load_model(str(folder), GPTEmbeddingsForCausalLM)
+    else:
+        model = load_model(str(folder))
+    tokenizer = load_tokenizer(folder, model_max_length=model.config.n_positions)
+    if not metadata.training:
+        metadata = replace(metadata, training=read_training_metadata(folder))
+    return model, tokenizer, read_card(folder / CARD), metadata
+
+
+def _open_repository(target: _Target) -> _Target:
     """Make the repository and the branch if need be; return the target with the full name of the repository."""
     api, kind = target.api, target.kind
     repo_id = api.create_repo(target.repo_id, private=target.private, repo_type=kind, exist_ok=True).repo_id
@@ -265,44 +231,8 @@ def _open(target: _Target) -> _Target:
     return replace(target, repo_id=repo_id)
 
 
-def _push(
-    target: _Target,
-    model: GPTEmbeddingsPreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    metadata: CardMetadata,
-    local: ParsedCard | None,
-    message: str | None,
-) -> CommitInfo:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        saved_tokenizer = save_model_and_tokenizer(folder, model, tokenizer, metadata.training)
-        new = files_in(folder)
-        with add_advice(target.repo_id):
-            target = _open(target)
-            state = target.api.model_info(target.repo_id, revision=target.revision)
-            old = [file.rfilename for file in state.siblings or []]
-            remote = _read_remote(target, state.sha, old)
-            card = write_model_card(model, saved_tokenizer, target.repo_id, metadata, choose_card(local, remote))
-            if "license" not in parse_card(card).metadata:
-                logger.warning("The card of %s states no licence. %s", target.repo_id, STATE_LICENCE)
-            operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                CommitOperationAdd(CARD, stamp_card(card, local, remote).encode()),
-                *(CommitOperationAdd(path, folder / path) for path in new),
-                *(CommitOperationDelete(path) for path in stale_files(old, new)),
-            ]
-            # `create_commit`, unlike `upload_folder`, makes one commit however the contents travel.
-            return target.api.create_commit(
-                target.repo_id,
-                operations,
-                commit_message=message or "Upload model with gpt-embeddings",
-                revision=target.revision,
-                create_pr=target.create_pr,
-                parent_commit=state.sha,
-            )
-
-
-def _read_remote(target: _Target, commit: str | None, files: list[str]) -> ParsedCard | None:
-    """Read the card of a model repository, and refuse to write into a repository of another kind of model."""
+def _read_remote(target: _Target, commit: str, files: list[str]) -> ParsedCard | None:
+    """Read the card of a model repository, and refuse a repository of another kind of model."""
     with tempfile.TemporaryDirectory() as folder:
         there = {
             name: Path(target.api.hf_hub_download(target.repo_id, name, revision=commit, local_dir=folder))
@@ -317,3 +247,38 @@ def _read_remote(target: _Target, commit: str | None, files: list[str]) -> Parse
                     "another name, or delete that repository first."
                 )
         return read_card(there[CARD]) if CARD in there else None
+
+
+def _push_dataset(
+    target: _Target, dataset: Dataset, column: str, made_by: tuple[str, str], message: str | None
+) -> CommitInfo:
+    target = _open_repository(target)
+    options: dict[str, Any] = {
+        "commit_message": message or "Upload vectors with gpt-embeddings",
+        "commit_description": "Made by {} at revision {}.".format(*made_by),
+    }
+    data = dataset.push_to_hub(
+        target.repo_id, token=target.api.token, revision=target.revision, create_pr=target.create_pr, **options
+    )
+    length = getattr(dataset.features[column], "length", -1)
+    with tempfile.TemporaryDirectory() as folder:
+        base = target.api.hf_hub_download(
+            target.repo_id, CARD, repo_type="dataset", revision=data.oid, local_dir=folder
+        )
+        card = write_dataset_card(
+            read_card(Path(base), DatasetCard),
+            repo_id=target.repo_id,
+            split=str(dataset.split or "train"),
+            column=column,
+            n_embd=None if length == -1 else length,
+            model_id=made_by[0],
+            model_revision=made_by[1],
+        )
+    return target.api.create_commit(
+        target.repo_id,
+        [CommitOperationAdd(CARD, card.encode())],
+        repo_type="dataset",
+        revision=data.pr_revision or target.revision,
+        parent_commit=data.oid,
+        **options,
+    )

@@ -1,4 +1,4 @@
-"""What a model repository holds, written to a folder: weights, code, tokenizer, card, files of sentence-transformers.
+"""A complete model repository in a folder: what `checkpoints.saving` writes, and the card.
 
 Left out: sending it to the Hub (`push`), and the text of the card (`cards`).
 """
@@ -13,12 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
 from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_model_and_tokenizer
-from gpt_embeddings.hub.cards import CardMetadata, ParsedCard, parse_card, write_model_card
+from gpt_embeddings.hub.cards import CARD, CardMetadata, read_card, write_model_card
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
-CARD = "README.md"
-# Files of ours that a push removes where it does not bring them: a stale shard or index would be loaded.
+# Our files of an earlier save, which are removed unless they are written again: a stale shard would be loaded.
 OWN_FILES = (
     "model.safetensors",
     "model-?????-of-?????.safetensors",
@@ -35,25 +34,25 @@ def save_folder(
     *,
     metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
 ) -> None:
-    """Write a complete model repository: what `push_model` would publish.
+    """Write a complete model repository: what `push_to_hub` publishes.
 
-    That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, the files of
-    sentence-transformers (for the model's own pooling), the metadata of the training run where there are some, and the
-    card. Other files in the folder stay, and of an existing README.md all but our section. The tokenizer is saved with
-    the model's `n_positions` as its `model_max_length`; the object itself is not changed.
+    That is `config.json` with `auto_map`, the weights, the two files of the component, the tokenizer, the files of
+    sentence-transformers, the metadata of the training run if there is any, and the card. Other files in the folder
+    stay, and in an existing README.md only our section is replaced.
 
     Args:
         folder: Where to; made if need be.
         model: The model.
-        tokenizer: The tokenizer that belongs to it.
+        tokenizer: The tokenizer that belongs to it. It is saved with the model's `n_positions` as its
+            `model_max_length`; the object itself is not changed.
         metadata: Licence and provenance for the card.
 
     Raises:
-        ValueError: The tokenizer has ids that the model lacks, or the README.md that is there cannot be read.
+        ValueError: The tokenizer has ids that the model lacks, or the existing README.md cannot be read.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Within the folder, which may be a mount point or a link to another file system: renaming does not leave one.
+    # A folder within it is on the same file system, even if it is a mount point, so that files can be renamed.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         complete = Path(name)
         saved_tokenizer = save_model_and_tokenizer(complete, model, tokenizer, metadata.training)
@@ -68,33 +67,16 @@ def save_folder(
 
 
 def read_training_metadata(folder: Path) -> dict[str, Any]:
-    """Return the metadata of the run that filled a folder: ours, else those of the Trainer, else none."""
+    """Return the metadata of the training run in a folder: ours, else the Trainer's, else none."""
     if (folder / TRAINING_METADATA).is_file():
         return read_json(LocalFolder(folder), TRAINING_METADATA)
     if not (folder / "trainer_state.json").is_file():
         return {}
     state = read_json(LocalFolder(folder), "trainer_state.json")
     metadata = {"steps": state.get("global_step"), "epochs": state.get("epoch")}
-    for entry in state.get("log_history") or []:  # the last value of each counts
+    for entry in state.get("log_history") or []:  # the last value of each
         metadata |= {name: entry[name] for name in ("loss", "eval_loss") if name in entry}
     return {name: value for name, value in metadata.items() if value is not None}
-
-
-def read_card(path: Path) -> ParsedCard | None:
-    """Return the card in a file, or None where there is no file."""
-    return parse_card(read_text(path)) if path.is_file() else None
-
-
-def read_text(path: Path) -> str:
-    """Return a file's text, line ends as they are.
-
-    Raises:
-        ValueError: It is not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8: {error}. Save it as UTF-8.") from error
 
 
 def files_in(folder: Path) -> list[str]:
@@ -103,5 +85,5 @@ def files_in(folder: Path) -> list[str]:
 
 
 def stale_files(old: list[str], new: list[str]) -> list[str]:
-    """Return our files among the old ones that the new state does not have."""
+    """Return our files among the old ones that are not among the new ones."""
     return [path for path in old if path not in new and any(fnmatch.fnmatch(path, name) for name in OWN_FILES)]

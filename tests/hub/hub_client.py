@@ -1,16 +1,19 @@
-"""Clients of the local Hub: fresh processes with an empty cache, that leave no token behind."""
+"""Clients of the local Hub: this process, or a fresh one with an empty cache."""
 
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import datasets
 import hub_server
-import warm_python
+import pytest
+from huggingface_hub import constants
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +24,7 @@ USERS = {
     TOKENS["reader"]: ("alice", "read"),
 }
 
-# Importing what the project installs fails, as it does where it is not installed, in whatever way it is here.
+# Importing what the project installs fails, as where it is not installed.
 WITHOUT_PACKAGE = """
 import importlib, sys
 class Blocked:
@@ -38,89 +41,71 @@ for name in Blocked.names:
     raise SystemExit(f"{name} can be imported")
 """
 
-PRELUDE = """
-import hashlib, json, os, sys
-import numpy as np
-def digest(vectors):
-    return hashlib.sha256(np.ascontiguousarray(vectors, dtype=np.float32).tobytes()).hexdigest()
-def answer(value):
-    print("\\nANSWER " + json.dumps(value))
-"""
-
 
 class Client:
-    """Runs programs against one server; every token is looked for in what they print and leave on disk."""
+    """One server, and the ways to ask it."""
 
     def __init__(self, hub: hub_server.Hub, url: str, root: Path) -> None:
         self.hub, self.url, self.root = hub, url, root
-        self.root.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def started(
-        self, arguments: list[str], token: str | None, xet: bool = False, **variables: str
-    ) -> Iterator[warm_python.Process | subprocess.Popen[str]]:
-        """Start Python with an empty cache of its own."""
+    def in_this_process(self, xet: bool = False) -> Iterator[pytest.MonkeyPatch]:
+        """Point the libraries of this process, which read these settings when they are imported, to the server."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "ENDPOINT", self.url)
+            patch.setattr(datasets.config, "HF_ENDPOINT", self.url)
+            template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+            patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            patch.setattr(constants, "HF_HUB_OFFLINE", False)
+            patch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
+            patch.setattr(constants, "HF_HUB_CACHE", str(self.root / "cache"))
+            patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between two tries
+            patch.setenv("NO_PROXY", "127.0.0.1")
+            patch.setenv("HF_TOKEN", TOKENS["alice"])
+            yield patch
+
+    @contextmanager
+    def started(self, arguments: list[str], token: str | None) -> Iterator[subprocess.Popen[str]]:
+        """Start Python with an empty cache of its own; look for tokens in the files that it leaves."""
         with tempfile.TemporaryDirectory(dir=self.root) as folder:
-            keep = {
-                name: os.environ[name]
-                for name in ("PATH", "SYSTEMROOT", "LANG", "OMP_WAIT_POLICY")
-                if name in os.environ
-            }
+            keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LANG") if name in os.environ}
             environment = {
                 **keep,
                 "HOME": folder,
                 "TMPDIR": folder,
-                # The same words for each, and another folder: libraries read this once.
-                "HF_HOME": "/proc/self/cwd/cache" if warm_python.WARM else f"{folder}/cache",
+                "HF_HOME": f"{folder}/cache",
                 "HF_ENDPOINT": self.url,
-                "HF_HUB_DISABLE_XET": "0" if xet else "1",
+                "HF_HUB_DISABLE_XET": "1",
                 "HF_UPDATE_DOWNLOAD_COUNTS": "0",
                 "NO_PROXY": "127.0.0.1",
+                "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": str(ROOT),
                 **({"HF_TOKEN": TOKENS[token]} if token else {}),
-                **variables,
             }
-            pipe = subprocess.PIPE
-            with warm_python.start(arguments, env=environment, cwd=folder, stdout=pipe, stderr=pipe) as process:
+            command, pipe = [sys.executable, *arguments], subprocess.PIPE
+            with subprocess.Popen(
+                command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True
+            ) as process:
                 try:
                     yield process
                 finally:
                     process.kill()
             for path in Path(folder).rglob("*"):
                 if path.is_file() and path.stat().st_size < 2**24:
-                    self._check_no_token(path.read_bytes().decode("latin-1"), str(path))
+                    check_no_token(path.read_bytes().decode("latin-1"), str(path))
 
-    def run(
-        self, code: str, *, token: str | None = "alice", package: bool = True, xet: bool = False, **env: str
-    ) -> Any:
-        """Run a program and return what it gave to `answer`."""
-        program = ("" if package else WITHOUT_PACKAGE) + PRELUDE + code
-        output = self.python(["-c", program], token, xet, **env)
-        assert output.returncode == 0, output.stderr
-        lines = [line for line in output.stdout.splitlines() if line.startswith("ANSWER ")]
+    def run(self, code: str, *, token: str | None = None, package: bool = True) -> Any:
+        """Run a program in a fresh process and return what it gave to `answer`."""
+        prelude = 'import json\ndef answer(value):\n    print("\\nANSWER " + json.dumps(value))\n'
+        program = ("" if package else WITHOUT_PACKAGE) + prelude + code
+        with self.started(["-c", program], token) as process:
+            stdout, stderr = process.communicate()
+        check_no_token(stdout + stderr, "the output")
+        assert process.returncode == 0, stderr
+        lines = [line for line in stdout.splitlines() if line.startswith("ANSWER ")]
         return json.loads(lines[-1].removeprefix("ANSWER "))
 
-    def command(
-        self, *arguments: str, token: str | None = "alice", xet: bool = False
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `gpt-embeddings`."""
-        return self.python(["-c", "from gpt_embeddings_cli import app; app()", *arguments], token, xet)
-
-    def python(
-        self, arguments: list[str], token: str | None, xet: bool = False, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run Python to its end."""
-        with self.started(arguments, token, xet, **env) as process:
-            stdout, stderr = process.communicate(timeout=300)
-        self._check_no_token(stdout + stderr, "the output")
-        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
-
-    @staticmethod
-    def _check_no_token(text: str, where: str) -> None:
-        for token in TOKENS.values():
-            assert token not in text, f"a token is in {where}"
-
-    # What lies in the repositories, read from git ------------------------------------------------------------------
+    # What is in the repositories, read from git --------------------------------------------------------------------
 
     def head(self, name: str, ref: str = "main", kind: str = "model") -> str:
         return self.hub.repositories[kind, name].resolve(ref)
@@ -138,7 +123,17 @@ class Client:
         lines = self.hub.repositories[kind, name].git("diff-tree", "-r", "--name-only", "--no-commit-id", ref)
         return set(lines.decode().splitlines())
 
-    def edit(self, name: str, path: str, text: str) -> None:
-        """Commit a file, as a user does on the Hub's pages."""
+    def log(self, name: str, kind: str = "model") -> list[str]:
+        """Return the first lines of the commits of `main`, the newest first."""
+        return self.hub.repositories[kind, name].git("log", "--format=%s", "main").decode().splitlines()
+
+    def edit(self, name: str, **texts: str) -> None:
+        """Commit files, as a user does on the Hub's pages; `__` in a name stands for the dot."""
         repository = self.hub.repositories["model", name]
-        repository.commit("refs/heads/main", repository.resolve("main"), f"Edit {path}", [(path, text.encode())])
+        files = [(path.replace("__", "."), text.encode()) for path, text in texts.items()]
+        repository.commit("refs/heads/main", repository.resolve("main"), "Edit", files)
+
+
+def check_no_token(text: str, where: str) -> None:
+    for token in TOKENS.values():
+        assert token not in text, f"a token is in {where}"

@@ -12,7 +12,6 @@ from gpt_embeddings.hub.cards import (
     CardMetadata,
     choose_card,
     parse_card,
-    stamp_card,
     write_dataset_card,
     write_model_card,
 )
@@ -35,12 +34,6 @@ def fresh(model, tokenizer):
     return write_model_card(model, tokenizer, "me/tides", CardMetadata())
 
 
-def push(local, remote, model, tokenizer):
-    """Return the card that a push of this local card over that remote one leaves on the Hub."""
-    card = write_model_card(model, tokenizer, "me/tides", CardMetadata(), choose_card(local, remote))
-    return parse_card(stamp_card(card, local, remote))
-
-
 def test_a_new_card_says_what_the_model_is(fresh):
     assert parse_card(fresh).metadata == {
         "library_name": "transformers",
@@ -51,21 +44,21 @@ def test_a_new_card_says_what_the_model_is(fresh):
     assert "| Vocabulary (`vocab_size`) | 50,257 tokens |" in fresh
     assert "| Longest sequence (`n_positions`) | 32 tokens |" in fresh
     assert "| Parameters | 201,156, float32 |" in fresh  # (50257 + 32) x 4
-    assert "The publisher has stated neither a source checkpoint nor training data." in fresh
-    assert "The publisher has stated none for the tables." in fresh
+    assert "The publisher has not stated a source checkpoint or training data." in fresh
+    assert "The publisher has not stated a licence for the tables." in fresh
     assert not re.search(r"[{}]{2}|{%|\bNone\b", fresh)
 
 
 def test_what_is_stated_is_written(model, tokenizer):
-    facts = CardMetadata(
+    metadata = CardMetadata(
         license="mit", base_model="openai-community/gpt2", datasets=["me/text"], training={"steps": 12, "loss": 3.25}
     )
-    card = write_model_card(model, tokenizer, "me/tides", facts)
-    metadata = parse_card(card).metadata
-    assert (metadata["license"], metadata["base_model"]) == ("mit", "openai-community/gpt2")
-    assert metadata["datasets"] == ["me/text"]
+    card = write_model_card(model, tokenizer, "me/tides", metadata)
+    found = parse_card(card).metadata
+    assert (found["license"], found["base_model"]) == ("mit", "openai-community/gpt2")
+    assert found["datasets"] == ["me/text"]
     assert "- Source checkpoint: openai-community/gpt2\n- Training data: me/text\n- steps: 12\n- loss: 3.25\n" in card
-    assert "The tables: mit." in card and "has stated" not in card
+    assert "The tables: mit." in card and "has not stated" not in card
 
 
 def test_one_dataset_may_be_a_string(model, tokenizer):
@@ -103,83 +96,43 @@ def test_a_card_without_our_section_gets_it_at_its_end(model, tokenizer):
 )
 def test_all_around_the_section_is_kept_byte_for_byte(model, tokenizer, fresh, before, after, inside):
     parsed = parse_card(fresh)
+    head = fresh.removesuffix(parsed.body)
     section = SECTION.search(parsed.body)
     opening, closing = section.group().split("\n", 1)[0], "<!-- end of the gpt-embeddings section -->"
     body = before + opening + inside + closing + after
     if len(SECTION.findall(body)) != 1 or before.lstrip("\ufeff").startswith("---"):
         return
-    card = write_model_card(model, tokenizer, "me/tides", CardMetadata(), parse_card(parsed.head + body))
-    assert card.startswith(parsed.head + before + opening)
+    card = write_model_card(model, tokenizer, "me/tides", CardMetadata(), parse_card(head + body))
+    assert card.startswith(head + before + opening)
     assert card.endswith(closing + after)
     again = write_model_card(model, tokenizer, "me/tides", CardMetadata(), parse_card(card))
     assert again == card
 
 
-class TestChoice:
-    """Which of two cards is kept: the one that was edited."""
+def test_which_card_is_kept(fresh, caplog):
+    """The Hub's, unless the user has written something into the folder's."""
+    local = remote = parse_card(fresh)
+    assert choose_card(local, None, "") is local and choose_card(None, remote, "") is remote
+    assert choose_card(None, None, "") is None
+    there, here, by_hand = (
+        parse_card(text) for text in (fresh + "\nThere.\n", fresh + "\nHere.\n", "# Mine\n\nWords\n")
+    )
+    assert choose_card(local, there, "").text == there.text and choose_card(local, by_hand, "").text == by_hand.text
+    assert choose_card(here, remote, "").text == choose_card(here, here, "").text == here.text
+    assert "replaces" not in caplog.text
+    assert choose_card(here, there, "me/tides at 0123").text == here.text
+    assert "replaces the one on the Hub, whose text is another (it stays in me/tides at 0123)" in caplog.text
 
-    @pytest.fixture
-    def local(self, fresh):
-        return parse_card(fresh)
 
-    @pytest.fixture
-    def push(self, model, tokenizer):
-        return lambda local, remote: push(local, remote, model, tokenizer)
-
-    @pytest.fixture
-    def remote(self, local, push):
-        return push(local, None)
-
-    @staticmethod
-    def edit(card, words="Edited."):
-        return parse_card(card.text + f"\n{words}\n")
-
-    def test_the_only_one(self, local):
-        assert choose_card(local, None) is local
-        assert choose_card(None, local) is local
-        assert choose_card(None, None) is None
-
-    def test_neither_was_edited(self, local, remote):
-        assert choose_card(local, remote) is remote
-
-    def test_edited_on_the_hub(self, local, remote):
-        edited = self.edit(remote)
-        assert choose_card(local, edited) is edited
-
-    def test_edited_here(self, local, remote):
-        edited = self.edit(local)
-        assert choose_card(edited, remote) is edited
-
-    def test_edited_here_then_on_the_hub(self, local, remote, push):
-        first = self.edit(local, "Here.")
-        second = self.edit(push(first, remote), "There.")
-        assert choose_card(first, second) is second
-
-    def test_an_edit_on_the_hub_outlives_pushes_that_kept_it(self, local, remote, push):
-        edited = self.edit(remote, "There.")
-        kept = push(None, push(local, edited))
-        assert "There." in kept.text
-        with pytest.raises(ValueError, match="edited both"):
-            choose_card(self.edit(local, "Here."), kept)
-
-    def test_metadata_that_a_push_adds_is_no_edit(self, local, remote, push):
-        completed = push(local, parse_card(remote.text.replace("- embeddings\n", "", 1)))
-        assert push(local, remote).written == push(local, remote).digest
-        assert "- embeddings\n" in completed.text
-
-    def test_edited_in_both_places(self, local, remote):
-        with pytest.raises(ValueError, match=r"edited both here and on the Hub.*hf download"):
-            choose_card(self.edit(local, "Here."), self.edit(remote, "There."))
-
-    def test_the_way_out_of_that_is_to_take_the_hubs(self, local, remote, push):
-        there = self.edit(remote, "There.")
-        pushed = push(there, there)
-        again = self.edit(there, "And here.")
-        assert choose_card(again, pushed) is again
-
-    def test_made_by_hand_on_the_hub(self, local):
-        by_hand = parse_card("# Mine\n")
-        assert choose_card(local, by_hand) is by_hand
+def test_metadata_of_the_other_card_is_added(model, tokenizer, fresh):
+    licensed = parse_card(fresh.replace("---\n", "---\nlicense: mit\nlanguage: pt\n", 1))
+    there = parse_card(fresh.replace("---\n", "---\nlicense: cc0-1.0\n", 1) + "\nThere.\n")
+    base = choose_card(licensed, there, "")
+    card = parse_card(write_model_card(model, tokenizer, "me/tides", CardMetadata(), base))
+    assert (card.metadata["license"], card.metadata["language"]) == ("cc0-1.0", "pt")
+    assert card.body == there.body.replace(
+        "The publisher has not stated a licence for the tables.", "The tables: cc0-1.0."
+    )
 
 
 @pytest.mark.parametrize("head", ["---\nlicense: [mit\n---\n", "---\n- a list\n---\n"], ids=["broken", "no mapping"])
@@ -189,12 +142,12 @@ def test_metadata_that_cannot_be_read(head):
 
 
 def test_a_dataset_card_names_the_model():
-    facts = {"repo_id": "me/v", "split": "test", "column": "embedding", "n_embd": 4}
+    values = {"repo_id": "me/v", "split": "test", "column": "embedding", "n_embd": 4}
     made_by = {"model_id": "me/tides", "model_revision": "0123456789" * 4}
     base = "---\nlicense: mit\nconfigs:\n- config_name: default\n---\n# Mine\n"
-    card = write_dataset_card(base, **facts, **made_by)
+    card = write_dataset_card(parse_card(base), **values, **made_by)
     assert "# Mine\n\n<!-- gpt-embeddings section" in card
     assert "[me/tides](https://huggingface.co/me/tides) at revision\n`" + "0123456789" * 4 + "`" in card
     assert "vectors of 4 dimensions" in card and 'split="test"' in card
     assert "license: mit\nconfigs:\n- config_name: default\n" in card
-    assert write_dataset_card(card, **facts, **made_by) == card
+    assert write_dataset_card(parse_card(card), **values, **made_by) == card
