@@ -122,20 +122,11 @@ class BigramCounts:
         fresh.sort()
         starts = np.flatnonzero(np.diff(fresh, prepend=-1))
         counts = np.diff(starts, append=len(fresh))
-        keys = fresh[starts]
-        if len(self._keys):
-            keys, counts = _merge_sorted(self._keys, self._counts, keys, counts)
-        self._keys, self._counts = keys, counts
-
-
-def _merge_sorted(keys: _Keys, counts: _Keys, new_keys: _Keys, new_counts: _Keys) -> tuple[_Keys, _Keys]:
-    """Merge two ascending arrays of distinct keys, and add the counts of keys in both."""
-    places = np.searchsorted(keys, new_keys)
-    known = keys[np.minimum(places, len(keys) - 1)] == new_keys
-    counts = counts.copy()
-    counts[places[known]] += new_counts[known]
-    fresh = ~known
-    return np.insert(keys, places[fresh], new_keys[fresh]), np.insert(counts, places[fresh], new_counts[fresh])
+        keys = np.concatenate([self._keys, fresh[starts]])  # each distinct, so that this sort is the smaller one
+        self._keys, place = np.unique(keys, return_inverse=True)
+        totals = np.zeros(len(self._keys), np.int64)
+        np.add.at(totals, place, np.concatenate([self._counts, counts]))
+        self._counts = totals
 
 
 def _check_range(name: str, values: _Keys, rows: int) -> None:

@@ -48,14 +48,7 @@ except ImportError as error:  # transformers words it differently if accelerate 
 
 
 COUNTED_WINDOWS = 1024  # at a time
-MODEL_SETTINGS = (
-    "vocab_size",
-    "n_positions",
-    "n_embd",
-    "embd_pdrop",
-    "position_embedding_type",
-    "tie_word_embeddings",
-)
+SETTINGS = ("vocab_size", "n_positions", "n_embd", "embd_pdrop", "position_embedding_type", "tie_word_embeddings")
 EVALUATED_WINDOWS = 4096  # of the training text, after training: all of them would cost a third of an epoch
 HELD_OUT_SHARE = 100  # one window in a hundred, from the end, is held out if no held-out text is given
 
@@ -105,7 +98,7 @@ def train_clm(
     other = None if held_out is None else TokenWindows(held_out, tokenizer, options.max_length, column=column)
     settings = {
         **asdict(options),
-        **{name: getattr(model.config, name) for name in MODEL_SETTINGS},
+        **{name: getattr(model.config, name) for name in SETTINGS},
         "data": data_name,
         "windows": windows.state_dict()["settings"],
         "held_out": None if other is None else other.state_dict()["settings"],
@@ -123,9 +116,9 @@ def train_clm(
         try:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
         except Exception as error:  # the writers of a checkpoint raise errors of many kinds
-            if (unfinished := run.incomplete_checkpoint()) is not None:
-                raise checkpoint_error(unfinished, error) from error
-            raise
+            if not run.delete_incomplete():
+                raise
+            raise checkpoint_error(trainer.state.global_step, run.checkpoints, error) from error
         metadata = {
             "Objective": "next token (clm), cross-entropy in nats",
             "Data": data_name,

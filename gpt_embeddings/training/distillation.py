@@ -10,17 +10,15 @@ Each width has a loss of its own over the teacher's principal components, so tha
 (Matryoshka representation learning, Kusupati et al. 2022). Left out: how the teacher reads (`training.teacher`).
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
@@ -30,7 +28,7 @@ from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
 from gpt_embeddings.analysis.evaluation import matryoshka_dims, similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.readable_tokens import whole_words
-from gpt_embeddings.outputs import atomic_file
+from gpt_embeddings.outputs import write_json
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import read_blocks
@@ -97,6 +95,9 @@ def distil(
     if dataset is None and options.init == "random":
         raise ValueError("`init` is 'random', but without data nothing is trained: give data, or `init='teacher'`.")
     loaded = load_teacher(teacher)
+    width = loaded.probe.shape[1]
+    if options.n_embd > width:
+        raise ValueError(f"`n_embd` is {options.n_embd}, but the teacher's vectors have {width} dimensions.")
     settings = {
         **asdict(options),
         "teacher": loaded.name,
@@ -105,16 +106,12 @@ def distil(
         "data": data_name,
     }
     with RunFolder(output, "train distil", settings) as run:
-        texts = _Texts.load(run.folder / "texts.parquet")
-        if texts is None:
-            texts = _choose(dataset, column, tokenizer, loaded.tokenizer, options)
-            texts.save(run.folder / "texts.parquet")
+        file = run.folder / "texts.json"
+        if not file.is_file():
+            write_json(asdict(_choose(dataset, column, tokenizer, loaded.tokenizer, options)), file)
+        texts = _Texts(**json.loads(file.read_text(encoding="utf-8")))
         Bar.write(f"{texts.announcement()}.", file=sys.stderr)
         vectors = encode_texts(loaded, texts.all, run.folder / "teacher")
-        if options.n_embd > vectors.shape[1]:
-            raise ValueError(
-                f"`n_embd` is {options.n_embd}, but the teacher's vectors have {vectors.shape[1]} dimensions."
-            )
         n_tokens = len(texts.tokens) if texts.learned else 0
         anisotropic = mean_cosine(vectors[n_tokens:]) > ANISOTROPIC
         targets = center(vectors, n_tokens) if anisotropic else vectors
@@ -123,7 +120,7 @@ def distil(
         evaluation = _Evaluation(texts, vectors, bags, tokenizer)
         metadata = {
             **_describe(texts, options, data_name),
-            "Teacher": f"{loaded.name}, {vectors.shape[1]} dimensions{', centred' if anisotropic else ''}",
+            "Teacher": f"{loaded.name}, {width} dimensions{', centred' if anisotropic else ''}",
         }
         results = evaluation.results(model)
         if texts.learned:
@@ -179,21 +176,6 @@ class _Texts:
             leave_out = " (`init='random'`, --init random, leaves these out)" if self.learned else ""
             parts.append(f"all {len(self.tokens):,} tokens of the vocabulary{leave_out}")
         return f"The teacher reads {' and '.join(parts)}"
-
-    def save(self, path: Path) -> None:
-        sizes = [len(self.tokens), len(self.sentences), len(self.phrases)]
-        columns = {"text": pa.array(self.all, pa.large_string()), "part": np.repeat([0, 1, 2], sizes)}
-        with atomic_file(path) as partial:
-            pq.write_table(pa.table(columns), partial)
-
-    @classmethod
-    def load(cls, path: Path) -> "_Texts | None":
-        if not path.is_file():
-            return None
-        table = pq.read_table(path)
-        ends = np.searchsorted(table["part"].to_numpy(), [1, 2])
-        texts = table["text"].to_pylist()
-        return cls(texts[: ends[0]], texts[ends[0] : ends[1]], texts[ends[1] :])
 
 
 class _Evaluation:

@@ -97,9 +97,9 @@ def fit_pooled(
     optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
     step, per_epoch = 0, max(1, n_examples // options.batch_size)
     n_steps = per_epoch * int(options.epochs)
-    state = run.load_state()
-    if state is not None:
-        step, saved = state
+    saved = run.load_state()
+    if saved is not None:
+        step = saved["step"]
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
     shown, order = float("nan"), None

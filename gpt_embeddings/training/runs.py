@@ -1,7 +1,8 @@
 """Training runs that can be killed at any moment: their folder, their checkpoints, and how they resume.
 
-During a run the folder that `outputs` provides holds the prepared data and `checkpoints`. A checkpoint counts once its
-marker file exists, which is written last. Left out: what is trained, and on what.
+During a run the folder that `outputs` provides holds the prepared data and the checkpoints. A checkpoint is either one
+file that is replaced, or a folder of `transformers.Trainer`, which counts once a marker is in it. Left out: what is
+trained, and on what.
 """
 
 import shutil
@@ -14,13 +15,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-from gpt_embeddings.outputs import AtomicOutput
+from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.training.options import TrainingOptions
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
-COMPLETE = "complete"  # the marker in a checkpoint's folder
-STATE = "state.pt"  # beside it, for loops other than transformers' Trainer
+COMPLETE = "complete"  # the marker in a folder of `transformers.Trainer`
 KEPT_CHECKPOINTS = 2  # the one being written and the last good one
 
 
@@ -29,52 +29,41 @@ class RunFolder(AtomicOutput):
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """The folder of the checkpoints of `transformers.Trainer`."""
         return self.folder / "checkpoints"
+
+    @property
+    def state(self) -> Path:
+        """The checkpoint of other loops, one file that is replaced."""
+        return self.folder / "state.pt"
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, and delete incomplete ones."""
-        complete = []
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            if (folder / COMPLETE).is_file():
-                complete.append(folder)
-            else:
-                shutil.rmtree(folder)
-        return max(complete, key=_step, default=None)
+        self.delete_incomplete()
+        return max(self.checkpoints.glob("checkpoint-*"), key=_step, default=None)
 
-    def incomplete_checkpoint(self) -> Path | None:
-        """Return the checkpoint that was being written when an error came, if any."""
-        return next(
-            (folder for folder in self.checkpoints.glob("checkpoint-*") if not (folder / COMPLETE).is_file()), None
-        )
+    def delete_incomplete(self) -> bool:
+        """Delete checkpoints that were not written completely; return whether there were any."""
+        folders = [folder for folder in self.checkpoints.glob("checkpoint-*") if not (folder / COMPLETE).is_file()]
+        for folder in folders:
+            shutil.rmtree(folder)
+        return bool(folders)
 
     def save_state(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint, and delete all but the last two.
-
-        Args:
-            step: Steps taken.
-            state: Tensors, numbers and containers of them.
+        """Write the state after a step: tensors, numbers and containers of them.
 
         Raises:
-            OSError: It could not be written; the checkpoint before stays.
+            OSError: It could not be written; the one before stays.
         """
-        folder = self.checkpoints / f"checkpoint-{step}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save(dict(state), folder / STATE)
-            (folder / COMPLETE).touch()
+            with atomic_file(self.state) as partial:
+                torch.save({"step": step, **state}, partial)
         except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-            raise checkpoint_error(folder, error) from error
-        complete = sorted((marker.parent for marker in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")), key=_step)
-        for old in complete[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+            raise checkpoint_error(step, self.state, error) from error
 
-    def load_state(self) -> tuple[int, dict[str, Any]] | None:
-        """Return step and state of the newest complete checkpoint written by [`save_state`], if any."""
-        folder = self.last_checkpoint()
-        if folder is None:
-            return None
-        return _step(folder), torch.load(folder / STATE, weights_only=True)
+    def load_state(self) -> dict[str, Any] | None:
+        """Return what [`save_state`] wrote last, with its `step`, if anything."""
+        return torch.load(self.state, weights_only=True) if self.state.is_file() else None
 
     def save(
         self, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str, Any]
@@ -93,13 +82,12 @@ def non_finite_error(step: int, what: str) -> ValueError:
     )
 
 
-def checkpoint_error(folder: Path, error: Exception) -> OSError:
-    """Delete an incomplete checkpoint; return the error to raise."""
-    shutil.rmtree(folder, ignore_errors=True)
+def checkpoint_error(step: int, path: Path, error: Exception) -> OSError:
+    """Return the error of a checkpoint that could not be written."""
     reason = str(error).split("\n", 1)[0]
     return OSError(
-        f"The checkpoint of step {_step(folder)} could not be written to {str(folder)!r}: {reason}. Free some disk "
-        "space and run the same command again: it continues from the checkpoint before."
+        f"The checkpoint of step {step} could not be written to {str(path)!r}: {reason}. Free some disk space and run "
+        "the same command again: it continues from the checkpoint before."
     )
 
 

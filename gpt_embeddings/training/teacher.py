@@ -5,8 +5,8 @@ takes nearly all the time of a distillation, so the vectors are stored in blocks
 with the next block.
 
 One call of `SentenceTransformer.encode` keeps nothing until all texts are read. It sorts texts by characters, where
-sorting by tokens spares a third of the padded tokens (1.01 instead of 1.42 per token on sentences of docstrings), and
-its threads share each small step, where one thread per batch is twice as fast. So batches are cut here.
+sorting by tokens spares a third of the padded tokens (1.02 instead of 1.44 per token on sentences of docstrings), and
+its threads share each small step, where one thread per batch is twice as fast. So texts are sorted and batched here.
 Left out: what is learned from the vectors (`gpt_embeddings.training.distillation`).
 """
 
@@ -19,10 +19,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import packages_distributions
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +38,20 @@ from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.threads import thread_pool
 
 
-BLOCK_TEXTS = 4096  # a killed run encodes at most this many texts again
+BLOCK_TEXTS = 1024  # a killed run encodes at most this many texts again
 BATCH_TOKENS, DEVICE_BATCH_TOKENS = 1024, 2**15  # the former fits into the caches of a CPU
 BATCH_CHARACTERS = 2**11  # for a teacher without a known tokenizer: about a second of a slow one
 MAX_TOKENS = 128  # per text, for teachers that could read more
-TOLD_SECONDS = 60  # remaining time from which it is reported
+REPORTED_SECONDS = 60  # remaining time from which it is reported
 PROBE = ["The tide came in.", "A maré subiu e tornou a descer.", "harbour", "What is the time?"]
 SAME_TEACHER = 0.99  # least cosine between the vectors that one teacher gives a text at two times
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 Lengths = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float16]
 Encode = Callable[[list[str]], Any]
 
 
-@dataclass(frozen=True)
 class Teacher:
     """A teacher that is ready to encode.
 
@@ -63,47 +61,63 @@ class Teacher:
         package: The package it is from, for its version in the metadata.
         tokenizer: Its tokenizer, if known.
         on_cpu: Whether it may encode in several threads at once, one for each CPU core.
-        batch_size: Most tokens of a batch, padding included; characters where the tokenizer is not known.
+        batch_size: Most tokens of a batch, padding included; characters if the tokenizer is not known.
+
+    Raises:
+        ValueError: It does not return one finite, non-zero vector for each of a few sentences.
     """
 
-    call: Encode
-    name: str
-    package: str | None = None
-    tokenizer: PreTrainedTokenizerBase | None = None
-    on_cpu: bool = False
-    batch_size: int = BATCH_CHARACTERS
+    def __init__(
+        self,
+        call: Encode,
+        name: str,
+        package: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        on_cpu: bool = False,
+        batch_size: int = BATCH_CHARACTERS,
+    ) -> None:
+        self.name, self.package, self.tokenizer = name, package, tokenizer
+        self.on_cpu, self.batch_size = on_cpu, batch_size
+        self._call, self._width = call, 0
+        self.probe = self._ask(PROBE)
+        self._width = self.probe.shape[1]
+        if not self.probe.any(1).all():
+            raise ValueError(f"The teacher {name} returned a vector of zeros for a sentence.")
 
-    def encode(self, texts: list[str]) -> npt.NDArray[np.float16]:
+    def encode(self, texts: list[str]) -> Vectors:
         """Return vectors of length 1, `(n_texts, width)`; empty texts, which are not passed on, get zeros.
 
         Raises:
-            ValueError: The teacher did not return one finite vector for each text.
+            ValueError: The teacher did not return one finite vector of the same width for each text.
         """
+        vectors = np.zeros((len(texts), self._width), np.float16)
         rows = [i for i, text in enumerate(texts) if text]
-        asked = [texts[i] for i in rows] or PROBE[:1]  # of empty texts alone the width must be known
-        try:
-            found = np.asarray(self.call(asked), np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"The teacher {self.name} did not return an array of numbers for a list of {len(asked)} texts: {error}"
-            ) from error
-        if found.ndim != 2 or len(found) != len(asked) or found.shape[1] == 0:
-            raise ValueError(
-                f"The teacher {self.name} returned an array of shape {found.shape} for {len(asked)} texts, expected "
-                f"({len(asked)}, width): it takes a list of texts and returns one vector for each."
-            )
-        if not np.isfinite(found).all():
-            raise ValueError(f"The teacher {self.name} returned values that are not finite.")
-        vectors = np.zeros((len(texts), found.shape[1]), np.float16)
-        vectors[rows] = unit_rows(found)[: len(rows)]
+        if rows:
+            vectors[rows] = self._ask([texts[i] for i in rows])
         return vectors
 
     def lengths(self, texts: Sequence[str]) -> Lengths:
         """Return how many tokens the teacher reads of each text, or how many characters the text has."""
         if self.tokenizer is None:
             return np.array([len(text) for text in texts])
-        _, offsets = encode_flat(texts, self.tokenizer, max_length=MAX_TOKENS)
-        return np.diff(offsets)
+        return np.diff(encode_flat(texts, self.tokenizer, max_length=MAX_TOKENS)[1])
+
+    def _ask(self, texts: list[str]) -> Vectors:
+        try:
+            found = np.asarray(self._call(texts), np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The teacher {self.name} did not return an array of numbers for a list of {len(texts)} texts: {error}"
+            ) from error
+        if found.ndim != 2 or len(found) != len(texts) or not found.size or self._width not in (0, found.shape[1]):
+            raise ValueError(
+                f"The teacher {self.name} returned an array of shape {found.shape} for {len(texts)} texts, expected "
+                f"({len(texts)}, {self._width or 'width'}): it takes a list of texts and returns one vector for each."
+            )
+        if not np.isfinite(found).all():
+            raise ValueError(f"The teacher {self.name} returned values that are not finite.")
+        return unit_rows(found).astype(np.float16)
 
 
 def load_teacher(teacher: Any) -> Teacher:
@@ -125,25 +139,20 @@ def load_teacher(teacher: Any) -> Teacher:
     """
     if isinstance(teacher, str):
         if FUNCTION.fullmatch(teacher) and not Path(teacher).exists():
-            loaded = Teacher(_import_function(teacher), teacher, _package(teacher.split(":")[0]))
-        else:
-            loaded = _of_model(_load_model(teacher), Path(teacher).name if Path(teacher).is_dir() else teacher)
-    elif hasattr(teacher, "preprocess") and hasattr(teacher, "max_seq_length"):  # a SentenceTransformer
-        loaded = _of_model(teacher, str(teacher.model_card_data.base_model or type(teacher).__name__))
-    elif callable(encode := getattr(teacher, "encode", None)):
-        kind = type(teacher)
-        loaded = Teacher(encode, f"{kind.__module__}.{kind.__qualname__}", _package(kind.__module__))
-    else:
+            return Teacher(_import_function(teacher), teacher, _package(teacher.split(":")[0]))
+        return _of_model(_load_model(teacher), Path(teacher).name if Path(teacher).is_dir() else teacher)
+    kind, encode = type(teacher), getattr(teacher, "encode", None)
+    if not callable(encode):
         raise TypeError(
-            f"The teacher is a {type(teacher).__name__} without a method `encode`. Give an object that has one, the "
-            "name of a sentence-transformers model, or 'package.module:function'."
+            f"The teacher is a {kind.__name__} without a method `encode`. Give an object that has one, the name of a "
+            "sentence-transformers model, or 'package.module:function'."
         )
-    if not loaded.encode(PROBE).any(1).all():
-        raise ValueError(f"The teacher {loaded.name} returned a vector of zeros for a sentence.")
-    return loaded
+    if hasattr(teacher, "preprocess") and hasattr(teacher, "max_seq_length"):  # a SentenceTransformer
+        return _of_model(teacher, str(teacher.model_card_data.base_model or kind.__name__))
+    return Teacher(encode, f"{kind.__module__}.{kind.__qualname__}", _package(kind.__module__))
 
 
-def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLike[str]) -> npt.NDArray[np.float16]:
+def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLike[str]) -> Vectors:
     """Return the teacher's vectors of texts; blocks that are in the folder already are not encoded again.
 
     A vector does not depend on the number of threads.
@@ -170,76 +179,48 @@ def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLi
     order = np.argsort(lengths, kind="stable")  # texts of one length need no padding
     blocks = [order[i : i + BLOCK_TEXTS] for i in range(0, len(order), BLOCK_TEXTS)]
     paths = [folder / f"{_digest(texts, rows)}.npy" for rows in blocks]
-    missing = [rows for rows, path in zip(blocks, paths, strict=True) if not path.is_file()]
-    total, left = int(lengths.sum()), int(sum(lengths[rows].sum() for rows in missing))
+    missing = [(rows, path) for rows, path in zip(blocks, paths, strict=True) if not path.is_file()]
+    left = sum(int(lengths[rows].sum()) for rows, _ in missing)
     unit = "character" if teacher.tokenizer is None else "token"
-    begun = None
-    with Bar(total=total, initial=total - left, desc="Teacher", unit=unit, unit_scale=True) as bar:
-        for rows, path in zip(blocks, paths, strict=True):
-            if path.is_file():
-                continue
+    with Bar(total=int(lengths.sum()), desc="Teacher", unit=unit, unit_scale=True) as bar:
+        bar.update(bar.total - left)
+        for i, (rows, path) in enumerate(missing):
             start = time.perf_counter()
             _save(_encode_block(teacher, [texts[i] for i in rows], lengths[rows], bar), path)
-            if begun is None:
-                begun = time.perf_counter() - start
-                _report_time(begun * (left / max(1, int(lengths[rows].sum())) - 1), len(texts), bar)
-    vectors = np.concatenate([np.load(path) for path in paths])
-    return vectors[np.argsort(order)]
+            if i == 0:
+                seconds = (time.perf_counter() - start) * (left / max(1, int(lengths[rows].sum())) - 1)
+                if seconds >= REPORTED_SECONDS:
+                    message = f"The teacher needs about {seconds / 60:.0f} more minutes, judging by its first block."
+                    bar.write(message, file=sys.stderr)
+    return np.concatenate([np.load(path) for path in paths])[np.argsort(order)]
 
 
-def _encode_block(teacher: Teacher, texts: list[str], lengths: Lengths, bar: Bar) -> npt.NDArray[np.float16]:
+def _encode_block(teacher: Teacher, texts: list[str], lengths: Lengths, bar: Bar) -> Vectors:
     """Encode texts that are sorted by length, in batches."""
-    bounds = _batches(lengths, teacher.batch_size)
-    batches = [texts[start:stop] for start, stop in bounds]
-    parts: list[npt.NDArray[np.float16]] = []
-    for part in thread_pool().map(teacher.encode, batches) if teacher.on_cpu else map(teacher.encode, batches):
-        start, stop = bounds[len(parts)]
+    size = max(1, teacher.batch_size // max(1, int(lengths[-1])))
+    starts = range(0, len(texts), size)
+    batches = [texts[start : start + size] for start in starts]
+    encoded = thread_pool().map(teacher.encode, batches) if teacher.on_cpu else map(teacher.encode, batches)
+    parts = []
+    for start, part in zip(starts, encoded, strict=True):
         parts.append(part)
-        bar.update(int(lengths[start:stop].sum()))
-    widths = sorted({part.shape[1] for part in parts})
-    if len(widths) > 1:
-        raise ValueError(f"The teacher {teacher.name} returned vectors of different widths: {widths}.")
+        bar.update(int(lengths[start : start + size].sum()))
     return np.concatenate(parts)
 
 
-def _report_time(seconds: float, n_texts: int, bar: Bar) -> None:
-    if seconds >= TOLD_SECONDS:
-        bar.write(
-            f"The teacher reads {n_texts:,} texts: about {seconds / 60:.0f} minutes left, judging by the first block.",
-            file=sys.stderr,
-        )
-
-
-def _batches(lengths: Lengths, limit: int) -> list[tuple[int, int]]:
-    """Cut ascending lengths into batches of at most `limit` tokens, padding included, or of one text.
-
-    >>> _batches(np.array([1, 2, 2, 3, 9]), 6)
-    [(0, 3), (3, 4), (4, 5)]
-    """
-    starts = [0]
-    for i, length in enumerate(lengths.tolist()):
-        if i > starts[-1] and (i + 1 - starts[-1]) * length > limit:
-            starts.append(i)
-    return list(pairwise([*starts, len(lengths)]))
-
-
 def _check_same_teacher(teacher: Teacher, path: Path) -> None:
-    """Compare the vectors of a few sentences with those in a file, or write the file if there is none."""
-    probe = teacher.encode(PROBE)
+    """Compare the teacher's vectors of a few sentences with those in a file, or write the file if there is none."""
     if not path.is_file():
-        _save(probe, path)
+        _save(teacher.probe, path)
         return
-    saved = np.load(path)
-    if saved.shape != probe.shape:
-        found = f"width {probe.shape[1]}, not {saved.shape[1]}"
-    elif (cosine := float((saved.astype(np.float32) * probe).sum(1).min())) < SAME_TEACHER:
-        found = f"cosine {cosine:.3f}"
-    else:
-        return
-    raise ValueError(
-        f"The teacher {teacher.name} returns other vectors than when this run began ({found}). Use the teacher as it "
-        "was, or choose another output."
-    )
+    saved, width = np.load(path).astype(np.float32), teacher.probe.shape[1]
+    cosine = float((saved * teacher.probe).sum(1).min()) if saved.shape[1] == width else 0.0
+    if cosine < SAME_TEACHER:
+        found = f"cosine {cosine:.3f}" if saved.shape[1] == width else f"width {width}, not {saved.shape[1]}"
+        raise ValueError(
+            f"The teacher {teacher.name} returns other vectors than when this run began ({found}). Use the teacher as "
+            "it was, or choose another output."
+        )
 
 
 def _digest(texts: Sequence[str], rows: Lengths) -> str:
@@ -249,7 +230,7 @@ def _digest(texts: Sequence[str], rows: Lengths) -> str:
     return digest.hexdigest()
 
 
-def _save(vectors: npt.NDArray[np.float16], path: Path) -> None:
+def _save(vectors: Vectors, path: Path) -> None:
     try:
         with atomic_file(path) as new, new.open("wb") as file:
             np.save(file, vectors)
@@ -314,9 +295,8 @@ def _of_model(model: Any, name: str) -> Teacher:
     tokenizer = model.tokenizer  # a static model has a tokenizer of `tokenizers`
     if isinstance(tokenizer, Tokenizer):
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    # Texts that are so short or long that their batches differ in size are one batch for `encode` too.
-    call = partial(model.encode, batch_size=BLOCK_TEXTS, show_progress_bar=False)
-    return Teacher(call, name, "sentence-transformers", tokenizer, on_cpu, batch_size)
+    call = partial(model.encode, batch_size=BLOCK_TEXTS, show_progress_bar=False)  # what is passed is one batch
+    return Teacher(call, name, "sentence-transformers", tokenizer, on_cpu=on_cpu, batch_size=batch_size)
 
 
 def _has_bfloat16() -> bool:

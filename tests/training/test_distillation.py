@@ -52,10 +52,15 @@ def teacher(exact):
     return Teacher(exact, "model", "sentence-transformers", load_teacher(MINILM).tokenizer)
 
 
+def teach(monkeypatch, teacher):
+    """Have `load_teacher` return a teacher."""
+    monkeypatch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: teacher)
+
+
 @pytest.fixture
 def loaded(monkeypatch, teacher):
     """Do not load the teacher again."""
-    monkeypatch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: teacher)
+    teach(monkeypatch, teacher)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +68,7 @@ def run(small_tokenizer, teacher, story, tmp_path_factory):
     """The folder of an uninterrupted run, and its metadata."""
     output = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: teacher)
+        teach(patch, teacher)
         metadata = distil(MINILM, small_tokenizer, story, output, OPTIONS, data_name="the story")
     return output, metadata
 
@@ -130,11 +135,10 @@ def test_without_data(small_tokenizer, loaded, exact, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_without_the_vocabulary(small_tokenizer, story, loaded, teacher, tmp_path, monkeypatch, capsys):
+def test_without_the_vocabulary(small_tokenizer, exact, tmp_path, monkeypatch, capsys):
     """`init="random"` spares the teacher the tokens; those that no text has are zeros in the end."""
     texts = []
-    counting = replace(teacher, call=lambda some: texts.extend(some) or teacher.call(some))
-    monkeypatch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: counting)
+    teach(monkeypatch, Teacher(lambda some: texts.extend(some) or exact(some), "a test"))
     few = Dataset.from_dict({"text": [" ".join(STORY.read_text(encoding="utf-8").split()[:1200])]})
     metadata = distil(MINILM, small_tokenizer, few, tmp_path / "out", replace(OPTIONS, init="random", phrases=0))
     n = int(re.search(r"The teacher reads (\d+) sentences and 0 phrases\.\n", capsys.readouterr().err)[1])
@@ -164,16 +168,15 @@ def test_a_narrow_cone_is_opened():
 
 
 @pytest.mark.slow
-def test_a_teacher_in_a_narrow_cone_is_centred(small_tokenizer, story, loaded, teacher, tmp_path, monkeypatch):
-    narrow = replace(teacher, call=lambda texts: teacher.call(texts) + 3 * np.eye(384)[0])
-    monkeypatch.setattr(gpt_embeddings.training.distillation, "load_teacher", lambda name: narrow)
+def test_a_teacher_in_a_narrow_cone_is_centred(small_tokenizer, story, exact, tmp_path, monkeypatch):
+    teach(monkeypatch, Teacher(lambda texts: exact(texts) + 3 * np.eye(384)[0], "model"))
     metadata = distil(MINILM, small_tokenizer, story, tmp_path / "out", replace(OPTIONS, epochs=1))
     assert metadata["Teacher"] == "model, 384 dimensions, centred"
 
 
 @pytest.mark.slow
 def test_a_stopped_run_ends_with_the_same_bytes(run, small_tokenizer, story, loaded, tmp_path, monkeypatch):
-    """Stopped after the teacher's first block, and twice in training."""
+    """Stopped after a block of the teacher, and twice in training."""
     save_vectors, save_state = gpt_embeddings.training.teacher._save, RunFolder.save_state
 
     def stop_reading(vectors, path):
