@@ -20,7 +20,7 @@ from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.checkpoints.static import find_static, from_static
-from gpt_embeddings.text.tokenizer import load_tokenizer
+from gpt_embeddings.text.tokenizer import FORM_FILE, load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
 
 
@@ -109,7 +109,7 @@ def load_model_and_tokenizer(
     if tokenizer in (None, name) and _is_static(name):
         return model, from_static(name)[1]
     if tokenizer is None:
-        tokenizer = name if any(map(open_folder(name).has, VOCABULARIES)) else DEFAULT_TOKENIZER
+        tokenizer = name if any(map(open_folder(name).has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
     return model, load_tokenizer(find_bundled(tokenizer), model_max_length=model.config.n_positions)
 
 

@@ -22,16 +22,19 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from huggingface_hub import cached_assets_path
 from tokenizers import Tokenizer
 
 from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.backend import Encode, FallbackCharacters, FlatIds
+from gpt_embeddings.text.normalization import is_lowercase, lower, lowered_differently
 
 
-PROBES_VERSION = 2  # part of a verdict's name: raise it when `probes` or `_read_differently` change
+PROBES_VERSION = 3  # part of a verdict's name: raise it when `probes` or `_read_differently` change
 PROBE_BATCH = 4096
 SAMPLED = 64  # of so many characters of one class one is compared
 
@@ -53,13 +56,22 @@ class GigatokenBackend:
     """One tokenizer in gigatoken.
 
     Args:
-        description: Its `tokenizer.json`.
-        reference: Encodes the texts that are left to it.
-        doubtful: What those texts hold.
+        description: Its `tokenizer.json`, without a normalizer.
+        reference: Encodes the texts that contain a fallback character.
+        fallback: Those characters.
+        lowercase: Whether texts are lower-cased first.
     """
 
-    def __init__(self, description: str, reference: Encode, doubtful: FallbackCharacters | None = None) -> None:
-        self._description, self._reference, self.fallback = description, reference, doubtful or FallbackCharacters()
+    def __init__(
+        self,
+        description: str,
+        reference: Encode,
+        fallback: FallbackCharacters | None = None,
+        *,
+        lowercase: bool = False,
+    ) -> None:
+        self._description, self._reference, self._lowercase = description, reference, lowercase
+        self.fallback = fallback or FallbackCharacters()
         self._renew()
 
     def encode(self, texts: list[str]) -> FlatIds:
@@ -69,12 +81,13 @@ class GigatokenBackend:
     def _encode(self, texts: list[str]) -> FlatIds:
         if self._tokens > MAX_TOKENS:
             self._renew()
+        column = lower(texts) if self._lowercase else None
         if len(texts) <= FEW_TEXTS and sum(map(len, texts)) <= FEW_CHARACTERS:
-            parts = [self._handle.encode(text) for text in texts]
+            parts = [self._handle.encode(text) for text in (texts if column is None else column.to_pylist())]
             offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
             input_ids = np.concatenate([np.empty(0, dtype=np.uint32), *parts])
         else:
-            rows = self._handle.encode_batch(texts).layout
+            rows = self._handle.encode_batch(texts if column is None else _as_awkward(column)).layout
             input_ids, offsets = rows.content.data, rows.offsets.data.astype(np.int64, copy=False)
         self._tokens += len(input_ids)
         return input_ids.view(np.int32), offsets
@@ -83,6 +96,16 @@ class GigatokenBackend:
         import gigatoken
 
         self._handle, self._tokens = gigatoken.Tokenizer.from_json(self._description), 0
+
+
+def _as_awkward(texts: pa.LargeStringArray) -> Any:
+    """Return texts as gigatoken reads them without making a Python string of each."""
+    import awkward as ak  # type: ignore[import-untyped]  # comes with gigatoken
+
+    _, offsets, data = texts.buffers()
+    characters = ak.contents.NumpyArray(np.frombuffer(data or b"", np.uint8), parameters={"__array__": "char"})
+    ends = ak.index.Index64(np.frombuffer(offsets, np.int64, len(texts) + 1))
+    return ak.Array(ak.contents.ListOffsetArray(ends, characters, parameters={"__array__": "string"}))
 
 
 # Held while any engine encodes and around every fork: a child must not inherit a lock of the engine's in mid-call.
@@ -134,12 +157,12 @@ class _RefusedError(Exception):
 def _build(
     document: str, digest: str, backend: Tokenizer, special_tokens: bool, reference: Encode
 ) -> GigatokenBackend:
-    verdict, doubtful = _read_verdict(digest)
+    verdict, fallback = _read_verdict(digest)
     if verdict not in (None, "equal"):
         raise _RefusedError(verdict)
-    description = _describe(document, special_tokens)
+    description, lowercase = _describe(document, special_tokens)
     try:
-        accelerator = GigatokenBackend(description, reference, doubtful)
+        accelerator = GigatokenBackend(description, reference, fallback, lowercase=lowercase)
     except Exception as error:  # the library names no type of its own
         raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
     if verdict is None:
@@ -150,17 +173,26 @@ def _build(
     return accelerator
 
 
-def _describe(document: str, special_tokens: bool) -> str:
-    """Return the tokenizer.json that gigatoken is given, or refuse what it does not do."""
+def _describe(document: str, special_tokens: bool) -> tuple[str, bool]:
+    """Return the tokenizer.json for gigatoken and whether texts are lower-cased first, or refuse the tokenizer."""
     content = json.loads(document)
+    try:
+        lowercase = is_lowercase(content.pop("normalizer", None))
+    except NotImplementedError as error:
+        raise _RefusedError(f"this tokenizer has {error}") from None
+    if lowercase and (special_tokens or not all(token["special"] for token in content["added_tokens"])):
+        # `tokenizers` cuts the text at added tokens before it normalizes what is between them.
+        raise _RefusedError("this tokenizer normalizes texts and looks for added tokens in them")
     if content["model"].get("dropout"):
         raise _RefusedError("this tokenizer drops merges at random")
     if any(token["single_word"] for token in content["added_tokens"]):
         raise _RefusedError("this tokenizer has an added token that matches whole words only (`single_word`)")
-    content.update(truncation=None, padding=None, post_processor=None)  # nothing is added, cut or padded
+    content.update(
+        normalizer=None, truncation=None, padding=None, post_processor=None
+    )  # nothing is added, cut or padded
     if not special_tokens:
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
-    return json.dumps(content)
+    return json.dumps(content), lowercase
 
 
 def _digest(document: str, special_tokens: bool) -> str:
@@ -175,7 +207,10 @@ def _prove(accelerator: GigatokenBackend, backend: Tokenizer, reference: Encode)
     """Return "equal", or in which text the two differ; have doubtful characters left to the reference first."""
     wrong = _first_difference(_around(range(0x80)), accelerator, reference)
     if wrong is None:
-        accelerator.fallback = FallbackCharacters(_runs(_read_differently(accelerator, reference)))
+        found = set(_read_differently(accelerator, reference))
+        if backend.normalizer is not None:
+            found.update(lowered_differently(backend.normalizer))
+        accelerator.fallback = FallbackCharacters(_runs(sorted(found)))
         wrong = _first_difference(probes(backend), accelerator, reference)
     return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {wrong!r:.60}"
 

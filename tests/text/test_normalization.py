@@ -1,0 +1,161 @@
+"""The canonical form: one spelling of each word, with the ids of `tokenizers`, by every way in."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from tokenizers import AddedToken, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
+
+from gpt_embeddings import Embedder, embed_dataset, encode_flat, export_model, load_tokenizer, save_folder
+from gpt_embeddings.checkpoints.bundled import BUNDLED
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+from gpt_embeddings.text import encoding
+from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
+from gpt_embeddings.text.normalization import lower, lowered_differently
+from gpt_embeddings.text.tokenizer import tokenizer_digest
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+
+
+TEXTS = ["Mug", "A MUG of Tea.", "Água  é VIDA", "ΟΔΟΣ", "\nİstanbul \u1c89", "the “Tide” Clerk", "ALREADY  two"]
+
+
+@pytest.fixture(scope="module")
+def canonical():
+    return load_tokenizer(canonical=True)
+
+
+@pytest.fixture(scope="module")
+def fast(canonical):
+    """The accelerated backend, which `encode_flat` uses from the second megabyte on."""
+    encoding.prepare(canonical)
+    backend = encoding._backend_of(canonical, False).prepare()
+    assert isinstance(backend, GigatokenBackend)
+    return backend
+
+
+def split(input_ids, offsets):
+    return [input_ids[i:j].tolist() for i, j in pairwise(offsets)]
+
+
+def test_every_spelling_has_the_same_ids(canonical):
+    assert canonical(["Mug", " mug", "mug", "MUG"]).input_ids == [[25152]] * 4
+    assert split(*encode_flat(["Mug", " mug", "mug", "MUG", "", " "], canonical)) == [[25152]] * 4 + [[], [220]]
+    assert type(canonical) is PreTrainedTokenizerFast
+    gpt2 = load_tokenizer()
+    assert canonical.get_vocab() == gpt2.get_vocab()
+    assert canonical.special_tokens_map == gpt2.special_tokens_map
+    assert gpt2("Mug").input_ids == [44, 1018]
+
+
+def test_a_saved_tokenizer_keeps_its_form(canonical, tmp_path):
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8))
+    save_folder(tmp_path, model, canonical)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer_digest(again) == tokenizer_digest(canonical) == tokenizer_digest(load_tokenizer(tmp_path))
+    assert again(TEXTS).input_ids == canonical(TEXTS).input_ids
+    saved = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    # transformers 4 knows this class alone, and resets the pre-tokenizer to this option.
+    assert (saved["tokenizer_class"], saved["add_prefix_space"]) == ("PreTrainedTokenizerFast", True)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_tables_read_it(name, canonical):
+    model, tokenizer = load_model_and_tokenizer(name)
+    assert tokenizer_digest(tokenizer) == tokenizer_digest(canonical)
+    assert tokenizer.model_max_length == model.config.n_positions
+    vectors = Embedder(model, tokenizer).encode(["Mug", " mug", "mug", "MUG"])
+    assert (vectors == vectors[0]).all() and vectors.any()
+
+
+def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
+    other = PreTrainedTokenizerFast(tokenizer_object=load_tokenizer().backend_tokenizer)
+    other.backend_tokenizer.pre_tokenizer = None
+    other.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`canonical` needs a byte-level tokenizer such as GPT-2's"):
+        load_tokenizer(tmp_path, canonical=True)
+
+
+def test_arrow_and_tokenizers_lower_case_alike_but_for_the_characters_that_are_found():
+    """All of Unicode; `str.lower` would not do, since it looks at what is around a sigma."""
+    lowercase = normalizers.Lowercase()
+    found = set(map(chr, lowered_differently(lowercase)))
+    assert "İ" in found and len(found) < 200
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    for start in range(0, len(characters), 2**16):
+        some = [c for c in characters[start : start + 2**16] if c not in found]
+        assert lower(some).to_pylist() == [lowercase.normalize_str(c) for c in some]
+    assert lower(["ΑΣ", "ok"]).to_pylist() == [lowercase.normalize_str("ΑΣ"), "ok"] != ["ΑΣ".lower(), "ok"]
+
+
+def test_the_fast_backend_has_the_ids_of_tokenizers(fast, canonical):
+    texts = [*TEXTS, "", " ", *(f"{i} {text}" for i in range(100) for text in TEXTS)]
+    expected = canonical(texts).input_ids
+    assert split(*fast.encode(texts)) == expected
+    assert split(*fast.encode(texts[:5])) == expected[:5]  # a few short texts go one by one
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=5))
+def test_the_fast_backend_has_the_ids_of_tokenizers_for_any_text(fast, canonical, texts):
+    expected = [canonical.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    assert split(*fast.encode(texts)) == expected
+    many = texts * 20
+    assert split(*fast.encode(many)) == expected * 20
+
+
+def test_every_character_in_the_fast_backend(fast, canonical):
+    """Those that the two lower-case differently, and a sample of all others, in a batch for `tokenizers` and ours."""
+    points = [*lowered_differently(normalizers.Lowercase()), *range(0x80, 0x600), *range(0x600, 0xD800, 29)]
+    texts = ["a{0}A {0}'S {0}".format(chr(c)) for c in points]
+    assert split(*fast.encode(texts)) == canonical(texts).input_ids
+
+
+@pytest.mark.parametrize("change", ["another normalizer", "an added token"])
+def test_what_the_fast_backend_does_not_do_is_refused(change):
+    tokenizer = load_tokenizer(canonical=True)
+    if change == "another normalizer":
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    else:
+        tokenizer.add_tokens([AddedToken("Tide", special=False)])
+    with pytest.warns(UserWarning, match="The accelerated tokenizer .gigatoken. is not used: this tokenizer"):
+        encoding.prepare(tokenizer)
+    assert split(*encode_flat(TEXTS, tokenizer)) == tokenizer(TEXTS).input_ids
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_every_way_in_gives_the_same_vectors(canonical, fast, tmp_path):
+    torch.manual_seed(0)
+    config = GPTEmbeddingsConfig(n_embd=16, n_positions=32, position_embedding_type="none")
+    model = GPTEmbeddingsModel(config).eval()
+    canonical.model_max_length = 32
+    save_folder(tmp_path / "model", model, canonical)
+    export_model(model, canonical, tmp_path / "static", "static")
+    dataset = Dataset.from_dict({"text": TEXTS})
+    with torch.no_grad():
+        expected = model(**canonical(TEXTS, padding=True, return_tensors="pt")).pooler_output.numpy()
+        saved = AutoTokenizer.from_pretrained(tmp_path / "model")
+        by_auto = model(**saved(TEXTS, padding=True, return_tensors="pt")).pooler_output.numpy()
+    embedder = Embedder(model, canonical)
+    found = {
+        "AutoTokenizer": by_auto,
+        "encode_flat": model.embed_bags(*encode_flat(TEXTS, canonical)).detach().numpy(),
+        "fast backend": model.embed_bags(*fast.encode(TEXTS)).detach().numpy(),
+        "Embedder": embedder.encode(TEXTS),
+        "map": np.stack(dataset.map(embedder, batched=True).with_format("numpy")["embedding"]),
+        "embed_dataset": np.stack(embed_dataset(dataset, model, canonical).with_format("numpy")["embedding"]),
+        "saved": Embedder.from_pretrained(str(tmp_path / "model")).encode(TEXTS),
+        "sentence-transformers": SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS),
+        "static": SentenceTransformer(str(tmp_path / "static"), device="cpu").encode(TEXTS),
+    }
+    for name, vectors in found.items():
+        np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-7, err_msg=name)
+    extract = pipeline("feature-extraction", model=str(tmp_path / "model"))
+    for text, vector in zip(TEXTS, expected, strict=True):
+        np.testing.assert_allclose(np.array(extract(text)[0]).mean(0), vector, rtol=0, atol=1e-7)
