@@ -97,7 +97,7 @@ def test_both_spellings_and_both_languages_are_near(embedders):
     assert scores.argmax(1).tolist() == [0, 1, 2, 3, 4]
     near = embedder.encode(["A equipa apanhou o comboio para o Porto.", "O gato dorme no sofá."])
     brazil = embedder.encode("O time pegou o trem para o Porto.")
-    assert near[0] @ brazil > near[1] @ brazil + 0.2
+    assert near[0] @ brazil > near[1] @ brazil + 0.15
 
 
 @pytest.mark.parametrize(("name", "paragraphs", "most"), [(ENGLISH, PARAGRAPHS, 0.4), (PORTUGUESE, PARAGRAFOS, 0.5)])
