@@ -79,10 +79,13 @@ class AtomicOutput:
         self.path, self.kind = Path(path).resolve(), kind
         self.folder = _partial(self.path)
         self._old = self.path.with_name(f".{self.path.name}.old")
+        self.result = self.folder / "result"  # where the result is made before it is renamed
         self._resumable = settings is not None
         self._lock = _acquire(self.path)
         try:
-            self._restore()
+            if self._old.exists() and not self.path.exists():  # a kill between the two renames of `finish`
+                os.replace(self._old, self.path)
+            _remove(self._old)
             _check_existing(path, kind, overwrite, overwritable)
             self._open(settings, resume)
         except BaseException:
@@ -98,11 +101,6 @@ class AtomicOutput:
         if not self._resumable or not _has_work(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
         _release(self._lock)
-
-    @property
-    def result(self) -> Path:
-        """Where the result is made before it is renamed."""
-        return self.folder / "result"
 
     def finish(self, result: Path | None = None) -> None:
         """Rename the result, or another path within the folder, to the output, and delete the rest of the folder."""
@@ -129,15 +127,6 @@ class AtomicOutput:
                 f"{differing}. Run it again with the same settings to continue, or {again} to start anew."
             )
 
-    def _restore(self) -> None:
-        """Undo a replacement that was killed between its two renames."""
-        if not self._old.exists():
-            return
-        if self.path.exists():
-            _remove(self._old)
-        else:
-            os.replace(self._old, self.path)
-
 
 def check_output(
     path: str | os.PathLike[str],
@@ -147,21 +136,7 @@ def check_output(
     overwritable: Sequence[str] = ("*",),
     suffixes: Sequence[str] = (),
 ) -> None:
-    """Refuse what [`AtomicOutput`] would refuse, without locking or writing anything.
-
-    Args:
-        path: The file or folder to make.
-        kind: The command that makes it.
-        overwrite: Whether it may be replaced; None if the caller offers no choice.
-        overwritable: Name patterns of what may be replaced.
-        suffixes: Suffixes of outputs that are one file.
-
-    Raises:
-        FileExistsError: The output exists.
-        OSError: Another process is making it.
-        ValueError: The name is not one for such an output, there is unfinished work of another kind, or the output
-            must not be replaced.
-    """
+    """Refuse what [`AtomicOutput`] would refuse, with the same arguments and errors, before any work is done."""
     _check_name(path, kind, suffixes)
     _check_existing(path, kind, overwrite, overwritable)
     target = Path(path).resolve()

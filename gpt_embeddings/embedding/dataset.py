@@ -254,7 +254,7 @@ def _find_format(format: Format | None, target: Path | None) -> Format:
 
 
 def _embed_lazily(dataset: IterableDataset, embedder: Embedder) -> IterableDataset:
-    rows = _batch_rows(embedder)
+    rows, _ = _batch_limits(embedder)
     if dataset.features is None:  # as dictionaries: in Arrow each batch would get types of its own, null among them
         return dataset.map(partial(_embed_lists, embedder), batched=True, batch_size=rows)
     features = Features({**dataset.features, embedder.output_column: embedder.feature})
@@ -319,7 +319,7 @@ def _embed_to(target: Path, source: "Dataset | IterableDataset | _Stream", job: 
         shards = Shards(out.result, features, job.provenance, format=job.format)
         if isinstance(source, Dataset):
             if one_file:
-                shards.check_room(_row_bytes(source, embedder) * len(source))
+                shards.check_room(_row_sizes(source, embedder)[1] * len(source))
             _write_dataset(source, job, shards, progress)
             n_rows = len(source)
         else:
@@ -370,7 +370,7 @@ class _Stream:
         self.dataset, self.split, self.column = dataset, dataset.split, embedder.column
         self._drop_empty = job.drop_empty
         self.n_read = self.n_dropped = 0
-        self._blocks = read_blocks(dataset.with_format("arrow"), _batch_rows(embedder))
+        self._blocks = read_blocks(dataset.with_format("arrow"), _batch_limits(embedder)[0])
         self._first: pa.Table | None = next(self._blocks, None)
         features = dataset.features
         if features is None:
@@ -446,7 +446,7 @@ def _take(tables: Iterator[pa.Table], n: int, schema: pa.Schema) -> tuple[pa.Tab
 
 def _write_dataset(dataset: Dataset, job: _Job, shards: Shards, progress: Progress) -> None:
     embedder, todo = job.embedder, []
-    bounds = shard_bounds(len(dataset), _row_bytes(dataset, embedder), for_workers=job.num_proc > 0)
+    bounds = shard_bounds(len(dataset), _row_sizes(dataset, embedder)[1], for_workers=job.num_proc > 0)
     for i, (start, stop) in enumerate(bounds):
         if shards.rows(i) == stop - start:
             progress.skip(stop - start)
@@ -555,15 +555,15 @@ def _embed_tables(
 
 
 def _slices(dataset: Dataset, embedder: Embedder, start: int, stop: int) -> Iterator[pa.Table]:
-    text_rows = int(_batch_text_bytes(embedder) / max(1.0, _text_bytes_per_row(dataset, embedder)))
-    rows = min(_batch_rows(embedder), max(1, text_rows))
+    rows, text_bytes = _batch_limits(embedder)
+    rows = min(rows, max(1, int(text_bytes / _row_sizes(dataset, embedder)[0])))
     arrow = dataset.with_format("arrow")
     return _split_large((arrow[i : min(i + rows, stop)] for i in range(start, stop, rows)), embedder)
 
 
 def _split_large(tables: Iterable[pa.Table], embedder: Embedder) -> Iterator[pa.Table]:
     """Halve tables until their texts are about as large as a batch may be, or one row is left."""
-    column, limit = embedder.column, 2 * _batch_text_bytes(embedder)
+    column, limit = embedder.column, 2 * _batch_limits(embedder)[1]
     stack: list[pa.Table] = []
     for whole in tables:
         stack.append(whole)
@@ -576,30 +576,20 @@ def _split_large(tables: Iterable[pa.Table], embedder: Embedder) -> Iterator[pa.
                 stack += [table.slice(half), table.slice(0, half)]
 
 
-def _batch_rows(embedder: Embedder) -> int:
-    return max(1, min(MAX_BATCH_ROWS, VECTOR_BYTES // _vector_bytes(embedder)))
+def _batch_limits(embedder: Embedder) -> tuple[int, int]:
+    """Return how many rows a batch may have, and how many bytes of text."""
+    n_vectors = max(1, VECTOR_BYTES // _vector_bytes(embedder))
+    text_bytes = TEXT_BYTES if embedder.pooling != "none" else n_vectors * TEXT_BYTES_PER_TOKEN
+    return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, text_bytes)
 
 
-def _batch_text_bytes(embedder: Embedder) -> int:
-    if embedder.pooling != "none":
-        return TEXT_BYTES
-    return min(TEXT_BYTES, max(1, VECTOR_BYTES // _vector_bytes(embedder) * TEXT_BYTES_PER_TOKEN))
+def _row_sizes(dataset: Dataset, embedder: Embedder) -> tuple[float, float]:
+    """Estimate how many bytes of text a row has, and how many it takes on disk, the same in every run."""
+    n_rows = max(1, len(dataset.data))
+    text_bytes = max(1.0, dataset.data.column(embedder.column).nbytes / n_rows)
+    n_vectors = max(1.0, text_bytes / TEXT_BYTES_PER_TOKEN) if embedder.pooling == "none" else 1.0
+    return text_bytes, dataset.data.nbytes / n_rows + _vector_bytes(embedder) * n_vectors
 
 
 def _vector_bytes(embedder: Embedder) -> int:
     return int(embedder.width * np.dtype(embedder.storage).itemsize)
-
-
-def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:
-    """Estimate what a row takes on disk, the same in every run over the same dataset."""
-    if not len(dataset.data):
-        return 1.0
-    vectors = 1.0
-    if embedder.pooling == "none":
-        vectors = max(1.0, _text_bytes_per_row(dataset, embedder) / TEXT_BYTES_PER_TOKEN)
-    return float(dataset.data.nbytes / len(dataset.data) + _vector_bytes(embedder) * vectors)
-
-
-def _text_bytes_per_row(dataset: Dataset, embedder: Embedder) -> float:
-    column = dataset.data.column(embedder.column)
-    return float(column.nbytes / len(column)) if len(column) else 1.0

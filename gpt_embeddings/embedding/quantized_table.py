@@ -51,7 +51,7 @@ class QuantizedTable:
         if ids is None or len(ids) > FEW_IDS:
             return _hash_table(table) == self.table_hash
         valid = ids[(ids >= 0) & (ids < len(table))]  # others are refused by the model
-        return bool((_hash_rows(_words(table)[valid]) == self.row_hashes[valid]).all())
+        return bool((_hash_rows(_bytes(table)[valid]) == self.row_hashes[valid]).all())
 
 
 def quantize_table(table: torch.Tensor, dtype: TableDtype | None) -> QuantizedTable | None:
@@ -121,8 +121,8 @@ def _quantize(table: torch.Tensor, dtype: Literal["float16", "int8"]) -> Quantiz
     error = float(((restored - floats).abs().amax(1) / largest).max())
     if not error < 1:
         raise ValueError(f"The token table has values that {dtype} cannot hold.")
-    words = _words(table)
-    hashes = [_hash_rows(words[i : i + CHUNK_ROWS]) for i in range(0, len(words), CHUNK_ROWS)]
+    data = _bytes(table)
+    hashes = [_hash_rows(data[i : i + CHUNK_ROWS]) for i in range(0, len(data), CHUNK_ROWS)]
     return QuantizedTable(dtype, rows, error, np.concatenate(hashes), _hash_table(table))
 
 
@@ -130,15 +130,9 @@ def _bytes(table: torch.Tensor) -> npt.NDArray[np.uint8]:
     return table.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
-def _words(table: torch.Tensor) -> npt.NDArray[Any]:
-    """Return rows as unsigned integers of as many bytes as fit, over the same memory."""
-    rows = _bytes(table)
-    size = next(size for size in (8, 4, 2, 1) if rows.shape[1] % size == 0)
-    return rows.view(f"u{size}")
-
-
-def _hash_rows(words: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+def _hash_rows(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     """Return a number for each row: the sum of its words, each times an odd random number, modulo 2^64."""
+    words = rows.view(f"u{np.gcd(rows.shape[1], 8)}")  # the longest words that fit
     hashes: npt.NDArray[np.uint64] = (words * _factors(words.shape[1])).sum(1)
     return hashes
 

@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from gpt_embeddings.analysis.similarity import Floats, Rows, top_k, unit_rows
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import find_provenance, read_provenance
 from gpt_embeddings.embedding.quantization import to_float32
+from gpt_embeddings.text.columns import check_column
 
 
 logger = logging.getLogger(__name__)
@@ -73,13 +73,11 @@ def search(
         raise ValueError(f"`k` must be at least 1, got {k}.")
     if isinstance(queries, str):
         raise TypeError("`queries` must be a list of texts, got one text.")
-    if isinstance(dataset, Dataset):
-        if embedder is None:
-            raise ValueError("A dataset needs an `embedder`: the one that made its vectors.")
-        vectors = _Vectors(dataset, embedder)
-    else:
+    if not isinstance(dataset, Dataset):
         embedder = _matching_embedder(dataset, embedder)
-        vectors = _Vectors(_open(Path(dataset)), embedder)
+    elif embedder is None:
+        raise ValueError("A dataset needs an `embedder`: the one that made its vectors.")
+    vectors = _Vectors(_open(dataset), embedder)
     wanted = _embed_queries(queries, embedder)
     n = k
     while True:
@@ -167,37 +165,30 @@ class _Vectors:
     """The rows of a dataset: its vectors in blocks, and the other columns of a few rows.
 
     Args:
-        source: A dataset in memory or mapped, or Parquet files.
+        source: The rows, in memory, mapped or in Parquet files.
         embedder: Says which column has the vectors, and how they are stored.
     """
 
-    def __init__(self, source: "Dataset | pyarrow.dataset.Dataset", embedder: Embedder) -> None:
-        names = source.column_names if isinstance(source, Dataset) else source.schema.names
-        if embedder.output_column not in names:
-            raise ValueError(f"There is no column {embedder.output_column!r}; the columns are {', '.join(names)}.")
-        self.source, self.column, self._embedder = source, embedder.output_column, embedder
-        self._others = [name for name in names if name != self.column]
+    def __init__(self, source: pyarrow.dataset.Dataset, embedder: Embedder) -> None:
+        self._source, self._column, self._embedder = source, embedder.output_column, embedder
+        check_column(source.schema.names, self._column)
+        self._others = [name for name in source.schema.names if name != self._column]
 
     def __len__(self) -> int:
-        return len(self.source) if isinstance(self.source, Dataset) else self.source.count_rows()
+        return int(self._source.count_rows())
 
     def blocks(self, size: int) -> Iterator[Floats]:
         """Yield the vectors in order, float32 of shape `(row, dimension)`."""
-        if isinstance(self.source, Dataset):
-            only = self.source.select_columns([self.column]).with_format("arrow")
-            for table in only.iter(batch_size=size):
-                yield self._to_matrix(table[self.column].combine_chunks())
-        else:
-            for path in self.source.files:
-                for batch in pq.ParquetFile(path).iter_batches(size, columns=[self.column]):
-                    yield self._to_matrix(batch.column(0))
+        batches = self._source.to_batches(
+            columns=[self._column], batch_size=size, batch_readahead=1, fragment_readahead=1
+        )
+        for batch in batches:
+            if batch.num_rows:
+                yield self._to_matrix(batch.column(0))
 
     def take(self, rows: Rows) -> dict[int, dict[str, Any]]:
         """Return the other columns of some rows, by row."""
-        if isinstance(self.source, Dataset):
-            taken = self.source.select_columns(self._others).with_format(None).select(rows).to_list()
-        else:
-            taken = self.source.take(pa.array(rows), columns=self._others).to_pylist()
+        taken = self._source.take(pa.array(rows), columns=self._others).to_pylist()
         return dict(zip(rows.tolist(), taken, strict=True))
 
     def _to_matrix(self, column: pa.Array) -> Floats:
@@ -210,14 +201,14 @@ class _Vectors:
             widest = embedder.width
         else:
             raise ValueError(
-                f"Column {self.column!r} has {column.type}, but the dtype of the embedder is {dtype!r}. Search needs "
+                f"Column {self._column!r} has {column.type}, but the dtype of the embedder is {dtype!r}. Search needs "
                 "vectors of floats, or int8 and an embedder with the same dtype ('int8' with its `ranges`, 'binary')."
             )
         widths = [column.type.list_size] if pa.types.is_fixed_size_list(column.type) else pc.list_value_length(column)
         widths = np.unique(widths)
         if column.null_count or len(widths) > 1 or any(widths > widest):
             raise ValueError(
-                f"Column {self.column!r} must have a vector of at most {widest} numbers in each row, all of the same "
+                f"Column {self._column!r} must have a vector of at most {widest} numbers in each row, all of the same "
                 f"width; it has {column.null_count} nulls and widths of {', '.join(map(str, widths))}."
             )
         matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
@@ -263,14 +254,13 @@ def _find(vectors: _Vectors, wanted: Floats, k: int) -> tuple[Floats, Rows]:
     return scores, rows
 
 
-def _open(path: Path) -> "Dataset | pyarrow.dataset.Dataset":
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    if files:
-        return pyarrow.dataset.dataset([str(file) for file in files], format="parquet")
-    dataset = load_from_disk(str(path))
-    if isinstance(dataset, DatasetDict):
-        splits = ", ".join(dataset)
-        raise ValueError(
-            f"{str(path)!r} has the splits {splits}; name one, such as {str(path / next(iter(dataset)))!r}."
-        )
-    return dataset
+def _open(dataset: str | Path | Dataset) -> pyarrow.dataset.Dataset:
+    if isinstance(dataset, (str, Path)):
+        path = Path(dataset)
+        if files := [path] if path.is_file() else sorted(path.glob("*.parquet")):
+            return pyarrow.dataset.dataset([str(file) for file in files], format="parquet")
+        dataset = load_from_disk(str(path))
+        if isinstance(dataset, DatasetDict):
+            splits, first = ", ".join(dataset), str(path / next(iter(dataset)))
+            raise ValueError(f"{str(path)!r} has the splits {splits}; name one, such as {first!r}.")
+    return pyarrow.dataset.dataset(dataset.with_format("arrow")[:])  # without a copy, unless rows were selected

@@ -84,7 +84,8 @@ class Shards:
         """Write a shard atomically, and return its number of rows."""
         rows = 0
         with atomic_file(self.path(index)) as path, pa.OSFile(str(path), "wb") as file:
-            with self._new_writer(file) as writer:
+            make: Any = pq.ParquetWriter if self.format == "parquet" else pa.RecordBatchStreamWriter
+            with make(file, self.schema) as writer:
                 for table in tables:
                     rows += table.num_rows
                     writer.write_table(self._fit(table))
@@ -144,11 +145,6 @@ class Shards:
                         "Make them one type, or give the dataset `features`."
                     ) from error
             raise
-
-    def _new_writer(self, file: Any) -> Any:
-        if self.format == "parquet":
-            return pq.ParquetWriter(file, self.schema)
-        return pa.RecordBatchStreamWriter(file, self.schema)
 
     def _merge(self, paths: list[Path]) -> Path:
         if len(paths) == 1:

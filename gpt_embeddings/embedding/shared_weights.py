@@ -84,14 +84,13 @@ def is_unchanged(model: GPTEmbeddingsModel) -> bool:
 
 
 def _changed_parts(model: GPTEmbeddingsModel) -> list[tuple[str, nn.Module]]:
-    return [(name, part) for name, part in model.named_children() if not _is_plain(part)]
-
-
-def _is_plain(part: nn.Module) -> bool:
-    if type(part) not in PARTS or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
-        return False
-    weights = [*part.parameters(), *part.buffers()]
-    return all(type(weight) in (torch.Tensor, nn.Parameter) for weight in weights)
+    return [
+        (name, part)
+        for name, part in model.named_children()
+        if type(part) not in PARTS
+        or (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+        or not {*map(type, part.parameters()), *map(type, part.buffers())} <= {torch.Tensor, nn.Parameter}
+    ]
 
 
 def share(model: GPTEmbeddingsModel) -> SharedWeights:
