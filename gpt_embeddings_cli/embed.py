@@ -69,14 +69,23 @@ def embed(
         typer.Option(help="Tokens past n_positions: cut, or positions begin again.", rich_help_panel=VECTORS),
     ] = "truncate",
     dtype: Annotated[
-        Literal["float32", "float16", "binary"],
-        typer.Option(help="Numbers of the vectors; binary packs 8 dimensions into a byte.", rich_help_panel=VECTORS),
+        Literal["float32", "float16", "int8", "binary"],
+        typer.Option(
+            help="Numbers of the vectors; int8 finds its ranges on a sample, binary packs 8 dimensions into a byte.",
+            rich_help_panel=VECTORS,
+        ),
     ] = "float32",
     truncate_dim: Annotated[
         int | None,
         typer.Option(help="How many dimensions to keep.", min=1, show_default=False, rich_help_panel=VECTORS),
     ] = None,
     output_column: Annotated[str, typer.Option(help="The column to add.", rich_help_panel=VECTORS)] = "embedding",
+    drop_empty: Annotated[
+        bool,
+        typer.Option(
+            "--drop-empty", help="Drop rows whose text is missing or blank; they are counted.", rich_help_panel=VECTORS
+        ),
+    ] = False,
     tokenizer: Tokenizer = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Take random tables, as before training.", rich_help_panel=MODEL)
@@ -140,6 +149,7 @@ def embed(
         load_libraries()
         _check_place(output, inputs)
         _check_output(output, overwrite, ray is not None, push_to_hub)
+        run: dict[str, Any]
         options: dict[str, Any] = {
             "column": reading.column,
             "output_column": output_column,
@@ -150,10 +160,11 @@ def embed(
             "truncate_dim": truncate_dim,
         }
         if ray is not None:
-            _embed_on_ray(inputs, reading, output, model, tokenizer, ray, overwrite, options)
+            run = {"address": ray, "overwrite": overwrite, "drop_empty": drop_empty}
+            _embed_on_ray(inputs, reading, output, model, tokenizer, run, options)
         else:
             network, tokens, name = open_model_and_tokenizer(model, tokenizer, fresh, config, seed)
-            run: dict[str, Any] = {"num_proc": num_proc, "resume": resume, "overwrite": overwrite}
+            run = {"num_proc": num_proc, "resume": resume, "overwrite": overwrite, "drop_empty": drop_empty}
             run["model_name"] = None if fresh or config is not None else name
             dataset = reading.load(inputs, streaming=streaming)
             _embed_here(dataset, output, (network, tokens, name), run, options)
@@ -219,8 +230,7 @@ def _embed_on_ray(
     output: Path,
     model: str | None,
     tokenizer: str | None,
-    address: str,
-    overwrite: bool,
+    run: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
     """Embed on a cluster, and say what came of it."""
@@ -238,9 +248,7 @@ def _embed_on_ray(
     if isinstance(source, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(source)}.")
     name, progress = model or ENGLISH, Progress(hidden=True)
-    rows = embed_on_cluster(
-        source, output, name, tokenizer, address=address, overwrite=overwrite, progress=progress, **options
-    )
+    rows = embed_on_cluster(source, output, name, tokenizer, progress=progress, **run, **options)
     typer.echo(f"{rows} rows, from {name}.")
     for warning in Embedder(*load_model_and_tokenizer(name, tokenizer), **options).warnings(progress.counts):
         typer.echo(warning)

@@ -378,14 +378,14 @@ class Embedder:
             counts: The counts of the texts that were embedded.
         """
         zero = "they have no vectors" if self.pooling == "none" else "the vectors of missing and empty texts are zero"
-        found = [f"{counts.nulls:,} are missing (null)"] * (counts.nulls > 0)
-        found += [f"{counts.blank:,} are blank"] * (counts.blank > 0)
+        found = [f"{counts.nulls:,} missing (null)"] * (counts.nulls > 0)
+        found += [f"{counts.blank:,} blank"] * (counts.blank > 0)
         said = [f"{' and '.join(found)}: {zero}. `drop_empty=True` (--drop-empty) drops them."] if found else []
         if counts.dropped:
-            said.append(f"{counts.dropped:,} were missing or blank and have been dropped.")
+            said.append(f"{counts.dropped:,} missing or blank: their rows are dropped.")
         if counts.truncated:
             limit = f"{self.model.config.n_positions:,} tokens"
-            said.append(f"{counts.truncated:,} were truncated at {limit}; overflow 'windows' keeps all tokens.")
+            said.append(f"{counts.truncated:,} truncated at {limit}; overflow 'windows' keeps all tokens.")
         return [f"Of {counts.documents + counts.dropped:,} texts {sentence}" for sentence in said]
 
     # Tokenize, pool, convert ------------------------------------------------------------------------------------

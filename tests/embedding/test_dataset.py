@@ -269,7 +269,7 @@ def test_missing_and_blank_texts_are_dropped_on_request(model, tokenizer, small,
     embedded = embedded["train"] if way == "splits" else embedded
     assert embedded["id"][:] == [i for i, text in enumerate(texts) if text and text.strip()]
     assert np.array_equal(embedded["embedding"][:], Embedder(model, tokenizer).encode(embedded["text"][:]))
-    assert caplog.messages == ["Of 100 texts 60 were missing or blank and have been dropped."]
+    assert caplog.messages == ["Of 100 texts 60 missing or blank: their rows are dropped."]
 
 
 def test_dropping_from_a_lazy_stream_could_not_be_counted(model, tokenizer):
@@ -378,9 +378,9 @@ def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, smal
     assert not caplog.messages
     embed_dataset(dataset, model, tokenizer)
     assert caplog.messages == [
-        "Of 120 texts 40 are missing (null) and 20 are blank: the vectors of missing and empty texts are zero. "
+        "Of 120 texts 40 missing (null) and 20 blank: the vectors of missing and empty texts are zero. "
         "`drop_empty=True` (--drop-empty) drops them.",
-        "Of 120 texts 20 were truncated at 32 tokens; overflow 'windows' keeps all tokens.",
+        "Of 120 texts 20 truncated at 32 tokens; overflow 'windows' keeps all tokens.",
     ]
     counts = Embedder(model, tokenizer, overflow="windows").extend(pa.table({"text": COUNTED}))[1]
     assert counts.truncated == 0
