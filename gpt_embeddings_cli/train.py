@@ -1,7 +1,6 @@
 """`gpt-embeddings train OBJECTIVE`: text in, a folder with a trained model out."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,6 @@ from gpt_embeddings_cli.reading import Data, ReadingOptions, check_inputs, check
 if TYPE_CHECKING:
     from datasets import IterableDataset
     from transformers import PreTrainedTokenizerBase
-
-    from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -72,14 +69,11 @@ def clm(
         from gpt_embeddings.training.options import ClmOptions
 
         checked = ClmOptions(**options)
-        network, tokens = _open_head(model, tokenizer, config, checked.max_length, checked.seed)
+        fresh = {"n_positions": checked.max_length, "tie_word_embeddings": False}
+        network, tokens = _open("GPTEmbeddingsForCausalLM", model, tokenizer, config, checked.seed, fresh)
         source = _load_texts(data, reading)
         other = _load_texts(held_out, reading) if held_out else None
-        with _interruptible():
-            metadata = train_clm(
-                network, tokens, source, output, checked, held_out=other, column=reading.column, data_name=_names(data)
-            )
-        _report(metadata, output)
+        _run(train_clm, network, tokens, source, output, checked, held_out=other, data=data, reading=reading)
 
 
 @app.command()
@@ -129,17 +123,8 @@ def distil(
 
         checked = DistilOptions(**options)
         source = _load_texts(data, reading) if data else None
-        with _interruptible():
-            metadata = train_distil(
-                teacher,
-                load_tokenizer(tokenizer),
-                source,
-                output,
-                checked,
-                column=reading.column,
-                data_name=_names(data or []),
-            )
-        _report(metadata, output)
+        tokens = load_tokenizer(tokenizer)
+        _run(train_distil, teacher, tokens, source, output, checked, data=data or [], reading=reading)
 
 
 @app.command()
@@ -180,42 +165,14 @@ def contrastive(
         check_one_model(model, config)
         _prepare(output, "train contrastive", data, model, tokenizer)
 
-        import torch
-
-        from configuration_gpt_embeddings import GPTEmbeddingsConfig
-        from gpt_embeddings.checkpoints.loading import DEFAULT_TOKENIZER
-        from gpt_embeddings.text.tokenizer import load_tokenizer, vocabulary_rows
         from gpt_embeddings.training.contrastive import train_contrastive
         from gpt_embeddings.training.options import ContrastiveOptions
-        from modeling_gpt_embeddings import GPTEmbeddingsModel
 
         checked = ContrastiveOptions(**options)
-        if model is None and config is None:
-            tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER, model_max_length=1024)
-            torch.manual_seed(checked.seed)
-            network = GPTEmbeddingsModel(
-                GPTEmbeddingsConfig(
-                    vocab_size=vocabulary_rows(tokens),
-                    n_embd=FRESH_N_EMBD,
-                    embd_pdrop=0.0,
-                    position_embedding_type="none",
-                )
-            )
-        else:
-            network, tokens, _ = open_model_and_tokenizer(model, tokenizer, False, config, checked.seed)
+        fresh = {"position_embedding_type": "none"}
+        network, tokens = _open("GPTEmbeddingsModel", model, tokenizer, config, checked.seed, fresh)
         source = _load_texts(data, reading, columns)
-        with _interruptible():
-            metadata = train_contrastive(
-                network,
-                tokens,
-                source,
-                output,
-                checked,
-                columns=columns,
-                column=reading.column,
-                data_name=_names(data),
-            )
-        _report(metadata, output)
+        _run(train_contrastive, network, tokens, source, output, checked, columns=columns, data=data, reading=reading)
 
 
 @app.command()
@@ -242,19 +199,8 @@ def weights(
         from gpt_embeddings.training.token_weights import train_token_weights
 
         network, tokens, name = open_model_and_tokenizer(model, tokenizer, False, None, 0)
-        source = _load_texts(data, reading)
-        with _interruptible():
-            metadata = train_token_weights(
-                network,
-                tokens,
-                source,
-                output,
-                a=a,
-                column=reading.column,
-                model_name=Path(name).name,
-                data_name=_names(data),
-            )
-        _report(metadata, output)
+        source, name = _load_texts(data, reading), Path(name).name
+        _run(train_token_weights, network, tokens, source, output, a=a, model_name=name, data=data, reading=reading)
 
 
 def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> None:
@@ -276,49 +222,40 @@ def _load_texts(data: list[str], reading: ReadingOptions, columns: tuple[str, st
     return reading.load(data, column=columns or reading.column, texts_only=True, streaming=True)
 
 
-def _names(data: list[str]) -> str:
-    return ", ".join(Path(name).name for name in data)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
-        raise typer.Exit(130) from None
-
-
-def _report(metadata: Mapping[str, Any], output: Path) -> None:
-    for name, value in metadata.items():
-        typer.echo(f"{name}: {value}")
-    typer.echo(f"Result: {output.absolute()}")
-
-
-def _open_head(
-    name: str | None, tokenizer: str | None, config: Path | None, max_length: int, seed: int
-) -> "tuple[GPTEmbeddingsForCausalLM, PreTrainedTokenizerBase]":
+def _open(
+    kind: str, name: str | None, tokenizer: str | None, config: Path | None, seed: int, fresh: dict[str, Any]
+) -> "tuple[Any, PreTrainedTokenizerBase]":
+    """Return a saved model, or a fresh one by config.json or by default sizes and `fresh`; and its tokenizer."""
     import torch
 
+    import modeling_gpt_embeddings
     from configuration_gpt_embeddings import GPTEmbeddingsConfig
     from gpt_embeddings.checkpoints.loading import DEFAULT_TOKENIZER, load_model_and_tokenizer
     from gpt_embeddings.text.tokenizer import load_tokenizer, vocabulary_rows
-    from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
+    model_class = getattr(modeling_gpt_embeddings, kind)
     if name is not None:
-        return load_model_and_tokenizer(name, tokenizer, GPTEmbeddingsForCausalLM)
+        return load_model_and_tokenizer(name, tokenizer, model_class)
     tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER)
-    sizes = (
-        GPTEmbeddingsConfig(
-            vocab_size=vocabulary_rows(tokens),
-            n_positions=max_length,
-            n_embd=FRESH_N_EMBD,
-            embd_pdrop=0.0,
-            tie_word_embeddings=False,
-        )
-        if config is None
-        else GPTEmbeddingsConfig.from_json_file(config)
-    )
+    if config is None:
+        sizes = GPTEmbeddingsConfig(vocab_size=vocabulary_rows(tokens), n_embd=FRESH_N_EMBD, embd_pdrop=0.0, **fresh)
+    else:
+        sizes = GPTEmbeddingsConfig.from_json_file(config)
     tokens.model_max_length = sizes.n_positions
     torch.manual_seed(seed)
-    return GPTEmbeddingsForCausalLM(sizes), tokens
+    return model_class(sizes), tokens
+
+
+def _run(
+    train: Callable[..., dict[str, Any]], *arguments: Any, data: list[str], reading: ReadingOptions, **more: Any
+) -> None:
+    """Train, and print the metadata; Ctrl-C is no error."""
+    names = ", ".join(Path(name).name for name in data)
+    try:
+        metadata = train(*arguments, column=reading.column, data_name=names, **more)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
+        raise typer.Exit(130) from None
+    for name, value in metadata.items():
+        typer.echo(f"{name}: {value}")
+    typer.echo(f"Result: {arguments[3].absolute()}")
