@@ -191,10 +191,6 @@ class TestBadInput:
             train_clm(make_model(**model), small_tokenizer, Dataset.from_dict({"text": texts}), tmp_path / "out",
                       ClmOptions(max_length=length))  # fmt: skip
 
-    def test_an_output_that_exists(self, small_tokenizer, story, tmp_path):
-        with pytest.raises(FileExistsError, match="exists; choose another"):
-            train_clm(make_model(), small_tokenizer, story, tmp_path, ClmOptions(max_length=16))
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -172,44 +172,31 @@ def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-def test_command(gpt2_tokenizer, tmp_path):
+def test_command(tmp_path):
     with open(tmp_path / "pairs.csv", "w", newline="") as file:
         csv.writer(file).writerows([("number", "nombre"), *make_pairs(40)])
     make_model().save_pretrained(tmp_path / "model")
-    arguments = ["train", "contrastive", str(tmp_path / "pairs.csv"), "--columns", "number", "nombre"]
-    more = [
-        "--model",
-        str(tmp_path / "model"),
-        "--batch-size",
-        "8",
-        "--epochs",
-        "1",
-        "--output",
-        str(tmp_path / "out"),
-    ]
-    done = CliRunner().invoke(app, [*arguments, *more])
+    arguments = ["train", "contrastive", str(tmp_path / "pairs.csv"), "--columns", "number", "nombre", "--epochs", "1"]
+    arguments += ["--model", str(tmp_path / "model"), "--batch-size", "8", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     assert "Data: pairs.csv; 36 pairs, 4 held out" in done.stdout
     assert json.loads((tmp_path / "out" / "training_metadata.json").read_text())["Steps"] == "1 epochs in batches of 8"
-    again = CliRunner().invoke(app, [*arguments, *more])
+    again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1 and "exists; choose another" in again.stderr
 
 
-class TestBadInput:
-    def test_too_few_pairs(self, gpt2_tokenizer, tmp_path):
-        with pytest.raises(ValueError, match="The data has 0 pairs; at least 4"):
-            train_contrastive(
-                make_model(), gpt2_tokenizer, Dataset.from_dict({"text": ["One sentence."]}), tmp_path / "o"
-            )
-
-    def test_columns_that_are_not_there(self, gpt2_tokenizer, tmp_path):
-        with pytest.raises(ValueError, match="no column 'answer'; the columns are number, nombre"):
-            train_contrastive(make_model(), gpt2_tokenizer, dataset(), tmp_path / "o", columns=("number", "answer"))
-
-    def test_a_batch_without_negatives(self):
-        with pytest.raises(ValueError, match="`batch_size` must be at least 2, got 1"):
-            ContrastiveOptions(batch_size=1)
-
-    def test_a_tokenizer_that_is_too_large(self, gpt2_tokenizer, tmp_path):
-        with pytest.raises(ValueError, match="more than the model's `vocab_size` 100"):
-            train(make_model(vocab_size=100), gpt2_tokenizer, tmp_path / "o")
+@pytest.mark.parametrize(
+    ("model", "data", "columns", "message"),
+    [
+        ({}, {"text": ["One sentence."]}, None, "The data has 0 pairs; at least 4"),
+        ({}, {"a": ["one"], "b": ["un"]}, ("a", "answer"), "no column 'answer'; the columns are a, b"),
+        ({"vocab_size": 100}, {"a": ["one"], "b": ["un"]}, ("a", "b"), "more than the model's `vocab_size` 100"),
+    ],
+    ids=["too few pairs", "no such column", "a tokenizer that is too large"],
+)
+def test_bad_input(model, data, columns, message, gpt2_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train_contrastive(
+            make_model(**model), gpt2_tokenizer, Dataset.from_dict(data), tmp_path / "o", columns=columns
+        )

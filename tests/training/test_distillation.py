@@ -252,12 +252,6 @@ class TestBadInput:
             distil(MINILM, small_tokenizer, story, tmp_path / "out", replace(OPTIONS, **options))
         assert not (tmp_path / "out").exists()
 
-    def test_a_teacher_that_does_not_load(self, tmp_path):
-        arguments = ["train", "distil", str(STORY), "--teacher", "nowhere/at-all", "--output", str(tmp_path / "out")]
-        done = CliRunner().invoke(app, arguments)
-        assert (done.exit_code, "Traceback" in done.stderr) == (1, False)
-        assert "sentence-transformers model" in done.stderr and not list(tmp_path.glob(".*"))
-
     def test_a_full_disk(self, small_tokenizer, story, loaded, tmp_path, monkeypatch):
         """The checkpoint: a message, and the run resumes."""
 
