@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 
 from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.backend import Encode, FallbackCharacters, FlatIds
-from gpt_embeddings.text.normalization import is_lowercase, lower, lowered_differently
+from gpt_embeddings.text.normalization import BatchNormalizer, normalized_differently
 
 
 PROBES_VERSION = 3  # part of a verdict's name: raise it when `probes` or `_read_differently` change
@@ -59,7 +59,7 @@ class GigatokenBackend:
         description: Its `tokenizer.json`, without a normalizer.
         reference: Encodes the texts that contain a fallback character.
         fallback: Those characters.
-        lowercase: Whether texts are lower-cased first.
+        normalizer: What is applied to texts first.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class GigatokenBackend:
         reference: Encode,
         fallback: FallbackCharacters | None = None,
         *,
-        lowercase: bool = False,
+        normalizer: BatchNormalizer | None = None,
     ) -> None:
-        self._description, self._reference, self._lowercase = description, reference, lowercase
-        self.fallback = fallback or FallbackCharacters()
+        self._description, self._reference = description, reference
+        self.fallback, self.normalizer = fallback or FallbackCharacters(), normalizer
         self._renew()
 
     def encode(self, texts: list[str]) -> FlatIds:
@@ -81,7 +81,7 @@ class GigatokenBackend:
     def _encode(self, texts: list[str]) -> FlatIds:
         if self._tokens > MAX_TOKENS:
             self._renew()
-        column = lower(texts) if self._lowercase else None
+        column = None if self.normalizer is None else self.normalizer.apply(texts)
         if len(texts) <= FEW_TEXTS and sum(map(len, texts)) <= FEW_CHARACTERS:
             parts = [self._handle.encode(text) for text in (texts if column is None else column.to_pylist())]
             offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
@@ -160,9 +160,9 @@ def _build(
     verdict, fallback = _read_verdict(digest)
     if verdict not in (None, "equal"):
         raise _RefusedError(verdict)
-    description, lowercase = _describe(document, special_tokens)
+    description, normalizer = _describe(document, special_tokens)
     try:
-        accelerator = GigatokenBackend(description, reference, fallback, lowercase=lowercase)
+        accelerator = GigatokenBackend(description, reference, fallback, normalizer=normalizer)
     except Exception as error:  # the library names no type of its own
         raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
     if verdict is None:
@@ -173,14 +173,14 @@ def _build(
     return accelerator
 
 
-def _describe(document: str, special_tokens: bool) -> tuple[str, bool]:
-    """Return the tokenizer.json for gigatoken and whether texts are lower-cased first, or refuse the tokenizer."""
+def _describe(document: str, special_tokens: bool) -> tuple[str, BatchNormalizer | None]:
+    """Return the tokenizer.json for gigatoken and the normalizer before it, or refuse what neither of them does."""
     content = json.loads(document)
     try:
-        lowercase = is_lowercase(content.pop("normalizer", None))
+        normalizer = BatchNormalizer(content["normalizer"]) if content["normalizer"] else None
     except NotImplementedError as error:
         raise _RefusedError(f"this tokenizer has {error}") from None
-    if lowercase and (special_tokens or not all(token["special"] for token in content["added_tokens"])):
+    if normalizer is not None and (special_tokens or not all(token["special"] for token in content["added_tokens"])):
         # `tokenizers` cuts the text at added tokens before it normalizes what is between them.
         raise _RefusedError("this tokenizer normalizes texts and looks for added tokens in them")
     if content["model"].get("dropout"):
@@ -192,7 +192,7 @@ def _describe(document: str, special_tokens: bool) -> tuple[str, bool]:
     )  # nothing is added, cut or padded
     if not special_tokens:
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
-    return json.dumps(content), lowercase
+    return json.dumps(content), normalizer
 
 
 def _digest(document: str, special_tokens: bool) -> str:
@@ -208,8 +208,8 @@ def _prove(accelerator: GigatokenBackend, backend: Tokenizer, reference: Encode)
     wrong = _first_difference(_around(range(0x80)), accelerator, reference)
     if wrong is None:
         found = set(_read_differently(accelerator, reference))
-        if backend.normalizer is not None:
-            found.update(lowered_differently(backend.normalizer))
+        if accelerator.normalizer is not None:
+            found.update(normalized_differently(backend.normalizer, accelerator.normalizer))
         accelerator.fallback = FallbackCharacters(_runs(sorted(found)))
         wrong = _first_difference(probes(backend), accelerator, reference)
     return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {wrong!r:.60}"

@@ -2,10 +2,10 @@
 
 `tokenizers` normalizes text by text, at about the speed at which it encodes, so it would use up what the accelerated
 backend saves. Arrow lower-cases ASCII at several gigabytes a second and other text at several hundred megabytes. The
-two differ for a few characters (`İ`, and letters that only one of them knows); [`lowered_differently`] finds them
+two differ for a few characters (`İ`, and letters that only one of them knows); [`normalized_differently`] finds them
 among all of Unicode.
 
-Left out: normalizers other than `Lowercase`, for which `tokenizers` is used throughout.
+Left out: normalizers other than those of the canonical form, for which `tokenizers` is used throughout.
 """
 
 from collections.abc import Mapping
@@ -20,50 +20,79 @@ from tokenizers.normalizers import Normalizer
 _COMPARED_AT_ONCE = 2**12  # characters
 
 
-def is_lowercase(normalizer: Mapping[str, Any] | None) -> bool:
-    """Return whether a normalizer of a `tokenizer.json` lower-cases texts; without one, they stay as they are.
+class BatchNormalizer:
+    r"""A normalizer of a `tokenizer.json`: lower case, and single ASCII characters replaced by others.
 
-    >>> is_lowercase({"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}), is_lowercase(None)
-    (True, False)
+    >>> BatchNormalizer({"type": "Lowercase"}).apply(["Mug", "ÁGUA"]).to_pylist()
+    ['mug', 'água']
+    >>> BatchNormalizer({"type": "Replace", "pattern": {"String": "\n"}, "content": " "}).apply(["a\nb"]).to_pylist()
+    ['a b']
+
+    Args:
+        description: The value of `normalizer` there.
 
     Raises:
         NotImplementedError: It does something else; the message names it.
     """
-    if normalizer is None:
-        return False
-    if normalizer["type"] == "Sequence":
-        return any([is_lowercase(inner) for inner in normalizer["normalizers"]])
-    if normalizer["type"] == "Lowercase":
-        return True
-    raise NotImplementedError(f"the normalizer {normalizer['type']}")
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self._lowercase = False
+        self._table = np.arange(256, dtype=np.uint8)  # what each byte becomes
+        self._add(description)
+        self._last = int(np.flatnonzero(self._table != np.arange(256)).max(initial=-1))  # byte that is replaced
+
+    def _add(self, description: Mapping[str, Any]) -> None:
+        kind = description["type"]
+        if kind == "Sequence":
+            for inner in description["normalizers"]:
+                self._add(inner)
+        elif kind == "Lowercase":
+            self._lowercase = True
+        elif kind == "Replace" and _is_one_symbol(old := description["pattern"].get("String", "")):
+            if not _is_one_symbol(new := description["content"]):
+                raise NotImplementedError(f"the normalizer Replace with {new!r}")
+            self._table[self._table == ord(old)] = ord(new)
+        else:
+            raise NotImplementedError(f"the normalizer {kind}")
+
+    def apply(self, texts: list[str]) -> pa.LargeStringArray:
+        """Return texts as the tokenizer sees them."""
+        column = pa.array(texts, pa.large_string())
+        if self._lowercase:
+            column = _lower(column, texts)
+        data = column.buffers()[2]
+        if self._last >= 0 and data is not None:
+            replaced = np.frombuffer(data, np.uint8).copy()
+            places = np.flatnonzero(replaced <= self._last)  # few, where control characters are replaced
+            replaced[places] = self._table[replaced[places]]
+            column = pa.LargeStringArray.from_buffers(len(column), column.buffers()[1], pa.py_buffer(replaced))
+        return column
 
 
-def lower(texts: list[str]) -> pa.LargeStringArray:
-    """Return texts in lower case.
-
-    >>> lower(["Mug", "ÁGUA"]).to_pylist()
-    ['mug', 'água']
-    """
-    column = pa.array(texts, pa.large_string())
-    lowered = pc.ascii_lower(column)
-    other = np.fromiter((not text.isascii() for text in texts), dtype=bool, count=len(texts))
-    if other.any():  # which takes much longer, so for these texts alone
-        lowered = pc.replace_with_mask(lowered, other, pc.utf8_lower(column.filter(other)))
-    return lowered
-
-
-def lowered_differently(normalizer: Normalizer) -> list[int]:
-    """Return all characters of Unicode beyond ASCII that a `Lowercase` normalizer treats in another way than Arrow.
+def normalized_differently(normalizer: Normalizer, batch: BatchNormalizer) -> list[int]:
+    """Return all characters of Unicode that a normalizer and its batch form treat differently, as code points.
 
     Both look at each character alone (`str.lower` does not: it has two forms of a small sigma), so comparing single
     characters proves that they are equal for all texts of other characters.
     """
     found = []
-    for start in range(0x80, 0x110000, _COMPARED_AT_ONCE):
-        stop = min(start + _COMPARED_AT_ONCE, 0x110000)
-        texts = [chr(c) for c in range(start, stop) if not 0xD800 <= c < 0xE000]
-        ours = lower(texts).to_pylist()
-        if normalizer.normalize_str("\n".join(texts)) != "\n".join(ours):
+    for start in range(0, 0x110000, _COMPARED_AT_ONCE):
+        texts = [chr(c) for c in range(start, start + _COMPARED_AT_ONCE) if not 0xD800 <= c < 0xE000]
+        ours = batch.apply(texts).to_pylist()
+        if normalizer.normalize_str("\0".join(texts)) != "\0".join(ours):
             theirs = map(normalizer.normalize_str, texts)
             found += [ord(text) for text, a, b in zip(texts, ours, theirs, strict=True) if a != b]
     return found
+
+
+def _lower(column: pa.LargeStringArray, texts: list[str]) -> pa.LargeStringArray:
+    lowered = pc.ascii_lower(column)
+    others = np.fromiter((not text.isascii() for text in texts), dtype=bool, count=len(texts))
+    if others.any():  # which takes much longer, so for these texts alone
+        lowered = pc.replace_with_mask(lowered, others, pc.utf8_lower(column.filter(others)))
+    return lowered
+
+
+def _is_one_symbol(text: str) -> bool:
+    """Return whether a text is one ASCII character without upper and lower case, so that steps can be exchanged."""
+    return len(text) == 1 and text.isascii() and not text.isalpha()

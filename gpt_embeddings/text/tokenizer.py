@@ -27,7 +27,13 @@ GPT2_NAMES = frozenset({GPT2, "gpt2"})
 # The form in which the bundled tables read text, as fields of `tokenizer.json`. Their folders have it in a file of its
 # own, since they hold no vocabulary; a saved model has it in its `tokenizer.json`.
 CANONICAL_FORM = {
-    "normalizer": {"type": "Lowercase"},
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Lowercase"},
+            *({"type": "Replace", "pattern": {"String": blank}, "content": " "} for blank in "\n\t\r"),
+        ],
+    },
     "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
 }
 FORM_FILE = "tokenizer_form.json"
@@ -66,8 +72,9 @@ def load_tokenizer(
 
     Args:
         name_or_path: A Hub name, or a folder that a tokenizer was saved to.
-        canonical: Lower-case every text and put a space before it, so that each word has one spelling. The bundled
-            tables read text in this form; training windows and tables taken out of a GPT need GPT-2's own.
+        canonical: Lower-case every text, make line ends and tabs spaces, and put a space before it, so that each word
+            has one spelling. The bundled tables read text in this form; training windows and tables taken out of a
+            GPT need GPT-2's own.
         model_max_length: Longest sequence in tokens, best the `n_positions` of the model; None keeps the
             tokenizer's own (1024 for GPT-2).
         revision: Branch, tag or commit of a Hub name.

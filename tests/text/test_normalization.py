@@ -18,12 +18,12 @@ from gpt_embeddings.checkpoints.bundled import BUNDLED
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
-from gpt_embeddings.text.normalization import lower, lowered_differently
-from gpt_embeddings.text.tokenizer import tokenizer_digest
+from gpt_embeddings.text.normalization import BatchNormalizer, normalized_differently
+from gpt_embeddings.text.tokenizer import CANONICAL_FORM, tokenizer_digest
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
-TEXTS = ["Mug", "A MUG of Tea.", "Água  é VIDA", "ΟΔΟΣ", "\nİstanbul \u1c89", "the “Tide” Clerk", "ALREADY  two"]
+TEXTS = ["Mug", "A MUG of Tea.", "Água  é VIDA", "ΟΔΟΣ", "\nİstanbul\t\r\n\u1c89", "the “Tide” Clerk", "ALREADY  two"]
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +82,31 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
         load_tokenizer(tmp_path, canonical=True)
 
 
-def test_arrow_and_tokenizers_lower_case_alike_but_for_the_characters_that_are_found():
+def test_a_batch_is_normalized_like_each_text_but_for_the_characters_that_are_found(canonical):
     """All of Unicode; `str.lower` would not do, since it looks at what is around a sigma."""
-    lowercase = normalizers.Lowercase()
-    found = set(map(chr, lowered_differently(lowercase)))
+    each, batch = canonical.backend_tokenizer.normalizer, BatchNormalizer(CANONICAL_FORM["normalizer"])
+    found = set(map(chr, normalized_differently(each, batch)))
     assert "İ" in found and len(found) < 200
     characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for start in range(0, len(characters), 2**16):
         some = [c for c in characters[start : start + 2**16] if c not in found]
-        assert lower(some).to_pylist() == [lowercase.normalize_str(c) for c in some]
-    assert lower(["ΑΣ", "ok"]).to_pylist() == [lowercase.normalize_str("ΑΣ"), "ok"] != ["ΑΣ".lower(), "ok"]
+        assert batch.apply(some).to_pylist() == [each.normalize_str(c) for c in some]
+    assert batch.apply(["ΑΣ", "A\r\n\tB"]).to_pylist() == [each.normalize_str("ΑΣ"), "a   b"]
+    assert each.normalize_str("ΑΣ") != "ΑΣ".lower()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "NFKC"},
+        {"type": "Replace", "pattern": {"Regex": "a"}, "content": " "},
+        {"type": "Replace", "pattern": {"String": "A"}, "content": " "},
+        {"type": "Replace", "pattern": {"String": "-"}, "content": ""},
+    ],
+)
+def test_other_normalizers_are_refused(step):
+    with pytest.raises(NotImplementedError, match=r"the normalizer (NFKC|Replace)"):
+        BatchNormalizer({"type": "Sequence", "normalizers": [{"type": "Lowercase"}, step]})
 
 
 def test_the_fast_backend_has_the_ids_of_tokenizers(fast, canonical):
@@ -110,8 +125,9 @@ def test_the_fast_backend_has_the_ids_of_tokenizers_for_any_text(fast, canonical
 
 
 def test_every_character_in_the_fast_backend(fast, canonical):
-    """Those that the two lower-case differently, and a sample of all others, in a batch for `tokenizers` and ours."""
-    points = [*lowered_differently(normalizers.Lowercase()), *range(0x80, 0x600), *range(0x600, 0xD800, 29)]
+    """Those that the two normalize differently, and a sample of all others."""
+    different = normalized_differently(canonical.backend_tokenizer.normalizer, fast.normalizer)
+    points = [*different, *range(0x80, 0x600), *range(0x600, 0xD800, 29)]
     texts = ["a{0}A {0}'S {0}".format(chr(c)) for c in points]
     assert split(*fast.encode(texts)) == canonical(texts).input_ids
 
