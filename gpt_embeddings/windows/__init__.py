@@ -1,4 +1,4 @@
 """Training windows: flat ids cut into (input, target) pairs, streamed or stored, resumable to the token.
 
-Read `packing`, `streams`, `token_buffer`, `corpus`, then `token_windows`, `stored_windows` and `collator`.
+Read `packing`, `documents`, `streams`, `corpus`, `cursor`, `loader`, `token_windows`, `stored_windows`, `collator`.
 """

@@ -20,8 +20,7 @@ from gpt_embeddings.text.sources import steps_of
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
 from gpt_embeddings.windows.documents import Documents, as_read, has_transform, partition, take_texts
 from gpt_embeddings.windows.packing import WindowSpec, check_choice, check_integer
-from gpt_embeddings.windows.streams import TokenStream
-from gpt_embeddings.windows.token_buffer import BufferedStream, TokenBuffer, fill_buffer
+from gpt_embeddings.windows.streams import BufferedStream, TokenBuffer, TokenStream, fill_buffer
 
 
 # Steps of `datasets` that draw random numbers while iterating, and why they are refused.
@@ -56,26 +55,16 @@ class Corpus:
             shuffled in a way that cannot be resumed; the message says what to do.
     """
 
-    dataset: Dataset | IterableDataset | Iterable[str]
-    """The whole text, not split by node."""
+    dataset: Dataset | IterableDataset | Iterable[str]  # the whole text, not split by node
     column: str
-    """Its column of texts, if it has columns."""
     tokenizer: PreTrainedTokenizerBase
-    """A fast tokenizer."""
     spec: WindowSpec
-    """How its tokens are cut."""
     shuffle: bool | Literal["windows"]
-    """Whether documents, shards or windows are shuffled, differently in each epoch."""
     seed: int
-    """Seed of the shuffle."""
     num_streams: int
-    """Streams of this rank."""
     rank: int
-    """This process among those that train together."""
     world_size: int
-    """Number of processes."""
-    buffer: TokenBuffer | None = field(init=False, default=None)
-    """All tokens, if windows are shuffled."""
+    buffer: TokenBuffer | None = field(init=False, default=None)  # all tokens, if windows are shuffled
 
     def __post_init__(self) -> None:
         self.seed = check_integer("seed", self.seed, 0)
@@ -176,12 +165,7 @@ class Corpus:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Refuse a tokenizer that cannot make windows of this length.
-
-    Raises:
-        TypeError: It is not fast.
-        ValueError: It has no end-of-text token, or its model has fewer positions.
-    """
+    """Refuse a tokenizer that cannot make windows of this length."""
     check_fast(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ValueError("The tokenizer has no end-of-text token to separate documents; set its `eos_token`.")
@@ -195,21 +179,18 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None
 
 def _warn_of_one_unit(dataset: Any) -> None:
     """Warn if a shuffle has a single thing to shuffle."""
-    stacklevel = 5  # the caller of TokenWindows
-    if isinstance(dataset, IterableDataset):
-        if dataset.num_shards == 1:
-            warnings.warn(
-                "`shuffle=True` shuffles the shards (files) of a stream, and this one has a single shard: every epoch "
-                "has the same order. Split it with `dataset.reshard()` or into more files, or store the windows with "
-                "`to_dataset(folder)` and shuffle those: `.shuffle(seed)`.",
-                stacklevel=stacklevel,
-            )
-    elif len(dataset) == 1:
-        warnings.warn(
-            "`shuffle=True` shuffles documents, and there is a single document: every epoch has the same order. "
-            '`shuffle="windows"` shuffles its windows.',
-            stacklevel=stacklevel,
-        )
+    streams = isinstance(dataset, IterableDataset)
+    if (dataset.num_shards if streams else len(dataset)) > 1:
+        return
+    what = "the shards (files) of a stream, and this has a single shard" if streams else "documents, and there is one"
+    advice = (
+        "Split it with `dataset.reshard()` or into more files, or store the windows with `to_dataset(folder)` and "
+        "shuffle those: `.shuffle(seed)`."
+        if streams
+        else '`shuffle="windows"` shuffles its windows.'
+    )
+    message = f"`shuffle=True` shuffles {what}: every epoch has the same order. {advice}"
+    warnings.warn(message, stacklevel=5)  # the caller of TokenWindows
 
 
 def _check_dataset(dataset: Any, column: str) -> None:

@@ -9,8 +9,9 @@ import weakref
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -46,93 +47,88 @@ class Documents(Protocol):
         """Yield pieces of consecutive documents, each with the cursor of its beginning; None is the very beginning."""
 
 
+@dataclass(frozen=True)
 class RowDocuments:
     """Rows `start` to `stop` of a corpus with random access, in the order of a seed if there is one."""
 
-    def __init__(
-        self, corpus: Dataset | Sequence[str], column: str, start: int, stop: int, seed: tuple[int, int] | None
-    ) -> None:
-        self._corpus, self._column = corpus, column
-        self._start, self._stop, self._seed = start, stop, seed
+    corpus: Dataset | Sequence[str]
+    column: str
+    start: int
+    stop: int
+    seed: tuple[int, int] | None
 
     def read(self, cursor: DocumentCursor | None) -> Pieces:
         """Yield pieces; a cursor is `{"row": row}`."""
-        order = None if self._seed is None else shuffled(len(self._corpus), *self._seed)[self._start : self._stop]
+        order = None if self.seed is None else shuffled(len(self.corpus), *self.seed)[self.start : self.stop]
         first = cursor["row"] if cursor else 0
-        for row in range(first, self._stop - self._start, BLOCK_ROWS):
-            rows = slice(self._start + row, min(self._start + row + BLOCK_ROWS, self._stop))
-            texts = take_texts(self._corpus, self._column, rows if order is None else order[row : row + BLOCK_ROWS])
+        for row in range(first, self.stop - self.start, BLOCK_ROWS):
+            rows = slice(self.start + row, min(self.start + row + BLOCK_ROWS, self.stop))
+            texts = take_texts(self.corpus, self.column, rows if order is None else order[row : row + BLOCK_ROWS])
             for skip, piece in _pieces(texts, f"Row {rows.start} or one of the next {BLOCK_ROWS}"):
                 yield {"row": row + skip}, piece
 
 
+@dataclass(frozen=True)
 class IteratedDocuments:
     """Strings of an iterable without random access, which is read up to a cursor."""
 
-    def __init__(self, corpus: Iterable[str]) -> None:
-        self._corpus = corpus
+    corpus: Iterable[str]
 
     def read(self, cursor: DocumentCursor | None) -> Pieces:
         """Yield pieces; a cursor is `{"row": row}`."""
         row = cursor["row"] if cursor else 0
-        texts = islice(iter(self._corpus), row, None)
+        texts = islice(iter(self.corpus), row, None)
         while block := list(islice(texts, BLOCK_ROWS)):
             for skip, piece in _pieces(_as_column(block, row), "A text"):
                 yield {"row": row + skip}, piece
             row += len(block)
 
 
+@dataclass(frozen=True)
 class ShardDocuments:
-    """Shards of a streaming dataset, one after the other.
+    """Shards of a streaming dataset, one after the other; `shards=[None]` is the dataset as it is.
 
-    Args:
-        corpus: The dataset.
-        column: Its column of texts.
-        shards: Numbers of the shards; None reads the dataset as it is.
-        node: Rank and world size of a process that keeps every `world_size`-th row; None keeps all.
+    With a `node`, a rank and a world size, every `world_size`-th row is kept.
     """
 
-    def __init__(
-        self, corpus: IterableDataset, column: str, shards: Sequence[int] | None, node: tuple[int, int] | None
-    ) -> None:
-        self._corpus, self._column, self._shards, self._node = corpus, column, shards, node
+    corpus: IterableDataset
+    column: str
+    shards: Sequence[int | None]
+    node: tuple[int, int] | None
 
     def read(self, cursor: DocumentCursor | None) -> Pieces:
         """Yield pieces; a cursor is `{"shard": number, "state": state of the shard or None, "row": rows after it}`."""
-        shards: Sequence[int | None] = [None] if self._shards is None else self._shards
-        for shard in shards[shards.index(cursor["shard"]) if cursor else 0 :]:
+        for shard in self.shards[self.shards.index(cursor["shard"]) if cursor else 0 :]:
             yield from self._read_shard(shard, cursor)
             cursor = None
 
     def _read_shard(self, shard: int | None, cursor: DocumentCursor | None) -> Pieces:
-        dataset = self._corpus if shard is None else self._corpus.shard(self._corpus.num_shards, shard)
-        if self._node is not None:
-            dataset = split_dataset_by_node(dataset, *self._node, strategy="examples")
+        dataset = self.corpus if shard is None else self.corpus.shard(self.corpus.num_shards, shard)
+        if self.node is not None:
+            dataset = split_dataset_by_node(dataset, *self.node, strategy="examples")
         dataset = dataset.with_format("arrow")
         state, row = (cursor["state"], cursor["row"]) if cursor else (None, 0)
         if state is not None:
             dataset.load_state_dict(state)
-        blocks = read_blocks(dataset, BLOCK_ROWS, [self._column])
-        while True:
-            # Only reading is inside `try`: errors of whoever uses the text are not the file's.
-            try:
-                block = next(blocks, None)
-            except (ColumnError, UnreadableFileError):
-                raise  # it says which file and why
-            except READING_ERRORS as error:
-                raise _unreadable(dataset, shard, error) from error
-            if block is None:
-                return
-            pieces = _pieces(block[self._column].slice(row), "a row")
-            while True:
-                try:
-                    found = next(pieces, None)
-                except ValueError as error:
-                    raise _unreadable(dataset, shard, error) from error
-                if found is None:
-                    break
-                yield {"shard": shard, "state": state, "row": row + found[0]}, found[1]
+        for block in _readable(read_blocks(dataset, BLOCK_ROWS, [self.column]), dataset, shard):
+            for skip, piece in _readable(_pieces(block[self.column].slice(row), "a row"), dataset, shard):
+                yield {"shard": shard, "state": state, "row": row + skip}, piece
             state, row = dataset.state_dict(), 0
+
+
+def _readable(items: Iterator[Any], dataset: IterableDataset, shard: int | None) -> Iterator[Any]:
+    """Yield what is read; an error names the file. Errors of whoever uses the items do not pass here."""
+    while True:
+        try:
+            item = next(items, None)
+        except (ColumnError, UnreadableFileError):
+            raise  # it says which file and why
+        except READING_ERRORS as error:
+            name = file_being_read(dataset) or f"Shard {shard or 0} of the dataset"
+            raise ValueError(f"{name} could not be read: {error}") from error
+        if item is None:
+            return
+        yield item
 
 
 def open_documents(documents: Documents, cursor: DocumentCursor | None) -> Pieces:
@@ -157,19 +153,11 @@ def partition(
     world_size: int,
     seed: tuple[int, int] | None,
 ) -> list[Documents]:
-    """Split the part of a corpus that belongs to a rank into streams.
+    """Split the part of a corpus that belongs to a rank into streams; `seed` is that of the shuffle and the epoch.
 
     A corpus with random access is split into contiguous rows, of the shuffled order if there is a seed. The shards of
     a streaming dataset are distributed round-robin; if their number is not a multiple of `world_size`, each rank reads
     every shard and keeps every `world_size`-th row.
-
-    Args:
-        corpus: The whole corpus.
-        column: Its column of texts.
-        num_streams: Streams of this rank.
-        rank: This process.
-        world_size: Number of processes.
-        seed: Seed and epoch of the shuffle, or None for the order of the corpus.
 
     Raises:
         ValueError: There are fewer rows or shards than streams, or the corpus cannot be shuffled or split.
@@ -182,36 +170,28 @@ def partition(
     elif isinstance(corpus, Sequence):
         begin, end = (len(corpus) * i // world_size for i in (rank, rank + 1))
         rows = corpus if world_size == 1 else corpus[begin:end]
-    else:
-        if num_streams > 1 or world_size > 1 or seed is not None:
-            raise ValueError(
-                f"A {type(corpus).__name__} can only be read from beginning to end, so it cannot be shuffled or split "
-                "into streams or ranks. Use a list or a `datasets.Dataset`."
-            )
+    elif num_streams == world_size == 1 and seed is None:
         return [IteratedDocuments(corpus)]
+    else:
+        raise ValueError(
+            f"A {type(corpus).__name__} can only be read from beginning to end, so it cannot be shuffled or split "
+            "into streams or ranks. Use a list or a `datasets.Dataset`."
+        )
     if num_streams > max(1, len(rows)):
         raise ValueError(
             f"`num_streams` is {num_streams}, more than the {len(rows)} rows of this rank; use at most that."
         )
     bounds = [len(rows) * i // num_streams for i in range(num_streams + 1)]
-    return [RowDocuments(rows, column, bounds[i], bounds[i + 1], seed) for i in range(num_streams)]
+    return [RowDocuments(rows, column, start, stop, seed) for start, stop in pairwise(bounds)]
 
 
 def _partition_shards(
-    corpus: IterableDataset,
-    column: str,
-    num_streams: int,
-    rank: int,
-    world_size: int,
-    seed: tuple[int, int] | None,
+    corpus: IterableDataset, column: str, num_streams: int, rank: int, world_size: int, seed: tuple[int, int] | None
 ) -> list[Documents]:
-    by_shards = corpus.num_shards % world_size == 0
-    node = None if by_shards else (rank, world_size)
     if num_streams == world_size == 1 and seed is None:
-        return [ShardDocuments(corpus, column, None, None)]
-    own = list(range(corpus.num_shards))
-    if seed is not None:
-        own = [int(i) for i in shuffled(len(own), *seed)]
+        return [ShardDocuments(corpus, column, [None], None)]
+    by_shards = corpus.num_shards % world_size == 0
+    own = list(range(corpus.num_shards)) if seed is None else shuffled(corpus.num_shards, *seed).tolist()
     if by_shards:
         own = own[rank::world_size]
     if num_streams > len(own):
@@ -219,6 +199,7 @@ def _partition_shards(
             f"`num_streams` is {num_streams}, more than the {len(own)} shards (files) of the dataset that this rank "
             "reads. Use at most that, or split the dataset further with `dataset.reshard()` or into more files."
         )
+    node = None if by_shards else (rank, world_size)
     return [ShardDocuments(corpus, column, own[stream::num_streams], node) for stream in range(num_streams)]
 
 
@@ -260,11 +241,6 @@ def other_text() -> ValueError:
         "The dataset has different text at the saved position than when the state was saved. Resume with the same "
         "documents in the same order, or start again."
     )
-
-
-def _unreadable(dataset: IterableDataset, shard: int | None, error: Exception) -> ValueError:
-    name = file_being_read(dataset) or f"Shard {shard or 0} of the dataset"
-    return ValueError(f"{name} could not be read: {error}")
 
 
 def _as_column(texts: list[Any], first: int | None) -> pa.Array:

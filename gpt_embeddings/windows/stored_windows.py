@@ -32,7 +32,7 @@ READ_ROWS = 256  # windows read at a time
 
 
 def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
-    """WindowSpec a whole epoch into windows and store them, stream after stream.
+    """Cut a whole epoch into windows and store them, stream after stream.
 
     `input_ids` are uint16 where the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and
     int32 with `tail="pad"`, where they can be -100.

@@ -184,9 +184,7 @@ class TestRefusedOrTold:
 
     def test_one_document_is_told(self):
         for corpus in ([TEXT], Dataset.from_dict({"text": [TEXT]})):
-            with pytest.warns(
-                UserWarning, match=r'a single document: every epoch.*`shuffle="windows"` shuffles'
-            ) as told:
+            with pytest.warns(UserWarning, match=r'there is one: every epoch.*`shuffle="windows"` shuffles') as told:
                 TokenWindows(corpus, TOKENIZER, 8, shuffle=True)
             assert told[0].filename == __file__
         TokenWindows([TEXT], TOKENIZER, 8, shuffle="windows", num_streams=2)
