@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorWithFlattening,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 from windows_reference import (
     BOOK_TOKENIZER,
     EOT,
@@ -187,6 +194,11 @@ class TestPositions:
             assert list(found) == wanted[:length]
 
 
+def wanted_rows(documents):
+    inputs, targets = zip(*reference(documents, 8, 8), strict=True)
+    return {"input_ids": list(inputs), "target_ids": list(targets)}
+
+
 def tiny_gpt2():
     torch.manual_seed(0)
     return GPT2LMHeadModel(
@@ -227,6 +239,42 @@ class TestCollator:
     def test_missing_targets(self):
         with pytest.raises(ValueError, match="remove_unused_columns=False"):
             WindowCollator()([{"input_ids": torch.zeros(4)}])
+
+    @pytest.mark.parametrize("packing", ["stream", "document"])
+    def test_flattened_loss_equals_that_with_a_block_mask(self, packing):
+        model = tiny_gpt2().eval()
+        windows = TokenWindows(words(9, longest=12), TOKENIZER, 16, packing=packing, return_document_ids=True)
+        items = list(windows)
+        flat = WindowCollator(return_flash_attn_kwargs=True)(items)
+        batch = WindowCollator()(items)
+        documents = batch.pop("document_ids")
+        causal = torch.ones(16, 16, dtype=torch.bool).tril()
+        same = (documents[:, None, :, None] == documents[:, None, None, :]) & causal  # (batch, 1, position, position)
+        starts = torch.ones_like(documents, dtype=torch.bool)
+        starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        count = torch.arange(16)
+        positions = count - torch.where(starts, count, 0).cummax(-1).values
+        with torch.no_grad():
+            wanted = model(**batch, attention_mask=same, position_ids=positions).loss
+            apart = model(**batch).loss
+            found = model(**flat, use_cache=False).loss
+        assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert packing == "document" or found.item() != pytest.approx(apart.item(), rel=1e-5)
+
+    def test_flattened_names_and_values_are_those_of_transformers(self):
+        windows = TokenWindows(["The cat sat", "A mat"], TOKENIZER, 4, return_document_ids=True)
+        found = WindowCollator(return_flash_attn_kwargs=True)(list(windows))
+        parts = [{"input_ids": ids} for ids in ([464, 3797, 3332, EOT], [32, 2603])]
+        theirs = DataCollatorWithFlattening(return_flash_attn_kwargs=True)(parts)
+        targets = found.pop("shift_labels")
+        assert targets.tolist() == [[3797, 3332, EOT, 32, 2603, -100]]
+        assert set(found) == set(theirs)
+        for name, value in theirs.items():
+            assert torch.equal(found[name], value) if torch.is_tensor(value) else found[name] == value, name
+
+    def test_flattening_takes_document_ids(self):
+        with pytest.raises(ValueError, match="return_document_ids=True"):
+            WindowCollator(return_flash_attn_kwargs=True)(list(TokenWindows(words(9), TOKENIZER, 16)))
 
 
 class TestModels:
@@ -405,6 +453,53 @@ class TestBadInput:
             assert windows.count() == (2, 3, 1)
         with pytest.warns(UserWarning, match="Epoch 0 has no window"):
             assert list(TokenWindows(Dataset.from_dict({"text": [None, None]}), TOKENIZER, 4)) == []
+
+    def test_a_transform_is_what_is_read(self, tmp_path):
+        def show(rows):
+            return {"text": [f"{a} {b}" for a, b in zip(rows["a"], rows["b"], strict=True)]}
+
+        texts = words(120)
+        rows = Dataset.from_dict({"a": texts[:60], "b": texts[60:]}).with_transform(show)
+        shown = show({"a": texts[:60], "b": texts[60:]})["text"]
+        for options in ({}, {"num_streams": 3, "shuffle": True}, {"shuffle": "windows"}, {"rank": 1, "world_size": 2}):
+            ours = TokenWindows(rows, TOKENIZER, 8, **options)
+            wanted = TokenWindows(Dataset.from_dict({"text": shown}), TOKENIZER, 8, **options)
+            assert plain(ours.dataloader(4)) == plain(wanted.dataloader(4)) and len(ours) == len(wanted)
+            assert ours.state_dict()["settings"] == wanted.state_dict()["settings"]
+        assert TokenWindows(rows, TOKENIZER, 8).to_dataset(tmp_path / "stored")[:] == wanted_rows(shown)
+        with pytest.raises(ValueError, match="There is no column 'body'; the columns are text"):
+            TokenWindows(rows, TOKENIZER, 8, column="body")
+        numbers = Dataset.from_dict({"a": [1]}).with_transform(lambda rows: {"text": rows["a"]})
+        with pytest.raises(TypeError, match="Text 0 must be a string, got int: 1"):
+            TokenWindows(numbers, TOKENIZER, 8)
+
+    def test_numpy_integers(self):
+        numbers = {"max_length": 8, "stride": 4, "seed": 3, "num_streams": 2, "rank": 1, "world_size": 2}
+        ours = TokenWindows(words(60), TOKENIZER, shuffle=True, **{k: np.int64(n) for k, n in numbers.items()})
+        ours.set_epoch(np.int32(1))
+        wanted = TokenWindows(words(60), TOKENIZER, shuffle=True, **numbers)
+        wanted.set_epoch(1)
+        assert json.dumps(ours.state_dict()) == json.dumps(wanted.state_dict())
+        assert plain(ours.dataloader(np.int64(4), num_workers=np.int64(0))) == plain(wanted.dataloader(4))
+        with pytest.raises(ValueError, match="`max_length` must be an integer of at least 1, got True"):
+            TokenWindows(["a"], TOKENIZER, True)
+
+    def test_an_epoch_without_windows_is_warned_of_once(self):
+        def windows():
+            return TokenWindows(["oi"], TOKENIZER, 4, tail="drop")
+
+        message = "Epoch 0 has no window: a window needs 5 tokens"
+        for each in (windows(), windows().dataloader(4)):
+            with pytest.warns(UserWarning, match=message):
+                assert list(each) == []
+            assert list(each) == []  # warnings are errors here
+        with pytest.raises(UserWarning, match=message):  # in the worker, for the same reason
+            list(DataLoader(windows(), batch_size=4, num_workers=1))
+        few = TokenWindows(words(9), TOKENIZER, 8).dataloader(10_000, drop_last=True)
+        with pytest.warns(UserWarning, match=r"no batch of 10000 windows \(`drop_last=True`\)"):
+            assert list(few) == []
+        with pytest.raises(ValueError, match=message.replace("Epoch 0 has", "The dataset gives")):
+            windows().to_dataset()
 
     def test_special_tokens_in_a_text_are_plain_text(self):
         (batch,) = TokenWindows(["a<|endoftext|>b"], TOKENIZER, 16).dataloader(1)
