@@ -1,4 +1,4 @@
-"""Checkpoints: the input stage out of a saved GPT and back into it, and saved models by name.
+"""Checkpoints: extract the input stage of a GPT and put it back, load, save and export models.
 
-Read `files`, `tensors`, `families`, `conversion`, `static`, `int8_rows`, `saving`, `loading`.
+Read `files`, `tensors`, `families`, `conversion`, `static`, `int8_rows`, `saving`, `bundled`, `loading`, `export`.
 """

@@ -1,6 +1,6 @@
-"""From a GPT checkpoint to a `GPTEmbeddingsModel` and back into the GPT.
+"""A GPT checkpoint to a `GPTEmbeddingsModel`, and the tables back into a GPT.
 
-`families` says what to look for and `checkpoints` reads it; here the two become a model. Left out: blocks and heads.
+`families` knows the names, `tensors` reads the file. Left out: blocks and heads.
 """
 
 import math
@@ -23,7 +23,6 @@ from gpt_embeddings.checkpoints.families import (
     field_reader,
     find_family,
     find_keys,
-    is_tied,
     read_size,
 )
 from gpt_embeddings.checkpoints.files import open_folder, read_json
@@ -31,12 +30,12 @@ from gpt_embeddings.checkpoints.tensors import Checkpoint, StoredTensor, open_ch
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-# A sinusoidal table is in no file that could vouch for its size; this is 1 GiB, 128 times that of XGLM-7.5B.
+# No file confirms the size of a sinusoidal table; this limit is 1 GiB, 128 times that of XGLM-7.5B.
 MAX_SINUSOID_ENTRIES = 2**28
 
 ADAPTER = "adapter_config.json"
 
-# Fields in which a model and the GPT that takes its tables back have to agree, or the GPT would read them otherwise.
+# Fields that a model and the GPT that gets its tables back must share.
 SHARED_FIELDS = (
     "position_offset",
     "token_scale",
@@ -58,25 +57,25 @@ def from_gpt(
     wpe_key: str | None = None,
     **fields: Any,
 ) -> GPTEmbeddingsModel:
-    """Take the input stage out of a GPT; nothing else of the checkpoint is read.
+    """Extract the input stage of a GPT; nothing else of the checkpoint is read.
 
-    Large tables of a local safetensors file are mapped, as `from_pretrained` does: pages come from disk when they are
-    first looked up, and are copied when they are written to.
+    The tables of a local safetensors file are mapped, as by `from_pretrained`: pages are read when their rows are
+    looked up, and copied when they are written to.
 
     Args:
         source: A folder, a Hub name, a file of tensors (`.safetensors`, or one of `torch.save`: the tensors, or a
             dictionary that has them under `model` or `state_dict`), or a model in memory, whose tables are copied: a
-            GPT, or with both names given any module.
+            GPT, or any module if both keys are given.
         revision: Branch, tag or commit of a Hub name.
-        token: Token for a gated or private repository; None takes the one of `hf auth login`.
-        dtype: Dtype of the tables; `"auto"` is what `from_pretrained` gives: that of the source's configuration, else
-            of its token table.
-        position_embedding_type: `"none"` gives the token table alone; the only way for families without absolute
-            positions at the input.
-        wte_key: Name of the token table in the checkpoint, for an architecture that is not known.
+        token: Token for a gated or private repository; None is the one of `hf auth login`.
+        dtype: Dtype of the tables; `"auto"` is that of the source's configuration, else of its token table, as in
+            `from_pretrained`.
+        position_embedding_type: `"none"` extracts the token table alone, which is all that a family without absolute
+            positions at the input has.
+        wte_key: Name of the token table in the checkpoint, for an unknown architecture.
         wpe_key: Name of its position table.
-        fields: Fields of the configuration that are to differ from the source's, such as `embd_pdrop`, or, with
-            names given by hand, `position_offset` and `token_scale`.
+        fields: Fields of the configuration that are to differ from the source's, such as `embd_pdrop` or, for an
+            unknown architecture, `position_offset` and `token_scale`.
 
     Returns:
         A model in evaluation mode.
@@ -101,10 +100,11 @@ def from_gpt(
         raise ValueError(f"`wpe_key` is given, but the positions are of the type {kind!r} and have no table.")
     if isinstance(source, nn.Module):
         tables.update(_computed_tables(source, tables, [family.wte, family.wpe, wte_key, wpe_key]))
-    keys = _find_names(checkpoint.names, family, read, kind, wte_key, wpe_key, in_memory=in_memory)
+    names = checkpoint.names
+    keys = find_keys(names, family, read, kind, wte_key=wte_key, wpe_key=wpe_key, in_memory=in_memory)
     stored = _find_tables(checkpoint, keys)
     if model_type not in FAMILIES or in_memory:
-        sure = in_memory or wte_key is not None  # else what `config.json` says goes first
+        sure = in_memory or wte_key is not None  # else `config.json` takes precedence
         read = _read_sizes_of(stored, read, fields.get("position_offset", family.position_offset), sure)
     config = _make_config(family, read, kind, fields)
     _check_sizes(name, config, stored)
@@ -116,11 +116,11 @@ def from_gpt(
 
 
 def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
-    """Put the tables of a model back into a full GPT, in place; a tied head stays tied.
+    """Copy the tables of a model back into a full GPT, in place; a tied head stays tied.
 
     Args:
-        model: A model that `from_gpt` took from a GPT of the same family and sizes. With
-            `position_embedding_type="none"` the token table alone goes back.
+        model: A model that `from_gpt` extracted from a GPT of the same family and sizes. With
+            `position_embedding_type="none"` only the token table is copied.
         gpt: The GPT, with or without a head.
 
     Returns:
@@ -133,7 +133,7 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
     kind = model.config.position_embedding_type
     family = find_family(model_type, read, position_embedding_type=kind)
     parameters = dict(gpt.named_parameters(remove_duplicate=False))
-    keys = _find_names(parameters, family, read, kind, in_memory=True)
+    keys = find_keys(parameters, family, read, kind, in_memory=True)
     stored = _find_tables(open_dict(parameters, type(gpt).__name__, copy=False), keys)
     expected = component_fields(family, read, position_embedding_type=kind)
     for field in SHARED_FIELDS:
@@ -163,10 +163,10 @@ def _open_memory(source: nn.Module, *, by_hand: bool = False) -> tuple[str | Non
         config = getattr(getattr(source, "module", None), "config", None)  # DataParallel
     if config is None and not by_hand:
         raise ValueError(
-            f"The source, a {type(source).__name__}, has no `config`: it is no model of transformers. {BY_HAND}"
+            f"The source, a {type(source).__name__}, has no `config`: it is not a transformers model. {BY_HAND}"
         )
     if getattr(getattr(source, "active_peft_config", None), "is_prompt_learning", False):
-        raise ValueError("The source sets vectors of a learned prompt before its tokens; give its `get_base_model()`.")
+        raise ValueError("The source puts a learned prompt before its tokens; give its `get_base_model()`.")
 
     def read(name: str) -> Any:
         return getattr(config, name, None)
@@ -182,8 +182,8 @@ def _open_files(
     folder = open_folder(source if file is None else file.parent, revision=revision, token=token)
     if file is None and folder.has(ADAPTER):
         raise ValueError(
-            f"{folder.name} holds an adapter of PEFT, which may change the tables. Load it with `peft`, and give what "
-            "`merge_and_unload()` returns."
+            f"{folder.name} holds an adapter of PEFT, which may change the tables. Load it with `peft`, and give the "
+            "model that `merge_and_unload()` returns."
         )
     checkpoint = open_checkpoint(folder) if file is None else open_file(folder, file.name)
     try:
@@ -198,9 +198,9 @@ def _open_files(
 def _computed_tables(
     source: nn.Module, tables: dict[str, torch.Tensor], keys: Collection[str | None]
 ) -> dict[str, torch.Tensor]:
-    """Return the tables that stand under one of `keys` as a module of another kind: an adapter, a parametrization.
+    """Return the tables under `keys` that an adapter or a parametrization computes, as they are for each id.
 
-    They are what that module gives for each id. One around an embedding that does more than look up is left out.
+    An adapter around an embedding that does more than look up is left out.
     """
     computed = {}
     for path, module in source.named_modules():
@@ -216,30 +216,8 @@ def _computed_tables(
     return computed
 
 
-def _find_names(
-    names: Collection[str],
-    family: Family,
-    read: ReadField,
-    kind: str,
-    wte_key: str | None = None,
-    wpe_key: str | None = None,
-    *,
-    in_memory: bool = False,
-) -> dict[str, str]:
-    width = read("word_embed_proj_dim")
-    return find_keys(
-        names,
-        family,
-        with_positions=kind == "learned",
-        with_projection=width is not None and width != read("hidden_size"),
-        tied=is_tied(read) and not in_memory,  # a model in memory has its table, whatever it is called there
-        wte_key=wte_key,
-        wpe_key=wpe_key,
-    )
-
-
 def _find_tables(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, StoredTensor]:
-    """Return what is stored, by the component's own names."""
+    """Return the stored tables, by the component's own names."""
     stored = {name: checkpoint.find(key) for name, key in keys.items()}
     for name, tensor in stored.items():
         if len(tensor.shape) != 2:
@@ -248,7 +226,7 @@ def _find_tables(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, Stor
 
 
 def _read_sizes_of(stored: dict[str, StoredTensor], read: ReadField, position_offset: Any, sure: bool) -> ReadField:
-    """Return a reader of sizes from the tables, always where they are `sure`, else where the source names none."""
+    """Return a reader that takes sizes from the tables: always if they are `sure`, else if the source has none."""
     sizes: dict[str, int] = {"vocab_size": stored["wte.weight"].shape[0]}
     if "wpe.weight" in stored:
         rows, sizes["hidden_size"] = stored["wpe.weight"].shape
@@ -272,7 +250,7 @@ def _make_config(
         if field in sizes or field not in GPTEmbeddingsConfig.__dataclass_fields__:
             raise ValueError(
                 f"`{field}` cannot be set here: "
-                + ("the source says what it is." if field in sizes else "the configuration has no such field.")
+                + ("it is taken from the source." if field in sizes else "the configuration has no such field.")
             )
     known["vocab_size"] = read_size(read, "vocab_size")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -281,21 +259,21 @@ def _make_config(
         MAX_SINUSOID_ENTRIES
     ):
         raise ValueError(
-            f"The source's configuration asks for sinusoids of {known['n_positions']} x {known['n_embd']} entries; at "
-            f"most {MAX_SINUSOID_ENTRIES} are made, as no table in the file says that the size is meant."
+            f"The source's configuration asks for sinusoids of {known['n_positions']} x {known['n_embd']} entries; "
+            f"no table in the file confirms that size, and the limit is {MAX_SINUSOID_ENTRIES} entries."
         )
     return GPTEmbeddingsConfig(**{**known, **fields})
 
 
 def _keep_ids(value: Any, vocab_size: int) -> Any:
-    """Leave out special ids that no row of the table belongs to; sources have them, and never look them up."""
+    """Leave out ids of special tokens that have no row in the table, as in some fine-tuned models."""
     if isinstance(value, list):
         return [item for item in value if type(item) is int and 0 <= item < vocab_size] or None
     return value if type(value) is int and 0 <= value < vocab_size else None
 
 
 def _check_sizes(name: str, config: Any, stored: dict[str, StoredTensor]) -> None:
-    """Compare the tables with the configuration, before they are read."""
+    """Compare the shapes of the tables with the configuration, before they are read."""
     width = config.word_embed_proj_dim or config.n_embd
     expected = {
         "wte.weight": (config.vocab_size, width),
@@ -321,10 +299,10 @@ def _parse_dtype(dtype: Any) -> torch.dtype | None:
 
 
 def _build(config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsModel:
-    """Make a model around the tables, without making others first."""
+    """Make a model around the tables, without allocating others first."""
     with torch.device("meta"):
         model = GPTEmbeddingsModel(config)
-    if model.token_weights is not None:  # no GPT has any: 1 each, until `fit_token_weights` counts a text
+    if model.token_weights is not None:  # no GPT has them: 1 each, until `fit_token_weights`
         table = tables["wte.weight"]
         tables["token_weights"] = torch.ones(len(table), dtype=table.dtype)
     model.load_state_dict(tables, assign=True)

@@ -1,7 +1,7 @@
 """The GPT families of transformers: where each keeps the tables of its input stage, and how it adds them up.
 
-One row a family. What a row says in the component's words becomes a `GPTEmbeddingsConfig`; what it says in the words
-of the checkpoint finds the tensors. Left out: reading files (`checkpoints`) and building models (`conversion`).
+Each family is one row: fields for `GPTEmbeddingsConfig`, and the names of its tensors and configuration fields. Left
+out: reading files (`tensors`) and building models (`conversion`).
 """
 
 import math
@@ -18,36 +18,36 @@ ReadField = Callable[[str], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What one family's input stage has; the defaults are GPT-2's.
+    """The input stage of one family; the defaults are GPT-2's.
 
-    Keys are those of the base model: a checkpoint of a model with a head has a prefix before them. Fields are named
-    as in the family's own configuration, where `hidden_size` and `max_position_embeddings` are common to all.
+    Keys are those of the base model: in a checkpoint of a model with a head they have a prefix. Fields have the names
+    of the family's own configuration; `hidden_size` and `max_position_embeddings` are common to all.
     """
 
     wte: str = "wte.weight"
     wpe: str | None = "wpe.weight"
-    """Key of the position table; None where there is none."""
+    """Key of the position table, or None."""
     project_in: str | None = None
-    """Key of the matrix that follows `wte` where `word_embed_proj_dim` is not `hidden_size`."""
+    """Key of the matrix after `wte` if `word_embed_proj_dim` is not `hidden_size`."""
     head: str = "lm_head.weight"
-    """Key of the head, which stands in for `wte` where the two are tied and `wte` was left out of the file."""
+    """Key of the head, which is read in place of a tied `wte` that was left out of the file."""
     dropout: str | None = "embd_pdrop"
-    """Field with the dropout of the sum; None where there is none."""
+    """Field with the dropout of the sum, or None."""
     initializer_range: str = "initializer_range"
     position_offset: int = 0
     padding_position: int | None = None
     scale: str | bool = False
-    """Whether tokens are scaled by sqrt(hidden_size), or the field that says so."""
+    """Whether tokens are scaled by sqrt(hidden_size), or the name of the field that says so."""
     scale_inputs_embeds: bool = False
     add_token_types: bool = True
     sinusoid_type: str | None = None
-    """Kind of sinusoids; None with a learned table."""
+    """Kind of sinusoids, or None with a learned table."""
     sinusoid_zero_row: str | None = None
-    """Field with the row of the sinusoids that is all zeros."""
+    """Field with the row of the sinusoids that is zero."""
 
     @property
     def position_embedding_type(self) -> str:
-        """Return the component's word for the positions."""
+        """Return the value of the component's field of this name."""
         if self.sinusoid_type is not None:
             return "sinusoidal"
         return "none" if self.wpe is None else "learned"
@@ -92,41 +92,37 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Families without absolute positions at the input: what they have instead, and the key of their token table. Others
-# with rotary positions are known by the field `rope_parameters` and have ROTARY_KEY.
-WITHOUT_POSITIONS: dict[str, tuple[str, Family]] = {
-    "bloom": ("ALiBi", Family(wte="word_embeddings.weight", wpe=None, dropout=None, add_token_types=False)),
-    "codegen": ("rotary positions", Family(wpe=None)),
-    "falcon": (
-        "rotary positions or ALiBi",
-        Family(wte="word_embeddings.weight", wpe=None, dropout=None, add_token_types=False),
-    ),
-    "gpt_neox": ("rotary positions", Family(wte="embed_in.weight", wpe=None, dropout=None, add_token_types=False)),
-    "gpt_neox_japanese": (
-        "rotary positions",
-        Family(wte="embed_in.weight", wpe=None, dropout=None, add_token_types=False),
-    ),
-    "gptj": ("rotary positions", Family(wpe=None)),
-    "mamba": ("no positions", Family(wte="embeddings.weight", wpe=None, dropout=None, add_token_types=False)),
-    "mamba2": ("no positions", Family(wte="embeddings.weight", wpe=None, dropout=None, add_token_types=False)),
-    "mpt": ("ALiBi", Family(wpe=None, dropout=None, add_token_types=False)),
-    "rwkv": ("no positions", Family(wte="embeddings.weight", wpe=None, dropout=None, add_token_types=False)),
-    "t5": (
-        "relative positions",
-        Family(wte="shared.weight", wpe=None, dropout=None, add_token_types=False),
-    ),
-}
-ROTARY = ("rotary positions", Family(wte="embed_tokens.weight", wpe=None, dropout=None, add_token_types=False))
 
-# Wrappers around a base model that leave their name before its keys.
+def _tokens(wte: str) -> Family:
+    return Family(wte=wte, wpe=None, dropout=None, add_token_types=False)
+
+
+# Families without absolute positions at the input: what they have instead, and their token table. Others with rotary
+# positions, known by the field `rope_parameters`, are ROTARY.
+WITHOUT_POSITIONS: dict[str, tuple[str, Family]] = {
+    "bloom": ("ALiBi", _tokens("word_embeddings.weight")),
+    "codegen": ("rotary positions", Family(wpe=None)),
+    "falcon": ("rotary positions or ALiBi", _tokens("word_embeddings.weight")),
+    "gpt_neox": ("rotary positions", _tokens("embed_in.weight")),
+    "gpt_neox_japanese": ("rotary positions", _tokens("embed_in.weight")),
+    "gptj": ("rotary positions", Family(wpe=None)),
+    "mamba": ("no positions", _tokens("embeddings.weight")),
+    "mamba2": ("no positions", _tokens("embeddings.weight")),
+    "mpt": ("ALiBi", _tokens("wte.weight")),
+    "rwkv": ("no positions", _tokens("embeddings.weight")),
+    "t5": ("relative positions", _tokens("shared.weight")),
+}
+ROTARY = ("rotary positions", _tokens("embed_tokens.weight"))
+
+# Prefixes that wrappers around a base model add to its keys.
 PREFIXES = re.compile(r"(?:(?:module|_orig_mod|transformer|model|biogpt)\.)*")
 
-# The `n_positions` of a model without positions whose source names no longest sequence.
+# The `n_positions` of a model without positions if its source does not limit the sequence.
 LONGEST = 2**20
 
 BY_HAND = (
-    'Give the names of the tensors by hand, `wte_key="..."` and `wpe_key="..."` (or '
-    '`position_embedding_type="none"` for the token table alone).'
+    'Name the tensors: `wte_key="..."` and `wpe_key="..."` (or `position_embedding_type="none"` for the token table '
+    "alone)."
 )
 
 
@@ -138,24 +134,21 @@ def find_family(
     wte_key: str | None = None,
     wpe_key: str | None = None,
 ) -> Family:
-    """Find the row of a model.
+    """Return the row of a model, for the token table alone if `position_embedding_type` is `"none"`.
 
     Args:
         model_type: `model_type` of its configuration.
         read: A function from a field of its configuration to the value, or None.
-        position_embedding_type: `"none"` where the token table alone is wanted.
-        wte_key: Name of the token table, where it was given by hand.
-        wpe_key: Name of the position table, where it was given by hand.
-
-    Returns:
-        The row.
+        position_embedding_type: The requested type; None is the family's own.
+        wte_key: Name of the token table, if the caller gave it.
+        wpe_key: Name of the position table, if the caller gave it.
 
     Raises:
         ValueError: The family is unknown or has no absolute positions at its input.
     """
     if position_embedding_type not in (None, "learned", "sinusoidal", "none"):
         raise ValueError(
-            "`position_embedding_type` must be 'learned', 'sinusoidal', 'none' or None for the source's own, got "
+            "`position_embedding_type` must be 'learned', 'sinusoidal', 'none' or None (the source's own), got "
             f"{position_embedding_type!r}."
         )
     if model_type == "gpt_embeddings":
@@ -168,7 +161,7 @@ def find_family(
     elif wte_key is not None and position_embedding_type == "none":
         return Family(wpe=None) if without is None else without[1]
     elif wte_key is not None and wpe_key is not None:
-        family = Family()  # nothing but the names is known: GPT-2's sum
+        family = Family()  # only the names are known: add up as GPT-2 does
     elif without is not None and position_embedding_type != "none":
         raise ValueError(
             f"`model_type` {model_type!r} has {without[0]} and adds no absolute positions to its tokens. Ask for the "
@@ -190,15 +183,9 @@ def find_family(
 
 
 def field_reader(values: dict[str, Any]) -> tuple[str | None, ReadField]:
-    """Read fields of a `config.json` with the defaults of its family, without making the configuration.
+    """Return the `model_type` of a `config.json` and a function from a field to its value, its default, or None.
 
-    A configuration class may do much work on what it is given, and a file may come from anywhere.
-
-    Args:
-        values: What `config.json` holds.
-
-    Returns:
-        The `model_type` (None if there is none) and a function from a field to its value, or None.
+    The configuration itself is not made: its class may do much work on what it is given, and the file is not trusted.
     """
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
@@ -224,37 +211,41 @@ def field_reader(values: dict[str, Any]) -> tuple[str | None, ReadField]:
 def find_keys(
     names: Collection[str],
     family: Family,
+    read: ReadField,
+    position_embedding_type: str,
     *,
-    with_positions: bool,
-    with_projection: bool,
-    tied: bool,
     wte_key: str | None = None,
     wpe_key: str | None = None,
+    in_memory: bool = False,
 ) -> dict[str, str]:
-    """Find the names of the tensors in a checkpoint, whatever prefix they have.
+    """Find the names of the tensors in a checkpoint, whatever their prefix.
 
     Args:
         names: All names in the checkpoint.
         family: The row.
-        with_positions: Whether the position table is wanted.
-        with_projection: Whether there is a `project_in`.
-        tied: Whether the head may stand in for a token table that was left out.
-        wte_key: Full name of the token table, where it was given by hand.
-        wpe_key: Full name of the position table, where it was given by hand.
+        read: A function from a field of the source's configuration to the value, or None.
+        position_embedding_type: That of the model; `wpe` is only looked for if it is `"learned"`.
+        wte_key: Full name of the token table, if the caller gave it.
+        wpe_key: Full name of the position table, if the caller gave it.
+        in_memory: Whether the names are those of a model in memory, which has its token table even if it is tied. In a
+            file the tied head may be in its place.
 
     Returns:
-        Names by the component's own: `wte.weight` and, where wanted, `wpe.weight` and `project_in.weight`.
+        Names by the component's own: `wte.weight` and, if there are any, `wpe.weight` and `project_in.weight`.
 
     Raises:
-        ValueError: A tensor is missing, or there are several that it could be.
+        ValueError: A tensor is missing, or several tensors could be it.
     """
     wanted = {"wte.weight": family.wte}
-    if with_positions and family.wpe is not None:
+    if position_embedding_type == "learned" and family.wpe is not None:
         wanted["wpe.weight"] = family.wpe
-    if with_projection and family.project_in is not None:
+    if family.project_in is not None and read("word_embed_proj_dim") not in (None, read("hidden_size")):
         wanted["project_in.weight"] = family.project_in
     keys: dict[str, str] = {}
-    for name, key in (("wte.weight", wte_key), ("wpe.weight", wpe_key if with_positions else None)):
+    for name, key in (
+        ("wte.weight", wte_key),
+        ("wpe.weight", wpe_key if position_embedding_type == "learned" else None),
+    ):
         if key is not None:
             prefix = "" if key in names else _find_prefix(names, [key])
             if prefix is None:
@@ -267,7 +258,7 @@ def find_keys(
     if found is not None:
         return {**keys, **{name: found + key for name, key in wanted.items()}}
     _refuse_parts(names, wanted.values())
-    if tied and "wte.weight" in wanted:
+    if is_tied(read) and not in_memory and "wte.weight" in wanted:
         head = _find_prefix(names, [family.head])
         rest = {name: key for name, key in wanted.items() if name != "wte.weight"}
         prefix = _find_prefix(names, list(rest.values()))
@@ -280,25 +271,25 @@ def find_keys(
 
 
 def _refuse_parts(names: Collection[str], keys: Collection[str]) -> None:
-    """Refuse a table of which only parts are there, as an adapter leaves them, before another stands in for it."""
+    """Refuse a table that an adapter has left in parts, before another is read in its place."""
     for key in keys:
         place = f".{key.removesuffix('weight')}"
         parts = [name for name in names if place in f".{name}"]
         if parts and not any(f".{name}".endswith(f".{key}") for name in names):
             raise ValueError(
-                f"The table {key!r} is there in parts alone ({parts[0]!r} and others), as an adapter keeps it. "
-                "Call `merge_and_unload()` on the model first, and give or save what it returns."
+                f"The table {key!r} is stored in parts ({parts[0]!r} and others), as an adapter keeps it. Call "
+                "`merge_and_unload()` on the model first, and use or save what it returns."
             )
 
 
 def _find_prefix(names: Collection[str], keys: list[str]) -> str | None:
-    """Return the prefix that has all of `keys` behind it, or None where there is none."""
+    """Return the prefix with which all of `keys` exist, or None."""
     if not keys:
         return None
     first = keys[0]
     prefixes = [name[: -len(first)] for name in names if name == first or name.endswith(f".{first}")]
     prefixes = [prefix for prefix in prefixes if all(prefix + key in names for key in keys)]
-    if len(prefixes) > 1:  # other models may be in the file: those with a usual prefix go first
+    if len(prefixes) > 1:  # the file may hold other models, too: prefer the usual prefixes
         prefixes = [prefix for prefix in prefixes if PREFIXES.fullmatch(prefix)] or prefixes
     if len(prefixes) > 1:
         several = ", ".join(repr(prefix + first) for prefix in prefixes[:4])
@@ -312,18 +303,10 @@ def _name_some(names: Collection[str]) -> str:
 
 
 def component_fields(family: Family, read: ReadField, *, position_embedding_type: str | None = None) -> dict[str, Any]:
-    """Say a source's input stage in the fields of `GPTEmbeddingsConfig`; `vocab_size` and ids are not among them.
-
-    Args:
-        family: The row.
-        read: A function from a field of the source's configuration to the value, or None.
-        position_embedding_type: `"none"` where the token table alone is wanted.
-
-    Returns:
-        The fields.
+    """Return a source's fields for `GPTEmbeddingsConfig`, without `vocab_size` and the ids of special tokens.
 
     Raises:
-        ValueError: A size is missing or no positive integer.
+        ValueError: A size is missing or not a positive integer.
     """
     kind = position_embedding_type or family.position_embedding_type
     n_embd = read_size(read, "hidden_size")
@@ -356,11 +339,7 @@ def component_fields(family: Family, read: ReadField, *, position_embedding_type
 
 
 def read_size(read: ReadField, name: str) -> int:
-    """Return a positive integer of the source's configuration.
-
-    Raises:
-        ValueError: It is missing or something else.
-    """
+    """Return a size of the source's configuration; a ValueError says that it is not a positive integer."""
     value = read(name)
     if type(value) is not int or value < 1:
         raise ValueError(f"`{name}` of the source's configuration must be a positive integer, got {value!r}.")
@@ -368,7 +347,7 @@ def read_size(read: ReadField, name: str) -> int:
 
 
 def is_tied(read: ReadField) -> bool:
-    """Return whether the source's head shares its weight with the token table, which is transformers' default."""
+    """Return whether the source's head shares the token table, which is the default of transformers."""
     return _or(read("tie_word_embeddings"), True) is True
 
 

@@ -1,7 +1,7 @@
-"""A model and its tokenizer by name, the one way: a folder here or on the Hub, checked for weights that are missing.
+"""Loading a model, with or without its tokenizer, by name: a folder or a Hub name, refused if weights are missing.
 
-A name is that of a saved model of ours, of a GPT checkpoint, whose input stage is taken out, or of a static model of
-another library; None is the model that comes with the package. Left out: fresh models.
+It may hold a saved model of ours, a GPT checkpoint, whose input stage is extracted, or a static model of another
+library; None is the bundled English table. Left out: fresh models.
 """
 
 import shutil
@@ -27,7 +27,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel, GPTEmbeddingsPreTrainedM
 DEFAULT_TOKENIZER = "openai-community/gpt2"
 MODEL_TYPE = GPTEmbeddingsConfig.model_type
 
-# A tokenizer has one of these; `AutoTokenizer` makes an empty one of some families where there is none.
+# A tokenizer has one of these files. Without one `AutoTokenizer` makes an empty tokenizer for some families.
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",
@@ -36,7 +36,7 @@ VOCABULARIES = (
     "spiece.model",
     "tokenizer.model",
 )
-# Files that a tokenizer may be made of.
+# All files that a tokenizer may consist of.
 TOKENIZER_FILES = (
     *VOCABULARIES,
     "added_tokens.json",
@@ -114,23 +114,15 @@ def load_model_and_tokenizer(
 
 
 def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path) -> str:
-    """Save a model and the tokenizer of the checkpoint that it is from, and say how that went.
+    """Save an extracted model and the tokenizer of its checkpoint to a folder; return a line for the user.
 
-    A tokenizer that needs a library which is not here is copied file by file.
-
-    Args:
-        model: What was taken out of the checkpoint.
-        folder: The checkpoint.
-        output: Where to save both; it exists.
-
-    Returns:
-        One line for the user.
+    The files of a tokenizer that needs a library which is not installed are copied.
     """
     paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
     if not any(path.name in VOCABULARIES for path in paths):
         model.save_pretrained(output)
-        return f"{folder.name} has no tokenizer: commands take GPT-2's with it, or the one that `--tokenizer` names."
-    if folder.has("config.json"):  # it says which class an older tokenizer is of
+        return f"{folder.name} has no tokenizer; commands use GPT-2's with it, or the one given by `--tokenizer`."
+    if folder.has("config.json"):  # it names the class of an older tokenizer
         folder.download("config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(paths[0].parent))
@@ -140,7 +132,7 @@ def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path)
         for path in paths:
             shutil.copyfile(path, output / path.name)
         reason = str(error).strip().split("\n", 1)[0]
-        return f"The tokenizer's files were copied as they are, as they do not load here ({reason:.200})."
+        return f"The tokenizer's files were copied unchanged, because they cannot be loaded here ({reason:.200})."
     return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
 
 

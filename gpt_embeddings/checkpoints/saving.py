@@ -1,7 +1,7 @@
-"""A model and its tokenizer written to a folder so that every library gives the model's own vectors from it.
+"""What a saved folder contains: the one place that writes a model and its tokenizer for all libraries.
 
-That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, and what
-sentence-transformers reads. Left out: the card of a repository (`gpt_embeddings.hub`).
+That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, and the files of
+sentence-transformers. Left out: the model card (`gpt_embeddings.hub`).
 """
 
 import copy
@@ -23,7 +23,7 @@ COMPONENT = {
     "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
     "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
 }
-POOLING_FILE = "1_Pooling/config.json"  # the second module of sentence-transformers is there with mean pooling alone
+POOLING_FILE = "1_Pooling/config.json"  # written for mean pooling only
 
 
 def save_model_and_tokenizer(
@@ -49,7 +49,7 @@ def save_model_and_tokenizer(
     check_vocabulary(tokenizer, model.config.vocab_size)
     model.save_pretrained(folder)
     config = read_json(LocalFolder(folder), "config.json")
-    # A head's own entry alone would leave AutoModel without a class; names of other repositories are dropped.
+    # The entry of a model with a head lacks AutoModel. Entries that name another repository are dropped.
     heads = {name: path for name, path in config.get("auto_map", {}).items() if "--" not in path}
     write_json({**config, "auto_map": {**COMPONENT, **heads}}, folder / "config.json", sort_keys=True)
     tokenizer = save_tokenizer(tokenizer, model.config.n_positions, folder)
@@ -62,10 +62,10 @@ def save_model_and_tokenizer(
 
 
 def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
-    """Return what sentence-transformers 6 loads this model from: its own module classes, no code of ours.
+    """Return the files from which sentence-transformers 6 loads the model with its own module classes.
 
-    Mean pooling is a module of theirs. Theirs for weights keeps a second copy of them as a Python list, so a model
-    that pools by weights gives its `pooler_output` as the vector of the text.
+    Mean pooling is one of its modules. Its module for weights holds them a second time, as a Python list, so a model
+    with weighted pooling outputs its `pooler_output` as the vector of the text.
     """
     modules = "sentence_transformers"
     transformer = {"idx": 0, "name": "0", "path": "", "type": f"{modules}.base.modules.transformer.Transformer"}

@@ -1,8 +1,8 @@
 """Static embedding models of other libraries: model2vec's, and the `StaticEmbedding` of sentence-transformers.
 
-Both are a table of which a text's vector is a mean, so that they become a `GPTEmbeddingsModel` without positions.
-model2vec leaves unknown tokens out of the mean: they weigh nothing. Left out: a normalisation at the end, which keeps
-the direction of a vector; `Embedder(..., normalize=True)` has it. The way back is `gpt_embeddings.checkpoints.export`.
+Both are a table; the vector of a text is the mean of its rows. They become a `GPTEmbeddingsModel` without positions.
+model2vec leaves unknown tokens out of the mean, so they get the weight 0. Left out: a normalization at the end, which
+`Embedder(..., normalize=True)` does. The way back is `export`.
 """
 
 import json
@@ -23,7 +23,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 MODEL2VEC = "model2vec"
-MODEL2VEC_LENGTH = 512  # tokens that it reads of a text by default
+MODEL2VEC_LENGTH = 512  # its default limit of tokens
 UNLIMITED = 2**20
 PADDING = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "[UNK]", "<unk>")
 
@@ -36,11 +36,11 @@ def from_static(
     Args:
         source: A folder, or a Hub name.
         revision: Branch, tag or commit of a Hub name.
-        token: Token for a gated or private repository; None takes the one of `hf auth login`.
+        token: Token for a gated or private repository; None is the one of `hf auth login`.
 
     Returns:
-        The model, in evaluation mode, and its tokenizer, which puts nothing around a text. Vectors are those of the
-        library, but for a normalisation at the end.
+        The model, in evaluation mode, and its tokenizer, without special tokens around a text. Vectors are those of
+        the library before a normalization.
 
     Raises:
         OSError: There is no such model, or it cannot be reached.
@@ -49,7 +49,9 @@ def from_static(
     folder = open_folder(source, revision=revision, token=token)
     place = find_static(folder)
     if place is None:
-        raise ValueError(f"{folder.name} is no model of model2vec, nor a `StaticEmbedding` of sentence-transformers.")
+        raise ValueError(
+            f"{folder.name} is neither a model2vec model nor a `StaticEmbedding` of sentence-transformers."
+        )
     config = read_json(folder, "config.json") if folder.has("config.json") else {}
     ours = config.get("model_type") == MODEL2VEC
     table = _read_table(folder.download(f"{place}model.safetensors"))
@@ -66,11 +68,11 @@ def from_static(
 
 
 def find_static(folder: Folder) -> str | None:
-    """Return where in a folder a static model lies, such as `"0_StaticEmbedding/"`; None where there is none.
+    """Return the subfolder of a static model, such as `"0_StaticEmbedding/"`, or None if the folder has none.
 
     Raises:
         OSError: The folder cannot be reached.
-        ValueError: A file of it is broken.
+        ValueError: One of its files is broken.
     """
     if folder.has("modules.json"):
         modules = read_json(folder, "modules.json", kind=list)
@@ -84,7 +86,7 @@ def find_static(folder: Folder) -> str | None:
 
 
 def _read_table(path: Path) -> torch.Tensor:
-    """Return one row a token, `(vocab_size, n_embd)`: what the library averages."""
+    """Return the rows that the library averages, one per token, `(vocab_size, n_embd)`."""
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -92,7 +94,7 @@ def _read_table(path: Path) -> torch.Tensor:
     table = tensors.get("embedding.weight", tensors.get("embeddings"))
     if table is None or table.ndim != 2 or not table.is_floating_point():
         found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-        raise ValueError(f"{path} has no table of floats called 'embedding.weight' or 'embeddings'; it has {found}.")
+        raise ValueError(f"{path} has no float table named 'embedding.weight' or 'embeddings'; it has {found}.")
     if "mapping" in tensors:  # several tokens share a row
         table = table[tensors["mapping"].long()]
     if "weights" in tensors:
@@ -101,12 +103,12 @@ def _read_table(path: Path) -> torch.Tensor:
 
 
 def _read_backend(path: Path) -> tuple[Tokenizer, int | None]:
-    """Return a tokenizer, and the longest text that its file allows, which sentence-transformers keeps to."""
+    """Return a tokenizer, and the maximum length in its file, which sentence-transformers applies."""
     try:
         backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # of the class `Exception` itself
-        raise ValueError(f"{path} is no tokenizer: {error}.") from error
-    backend.post_processor = None  # both libraries encode a text without what their teachers had around it
+    except Exception as error:  # tokenizers raises `Exception` itself
+        raise ValueError(f"{path} is not a tokenizer: {error}.") from error
+    backend.post_processor = None  # both libraries encode without special tokens
     cut = (backend.truncation or {}).get("max_length")
     backend.no_truncation()
     backend.no_padding()
@@ -114,7 +116,7 @@ def _read_backend(path: Path) -> tuple[Tokenizer, int | None]:
 
 
 def unknown_id(backend: Tokenizer) -> int | None:
-    """Return the id that stands for what the vocabulary lacks, which model2vec leaves out."""
+    """Return the id of the unknown token, which model2vec leaves out, or None."""
     model = json.loads(backend.to_str())["model"]
     unknown = model.get("unk_token")
     found: int | None = model.get("unk_id") if unknown is None else backend.token_to_id(unknown)

@@ -1,4 +1,4 @@
-"""The Hub: one complete repository from one call, on disk or published.
+"""The Hub: a complete model repository with its card, on disk or published.
 
-Read `cards`, `advice`, `repository`, `push`; `export` for other libraries.
+Read `cards`, `repository`, `push`.
 """

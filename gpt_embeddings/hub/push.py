@@ -9,12 +9,20 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, get_token
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetCard,
+    HfApi,
+    ModelCard,
+    get_token,
+)
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
@@ -47,18 +55,6 @@ ADVICE = {
     "`--create-pr`).",
     412: "{repo_id} was changed by another commit in the meantime, and that commit was kept. Push again.",
 }
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Where a push goes."""
-
-    api: HfApi
-    repo_id: str
-    private: bool | None
-    revision: str | None
-    create_pr: bool
-    kind: str = "model"
 
 
 def push_to_hub(
@@ -117,29 +113,30 @@ def push_to_hub(
     card = None
     if isinstance(obj, (str, os.PathLike)):
         obj, tokenizer, card, metadata = _read_folder(Path(obj), metadata)
-    target = _Target(_api(token), repo_id, private, revision, create_pr)
+    api = _api(token)
     if isinstance(obj, Dataset):
         if model_id is None:
             raise TypeError("A dataset of vectors needs `model_id`, the Hub name of the model that made them.")
         check_column(obj.column_names, column)
         with _advice(model_id):
-            made_by = (model_id, str(target.api.model_info(model_id, revision=model_revision).sha))
+            made_by = (model_id, str(api.model_info(model_id, revision=model_revision).sha))
         with _advice(repo_id):
-            return _push_dataset(replace(target, kind="dataset"), obj, column, made_by, commit_message)
+            repo_id = _open_repository(api, repo_id, "dataset", private, revision)
+            return _push_dataset(api, obj, repo_id, column, made_by, revision, create_pr, commit_message)
     if not isinstance(obj, GPTEmbeddingsPreTrainedModel):
         raise TypeError(f"`obj` must be a model of this package, a folder or a Dataset, got {type(obj).__name__}.")
     if tokenizer is None:
         raise TypeError("A model needs `tokenizer`, the tokenizer that belongs to it.")
     with _advice(repo_id), tempfile.TemporaryDirectory() as folder:
         saved_tokenizer = save_model_and_tokenizer(Path(folder), obj, tokenizer, metadata.training)
-        target = _open_repository(target)
-        state = target.api.model_info(target.repo_id, revision=target.revision)
+        repo_id = _open_repository(api, repo_id, "model", private, revision)
+        state = api.model_info(repo_id, revision=revision)
         old = [file.rfilename for file in state.siblings or []]
-        remote = _read_remote(target, str(state.sha), old)
-        base = choose_card(card, remote, f"{target.repo_id} at {state.sha}")
-        text = write_model_card(obj, saved_tokenizer, target.repo_id, metadata, base)
+        remote = _read_remote(api, repo_id, "model", str(state.sha), old)
+        base = choose_card(card, remote, f"{repo_id} at {state.sha}")
+        text = write_model_card(obj, saved_tokenizer, repo_id, metadata, base)
         if "license" not in parse_card(text).metadata:
-            logger.warning("The card of %s states no licence: without one nobody may use the model.", target.repo_id)
+            logger.warning("The card of %s states no licence: without one nobody may use the model.", repo_id)
         new = files_in(Path(folder))
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(CARD, text.encode()),
@@ -147,14 +144,49 @@ def push_to_hub(
             *(CommitOperationDelete(path) for path in stale_files(old, new)),
         ]
         # `create_commit`, unlike `upload_folder`, makes one commit however the contents travel.
-        return target.api.create_commit(
-            target.repo_id,
+        return api.create_commit(
+            repo_id,
             operations,
             commit_message=commit_message or "Upload model with gpt-embeddings",
             revision=revision,
             create_pr=create_pr,
             parent_commit=state.sha,
         )
+
+
+def _push_dataset(
+    api: HfApi,
+    dataset: Dataset,
+    repo_id: str,
+    column: str,
+    made_by: tuple[str, str],
+    revision: str | None,
+    create_pr: bool,
+    message: str | None,
+) -> CommitInfo:
+    options: dict[str, Any] = {
+        "commit_message": message or "Upload vectors with gpt-embeddings",
+        "commit_description": "Made by {} at revision {}.".format(*made_by),
+    }
+    data = dataset.push_to_hub(repo_id, token=api.token, revision=revision, create_pr=create_pr, **options)
+    length = getattr(dataset.features[column], "length", -1)
+    card = write_dataset_card(
+        _read_remote(api, repo_id, "dataset", data.oid, [CARD]),
+        repo_id=repo_id,
+        split=str(dataset.split or "train"),
+        column=column,
+        n_embd=None if length == -1 else length,
+        model_id=made_by[0],
+        model_revision=made_by[1],
+    )
+    return api.create_commit(
+        repo_id,
+        [CommitOperationAdd(CARD, card.encode())],
+        repo_type="dataset",
+        revision=data.pr_revision or revision,
+        parent_commit=data.oid,
+        **options,
+    )
 
 
 def check_push(repo_id: str, *, token: str | None = None) -> None:
@@ -217,25 +249,24 @@ def _read_folder(
     return model, tokenizer, read_card(folder / CARD), metadata
 
 
-def _open_repository(target: _Target) -> _Target:
-    """Make the repository and the branch if need be; return the target with the full name of the repository."""
-    api, kind = target.api, target.kind
-    repo_id = api.create_repo(target.repo_id, private=target.private, repo_type=kind, exist_ok=True).repo_id
-    if target.private and api.repo_info(repo_id, repo_type=kind).private is False:
+def _open_repository(api: HfApi, repo_id: str, kind: str, private: bool | None, revision: str | None) -> str:
+    """Make the repository and the branch if need be; return the full name of the repository."""
+    repo_id = api.create_repo(repo_id, private=private, repo_type=kind, exist_ok=True).repo_id
+    if private and api.repo_info(repo_id, repo_type=kind).private is False:
         raise ValueError(
             f"{repo_id} exists and is public, but a private repository was asked for. Nothing was sent. Choose "
             "another name, or make it private in its settings on the Hub first."
         )
-    if target.revision is not None and not target.revision.startswith("refs/"):
-        api.create_branch(repo_id, branch=target.revision, repo_type=kind, exist_ok=True)
-    return replace(target, repo_id=repo_id)
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, repo_type=kind, exist_ok=True)
+    return repo_id
 
 
-def _read_remote(target: _Target, commit: str, files: list[str]) -> ParsedCard | None:
-    """Read the card of a model repository, and refuse a repository of another kind of model."""
+def _read_remote(api: HfApi, repo_id: str, kind: str, commit: str, files: list[str]) -> ParsedCard | None:
+    """Read the card of a repository, and refuse a repository of another kind of model."""
     with tempfile.TemporaryDirectory() as folder:
         there = {
-            name: Path(target.api.hf_hub_download(target.repo_id, name, revision=commit, local_dir=folder))
+            name: Path(api.hf_hub_download(repo_id, name, repo_type=kind, revision=commit, local_dir=folder))
             for name in (CARD, "config.json")
             if name in files
         }
@@ -243,42 +274,7 @@ def _read_remote(target: _Target, commit: str, files: list[str]) -> ParsedCard |
             model_type = read_json(LocalFolder(Path(folder)), "config.json").get("model_type")
             if model_type != MODEL_TYPE:
                 raise ValueError(
-                    f"The name {target.repo_id} is taken by a model of type {model_type!r}. Nothing was sent. Choose "
-                    "another name, or delete that repository first."
+                    f"The name {repo_id} is taken by a model of type {model_type!r}. Nothing was sent. Choose another "
+                    "name, or delete that repository first."
                 )
-        return read_card(there[CARD]) if CARD in there else None
-
-
-def _push_dataset(
-    target: _Target, dataset: Dataset, column: str, made_by: tuple[str, str], message: str | None
-) -> CommitInfo:
-    target = _open_repository(target)
-    options: dict[str, Any] = {
-        "commit_message": message or "Upload vectors with gpt-embeddings",
-        "commit_description": "Made by {} at revision {}.".format(*made_by),
-    }
-    data = dataset.push_to_hub(
-        target.repo_id, token=target.api.token, revision=target.revision, create_pr=target.create_pr, **options
-    )
-    length = getattr(dataset.features[column], "length", -1)
-    with tempfile.TemporaryDirectory() as folder:
-        base = target.api.hf_hub_download(
-            target.repo_id, CARD, repo_type="dataset", revision=data.oid, local_dir=folder
-        )
-        card = write_dataset_card(
-            read_card(Path(base), DatasetCard),
-            repo_id=target.repo_id,
-            split=str(dataset.split or "train"),
-            column=column,
-            n_embd=None if length == -1 else length,
-            model_id=made_by[0],
-            model_revision=made_by[1],
-        )
-    return target.api.create_commit(
-        target.repo_id,
-        [CommitOperationAdd(CARD, card.encode())],
-        repo_type="dataset",
-        revision=data.pr_revision or target.revision,
-        parent_commit=data.oid,
-        **options,
-    )
+        return read_card(there[CARD], DatasetCard if kind == "dataset" else ModelCard) if CARD in there else None

@@ -115,12 +115,12 @@ def test_sources_with_no_tokenizer_or_a_strange_one(tmp_path):
     config = CTRLConfig(vocab_size=41, n_positions=12, n_embd=8, n_layer=1, n_head=2, dff=8)
     CTRLModel(config).save_pretrained(tmp_path / "ctrl")
     result = run(tmp_path / "ctrl", "--output", tmp_path / "a")
-    assert result.exit_code == 0 and "the one that `--tokenizer` names" in result.output
+    assert result.exit_code == 0 and "the one given by" in result.output
     assert not (tmp_path / "a" / "tokenizer.json").exists()
     (tmp_path / "ctrl" / "tokenizer.json").write_text("{}")
     result = run(tmp_path / "ctrl", "--output", tmp_path / "b")
     assert GPTEmbeddingsModel.from_pretrained(tmp_path / "b").config.n_embd == 8
-    assert result.exit_code == 0 and "files were copied as they are" in result.output.replace("\n", " ")
+    assert result.exit_code == 0 and "files were copied unchanged" in result.output.replace("\n", " ")
     assert (tmp_path / "b" / "tokenizer.json").read_text() == "{}"
 
 
