@@ -110,7 +110,7 @@ def distil(
         if not file.is_file():
             write_json(asdict(_choose(dataset, column, tokenizer, loaded.tokenizer, options)), file)
         texts = _Texts(**json.loads(file.read_text(encoding="utf-8")))
-        Bar.write(f"{texts.announcement()}.", file=sys.stderr)
+        Bar.write(texts.announcement(), file=sys.stderr)
         vectors = encode_texts(loaded, texts.all, run.folder / "teacher")
         n_tokens = len(texts.tokens) if texts.learned else 0
         anisotropic = mean_cosine(vectors[n_tokens:]) > ANISOTROPIC
@@ -171,11 +171,15 @@ class _Texts:
         return min(HELD_OUT, len(self.sentences) // 10)
 
     def announcement(self) -> str:
-        parts = [f"{len(self.sentences):,} sentences and {len(self.phrases):,} phrases"] if self.learned else []
-        if self.tokens:
-            leave_out = " (`init='random'`, --init random, leaves these out)" if self.learned else ""
-            parts.append(f"all {len(self.tokens):,} tokens of the vocabulary{leave_out}")
-        return f"The teacher reads {' and '.join(parts)}"
+        n_tokens = f"all {len(self.tokens):,} tokens of the vocabulary"
+        if not self.learned:
+            return f"The teacher reads {n_tokens}."
+        learned = f"The teacher reads {len(self.sentences):,} sentences, {len(self.phrases):,} phrases"
+        return (
+            f"{learned} and {n_tokens} (`init='random'`, --init random, skips these)."
+            if self.tokens
+            else f"{learned}."
+        )
 
 
 class _Evaluation:

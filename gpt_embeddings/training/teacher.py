@@ -190,7 +190,7 @@ def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLi
             if i == 0:
                 seconds = (time.perf_counter() - start) * (left / max(1, int(lengths[rows].sum())) - 1)
                 if seconds >= REPORTED_SECONDS:
-                    message = f"The teacher needs about {seconds / 60:.0f} more minutes, judging by its first block."
+                    message = f"The teacher needs about {seconds / 60:.0f} min more, judging by its first block."
                     bar.write(message, file=sys.stderr)
     return np.concatenate([np.load(path) for path in paths])[np.argsort(order)]
 

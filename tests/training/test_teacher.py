@@ -187,7 +187,7 @@ def test_it_resumes_by_blocks_and_reports_the_time(tmp_path, monkeypatch, capsys
     texts = [f"number {i:02}" for i in range(30)]
     with pytest.raises(KeyboardInterrupt):
         encode_texts(teacher, texts, tmp_path)
-    assert re.search("The teacher needs about 0 more minutes, judging by its first block", capsys.readouterr().err)
+    assert re.search("The teacher needs about 0 min more, judging by its first block", capsys.readouterr().err)
     assert len(list(tmp_path.glob("*.npy"))) == 3, "two blocks and the probe"
     seen.clear()
     seen.extend(["x"] * 10)
