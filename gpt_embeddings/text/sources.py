@@ -309,7 +309,7 @@ def read_blocks(
     gets the type of its value.
 
     Args:
-        dataset: The dataset, in the format `"arrow"`.
+        dataset: The dataset; if it has a transform (`with_transform`), rows are read as that shows them.
         rows: Rows of a block; the last has fewer.
         columns: The columns of texts to read alone, which come as plain strings; None reads all as they are.
 
@@ -317,8 +317,12 @@ def read_blocks(
         NotStringsError: One of the columns holds something else.
         ColumnError: One of the columns is not there.
     """
-    if isinstance(dataset, Dataset) or _has_one_schema(dataset):
-        blocks: Iterator[list[pa.Table]] = ([table] for table in dataset.iter(batch_size=rows))
+    blocks: Iterator[list[pa.Table]]
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        shown = dataset.iter(batch_size=rows)
+        blocks = ([_as_table(batch, columns)] for batch in shown)
+    elif isinstance(dataset := dataset.with_format("arrow"), Dataset) or _has_one_schema(dataset):
+        blocks = ([table] for table in dataset.iter(batch_size=rows))
     else:
         single = dataset.iter(batch_size=1)
         blocks = iter(lambda: list(islice(single, rows)), [])
@@ -328,6 +332,12 @@ def read_blocks(
         else:
             parts = {name: [take_column(table, name) for table in tables] for name in columns}
             yield pa.table({name: _join_texts(texts) for name, texts in parts.items()})
+
+
+def _as_table(batch: Any, columns: Sequence[str] | None) -> pa.Table:
+    """Return the rows that a transform shows, if possible without other columns, which may hold anything."""
+    names = columns if columns is not None and all(name in batch for name in columns) else list(batch)
+    return pa.table({name: list(batch[name]) for name in names})
 
 
 def _has_one_schema(dataset: IterableDataset) -> bool:

@@ -148,7 +148,7 @@ class _Pairs:
 def _pairs(
     dataset: Dataset | IterableDataset, columns: tuple[str, str] | None, column: str
 ) -> Iterator[tuple[str, str]]:
-    batches = read_blocks(dataset.with_format("arrow"), READ_ROWS, columns or [column])
+    batches = read_blocks(dataset, READ_ROWS, columns or [column])
     for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
         texts = [batch[name].to_pylist() for name in columns or [column]]
         if columns is not None:

@@ -433,6 +433,6 @@ def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
-    batches = read_blocks(dataset.with_format("arrow"), READ_TEXTS, [column])
+    batches = read_blocks(dataset, READ_TEXTS, [column])
     for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
         yield from (text for text in batch[column].to_pylist() if text)

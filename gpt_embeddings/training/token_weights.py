@@ -51,7 +51,7 @@ def fit_token_weights(
     size = model.config.vocab_size
     check_vocabulary(tokenizer, size)
     counts = np.zeros(size, np.int64)
-    for batch in read_blocks(dataset.with_format("arrow"), batch_size, [column]):
+    for batch in read_blocks(dataset, batch_size, [column]):
         input_ids, _ = encode_flat(batch[column].fill_null(""), tokenizer)
         counts += np.bincount(input_ids, minlength=size)
     total = counts.sum()

@@ -133,6 +133,15 @@ def test_fitted_by_hand(gpt2_tokenizer):
         torch.testing.assert_close(model.token_weights, expected)
 
 
+def test_a_transform_is_followed(gpt2_tokenizer):
+    """What the dataset shows is counted, not what it stores."""
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none"))
+    stored = Dataset.from_dict({"title": ["cat", "sat"]})
+    shown = stored.with_transform(lambda rows: {"text": [f"The {title}" for title in rows["title"]], "more": rows})
+    counts = fit_token_weights(model, gpt2_tokenizer, shown, batch_size=1)
+    assert {i: int(counts[i]) for i in counts.nonzero()[0]} == {464: 2, 3797: 1, 3332: 1}
+
+
 @pytest.fixture(scope="module")
 def weighted(gpt2_tokenizer, tmp_path_factory):
     """A folder as it is published, and its model."""
