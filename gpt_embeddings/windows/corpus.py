@@ -47,13 +47,7 @@ class WindowCounts(NamedTuple):
 
 @dataclass(kw_only=True)
 class Corpus:
-    """Text to be cut into windows; see `TokenWindows` for the fields.
-
-    Raises:
-        TypeError: The tokenizer is not fast, or the dataset is an iterator, which cannot be read twice.
-        ValueError: A field is out of range, a column is missing or has no strings, the dataset has no rows or is
-            shuffled in a way that cannot be resumed; the message says what to do.
-    """
+    """Text to be cut into windows; see `TokenWindows` for the fields and what is refused."""
 
     dataset: Dataset | IterableDataset | Iterable[str]  # the whole text, not split by node
     column: str

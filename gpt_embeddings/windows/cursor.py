@@ -15,20 +15,13 @@ class Cursor:
 
     Worker processes have a copy each. Those that live from epoch to epoch (`persistent_workers`) learn through shared
     memory which epoch the main process wants next, and whether a state was loaded that they do not have.
-
-    Args:
-        num_streams: Number of streams.
-
-    Attributes:
-        epoch: The epoch that the next window belongs to.
-        states: The state of each stream; None at its beginning.
-        resumed: Whether a state was loaded, at which the next iteration begins.
     """
 
     def __init__(self, num_streams: int) -> None:
-        self.epoch, self.resumed = 0, False
-        self.states: list[dict[str, Any] | None] = [None] * num_streams
-        self._turn, self._finished = 0, False
+        self.epoch, self._turn = 0, 0
+        self.states: list[dict[str, Any] | None] = [None] * num_streams  # of each stream; None at its beginning
+        self.resumed = False  # a state was loaded, at which the next iteration begins
+        self._finished = False
         self._n_loaded = 0  # states that this copy has
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()  # the next epoch; states loaded
 

@@ -22,25 +22,19 @@ Ids: TypeAlias = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSpec:
-    """How sequences of tokens are cut into windows."""
+    """How sequences of tokens are cut into windows; see `TokenWindows`."""
 
     max_length: int
-    """Inputs of a window, in tokens."""
     stride: int
-    """Tokens from the start of a window to the start of the next, from 1 to `max_length`."""
     packing: Literal["stream", "document"]
-    """Whether windows run across documents or stay within one."""
     tail: Literal["pad", "drop"]
-    """Whether a last window that is not full is padded or dropped."""
-    separator: int
-    """Id of `<|endoftext|>`."""
+    separator: int  # id of `<|endoftext|>`
 
     def __post_init__(self) -> None:
-        # Numbers become plain integers, for JSON.
-        max_length = check_integer("max_length", self.max_length, 1)
-        object.__setattr__(self, "max_length", max_length)
         advice = "A stride above `max_length` would skip tokens."
-        object.__setattr__(self, "stride", check_integer("stride", self.stride, 1, max_length, advice))
+        length = check_integer("max_length", self.max_length, 1)
+        stride = check_integer("stride", self.stride, 1, length, advice)
+        self.__dict__.update(max_length=length, stride=stride)  # plain integers, for JSON
         check_choice("packing", self.packing, ("stream", "document"))
         check_choice("tail", self.tail, ("pad", "drop"))
 
@@ -59,11 +53,7 @@ class WindowSpec:
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, advice: str = "") -> int:
-    """Return an integer of any type, numpy's too, as a plain one.
-
-    Raises:
-        ValueError: It is not an integer or out of its range; the message names the value, the range and the advice.
-    """
+    """Return an integer of any type, numpy's too, as a plain one, or refuse it with its range and the advice."""
     try:
         number = None if isinstance(value, (bool, np.bool_)) else index(value)
     except TypeError:
@@ -99,13 +89,7 @@ def add_separators(
 
 
 class Sequences:
-    """Sequences of tokens in memory, whose windows have numbers.
-
-    Args:
-        spec: How to cut.
-        tokens: The sequences, one after the other, including separators; any integer dtype.
-        ends: Where each ends, ascending.
-    """
+    """Sequences of tokens in memory, whose windows have numbers; `ends` says where each sequence ends."""
 
     def __init__(self, spec: WindowSpec, tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> None:
         self.tokens = tokens
@@ -146,16 +130,11 @@ class Block:
 class StreamPacker:
     """Cuts one sequence, documents joined by the separator, into windows that run across documents.
 
-    Args:
-        spec: How to cut.
-        used: Tokens to skip at the start, because earlier windows have used them up.
-
-    Attributes:
-        ended: Whether the last window was taken.
+    The first `used` tokens are skipped: earlier windows have used them up.
     """
 
     def __init__(self, spec: WindowSpec, used: int = 0) -> None:
-        self.ended = False
+        self.ended = False  # whether the last window was taken
         self._spec, self._skip = spec, used
         self._parts: list[Ids] = []  # tokens read since the last windows were laid out
         self._views = np.empty((0, spec.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
@@ -232,18 +211,10 @@ class StreamPacker:
 
 
 class DocumentPacker:
-    """Cuts each document by itself, with the separator as its last token; used like [`StreamPacker`].
-
-    Args:
-        spec: How to cut.
-        used: Windows to skip at the start.
-
-    Attributes:
-        ended: Whether the last window was taken and more were asked for.
-    """
+    """Cuts each document by itself, with the separator as its last token, skipping the first `used` windows."""
 
     def __init__(self, spec: WindowSpec, used: int = 0) -> None:
-        self.ended = False
+        self.ended = False  # whether the last window was taken and more were asked for
         self._spec, self._skip = spec, used
         self._parts: deque[tuple[Block, Sequences]] = deque()
         self._size = 0  # windows waiting

@@ -1,7 +1,6 @@
-"""Windows stored as a dataset, written so that a run that was killed goes on where it stopped.
+"""Windows stored as a dataset, written so that a run that was killed resumes where it stopped.
 
-While it is written, the folder that `outputs` gives it has finished Arrow files, and `progress.json` with the state
-after the last of them, replaced as a whole.
+Until it is complete, its folder has finished Arrow files and `progress.json`, the state after the last of them.
 """
 
 import hashlib
@@ -25,21 +24,21 @@ from gpt_embeddings.windows.corpus import Corpus
 from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
 
 
-FILE_BYTES = 2**26  # of one Arrow file, and so what a killed run has to do again at most
+FILE_BYTES = 2**26  # of one Arrow file: what a killed run has to repeat at most
 BATCH_ROWS = 256  # windows of one Arrow record batch
-KIND = "windows"  # of job, for `outputs`
+KIND = "windows"  # of output, for `outputs`
 READ_ROWS = 256  # windows read at a time
 
 
 def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Cut a whole epoch into windows and store them, stream after stream.
 
-    `input_ids` are uint16 where the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and
-    int32 with `tail="pad"`, where they can be -100.
+    `input_ids` are uint16 if the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and int32
+    with `tail="pad"`, where they can be -100.
 
     Args:
         corpus: The text and how it is cut.
-        epoch: The epoch, which decides the order where the corpus is shuffled.
+        epoch: The epoch, which decides the order if the corpus is shuffled.
         folder: Where to write, for `datasets.load_from_disk`. It must not exist. None keeps the result in memory.
 
     Returns:
@@ -47,7 +46,7 @@ def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | N
 
     Raises:
         FileExistsError: The folder exists.
-        ValueError: There is no window, or what a killed run left is of other windows; the message says what differs.
+        ValueError: There is no window, or a killed run left other windows there; the message says what differs.
     """
     features = _features(corpus)
     if folder is None:
@@ -68,9 +67,9 @@ def read_windows(
     """Read stored windows in order, a batch at a time, straight from their Arrow buffers.
 
     Args:
-        dataset: What [`store_windows`] returned, or any part of it; `dataset.shuffle(seed)` reads in random order.
+        dataset: What [`store_windows`] returned, or a part of it; `dataset.shuffle(seed)` is read in random order.
         batch_size: Windows of a batch.
-        drop_last: Whether to leave out the last batch if it is not full.
+        drop_last: Whether to drop the last batch if it is not full.
 
     Yields:
         `input_ids` and `target_ids` of shape `(batch, max_length)`, int64.

@@ -24,18 +24,7 @@ SILENT_SECONDS = 3  # of tokenizing, before a progress bar shows
 
 
 class TokenStream:
-    """The windows of one stream.
-
-    Args:
-        documents: Where the text comes from.
-        tokenizer: A fast tokenizer.
-        spec: How to cut.
-        state: What [`TokenStream.state`] returned, or None for the beginning.
-
-    Attributes:
-        n_documents: Documents read so far that have a token.
-        n_tokens: Their tokens, without separators.
-    """
+    """The windows of one stream, from a state or, with None, from the beginning."""
 
     def __init__(
         self,
@@ -48,8 +37,8 @@ class TokenStream:
         self._expected = state["check"] if state and not state.get("done") else None
         self._ended = bool(state and state.get("done"))
         self._final = False
-        self.n_documents: int = state["documents"] if state else 0
-        self.n_tokens: int = state["tokens"] if state else 0
+        self.n_documents: int = state["documents"] if state else 0  # read so far that have a token
+        self.n_tokens: int = state["tokens"] if state else 0  # theirs, without separators
         packer = StreamPacker if spec.packing == "stream" else DocumentPacker
         self._packer = packer(spec, state["used"] if state and not self._ended else 0)
         self._pieces = open_documents(documents, state["source"] if state and not self._ended else None)

@@ -1,7 +1,7 @@
 """Text streamed into training windows: documents in, batches of (input, target) ids out.
 
-The order of work is: shuffle documents (or shards), tokenize, cut; or, in memory, tokenize, cut, shuffle.
-Left out: attention masks, models, and mixing of corpora (`datasets.interleave_datasets` does that before).
+The order of work is: shuffle documents (or shards), tokenize, cut; with `shuffle="windows"`: tokenize, cut, shuffle.
+Left out: batches and workers (`loader`), attention masks and models.
 """
 
 import os
@@ -29,7 +29,7 @@ STATE_VERSION = 1
 class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     r"""Training windows over the tokens of a corpus: streamed, exact, and resumable to the token.
 
-    **What a window is.** A document is a text with at least one token; nulls and empty texts are no documents.
+    **What a window is.** A document is a text with at least one token; nulls and empty texts are skipped.
 
     - `packing="stream"`: the documents of a stream, joined by `<|endoftext|>`, are one sequence `t`.
     - `packing="document"`: each document followed by `<|endoftext|>` is a sequence `t` of its own, so that the model
@@ -41,7 +41,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         target_ids = t[i + 1], t[i + 2], ..., t[i + max_length]
 
     With `tail="drop"` there are only full windows: those with `i + max_length < len(t)`. With `tail="pad"` there is
-    also the window that starts at the next i, if it has a target that no window before has; where `t` has ended, its
+    also the window that starts at the next i, if it has a target that no earlier window has; after the end of `t`, its
     `input_ids` are `<|endoftext|>` and its `target_ids` -100. So with `tail="pad"` and `stride=max_length` every token
     of a sequence but the first is a target exactly once.
 
@@ -65,31 +65,33 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     [`TokenWindows.dataloader`] takes a whole batch from a stream before it goes on to the next. Neither worker
     processes nor resuming change that order.
 
-    **Resume.** [`TokenWindows.state_dict`] is small and JSON-serialisable: the position of the last block of rows that
-    is still needed, in each stream, and how much of it is used. After [`TokenWindows.load_state_dict`] the next
-    iteration goes on with the very next window. Any other iteration starts the epoch from its beginning.
+    **Resume.** [`TokenWindows.state_dict`] is small and JSON-serializable: for each stream, the position of the last
+    block of rows that is still needed, and how much of it is used. After [`TokenWindows.load_state_dict`] the next
+    iteration continues with the very next window. Any other iteration starts at the beginning of the epoch, or of the
+    next epoch if the last iteration was complete.
 
     Args:
-        dataset: A `datasets.Dataset` or `IterableDataset` with a column of texts, or an iterable of strings. A
-            sequence or a dataset with random access resumes at once, an `IterableDataset` as its own `state_dict`
-            does, any other iterable by reading up to the cursor.
-        tokenizer: A fast tokenizer with an end-of-text token. Special tokens that stand in a text are plain text.
+        dataset: A `datasets.Dataset` or `IterableDataset` with a column of texts, or an iterable of strings. Resuming
+            is immediate with a sequence or a dataset with random access, takes what its own `state_dict` takes with an
+            `IterableDataset`, and reads up to the position with any other iterable. The texts are those that the
+            dataset shows, if it has a transform.
+        tokenizer: A fast tokenizer with an end-of-text token. Special tokens spelled out in a text are plain text.
         max_length: Inputs of a window, in tokens, from 1 to the tokenizer's `model_max_length`.
         stride: Tokens from the start of a window to the start of the next, from 1 to `max_length` (the default).
         packing: `"stream"` or `"document"`, see above.
         tail: `"pad"` or `"drop"`, see above.
-        column: The column of texts, where `dataset` has columns.
-        shuffle: Whether to shuffle, anew in each epoch. True shuffles documents where the dataset has random access,
-            shards (the order of files) where it streams; windows are cut after that. `"windows"` shuffles the windows
-            themselves, as a loader with `shuffle=True` over a list of windows does: a dataset with random access is
-            tokenized at once and held in memory (two bytes a token with GPT-2's vocabulary), and each stream and rank
-            takes an equal part of all windows.
+        column: The column of texts, if `dataset` has columns.
+        shuffle: Whether to shuffle, differently in each epoch. True shuffles documents of a dataset with random
+            access, or shards (the order of files) of one that streams, before windows are cut. `"windows"` shuffles
+            the windows themselves, as a loader with `shuffle=True` over a list of windows does: a dataset with random
+            access is tokenized at once and kept in memory (two bytes a token with GPT-2's vocabulary), and each stream
+            and rank takes an equal part of all windows.
         seed: Seed of the shuffle, from 0.
         num_streams: Streams of this process, the most workers that can share the work. A dataset with random access is
-            split into contiguous parts, the shards of one that streams are dealt out in turn.
+            split into contiguous parts, the shards of one that streams are distributed round-robin.
         rank: The number of this process among those that train together, from 0 to `world_size - 1`.
         world_size: How many processes train together. The dataset is split as
-            `datasets.distributed.split_dataset_by_node` does; one that was split by it is taken as it is.
+            `datasets.distributed.split_dataset_by_node` does; one that it has split already is taken as it is.
         return_position_ids: Whether windows have `position_ids`: from 0 at the start of the window and again at each
             document that begins in it. A separator belongs to the document that it ends.
         return_document_ids: Whether windows have `document_ids`: 0 for the document at the start of the window, 1 for
@@ -97,8 +99,8 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     Raises:
         TypeError: The tokenizer is not fast, or the dataset is an iterator, which cannot be read twice.
-        ValueError: An argument is out of its range, a column is missing or holds no strings, the dataset has no rows
-            or is shuffled in a way that cannot be resumed; the message says what to do.
+        ValueError: An argument is out of range, a column is missing or has no strings, the dataset has no rows or is
+            shuffled in a way that cannot be resumed; the message says what to do.
     """
 
     def __init__(

@@ -66,9 +66,10 @@ def some(loader, n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "document"])
-@pytest.mark.parametrize("kind", ["list", "rows", "streaming", "mapped"])
+@pytest.mark.parametrize("kind", ["list", "rows", "streaming", "mapped", "windows"])
 def test_after_any_batch(folder, kind, packing):
-    dataset, shuffle = corpus(folder, kind), kind != "list"
+    dataset = corpus(folder, "rows" if kind == "windows" else kind)
+    shuffle = "windows" if kind == "windows" else kind != "list"
 
     def loader():
         windows = TokenWindows(dataset, TOKENIZER, 64, 48, packing=packing, shuffle=shuffle, num_streams=3)
@@ -115,10 +116,10 @@ def test_several_stops(documents, length, stride, batch_size, streams, packing, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["rows", "streaming"])
-def test_order_and_state_do_not_depend_on_workers(folder, kind):
+@pytest.mark.parametrize(("kind", "shuffle"), [("rows", True), ("rows", "windows"), ("streaming", True)])
+def test_order_and_state_do_not_depend_on_workers(folder, kind, shuffle):
     def loader(num_workers):
-        windows = TokenWindows(corpus(folder, kind), TOKENIZER, 64, 48, num_streams=3, shuffle=True)
+        windows = TokenWindows(corpus(folder, kind), TOKENIZER, 64, 48, num_streams=3, shuffle=shuffle)
         return windows.dataloader(16, num_workers=num_workers)
 
     whole = plain(loader(0))
@@ -129,9 +130,10 @@ def test_order_and_state_do_not_depend_on_workers(folder, kind):
         assert seen + plain(resumed) == whole
 
 
-def test_in_a_later_epoch(folder):
+@pytest.mark.parametrize(("kind", "shuffle"), [("streaming", True), ("rows", "windows")])
+def test_in_a_later_epoch(folder, kind, shuffle):
     def loader():
-        return TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, shuffle=True).dataloader(16)
+        return TokenWindows(corpus(folder, kind), TOKENIZER, 64, shuffle=shuffle).dataloader(16)
 
     first = loader()
     epochs = [plain(first) for _ in range(3)]
