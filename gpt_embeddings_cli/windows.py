@@ -37,7 +37,7 @@ def windows(
     tail: Annotated[
         Literal["pad", "drop"],
         typer.Option(
-            help="A last window that is not full: pad it (targets -100), or drop it.", rich_help_panel=CUTTING
+            help="Pad the last window if it is not full (targets -100), or drop it.", rich_help_panel=CUTTING
         ),
     ] = "pad",
     tokenizer: Annotated[
@@ -57,17 +57,17 @@ def windows(
         bool, typer.Option("--dry-run", help="Count documents, tokens, windows; write nothing.")
     ] = False,
 ) -> None:
-    """WindowSpec the texts of INPUT into windows of token ids, each with the next token of every position.
+    """Cut the texts of INPUT into windows of token ids, with the next token of every position as target.
 
     The result has the columns input_ids and target_ids, fixed-size lists of --max-length. It appears when it is
-    complete; until then a folder .NAME.partial beside it holds what is done, and the same command goes on from there
-    after an interruption.
+    complete; until then a folder .NAME.partial beside it has the finished part, and after an interruption the same
+    command resumes there.
 
     Example: gpt-embeddings windows corpus-*.parquet --output windows --max-length 1024
     """
     with errors_as_messages():
         if (output is None) != dry_run:
-            raise ValueError("Give `--output FOLDER` to write windows, or `--dry-run` to count them.")
+            raise ValueError("Use `--output FOLDER` to write windows, or `--dry-run` to count them.")
         check_inputs(inputs)
         check_names(tokenizer)
 
@@ -78,7 +78,7 @@ def windows(
 
         if output is not None:
             check_output(output, "windows")
-        cut = TokenWindows(
+        token_windows = TokenWindows(
             reading.load(inputs, texts_only=True, streaming=True),
             load_tokenizer(tokenizer, model_max_length=n_positions),
             max_length,
@@ -88,9 +88,9 @@ def windows(
             column=reading.column,
         )
         if output is None:
-            documents, tokens, n_windows = cut.count()
+            documents, tokens, n_windows = token_windows.count()
             typer.echo(f"{documents} documents, {tokens} tokens, {n_windows} windows of {max_length}.")
             return
-        stored = cut.to_dataset(output)
+        stored = token_windows.to_dataset(output)
         typer.echo(f"{stored.num_rows} windows of {max_length}.")
         typer.echo(f"Result: {output.absolute()}")

@@ -50,7 +50,7 @@ def test_dry_run_counts(files, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a.jsonl"], "Give `--output FOLDER` to write windows, or `--dry-run` to count them."),
+        (["a.jsonl"], "Use `--output FOLDER` to write windows, or `--dry-run` to count them."),
         (["a.jsonl", "--output", "x", "--stride", "0"], "`stride` must be an integer from 1 to 1024, got 0"),
         (["a.jsonl", "--output", "x", "--max-length", "2000"], "`max_length` is 2000, above the 1024 positions"),
         (["a.jsonl", "--output", "x", "--column", "body"], "no column 'body'"),
