@@ -27,11 +27,7 @@ def folder_of(name: str) -> Path:
 def find_bundled(name: str | None) -> str:
     """Return the folder of a bundled table for its name or None (English), and any other name as it is.
 
-    Args:
-        name: Folder or Hub name. If a folder has the name of a bundled table, the folder is meant.
-
-    Raises:
-        FileNotFoundError: The table is missing from the installed package.
+    A folder with the name of a bundled table takes precedence.
     """
     if name is not None and (name not in BUNDLED or Path(name).exists()):
         return name

@@ -134,18 +134,7 @@ def find_family(
     wte_key: str | None = None,
     wpe_key: str | None = None,
 ) -> Family:
-    """Return the row of a model, for the token table alone if `position_embedding_type` is `"none"`.
-
-    Args:
-        model_type: `model_type` of its configuration.
-        read: A function from a field of its configuration to the value, or None.
-        position_embedding_type: The requested type; None is the family's own.
-        wte_key: Name of the token table, if the caller gave it.
-        wpe_key: Name of the position table, if the caller gave it.
-
-    Raises:
-        ValueError: The family is unknown or has no absolute positions at its input.
-    """
+    """Return the row of a model; a ValueError says what an unknown or unsuitable family has instead."""
     if position_embedding_type not in (None, "learned", "sinusoidal", "none"):
         raise ValueError(
             "`position_embedding_type` must be 'learned', 'sinusoidal', 'none' or None (the source's own), got "
@@ -220,15 +209,7 @@ def find_keys(
 ) -> dict[str, str]:
     """Find the names of the tensors in a checkpoint, whatever their prefix.
 
-    Args:
-        names: All names in the checkpoint.
-        family: The row.
-        read: A function from a field of the source's configuration to the value, or None.
-        position_embedding_type: That of the model; `wpe` is only looked for if it is `"learned"`.
-        wte_key: Full name of the token table, if the caller gave it.
-        wpe_key: Full name of the position table, if the caller gave it.
-        in_memory: Whether the names are those of a model in memory, which has its token table even if it is tied. In a
-            file the tied head may be in its place.
+    A model in memory has its token table even if it is tied; in a file the tied head may be in its place.
 
     Returns:
         Names by the component's own: `wte.weight` and, if there are any, `wpe.weight` and `project_in.weight`.
@@ -303,11 +284,7 @@ def _name_some(names: Collection[str]) -> str:
 
 
 def component_fields(family: Family, read: ReadField, *, position_embedding_type: str | None = None) -> dict[str, Any]:
-    """Return a source's fields for `GPTEmbeddingsConfig`, without `vocab_size` and the ids of special tokens.
-
-    Raises:
-        ValueError: A size is missing or not a positive integer.
-    """
+    """Return a source's fields for `GPTEmbeddingsConfig`, without `vocab_size` and the ids of special tokens."""
     kind = position_embedding_type or family.position_embedding_type
     n_embd = read_size(read, "hidden_size")
     width = read("word_embed_proj_dim") if family.project_in is not None else None

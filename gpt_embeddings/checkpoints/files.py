@@ -52,13 +52,7 @@ class LocalFolder:
 
 
 class HubFolder:
-    """A model repository on the Hub, at one commit. Files in the cache are taken from there.
-
-    Args:
-        repo_id: Its name.
-        revision: Branch, tag or commit.
-        token: As everywhere in `huggingface_hub`: None is the token of the login.
-    """
+    """A model repository on the Hub, at one commit. Files in the cache are taken from there."""
 
     def __init__(self, repo_id: str, revision: str | None = None, token: str | bool | None = None) -> None:
         self.repo_id, self.revision, self.token = repo_id, revision, token
@@ -66,11 +60,7 @@ class HubFolder:
         self._sizes: dict[str, int | None] = {}
 
     def has(self, file: str) -> bool:
-        """Return whether the repository has a file.
-
-        Raises:
-            OSError: The repository cannot be reached; the message says what to do.
-        """
+        """Return whether the repository has a file; an OSError says why it cannot be reached and what to do."""
         if file in self._sizes:
             return True
         try:
@@ -98,12 +88,7 @@ class HubFolder:
         return Path(path) if isinstance(path, str) else None
 
     def download(self, file: str) -> Path:
-        """Return the path of a file in the cache, after downloading it if need be.
-
-        Raises:
-            FileNotFoundError: The repository has no such file.
-            OSError: It cannot be read.
-        """
+        """Return the path of a file in the cache, after downloading it if need be."""
         missing = FileNotFoundError(f"{self.name} has no file {file!r}.")
         if not self.has(file):
             raise missing
@@ -117,12 +102,7 @@ class HubFolder:
             raise _explain(self.name, error) from error
 
     def open_remote(self, file: str) -> tuple[BinaryIO, int]:
-        """Open a file of which only the bytes that are read are transferred, and return it with its size.
-
-        Raises:
-            FileNotFoundError: The repository has no such file.
-            OSError: It cannot be read.
-        """
+        """Open a file of which only the bytes that are read are transferred, and return it with its size."""
         if not self.has(file):
             raise FileNotFoundError(f"{self.name} has no file {file!r}.")
         try:
@@ -140,16 +120,7 @@ Folder = LocalFolder | HubFolder
 def open_folder(
     name_or_path: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
 ) -> Folder:
-    """Open a folder on disk or, if there is none, a repository on the Hub.
-
-    Args:
-        name_or_path: Path or Hub name.
-        revision: Branch, tag or commit of a Hub name.
-        token: Token for the Hub; None is the one of the login.
-
-    Raises:
-        NotADirectoryError: The path is a file.
-    """
+    """Open a folder on disk or, if there is none, a repository on the Hub."""
     path = Path(name_or_path)
     if path.is_file():
         raise NotADirectoryError(f"{str(path)!r} is a file; give the folder that contains it and its config.json.")
@@ -159,17 +130,7 @@ def open_folder(
 
 
 def read_json(folder: Folder, file: str, kind: type = dict) -> Any:
-    """Return the content of a JSON file.
-
-    Args:
-        folder: The folder that has it.
-        file: Its name.
-        kind: The expected type, `dict` (an object) or `list`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is too large, not JSON, or of another type.
-    """
+    """Return the content of a JSON file, an object or, with `kind=list`, a list."""
     path = folder.download(file)
     if not path.is_file():
         raise FileNotFoundError(f"{folder.name} has no file {file!r}.")

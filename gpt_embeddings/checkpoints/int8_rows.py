@@ -15,21 +15,15 @@ LARGEST = 127
 
 
 def quantize_rows(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round each row to 255 levels, symmetric about zero.
+    """Round each row of a finite table, `(n_rows, width)`, to 255 levels, symmetric about zero.
 
     >>> rows, scale = quantize_rows(torch.tensor([[0.5, -1.27], [0.0, 0.0]]))
     >>> rows.tolist(), [round(factor, 4) for factor in scale.tolist()]
     ([[50, -127], [0, 0]], [0.01, 0.0])
 
-    Args:
-        table: Table of shape `(n_rows, width)`, finite.
-
     Returns:
         Rows of the same shape, int8, and scales of shape `(n_rows,)`, float32; the error of their product is at most
         half a scale.
-
-    Raises:
-        ValueError: A value is not finite.
     """
     table = table.detach().float().cpu()
     largest = table.abs().amax(1)
@@ -41,18 +35,10 @@ def quantize_rows(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def save_int8(model: GPTEmbeddingsModel, folder: str | os.PathLike[str]) -> float:
-    """Save a model with its token table as int8 rows, and everything else as it is.
-
-    Args:
-        model: The model; it does not change.
-        folder: Where to; the files are those of `save_pretrained`.
+    """Save a model as `save_pretrained` does, but its token table as int8 rows; the model does not change.
 
     Returns:
         The largest error of an entry relative to the largest entry of its row; at most 1/254.
-
-    Raises:
-        TypeError: The model is not a `GPTEmbeddingsModel`; of a model with a head, save the `transformer`.
-        ValueError: The table has values that are not finite.
     """
     if not isinstance(model, GPTEmbeddingsModel):
         raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")

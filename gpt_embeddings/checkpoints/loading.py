@@ -61,9 +61,6 @@ def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsMo
         model_class: `GPTEmbeddingsForCausalLM` loads a saved model of ours with its head. GPTs and static models have
             only the input stage.
 
-    Returns:
-        The model, in evaluation mode.
-
     Raises:
         OSError: There is no such model.
         ValueError: It is broken, lacks weights, or has no input stage that could be extracted.
@@ -90,15 +87,12 @@ def load_model_and_tokenizer(
 def load_model_and_tokenizer(
     name: str | None = None, tokenizer: str | None = None, model_class: type[Any] = GPTEmbeddingsModel
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a model as [`load_model`] does, and its tokenizer.
+    """Load a model as [`load_model`] does, and its tokenizer, with the model's `n_positions` as `model_max_length`.
 
     Args:
         name: Folder or Hub name of the model; None is the bundled English table.
         tokenizer: Folder or Hub name of the tokenizer; None is the model's own or, if it has none, GPT-2's.
         model_class: As in [`load_model`].
-
-    Returns:
-        The model, in evaluation mode, and the tokenizer with the model's `n_positions` as its `model_max_length`.
 
     Raises:
         OSError: There is no such model or tokenizer.

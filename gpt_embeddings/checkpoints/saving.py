@@ -32,13 +32,9 @@ def save_model_and_tokenizer(
     tokenizer: PreTrainedTokenizerBase,
     metadata: Mapping[str, Any] | None = None,
 ) -> PreTrainedTokenizerBase:
-    """Write a model and its tokenizer into a folder.
+    """Write a model, with a head or without, and its tokenizer into a folder that exists.
 
-    Args:
-        folder: Where to; it exists.
-        model: The model, with a head or without.
-        tokenizer: The tokenizer that belongs to it; the object itself is not changed.
-        metadata: Metadata of the training run for `training_metadata.json`; a push puts it into the card.
+    `metadata` of a training run goes into `training_metadata.json`, which a push puts into the card.
 
     Returns:
         The tokenizer as it was saved: with the model's `n_positions` as its `model_max_length`.
@@ -99,18 +95,11 @@ def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int, folder: Path) -> PreTrainedTokenizerBase:
     """Write a tokenizer, without truncation and padding, so that each version of transformers gives the same ids.
 
-    It is saved under the general class `PreTrainedTokenizerFast`, which reads `tokenizer.json` as it is:
-    transformers 5 builds other classes, such as `GPT2Tokenizer`, from vocabulary and merges alone and loses a
-    normalizer. With a class in `tokenizer_config.json` transformers 4 does not look at `config.json`, where it would
-    find that the model needs remote code and ask for consent; 5.0 to 5.24 always look there.
-
-    Args:
-        tokenizer: The tokenizer; the object itself is not changed.
-        n_positions: Its `model_max_length`.
-        folder: Where to; it exists.
-
-    Returns:
-        The tokenizer as it was saved.
+    It is saved under the general class `PreTrainedTokenizerFast`, which reads `tokenizer.json` as it is: transformers
+    5 builds other classes, such as `GPT2Tokenizer`, from vocabulary and merges alone and loses a normalizer. With a
+    class in `tokenizer_config.json` transformers 4 does not look at `config.json`, where it would find that the model
+    needs remote code and ask for consent; 5.0 to 5.24 always look there. The object itself is not changed; the saved
+    one is returned.
     """
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.is_fast:

@@ -60,13 +60,7 @@ class NoRangesError(OSError):
 
 
 def open_checkpoint(folder: Folder) -> Checkpoint:
-    """Open the checkpoint of a folder, the safer and faster formats first.
-
-    Raises:
-        FileNotFoundError: There is none.
-        OSError: The folder cannot be read.
-        ValueError: The checkpoint is broken.
-    """
+    """Open the checkpoint of a folder, the safer and faster formats first."""
     for file in FILES:
         if folder.has(file):
             return _open_sharded(folder, file) if file.endswith(".json") else open_file(folder, file)
@@ -74,12 +68,7 @@ def open_checkpoint(folder: Folder) -> Checkpoint:
 
 
 def open_file(folder: Folder, file: str) -> Checkpoint:
-    """Open one file of tensors: safetensors by its suffix, else a file of `torch.save`.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is broken, or does not hold tensors by name.
-    """
+    """Open one file of tensors: safetensors by its suffix, else a file of `torch.save`."""
     if not file.endswith(".safetensors"):
         return open_dict(_load_bin(folder.download(file)), f"{folder.name}, {file}", copy=False)
     if isinstance(folder, HubFolder) and folder.local_path(file) is None:
@@ -100,13 +89,7 @@ def open_file(folder: Folder, file: str) -> Checkpoint:
 
 
 def open_dict(tensors: Mapping[str, Any], name: str, *, copy: bool) -> Checkpoint:
-    """Make a checkpoint of tensors in memory.
-
-    Args:
-        tensors: The tensors by name.
-        name: What to call them in errors.
-        copy: Whether reading a tensor copies it.
-    """
+    """Make a checkpoint of tensors in memory, which are copied when they are read if `copy` is set."""
 
     def find(key: str) -> StoredTensor:
         tensor = tensors[key]

@@ -57,15 +57,7 @@ class ParsedCard:
 
 
 def parse_card(text: str, kind: type[RepoCard] = ModelCard) -> ParsedCard:
-    """Split a card into metadata and body.
-
-    Args:
-        text: The whole README.md.
-        kind: The class that checks the metadata.
-
-    Raises:
-        ValueError: The metadata block is not a YAML mapping.
-    """
+    """Split a card into metadata, checked by the class `kind`, and body."""
     try:
         card = kind(text)
     except (YAMLError, ValueError, TypeError) as error:
@@ -77,15 +69,7 @@ def parse_card(text: str, kind: type[RepoCard] = ModelCard) -> ParsedCard:
 
 
 def read_card(path: Path, kind: type[RepoCard] = ModelCard) -> ParsedCard | None:
-    """Return the card in a file, or None if there is no file.
-
-    Args:
-        path: The file.
-        kind: The class that checks the metadata.
-
-    Raises:
-        ValueError: It is not UTF-8, or its metadata block is not a YAML mapping.
-    """
+    """Return the card in a file, or None if there is no file."""
     try:
         return parse_card(path.read_bytes().decode("utf-8"), kind) if path.is_file() else None
     except UnicodeDecodeError as error:
@@ -95,12 +79,8 @@ def read_card(path: Path, kind: type[RepoCard] = ModelCard) -> ParsedCard | None
 def choose_card(local: ParsedCard | None, remote: ParsedCard | None, remote_name: str) -> ParsedCard | None:
     """Return the card to keep: the folder's if the user wrote something into it, else the Hub's.
 
-    Metadata that the kept card lacks is taken from the other one.
-
-    Args:
-        local: The card of the folder that is pushed.
-        remote: The card on the Hub.
-        remote_name: Where the card on the Hub stays available; part of a warning if it is replaced.
+    Metadata that the kept card lacks is taken from the other one. If text on the Hub is replaced, a warning says where
+    it stays available (`remote_name`).
     """
     if local is None or remote is None:
         return remote or local
@@ -122,15 +102,7 @@ def write_model_card(
 ) -> str:
     """Write the card of a model: a new one, or `base` with our section and missing metadata.
 
-    Args:
-        model: The model as it is saved.
-        tokenizer: The tokenizer that is saved with it.
-        repo_id: The name in the examples: a Hub name or a folder.
-        metadata: Licence and provenance.
-        base: The card to keep.
-
-    Returns:
-        README.md; the same arguments always give the same text.
+    The examples in it load `repo_id`, a Hub name or a folder. The same arguments always give the same text.
     """
     stated = {"license": metadata.license, "base_model": metadata.base_model, "datasets": metadata.datasets}
     defaults = ModelCardData(
@@ -157,9 +129,7 @@ def write_model_card(
 def write_dataset_card(base: ParsedCard | None, **values: Any) -> str:
     """Write the card of a dataset of vectors, with our section, which names the model and its revision.
 
-    Args:
-        base: The card to keep.
-        values: `repo_id`, `split`, `column` and `n_embd` of the vectors, `model_id` and `model_revision`.
+    Values are `repo_id`, `split`, `column` and `n_embd` of the vectors, `model_id` and `model_revision`.
     """
     fields = _complete(base, {}, {"tags": ["gpt-embeddings", "embeddings"]})
     template = _template("dataset_card.md")

@@ -190,17 +190,7 @@ def _push_dataset(
 
 
 def check_push(repo_id: str, *, token: str | None = None) -> None:
-    """Check name, token and connection, before the work that is to be published is done.
-
-    Args:
-        repo_id: `"user/name"`, or `"name"` in the namespace of the token's user.
-        token: An access token; None is `HF_TOKEN` or the one stored by `hf auth login`.
-
-    Raises:
-        HfHubHTTPError: The Hub does not accept the token.
-        LocalTokenNotFoundError: There is no token.
-        ValueError: The name is not valid.
-    """
+    """Check name, token and connection, before the work that is to be published is done."""
     validate_repo_id(repo_id)
     with _advice(repo_id):
         _api(token).whoami()

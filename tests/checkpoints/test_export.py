@@ -11,12 +11,14 @@ import torch
 from hub_client import WITHOUT_PACKAGE
 from model2vec import StaticModel
 from sentence_transformers import SentenceTransformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from gpt_embeddings import Embedder, export_model, from_static
+from gpt_embeddings import Embedder, export_model, from_static, load_tokenizer
+from gpt_embeddings.checkpoints.bundled import BUNDLED
 from gpt_embeddings.checkpoints.export import SAMPLES
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
@@ -60,14 +62,10 @@ def words(**post_processor):
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]")
 
 
-@pytest.fixture
-def canonical_tokenizer(gpt2_tokenizer):
+@pytest.fixture(scope="module")
+def canonical_tokenizer():
     """GPT-2's tokenizer after lower case and a leading space."""
-    backend = Tokenizer.from_str(gpt2_tokenizer.backend_tokenizer.to_str())
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    names = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "unk", "pad")}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    return load_tokenizer(canonical=True)
 
 
 @pytest.mark.parametrize("format", ["static", "model2vec"])
@@ -107,6 +105,18 @@ def test_a_normalizer_and_a_position_table_of_zeros(format, canonical_tokenizer,
     plain = [i for i, text in enumerate(TEXTS) if "<|" not in text]  # a saved model takes it for a special token there
     found = in_sentence_transformers(tmp_path / "saved", [TEXTS[i] for i in plain])
     np.testing.assert_allclose(found, expected[plain], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_tables(name, tmp_path):
+    """With their canonical form of texts; `drop_positions` as long as a table has some."""
+    model, tokenizer = load_model_and_tokenizer(name)
+    export_model(model, tokenizer, tmp_path, "static", drop_positions=True)
+    if model.wpe is not None:
+        torch.nn.init.zeros_(model.wpe.weight)
+    expected = Embedder(model, tokenizer).encode(TEXTS)
+    for library in (in_sentence_transformers, in_model2vec):
+        np.testing.assert_allclose(library(tmp_path), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "weighted"])

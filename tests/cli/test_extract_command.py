@@ -1,15 +1,13 @@
 """`gpt-embeddings extract` as a user runs it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import hub_server
 import numpy as np
 import pytest
 import torch
-from checkpoints_server import COMMIT, RangeServer
+from hub_client import ROOT, USERS, Client, check_no_token
+from huggingface_hub import HfApi
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import AutoModel, AutoTokenizer, CTRLConfig, CTRLModel, GPT2Config, GPT2LMHeadModel
@@ -20,9 +18,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 pytestmark = pytest.mark.slow  # each starts a command
-
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments):
@@ -147,28 +142,22 @@ def test_a_static_model_and_a_file(gpt, gpt2_tokenizer, tmp_path):
     assert torch.equal(table, state["model"]["wte.weight"])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of huggingface_hub's use of its HTTP client
 def test_from_a_hub(gpt, tmp_path):
-    """In a process of its own, as the address of the Hub is read once."""
-    with RangeServer({"alice/gpt": gpt}) as server:
-        server.token = "hf_secret"
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": server.url,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_TOKEN": "hf_secret",
-            "NO_PROXY": "127.0.0.1",
-            "PYTHONPATH": str(ROOT),
-        }
+    """In a process of its own, with a private checkpoint."""
+    with hub_server.running(tmp_path / "server", USERS) as (hub, url):
+        client = Client(hub, url, tmp_path)
+        with client.in_this_process():
+            HfApi().create_repo("alice/gpt", private=True)
+            HfApi().upload_folder(repo_id="alice/gpt", folder_path=gpt)
+        hub.asked.clear()
         command = ["-c", "from gpt_embeddings_cli import app; app()", "extract", "alice/gpt"]
-        command += ["--output", str(tmp_path / "out")]
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "hf_secret" not in done.stdout + done.stderr
-        content = [entry for entry in server.log if entry["content"]]
-        assert content and all(entry["range"] and entry["auth"] is None for entry in content)
-        assert any(COMMIT in entry["line"] for entry in server.log)
+        with client.started([*command, "--output", str(tmp_path / "out")], "alice") as process:
+            stdout, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        check_no_token(stdout + stderr, "the output")
+        content = [asked for asked in hub.asked if asked.origin == "cdn"]
+        assert content and all(asked.range and not asked.with_token for asked in content)
     source = AutoModel.from_pretrained(gpt)
     model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
     assert torch.equal(model.wte.weight, source.wte.weight)

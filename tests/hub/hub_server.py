@@ -61,7 +61,7 @@ class Refusal(Exception):
 
 @dataclass
 class Fault:
-    """What goes wrong: a status, a connection `"cut"` at once, or a stop (in seconds) before the answer."""
+    """What goes wrong: a status, a stop (in seconds) before the answer, or on "BODY /path" half an answer."""
 
     pattern: str  # regular expression on "METHOD /path"
     what: int | float | str
@@ -180,6 +180,7 @@ class Hub:
         self.asked: list[Asked] = []
         self.faults: list[Fault] = []
         self.hub_port = self.cdn_port = 0
+        self.ranges = True  # whether the second origin answers range requests
 
     def fault(self, pattern: str, what: int | float | str, times: int = 1) -> None:
         """Let the next `times` requests that match go wrong."""
@@ -360,6 +361,8 @@ class Hub:
         if request.method != "PUT":
             if self._next_fault(f"BODY {request.url.path}"):
                 return self._half_of(self.objects / oid)
+            if not self.ranges:
+                return Response((self.objects / oid).read_bytes(), headers={"ETag": f'"{oid}"'})
             return FileResponse(self.objects / oid, headers={"ETag": f'"{oid}"'}, media_type="binary/octet-stream")
         handle, partial = tempfile.mkstemp(dir=self.root)
         try:
@@ -502,8 +505,6 @@ class Hub:
 
         try:
             what = self._next_fault(line)
-            if what == "cut":
-                return  # uvicorn closes a connection that got no answer
             if isinstance(what, float):
                 await request.body()  # first, since looking for a disconnect would swallow it
                 held_until = time.monotonic() + what
