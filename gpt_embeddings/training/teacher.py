@@ -180,10 +180,9 @@ def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLi
     blocks = [order[i : i + BLOCK_TEXTS] for i in range(0, len(order), BLOCK_TEXTS)]
     paths = [folder / f"{_digest(texts, rows)}.npy" for rows in blocks]
     missing = [(rows, path) for rows, path in zip(blocks, paths, strict=True) if not path.is_file()]
-    left = sum(int(lengths[rows].sum()) for rows, _ in missing)
+    total, left = int(lengths.sum()), sum(int(lengths[rows].sum()) for rows, _ in missing)
     unit = "character" if teacher.tokenizer is None else "token"
-    with Bar(total=int(lengths.sum()), desc="Teacher", unit=unit, unit_scale=True) as bar:
-        bar.update(bar.total - left)
+    with Bar(total=total, initial=total - left, desc="Teacher", unit=unit, unit_scale=True) as bar:
         for i, (rows, path) in enumerate(missing):
             start = time.perf_counter()
             _save(_encode_block(teacher, [texts[i] for i in rows], lengths[rows], bar), path)

@@ -124,25 +124,6 @@ def test_pairs_are_found(kind, gpt2_tokenizer, tmp_path):
     assert torch.equal(loaded.wte.weight[untouched], make_model(position_embedding_type=kind).wte.weight[untouched])
 
 
-@pytest.mark.slow
-def test_a_run_that_is_stopped_ends_with_the_same_bytes(gpt2_tokenizer, tmp_path, monkeypatch):
-    train(make_model(), gpt2_tokenizer, tmp_path / "whole")
-    save = RunFolder.save_state
-
-    def save_and_stop(self, step, state):
-        save(self, step, state)
-        if step in (30, 90):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "save_state", save_and_stop)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            train(make_model(), gpt2_tokenizer, tmp_path / "out")
-    train(make_model(), gpt2_tokenizer, tmp_path / "out")
-    for name in ("model.safetensors", "training_metadata.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
 def test_other_pairs_do_not_continue_a_run(gpt2_tokenizer, tmp_path, monkeypatch):
     """As many pairs of the same name, but one of them edited."""
 
