@@ -1,4 +1,5 @@
-"""Training: the tables learned, from text, from a teacher or from pairs, in runs that can be killed.
+"""Training: tables learned from text, from a teacher or from pairs, in runs that can be killed and resumed.
 
-Read `runs`, `row_adam`, `pooled_loop`, `bigrams`, `clm`, `teacher`, `distillation`, `contrastive`, `token_weights`.
+Read `options`, `runs`, `row_adam`, `pooled_loop`, `bigrams`, `clm`, `teacher`, `distillation`, `contrastive`,
+`token_weights`.
 """

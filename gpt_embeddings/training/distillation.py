@@ -339,8 +339,9 @@ def _initial_model(
         position_embedding_type=options.positions,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(options.seed)
-    model = GPTEmbeddingsModel(config).eval()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(options.seed)
+        model = GPTEmbeddingsModel(config).eval()
     with torch.no_grad():
         if n := len(texts.tokens):
             projection = principal_directions(vectors[n + texts.n_held_out :] if bags else vectors, options.n_embd)
@@ -372,11 +373,11 @@ def _fit(
         theirs = torch.from_numpy(vectors[rows].astype(np.float32))  # (batch, width of the teacher)
         return matryoshka_loss(model.embed_bags(*augmented[drawn].take(rows)), theirs, projection, similarity_weight)
 
+    initial = model.wte.weight.detach().clone()
     fit_pooled(model, len(bags) - n_held_out, loss, options, run, "Distilling")
-    if options.init == "random":  # what no text has is not trained: zeros leave a mean its direction, noise does not
-        seen = np.concatenate([form.input_ids for form in augmented])
+    if options.init == "random":  # in rows that no step has changed, zeros leave a mean its direction, noise does not
         with torch.no_grad():
-            model.wte.weight[np.bincount(seen, minlength=model.config.vocab_size) == 0] = 0
+            model.wte.weight[(model.wte.weight == initial).all(1)] = 0
     if options.positions == "learned":
         fill_rare_positions(model)
 

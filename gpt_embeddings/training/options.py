@@ -78,7 +78,7 @@ class DistilOptions(TrainingOptions):
     init: Literal["teacher", "random"] = _option(
         "teacher",
         "Rows at the start: the teacher's vector of each token, for which it reads the whole vocabulary, or random "
-        "numbers; then tokens that do not occur in the texts end as zeros.",
+        "numbers; then tokens that no step trains end as zeros.",
     )
     positions: Literal["none", "learned"] = _option(
         "none", "Learn rows for positions too, or have none, so that every static format can hold the model."
