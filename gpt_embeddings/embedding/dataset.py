@@ -10,13 +10,15 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,6 +58,8 @@ VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
 TEXT_BYTES_PER_TOKEN = 4  # English with GPT-2's vocabulary
 CALIBRATION_ROWS = 10_000
+
+_of_worker: dict[str, Any] = {}  # of a worker process: its dataset, embedder and shards
 
 
 def embed_dataset(
@@ -469,64 +473,49 @@ def _write_in_processes(
 ) -> None:
     # A forked child has everything at once, also the tokenizer's backend, which the parent makes here.
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
-    context: Any = multiprocessing.get_context("fork" if forks else None)
+    context = multiprocessing.get_context("fork" if forks else None)
     prepare(embedder.tokenizer)
     embedder.extend(pa.table({embedder.column: ["."]}))
-    workers, ends = [], []
-    for rank in range(min(num_proc, len(todo))):
-        end, other = context.Pipe(duplex=False)
-        arguments = (dataset, embedder, shards, todo[rank::num_proc], other, os.getpid())
-        workers.append(context.Process(target=_work, args=arguments, daemon=True))
-        ends.append(end)
-        workers[-1].start()
-        other.close()
+    arguments = (dataset, embedder, shards, os.getpid())
+    pool = ProcessPoolExecutor(min(num_proc, len(todo)), context, _start_worker, arguments)
     try:
-        while ends:
-            for end in [end for end in ends if end in multiprocessing.connection.wait(ends)]:
-                try:
-                    message = end.recv()
-                except EOFError:
-                    ends.remove(end)
-                    continue
-                if isinstance(message, Exception):
-                    raise message
-                progress.add(message)
-        for worker in workers:
-            worker.join()
-            if worker.exitcode:
-                raise ChildProcessError(
-                    f"A worker process ended with exit code {worker.exitcode} (out of memory, or killed). Finished "
-                    "shards are kept: start again to continue."
-                )
+        for future in as_completed([pool.submit(_write_shard, *task) for task in todo]):
+            progress.add(future.result())
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "A worker process has ended (out of memory, or killed). Finished shards are kept: start again to continue."
+        ) from error
     finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
+        pool.shutdown(cancel_futures=True)
 
 
-def _work(
-    dataset: Dataset, embedder: Embedder, shards: Shards, todo: list[tuple[int, int, int]], end: Any, parent: int
-) -> None:
-    """Embed shards in a worker process, and send the counts of each batch to its parent."""
+def _start_worker(dataset: Dataset, embedder: Embedder, shards: Shards, parent: int) -> None:
+    """Keep what all tasks of a worker process need, and end it when its parent is killed, as a pool does not."""
 
-    def embed(start: int, stop: int) -> Iterator[pa.Table]:
-        for table in _slices(dataset, embedder, start, stop):
-            if os.getppid() != parent:  # it was killed
-                raise SystemExit(1)
-            extended, counts = embedder.extend(table, first_row=start)
-            end.send(counts)
-            start += table.num_rows
-            yield extended
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all processes get Ctrl-C; the parent reports it
-    try:
-        with torch_threads(1):
-            for i, start, stop in todo:
-                shards.write(i, embed(start, stop))
-    except Exception as error:
-        end.send(error)
-    finally:
-        end.close()
+    torch.set_num_threads(1)
+    threading.Thread(target=watch, daemon=True).start()
+    _of_worker.update(dataset=dataset, embedder=embedder, shards=shards)
+
+
+def _write_shard(index: int, start: int, stop: int) -> Counts:
+    """Write a shard in a worker process, and return the counts of its texts."""
+    counts, embedder, first = Counts(), _of_worker["embedder"], start
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal counts, first
+        for table in _slices(_of_worker["dataset"], embedder, start, stop):
+            extended, found = embedder.extend(table, first_row=first)
+            counts, first = counts.plus(found), first + table.num_rows
+            yield extended
+
+    _of_worker["shards"].write(index, tables())
+    return counts
 
 
 def _embed_tables(

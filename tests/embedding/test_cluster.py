@@ -107,6 +107,10 @@ def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
     table = pq.read_table(tmp_path / "out").sort_by("id")
     assert table["id"].to_pylist() == sorted(dataset["id"])
     assert read_provenance(tmp_path / "out").model == saved
+    options = {"n_actors": 1, "drop_empty": True, "progress": (progress := Progress(hidden=True))}
+    assert embed_on_cluster(dataset, tmp_path / "kept", saved, saved, **options) == 250 - nulls - blank
+    assert progress.counts.dropped == nulls + blank and progress.counts.documents == 250 - nulls - blank
+    assert sorted(pq.read_table(tmp_path / "kept")["text"].to_pylist()) == sorted(filter(None, dataset["text"]))
     expected = Embedder(GPTEmbeddingsModel.from_pretrained(saved), load_tokenizer(saved))
     found = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
     assert np.array_equal(found, expected.encode(table["text"].to_pylist()))
