@@ -111,25 +111,19 @@ def distil(
             write_json(asdict(_choose(dataset, column, tokenizer, loaded.tokenizer, options)), file)
         texts = _Texts(**json.loads(file.read_text(encoding="utf-8")))
         Bar.write(texts.announcement(), file=sys.stderr)
-        vectors = encode_texts(loaded, texts.all, run.folder / "teacher")
-        n_tokens = len(texts.tokens) if texts.learned else 0
-        anisotropic = mean_cosine(vectors[n_tokens:]) > ANISOTROPIC
-        targets = center(vectors, n_tokens) if anisotropic else vectors
-        bags = Bags.of(texts.learned, tokenizer, _limit(tokenizer))
-        model = _initial_model(texts, targets, bags, tokenizer, options)
-        evaluation = _Evaluation(texts, vectors, bags, tokenizer)
+        student = _Student(texts, encode_texts(loaded, texts.all, run.folder / "teacher"), tokenizer, options)
+        results = student.evaluate()
+        if texts.learned:
+            student.fit(run)
+            trained = student.evaluate()
+            results = {name: f"{results[name]} at the start, {trained[name]} trained" for name in trained}
         metadata = {
             **_describe(texts, options, data_name),
-            "Teacher": f"{loaded.name}, {width} dimensions{', centred' if anisotropic else ''}",
+            "Teacher": f"{loaded.name}, {width} dimensions{', centred' if student.anisotropic else ''}",
+            **results,
+            "Versions": versions(*[loaded.package] if loaded.package else []),
         }
-        results = evaluation.results(model)
-        if texts.learned:
-            weight = ANISOTROPIC_SIMILARITY_WEIGHT if anisotropic else SIMILARITY_WEIGHT
-            _fit(model, texts, tokenizer, bags, targets[n_tokens:], weight, options, run)
-            after = evaluation.results(model)
-            results = {name: f"{results[name]} at the start, {after[name]} trained" for name in after}
-        metadata |= {**results, "Versions": versions(*[loaded.package] if loaded.package else [])}
-        run.save(model, tokenizer, metadata)
+        run.save(student.model, tokenizer, metadata)
     return metadata
 
 
@@ -182,40 +176,83 @@ class _Texts:
         )
 
 
-class _Evaluation:
-    """The evaluation before and after: held-out pairs, and the nearest words of some frequent ones."""
+class _Student:
+    """The table, with the texts and the teacher's vectors that it learns from."""
 
-    def __init__(self, texts: _Texts, vectors: Vectors, bags: Bags, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.pairs = None
-        if texts.n_held_out:
-            first = len(texts.tokens)
-            self.pairs = similar_pairs(vectors[first : first + texts.n_held_out])
-            self.held_out = bags.take(np.arange(texts.n_held_out))
-        self.tokenizer, self.vocabulary = tokenizer, whole_words(tokenizer)
-        counts = _counts(bags, tokenizer)
-        if counts is None:
-            counts = np.arange(vocabulary_rows(tokenizer), 0, -1)  # vocabularies are roughly sorted by frequency
-        known = sorted((-counts[i], word) for word, i in self.vocabulary.items() if len(word) > 3 and counts[i])
-        self.words = [known[rank][1] for rank in SHOWN_RANKS if rank < len(known)]
+    def __init__(
+        self, texts: _Texts, vectors: Vectors, tokenizer: PreTrainedTokenizerBase, options: DistilOptions
+    ) -> None:
+        self.texts, self.tokenizer, self.options = texts, tokenizer, options
+        self.limit = min(tokenizer.model_max_length, MAX_N_POSITIONS)  # a huge number where it has no limit
+        self.bags = Bags.of(texts.learned, tokenizer, self.limit)
+        self.pairs = similar_pairs(vectors[len(texts.tokens) :][: texts.n_held_out]) if texts.n_held_out else None
+        first = len(texts.tokens) if texts.learned else 0
+        self.anisotropic = mean_cosine(vectors[first:]) > ANISOTROPIC
+        vectors = center(vectors, first) if self.anisotropic else vectors
+        self.vectors = vectors[first:]  # of the texts, or of the tokens if there is none
+        self.projection = principal_directions(self.vectors[texts.n_held_out :], options.n_embd)
+        rows = vocabulary_rows(tokenizer)
+        self.counts = np.bincount(self.bags.input_ids, minlength=rows) if texts.learned else None
+        config = GPTEmbeddingsConfig(
+            vocab_size=rows,
+            n_positions=self.limit,
+            n_embd=options.n_embd,
+            embd_pdrop=0.0,
+            position_embedding_type=options.positions,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng([]), torch.no_grad():
+            torch.manual_seed(options.seed)
+            self.model = GPTEmbeddingsModel(config).eval()
+            if texts.tokens:
+                self.model.wte.weight.copy_(initial_rows(texts.tokens, vectors[:rows], self.counts, self.projection))
+            if options.positions == "learned":
+                self.model.get_parameter("wpe.weight").zero_()
+
+    def fit(self, run: RunFolder) -> None:
+        model, n_held_out = self.model, self.texts.n_held_out
+        weight = ANISOTROPIC_SIMILARITY_WEIGHT if self.anisotropic else SIMILARITY_WEIGHT
+        _, *others = augmentations(self.texts.learned)
+        augmented = [self.bags, *(Bags.of(other, self.tokenizer, self.limit) for other in others)]
+
+        def loss(rows: Rows, step: int) -> torch.Tensor:
+            rows = rows + n_held_out
+            random = np.random.default_rng([self.options.seed, step])
+            bags = augmented[random.choice(len(augmented), p=AUGMENTATION_PROBABILITIES)]
+            theirs = torch.from_numpy(self.vectors[rows].astype(np.float32))  # (batch, width of the teacher)
+            return matryoshka_loss(model.embed_bags(*bags.take(rows)), theirs, self.projection, weight)
+
+        initial = model.wte.weight.detach().clone()
+        fit_pooled(model, len(self.bags) - n_held_out, loss, self.options, run, "Distilling")
+        if self.options.init == "random":  # zeros in rows that no step has changed leave a mean its direction
+            with torch.no_grad():
+                model.wte.weight[(model.wte.weight == initial).all(1)] = 0
+        if self.options.positions == "learned":
+            fill_rare_positions(model)
 
     @torch.no_grad()
-    def results(self, model: GPTEmbeddingsModel) -> dict[str, str]:
-        index, ids = Neighbours(model, self.tokenizer, self.vocabulary.values()), self.vocabulary
-        nearest = [
-            [near.piece.lstrip("␣") for near in index.nearest(index.table[ids[word]], 5, [ids[word]])]
-            for word in self.words
-        ]
-        words = {f"Nearest to {word!r}": ", ".join(found) for word, found in zip(self.words, nearest, strict=True)}
-        if self.pairs is None:
-            return words
-        first, second, cosines = self.pairs
-        vectors = model.embed_bags(*self.held_out)
-        widths, found = _widths(model.config.n_embd), []
-        for width in widths:
-            ours = F.normalize(vectors[:, :width], dim=1).numpy()
-            found.append(f"{spearman((ours[first] * ours[second]).sum(1), cosines):.3f}")
-        truncated = f" ({', '.join(found[1:])} by the first {', '.join(map(str, widths[1:]))})" if found[1:] else ""
-        return {"Spearman correlation with the teacher on held-out pairs": found[0] + truncated, **words}
+    def evaluate(self) -> dict[str, str]:
+        """Compare held-out pairs with the teacher, and find the nearest words of some frequent ones."""
+        ids = whole_words(self.tokenizer)
+        counts = self.counts
+        if counts is None:
+            counts = np.arange(self.model.config.vocab_size, 0, -1)  # vocabularies are roughly sorted by frequency
+        known = sorted((-counts[i], word) for word, i in ids.items() if len(word) > 3 and counts[i])
+        words = [known[rank][1] for rank in SHOWN_RANKS if rank < len(known)]
+        index, results = Neighbours(self.model, self.tokenizer, ids.values()), {}
+        if self.pairs is not None:
+            first, second, cosines = self.pairs
+            vectors = self.model.embed_bags(*self.bags.take(np.arange(self.texts.n_held_out)))
+            widths, found = _widths(self.options.n_embd), []
+            for width in widths:
+                ours = F.normalize(vectors[:, :width], dim=1).numpy()
+                found.append(f"{spearman((ours[first] * ours[second]).sum(1), cosines):.3f}")
+            more = f" ({', '.join(found[1:])} by the first {', '.join(map(str, widths[1:]))})" if found[1:] else ""
+            results["Spearman correlation with the teacher on held-out pairs"] = found[0] + more
+        for word in words:
+            nearest = index.nearest(index.table[ids[word]], 5, [ids[word]])
+            results[f"Nearest to {word!r}"] = ", ".join(near.piece.lstrip("␣") for near in nearest)
+        return results
 
 
 def mean_cosine(vectors: Vectors) -> float:
@@ -328,60 +365,6 @@ def _widths(n_embd: int) -> list[int]:
     return matryoshka_dims(n_embd)[: len(WIDTH_WEIGHTS)]
 
 
-def _initial_model(
-    texts: _Texts, vectors: Vectors, bags: Bags, tokenizer: PreTrainedTokenizerBase, options: DistilOptions
-) -> GPTEmbeddingsModel:
-    config = GPTEmbeddingsConfig(
-        vocab_size=vocabulary_rows(tokenizer),
-        n_positions=_limit(tokenizer),
-        n_embd=options.n_embd,
-        embd_pdrop=0.0,
-        position_embedding_type=options.positions,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng([]):
-        torch.manual_seed(options.seed)
-        model = GPTEmbeddingsModel(config).eval()
-    with torch.no_grad():
-        if n := len(texts.tokens):
-            projection = principal_directions(vectors[n + texts.n_held_out :] if bags else vectors, options.n_embd)
-            rows = initial_rows(texts.tokens, vectors[:n], _counts(bags, tokenizer), projection)
-            model.wte.weight.copy_(rows)
-        if options.positions == "learned":
-            model.get_parameter("wpe.weight").zero_()
-    return model
-
-
-def _fit(
-    model: GPTEmbeddingsModel,
-    texts: _Texts,
-    tokenizer: PreTrainedTokenizerBase,
-    bags: Bags,
-    vectors: Vectors,
-    similarity_weight: float,
-    options: DistilOptions,
-    run: RunFolder,
-) -> None:
-    n_held_out = texts.n_held_out
-    projection = principal_directions(vectors[n_held_out:], options.n_embd)
-    _, *others = augmentations(texts.learned)
-    augmented = [bags, *(Bags.of(other, tokenizer, _limit(tokenizer)) for other in others)]
-
-    def loss(rows: Rows, step: int) -> torch.Tensor:
-        rows = rows + n_held_out
-        drawn = np.random.default_rng([options.seed, step]).choice(len(augmented), p=AUGMENTATION_PROBABILITIES)
-        theirs = torch.from_numpy(vectors[rows].astype(np.float32))  # (batch, width of the teacher)
-        return matryoshka_loss(model.embed_bags(*augmented[drawn].take(rows)), theirs, projection, similarity_weight)
-
-    initial = model.wte.weight.detach().clone()
-    fit_pooled(model, len(bags) - n_held_out, loss, options, run, "Distilling")
-    if options.init == "random":  # in rows that no step has changed, zeros leave a mean its direction, noise does not
-        with torch.no_grad():
-            model.wte.weight[(model.wte.weight == initial).all(1)] = 0
-    if options.positions == "learned":
-        fill_rare_positions(model)
-
-
 def _choose(
     dataset: Dataset | IterableDataset | None,
     column: str,
@@ -416,15 +399,6 @@ def _describe(texts: _Texts, options: DistilOptions, data_name: str) -> dict[str
         "Data": f"{data_name}; {n_sentences:,} sentences and {len(texts.phrases):,} phrases of random words",
         **describe_steps(options, "RowAdam"),
     }
-
-
-def _counts(bags: Bags, tokenizer: PreTrainedTokenizerBase) -> Rows | None:
-    """Return how often each token occurs in the texts; None without texts."""
-    return np.bincount(bags.input_ids, minlength=vocabulary_rows(tokenizer)) if bags else None
-
-
-def _limit(tokenizer: PreTrainedTokenizerBase) -> int:
-    return min(tokenizer.model_max_length, MAX_N_POSITIONS)  # a huge number where it has no limit
 
 
 def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
