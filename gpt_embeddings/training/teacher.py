@@ -11,9 +11,9 @@ Left out: what is learned from the vectors (`gpt_embeddings.training.distillatio
 """
 
 import hashlib
-import importlib
 import math
 import os
+import pkgutil
 import re
 import sys
 import time
@@ -241,13 +241,10 @@ def _save(vectors: Vectors, path: Path) -> None:
 
 
 def _import_function(name: str) -> Encode:
-    module, attributes = name.split(":", 1)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own module is there, and may import others later
     try:
-        found = importlib.import_module(module)
-        for attribute in attributes.split("."):
-            found = getattr(found, attribute)
+        found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError) as error:
         raise OSError(
             f"The teacher {name!r} could not be imported: {error}. Give 'package.module:function', or the folder or "
@@ -290,15 +287,20 @@ def _load_model(name: str) -> Any:
 def _of_model(model: Any, name: str) -> Teacher:
     """Wrap a SentenceTransformer."""
     on_cpu = model.device.type == "cpu"
-    batch_size = BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS
-    tokenizer = model.tokenizer  # a static model has a tokenizer of `tokenizers`
-    if isinstance(tokenizer, Tokenizer):
+    tokenizer = getattr(model, "tokenizer", None)
+    if isinstance(tokenizer, Tokenizer):  # a static model's
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    call = partial(model.encode, batch_size=BLOCK_TEXTS, show_progress_bar=False)  # what is passed is one batch
-    return Teacher(call, name, "sentence-transformers", tokenizer, on_cpu=on_cpu, batch_size=batch_size)
+    return Teacher(
+        partial(model.encode, batch_size=BLOCK_TEXTS, show_progress_bar=False),  # what is passed is one batch
+        name,
+        "sentence-transformers",
+        tokenizer if getattr(tokenizer, "is_fast", False) else None,
+        on_cpu=on_cpu,
+        batch_size=BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS,
+    )
 
 
 def _has_bfloat16() -> bool:
     """Whether the CPU computes in bfloat16, which is otherwise slower than float32."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
