@@ -247,7 +247,7 @@ def _make_config(
     known = component_fields(family, read, position_embedding_type=kind)
     sizes = ("dtype", "n_embd", "n_positions", "position_embedding_type", "vocab_size", "word_embed_proj_dim")
     for field in fields:
-        if field in sizes or field not in GPTEmbeddingsConfig.__dataclass_fields__:
+        if field in sizes or field not in vars(GPTEmbeddingsConfig()):
             raise ValueError(
                 f"`{field}` cannot be set here: "
                 + ("it is taken from the source." if field in sizes else "the configuration has no such field.")

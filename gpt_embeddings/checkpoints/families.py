@@ -7,7 +7,7 @@ out: reading files (`tensors`) and building models (`conversion`).
 import math
 import re
 from collections.abc import Callable, Collection
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import CONFIG_MAPPING
@@ -174,27 +174,19 @@ def find_family(
 def field_reader(values: dict[str, Any]) -> tuple[str | None, ReadField]:
     """Return the `model_type` of a `config.json` and a function from a field to its value, its default, or None.
 
-    The configuration itself is not made: its class may do much work on what it is given, and the file is not trusted.
+    No configuration is made of the values: its class may do much work on them, and the file is not trusted.
     """
     model_type = values.get("model_type")
-    if not isinstance(model_type, str):
-        model_type = None
-    config_class: Any = None
-    if model_type is not None and model_type in CONFIG_MAPPING:
-        config_class = CONFIG_MAPPING[model_type]
-        model_type = config_class.model_type
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return model_type if isinstance(model_type, str) else None, values.get
+    config_class: Any = CONFIG_MAPPING[model_type]
+    defaults = vars(config_class())
 
     def read(name: str) -> Any:
-        native = getattr(config_class, "attribute_map", {}).get(name, name)
-        for key in (native, name):
-            if key in values:
-                return values[key]
-        field = getattr(config_class, "__dataclass_fields__", {}).get(native)
-        if name == "rope_parameters" and field is not None:
-            return {}  # the class has the field: its positions are rotary whatever the file says
-        return None if field is None or field.default is MISSING else field.default
+        native = config_class.attribute_map.get(name, name)
+        return next((found[key] for found in (values, defaults) for key in (native, name) if key in found), None)
 
-    return model_type, read
+    return config_class.model_type, read
 
 
 def find_keys(
