@@ -1161,7 +1161,8 @@ def _keep_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> to
 
 
 def _is_exporting() -> bool:
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has one for both
+    return bool(is_exporting()) or torch.jit.is_tracing()
 
 
 def _scale(vectors: torch.Tensor, factor: float, in_place: bool) -> torch.Tensor:

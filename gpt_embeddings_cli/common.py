@@ -85,19 +85,13 @@ def errors_as_messages() -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         expected = isinstance(error, (ImportError, OSError, TypeError, ValueError))
-        if not expected and not _is_refused_setting(error) and not _is_of_the_network(error):
+        if not expected and not _is_of_the_hub_library(error):
             raise
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
 
 
-def _is_refused_setting(error: Exception) -> bool:
-    """Whether a configuration refused a value; who raises it has imported the class already."""
+def _is_of_the_hub_library(error: Exception) -> bool:
+    """Whether a request failed or transformers refused a setting; whatever raises these has imported them already."""
     errors = sys.modules.get("huggingface_hub.errors")
-    return errors is not None and isinstance(error, errors.StrictDataclassError)
-
-
-def _is_of_the_network(error: Exception) -> bool:
-    """Whether a request failed, in the client that huggingface_hub 1 or 2 uses; who raises it has imported it."""
-    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-    return any(client is not None and isinstance(error, client.HTTPError) for client in clients)
+    return errors is not None and isinstance(error, (errors.HTTPError, errors.StrictDataclassError))

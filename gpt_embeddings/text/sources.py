@@ -204,11 +204,9 @@ def open_files(files: Sequence[str], reading: ReadOptions, *, streaming: bool = 
         return _cached(files, reading, schema)
     schema = _settle(schema)
     arguments: dict[str, Any] = {"files": list(files), "parts": [None] * len(files), "reading": reading}
-    source = ArrowExamplesIterable(
-        _stream_tables,
-        {**arguments, "schema": schema},
-        _row_groups if reading.format == "parquet" else None,
-    )
+    source = ArrowExamplesIterable(_stream_tables, {**arguments, "schema": schema})
+    if reading.format == "parquet":
+        source.generate_more_kwargs_fn = _row_groups  # an argument from datasets 4.6 on; before, it has no effect
     info = DatasetInfo(features=Features.from_arrow_schema(schema))
     return IterableDataset(source, info=info, split=NamedSplit("train"))
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-import httpx2
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -104,7 +103,7 @@ def load_tokenizer(
         try:
             _check_reach(name, revision)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        except (OSError, ValueError, httpx2.RequestError) as error:
+        except (OSError, ValueError, HTTPError) as error:
             raise OSError(_missing_message(name)) from error
     if form is not None:
         tokenizer = _in_form(tokenizer, form)

@@ -105,7 +105,7 @@ class ShardDocuments:
     def _read_shard(self, shard: int | None, cursor: DocumentCursor | None) -> Pieces:
         dataset = self.corpus if shard is None else self.corpus.shard(self.corpus.num_shards, shard)
         if self.node is not None:
-            dataset = split_dataset_by_node(dataset, *self.node, strategy="examples")
+            dataset = split_dataset_by_node(dataset, *self.node)  # by rows, as a shard has no shards to distribute
         dataset = dataset.with_format("arrow")
         state, row = (cursor["state"], cursor["row"]) if cursor else (None, 0)
         if state is not None:
