@@ -52,17 +52,17 @@ class _Lines(io.TextIOBase):
     """Takes what `tqdm` draws, and writes a line of it every ten seconds and at the end."""
 
     def __init__(self, file: Any) -> None:
-        self._file, self._last, self._unwritten, self._began = file, time.monotonic(), "", False
+        self._file, self._time, self._drawn, self._written = file, time.monotonic(), "", ""
 
     def write(self, text: str) -> int:
-        if text.strip():
-            self._unwritten = text.strip()
-        due = time.monotonic() >= self._last + LINE_SECONDS
-        ends = text == "\n" and self._began  # `tqdm` writes this when it closes a bar
-        if self._unwritten and (due or ends):
-            self._file.write(f"{self._unwritten}\n")
+        self._drawn = text.strip() or self._drawn
+        due = time.monotonic() >= self._time + LINE_SECONDS
+        ends = text == "\n" and self._written  # `tqdm` writes this when it closes a bar
+        done = self._drawn.partition("[")[0]  # without the times
+        if (due or ends) and done != self._written:
+            self._file.write(f"{self._drawn}\n")
             self._file.flush()
-            self._last, self._unwritten, self._began = time.monotonic(), "", True
+            self._time, self._written = time.monotonic(), done
         return len(text)
 
 

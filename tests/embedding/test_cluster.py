@@ -140,7 +140,7 @@ def test_what_a_lost_actor_writes_late_does_not_count(cluster, saved, tmp_path):
 
 def test_an_output_that_a_node_does_not_share_is_told(saved, tmp_path):
     actor = EmbedderActor(saved, saved, {}, str(tmp_path / "elsewhere"))
-    with pytest.raises(FileNotFoundError, match=r"The node .* the output has to be on storage that all nodes share"):
+    with pytest.raises(FileNotFoundError, match=r"The node .* the output must be on storage that all nodes share"):
         actor(pa.table({"text": ["a bell"]}))
 
 
