@@ -69,37 +69,36 @@ def check(dataset, model, tokenizer):
     assert np.array_equal(vectors, Embedder(model, tokenizer).encode(TEXTS))
 
 
-def test_in_memory(model, tokenizer, small):
-    embedded = embed_dataset(source(), model, tokenizer)
+@pytest.mark.parametrize("streaming", [False, True], ids=["map-style", "stream"])
+@pytest.mark.parametrize(
+    "name", [None, "out", "parquet", "out.parquet", "out.PQ", "final [v2].parquet", "v1.5", "a*b?"]
+)
+def test_every_output(model, tokenizer, small, tmp_path, streaming, name):
+    """In memory or lazy, in Arrow, in Parquet files, in one file; names are taken as they are."""
+    (tmp_path / "final 2.pq").write_bytes(b"of another")
+    data = source().to_iterable_dataset(num_shards=3) if streaming else source()
+    one_file, format = str(name).lower().endswith(("quet", "pq")) and name != "parquet", name == "parquet" and name
+    options = {"output": name and tmp_path / name, "format": format or None, "overwrite": True}
+    embedded = embed_dataset(data, model, tokenizer, **options)
     assert embedded.features["embedding"] == Embedder(model, tokenizer).feature
+    assert isinstance(embedded, IterableDataset) == bool(streaming if name is None else format or one_file)
     check(embedded, model, tokenizer)
+    if name is None:
+        return
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["final 2.pq", name])
+    if one_file:
+        assert pq.ParquetFile(tmp_path / name).metadata.num_rows == len(TEXTS)
+        check(pq.ParquetFile(tmp_path / name).read().to_pylist(), model, tokenizer)
+    else:
+        assert len(list((tmp_path / name).glob(f"data-*.{format or 'arrow'}"))) > 2
+        check(embedded if format else datasets.load_from_disk(tmp_path / name), model, tokenizer)
+    assert embed_dataset(source(), model, tokenizer, **options).column_names  # replaced
 
 
-@pytest.mark.parametrize("num_proc", [None, 1, 2])
-def test_arrow(model, tokenizer, small, tmp_path, num_proc):
-    embedded = embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=num_proc)
-    check(embedded, model, tokenizer)
-    check(datasets.load_from_disk(tmp_path / "out"), model, tokenizer)
-    assert len(list((tmp_path / "out").glob("data-*.arrow"))) > 2
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_processes(model, tokenizer, small, tmp_path, num_proc):
+    check(embed_dataset(source(), model, tokenizer, output=tmp_path / "out", num_proc=num_proc), model, tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("name", ["out", "out.parquet"])
-def test_parquet(model, tokenizer, small, tmp_path, name):
-    stream = embed_dataset(source(), model, tokenizer, output=tmp_path / name, format="parquet")
-    assert isinstance(stream, IterableDataset)
-    check(stream, model, tokenizer)
-    if name == "out.parquet":
-        assert pq.read_table(tmp_path / name).num_rows == len(TEXTS)
-        check(Dataset.from_parquet(str(tmp_path / name), cache_dir=str(tmp_path / "cache")), model, tokenizer)
-
-
-@pytest.mark.parametrize("format", ["arrow", "parquet"])
-def test_streams(model, tokenizer, small, tmp_path, format):
-    stream = source().to_iterable_dataset(num_shards=3)
-    check(embed_dataset(stream, model, tokenizer), model, tokenizer)
-    check(embed_dataset(stream, model, tokenizer, output=tmp_path / "out", format=format), model, tokenizer)
-    assert len(list((tmp_path / "out").glob(f"data-*.{format}"))) > 2
 
 
 @pytest.mark.parametrize("features", [None, source().features], ids=["unknown columns", "known columns"])
@@ -298,33 +297,19 @@ def test_what_holds_no_rows(model, tokenizer, data, message):
         embed_dataset(data, model, tokenizer)
 
 
-def test_no_room_for_one_file(model, tokenizer, small, tmp_path, monkeypatch):
+def test_too_little_room_for_one_file(model, tokenizer, small, tmp_path, monkeypatch, caplog):
+    """A warning before the work, an error after it that keeps the shards, and nothing for a folder."""
+    output = tmp_path / "out.parquet"
     monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match=r"needs 0\.0 GB beside them .* the shards are kept"):
-        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet")
+        embed_dataset(source(), model, tokenizer, output=output)
+    assert caplog.messages[0].startswith("One Parquet file of about 0.0 GB needs twice that")
+    embed_dataset(source(), model, tokenizer, output=tmp_path / "out", format="parquet")
     monkeypatch.undo()
     monkeypatch.setattr(shards_module, "SHARD_BYTES", 2**13)
     progress = Progress(hidden=True)
-    check(
-        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet", progress=progress), model, tokenizer
-    )
-    assert progress.resumed == len(TEXTS)
-
-
-def test_too_little_room_for_one_file_is_told_before_the_work(model, tokenizer, small, tmp_path, monkeypatch, caplog):
-    told = "One Parquet file of about 0.0 GB needs twice that"
-    embed_dataset(source(), model, tokenizer, output=tmp_path / "room.parquet")
-    assert not caplog.records
-    monkeypatch.setattr(shards_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=21_000))  # of 20 kB once
-    seen = []
-    monkeypatch.setattr(shards_module.Shards, "write", lambda *_: seen.append(list(caplog.messages)) or 0)
-    with pytest.raises(ValueError, match="200 rows were read"):
-        embed_dataset(source(), model, tokenizer, output=tmp_path / "out.parquet")
-    assert seen[0][0].startswith(told)
-    caplog.clear()
-    with pytest.raises(ValueError, match="200 rows were read"):
-        embed_dataset(source(), model, tokenizer, output=tmp_path / "out", format="parquet")
-    assert not caplog.records
+    check(embed_dataset(source(), model, tokenizer, output=output, progress=progress), model, tokenizer)
+    assert progress.resumed == len(TEXTS) and len(caplog.messages) == 1
 
 
 LONG = "tide " * 40
@@ -353,25 +338,15 @@ def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, smal
     assert counts.truncated == 0
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.arrow", "s3://bucket/x.parquet", "hf://me/x"])
-def test_outputs_that_are_named_as_something_else(model, tokenizer, tmp_path, monkeypatch, name):
+def test_a_refused_output_leaves_a_stream_unread(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     once = iter(source().to_list())
     stream = IterableDataset.from_generator(lambda: once)
-    with pytest.raises(ValueError, match=r"is named as a \.\w+ file, which `embed` does not write|is a URL"):
-        embed_dataset(stream, model, tokenizer, output=name)
+    with pytest.raises(ValueError, match=r"is named as a \.csv file, which `embed` does not write"):
+        embed_dataset(stream, model, tokenizer, output="out.csv")
     assert not list(tmp_path.iterdir()) and len(list(once)) == len(TEXTS)
     with pytest.raises(ValueError, match=r"`format` is 'arrow', but the output is named as a \.pq file"):
         embed_dataset(source(), model, tokenizer, output="x.pq", format="arrow")
-
-
-@pytest.mark.parametrize("name", ["out.pq", "out.PARQUET", "final [v2].parquet", "v1.5", "a*b?"])
-def test_names_that_are_taken_as_they_are(model, tokenizer, small, tmp_path, name):
-    (tmp_path / "final 2.parquet").write_bytes(b"of another")
-    embedded = embed_dataset(source(), model, tokenizer, output=tmp_path / name)
-    check(embedded, model, tokenizer)
-    assert (tmp_path / name).is_file() == (name.lower().endswith(("pq", "parquet")))
-    assert embed_dataset(source(), model, tokenizer, output=tmp_path / name, overwrite=True).column_names
 
 
 def test_splits(model, tokenizer, tmp_path):
