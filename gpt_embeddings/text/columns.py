@@ -16,6 +16,9 @@ from datasets.table import table_cast
 from gpt_embeddings.exceptions import ColumnError, NotStringsError
 
 
+ALONE = "or read the columns of texts alone (`load_source(..., texts_only=True)`)"
+
+
 def check_column(names: Iterable[str], column: str) -> None:
     """Refuse a column that is not there.
 
@@ -24,7 +27,10 @@ def check_column(names: Iterable[str], column: str) -> None:
     """
     names = list(names)
     if column not in names:
-        raise ColumnError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
+        raise ColumnError(
+            f"There is no column {column!r}; the columns are {', '.join(names)}. Choose one with `--column` "
+            "(`column=` in Python)."
+        )
 
 
 def plain_table(table: pa.Table) -> pa.Table:
@@ -64,10 +70,7 @@ def is_text_type(kind: pa.DataType) -> bool:
 
 def types_message(column: str, one: Any, other: Any) -> str:
     """Say that a column cannot be one, and what to do."""
-    return (
-        f"Column {column!r} holds {one} and, further on, {other}, which do not go into one column. Give it one type, "
-        "or read the texts alone: `load_source(..., texts_only=True)`."
-    )
+    return f"Column {column!r} holds {one} and, further on, {other}, which have no common type. Give it one, {ALONE}."
 
 
 def same_types(one: pa.Schema, other: pa.Schema) -> bool:
@@ -93,6 +96,8 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
         other: Another.
         as_texts: Whether everything has a spelling, as in CSV, so that texts hold what nothing else does.
     """
+    if {one, other} == {pa.int64(), pa.uint64()}:  # Arrow says int64, which holds less
+        return pa.uint64()
     schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
     try:
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
@@ -126,10 +131,36 @@ def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     missing = [column for column in schema.names if column not in table.column_names]
     for column in missing:
         table = table.append_column(column, pa.nulls(table.num_rows))
-    try:
-        return table_cast(table.select(schema.names), schema)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{name}: {error}") from error
+    columns = []
+    for field in schema:
+        try:
+            columns.append(table_cast(table.select([field.name]), pa.schema([field])).column(0))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{name}: column {field.name!r}: {error}. Give it one type, {ALONE}.") from error
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def as_numbers(texts: pa.Array) -> pa.Array:
+    """Return texts as numbers or truth values if every one of them is spelled as such a value is, else as they are.
+
+    >>> [str(as_numbers(pa.array(texts)).type) for texts in (["1", None], ["1.5", "2"], ["1.50"], ["007"], ["True"])]
+    ['int64', 'double', 'string', 'string', 'bool']
+    """
+    given = texts.drop_null()
+    if not len(given):
+        return pa.nulls(len(texts))
+    if pc.all(pc.is_in(given, pa.array(["True", "False", "true", "false"]))).as_py():
+        return texts.cast(pa.bool_())
+    for kind in (pa.int64(), pa.uint64(), pa.float64()):
+        try:
+            numbers = texts.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        spelled = numbers.cast(pa.string())
+        same = pc.or_(pc.equal(spelled, texts), pc.equal(pc.binary_join_element_wise(spelled, "0", "."), texts))
+        if pc.all(pc.and_(same, pc.is_finite(numbers))).as_py():
+            return numbers
+    return texts
 
 
 def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:

@@ -18,7 +18,6 @@ from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
 from gpt_embeddings.text.gigatoken_backend import encode_lock, find_gigatoken
 from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
 from gpt_embeddings.text.tokenizer import backend_state, check_fast
-from gpt_embeddings.text.word_cache import find_word_cache
 
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
@@ -40,10 +39,9 @@ def encode_flat(
 ) -> FlatIds:
     """Encode texts to one flat id array: the ids that `tokenizer(text)` has, without padding.
 
-    The first megabyte goes to `tokenizers` itself, since what is faster takes seconds to begin; it is never a call
-    of less than 4 kB that begins it. Then, with the extra `fast` installed, the work is done by gigatoken, after a
-    proof that it gives the ids of `tokenizers` for this very tokenizer (see `gigatoken_backend`); otherwise
-    `tokenizers` is asked for each word of GPT-2's pattern once (see `word_cache`). Safe to call from threads and
+    The first megabyte goes to `tokenizers` itself, since the accelerated backend takes seconds to load; a call of less
+    than 4 kB never waits for it. Then, with the extra `fast` installed, gigatoken does the work, after a proof that it
+    gives the ids of `tokenizers` for this very tokenizer (see `gigatoken_backend`). Safe to call from threads and
     forked processes.
 
     Args:
@@ -181,7 +179,7 @@ class LazyBackend:
         """Return the fastest backend."""
         if self._fast is None:
             given = self._backend, self._special_tokens, self._slow.encode
-            self._fast = find_gigatoken(*given) or find_word_cache(*given) or self._slow
+            self._fast = find_gigatoken(*given) or self._slow
         return self._fast
 
 

@@ -15,7 +15,6 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +25,7 @@ import pyarrow.json as paj
 import pyarrow.parquet as pq
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
-from gpt_embeddings.text.columns import check_column, is_text_type, plain_table, types_message
+from gpt_embeddings.text.columns import ALONE, as_numbers, check_column, is_text_type, plain_table, types_message
 from gpt_embeddings.text.discovery import display_name, open_bytes, open_seekable, suffix_of
 
 
@@ -36,8 +35,8 @@ END_OF_TEXT = b"<|endoftext|>"  # as GPT-2's training text has it between docume
 
 BLOCK_BYTES = 2**24  # of a file, read at a time
 SAMPLE_BYTES = 2**18  # of a file, read to learn its columns
-BLOCK_ROWS = 2**13  # of CSV and Parquet
-LARGEST_FIELD = 2**28  # characters of a CSV field; beyond it a quote was not closed
+BLOCK_ROWS = 2**13  # of Parquet
+LARGEST_FIELD = 2**28  # characters of a CSV field, and bytes of a row
 JSON_THREADS = 32  # parts of a block of JSON lines that are parsed at once
 
 READING_ERRORS = (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, zlib.error, lzma.LZMAError)
@@ -49,9 +48,7 @@ _BLANK = (
 )
 BLANKS = re.compile(rb"\n" + _BLANK + rb"+(?=\n|\Z)")
 BLANKS_FIRST = re.compile(rb"\A" + _BLANK + rb"+(?=\n|\Z)")
-# A line of CSV that is a record by itself.
-RECORD = r'^(?:[^",]*|"(?:[^"]|"")*")(?:,(?:[^",]*|"(?:[^"]|"")*"))*\r?$'
-NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # 007 is no number: its zeros would be lost
+LONG_INTEGER = re.compile(rb"[0-9]{16}")  # the shortest that a double may not hold
 CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # what Arrow's JSON reader says
 
 Blocks: TypeAlias = Iterator[pa.Table]
@@ -75,7 +72,7 @@ class ReadOptions:
 
 def read_tables(
     path: str,
-    reading: ReadOptions,
+    options: ReadOptions,
     schema: pa.Schema | None = None,
     *,
     part: int | None = None,
@@ -85,7 +82,7 @@ def read_tables(
 
     Args:
         path: The file.
-        reading: How to read it.
+        options: How to read it.
         schema: Types of columns that are known.
         part: The one row group of a Parquet file to read; None reads them all.
         size: Bytes of a block.
@@ -94,35 +91,35 @@ def read_tables(
         ColumnError: A column of texts is missing or holds something else.
         UnreadableFileError: The file is broken, or in another encoding.
     """
-    read = _parquet if reading.format == "parquet" else READERS[reading.format]
-    tables = read(path, reading, schema, size) if part is None else _parquet(path, reading, schema, size, part)
+    read = _parquet if options.format == "parquet" else READERS[options.format]
+    tables = read(path, options, schema, size) if part is None else _parquet(path, options, schema, size, part)
     while True:
         # Only reading is tried: a generator that is let go of at the end of the program finds no names to compare.
         try:
             table = next(tables, None)
             if table is not None:
-                table = _check_texts(plain_table(table), reading)
+                table = _check_texts(table, options)
         except ColumnError as error:
             raise type(error)(f"{display_name(path)}: {error}") from error
         except READING_ERRORS as error:
-            raise UnreadableFileError(f"{display_name(path)} could not be read: {_advice(error, reading)}") from error
+            raise UnreadableFileError(f"{display_name(path)} could not be read: {_advice(error, options)}") from error
         if table is None:
             return
         yield table
 
 
-def sample_schema(path: str, reading: ReadOptions) -> pa.Schema | None:
+def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
     """Return the columns that the beginning of a file has, or None where the file has no rows.
 
     Raises:
         ColumnError: A column of texts is missing or holds something else.
         UnreadableFileError: The file is broken, or in another encoding.
     """
-    if reading.format == "text":
+    if options.format == "text":
         with open_bytes(path) as file:
             return pa.schema({"text": pa.string()}) if file.read(1) else None
-    for table in read_tables(path, reading, size=SAMPLE_BYTES):
-        if table.num_rows or (reading.format == "parquet" and parquet_counts(path)[0]):
+    for table in read_tables(path, options, size=SAMPLE_BYTES):
+        if table.num_rows or (options.format == "parquet" and parquet_counts(path)[0]):
             return table.schema
     return None
 
@@ -134,25 +131,30 @@ def parquet_counts(path: str) -> tuple[int, int]:
         return int(metadata.num_rows), int(metadata.num_row_groups)
 
 
-def _check_texts(table: pa.Table, reading: ReadOptions) -> pa.Table:
-    """Return a block with the columns to be read; refuse it where a column of texts is missing or is none."""
-    if reading.format == "text":
-        return table
-    for name in reading.texts:
+def _check_texts(table: pa.Table, options: ReadOptions) -> pa.Table:
+    """Return the columns to read, or refuse a block in which a column of texts is missing or holds something else."""
+    for name in options.texts if options.format != "text" else ():
         check_column(table.column_names, name)
+    if options.texts_only:
+        table = table.select([i for i, name in enumerate(table.column_names) if name in options.texts])
+    names = table.column_names
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two columns have the name {min(twice)!r}. Rename one, {ALONE}.")
+    table = plain_table(table)
+    for name in options.texts:
         if not is_text_type(table[name].type):
             raise NotStringsError(f"Column {name!r} must hold strings, it holds {table[name].type}.")
-        if reading.format in ("parquet", "arrow"):  # which hold bytes that nobody has looked at
+        if options.format in ("parquet", "arrow"):  # which hold bytes that nobody has looked at
             try:
                 table[name].validate(full=True)
             except pa.ArrowInvalid as error:
                 raise ValueError(f"a row is not valid UTF-8 ({error}).") from error
-    return table.select(list(dict.fromkeys(reading.texts))) if reading.texts_only else table
+    return table
 
 
-def _advice(error: Exception, reading: ReadOptions) -> str:
-    if isinstance(error, UnicodeError) and reading.encoding.lower() not in ("utf-8", "utf8"):
-        return f"it is not in the encoding {reading.encoding!r} ({error})."
+def _advice(error: Exception, options: ReadOptions) -> str:
+    if isinstance(error, UnicodeError) and options.encoding.lower() not in ("utf-8", "utf8"):
+        return f"it is not in the encoding {options.encoding!r} ({error})."
     return str(error) or type(error).__name__
 
 
@@ -209,18 +211,18 @@ def _one_string(block: bytes) -> pa.Array:
     return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(block))
 
 
-def _text(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
-    blocks = (_plain_line_ends(block) for block in _blocks(path, reading.encoding, size))
-    if reading.sample_by == "line":
+def _text(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+    blocks = (_plain_line_ends(block) for block in _blocks(path, options.encoding, size))
+    if options.sample_by == "line":
         for block in blocks:
             # Splitting in Arrow makes no Python string of a line.
             lines = pc.split_pattern(_one_string(block.removesuffix(b"\n")), "\n").flatten()
             yield pa.table({"text": lines})
-    elif reading.sample_by == "document":
+    elif options.sample_by == "document":
         if text := b"".join(blocks):
             yield pa.table({"text": _one_string(text)})
     else:
-        border = PARAGRAPHS if reading.sample_by == "paragraph" else END_OF_TEXT
+        border = PARAGRAPHS if options.sample_by == "paragraph" else END_OF_TEXT
         for texts in _between(blocks, border, size):
             yield pa.table({"text": texts})
 
@@ -267,121 +269,108 @@ def _split(text: bytes, border: bytes) -> pa.Array:
     return texts.filter(pc.not_equal(texts, ""))
 
 
-def _csv(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
-    """Read CSV by RFC 4180, or TSV, which has no quotes; only an empty field is missing."""
-    records = _records(_blocks(path, reading.encoding, SAMPLE_BYTES), reading)
-    names = [name or f"Unnamed: {i}" for i, name in enumerate(next((row for row in records if row), ()))]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two columns have the name {min(twice)!r}.")
-    for name in reading.texts if names else ():
-        check_column(names, name)
-    for table in _csv_texts(path, reading, size, names):
-        columns = {}
-        for name in names if not reading.texts_only else dict.fromkeys(reading.texts):
-            wanted = schema.field(name).type if schema is not None and name in schema.names else None
-            is_text = name in reading.texts or wanted == pa.string()
-            columns[name] = table[name] if is_text else _guess_type(table[name])
-        yield pa.table(columns)
+class _Stream(io.RawIOBase):
+    """Blocks of bytes as a file, with a count of the quotes that went by."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._rest = blocks, b""
+        self.quotes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._rest:
+            self._rest = next(self._blocks, b"")
+            self.quotes += self._rest.count(b'"')
+        size = len(self._rest) if size < 0 else size
+        given, self._rest = self._rest[:size], self._rest[size:]
+        return given
 
 
-def _csv_texts(path: str, reading: ReadOptions, size: int, names: list[str]) -> Blocks:
-    """Give the fields as texts: by Arrow while each line is a record by itself, then by Python's strict reader."""
-    blocks, first = _blocks(path, reading.encoding, size), True
-    tsv = reading.format == "tsv"
-    nothing = ["", '""'] if tsv else [""]  # pandas writes two quotes where a row has nothing else
-    convert = pac.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), null_values=nothing, strings_can_be_null=True
+def _csv(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+    """Read CSV by RFC 4180, or TSV, which has no quotes. Only an empty field is missing."""
+    header: list[str] = next(
+        (row for row in _records(_blocks(path, options.encoding, SAMPLE_BYTES), options) if row), []
     )
-    parse = pac.ParseOptions(delimiter="\t" if tsv else ",", quote_char=False if tsv else '"')
-    for block in blocks:
-        block = block.lstrip(b"\r\n")
-        lines = pc.split_pattern(_one_string(block.rstrip(b"\r\n")), "\n").flatten()
-        if not tsv and b'"' in block and not pc.all(pc.match_substring_regex(lines, RECORD)).as_py():
-            yield from _strict_csv(path, reading, size, names, chain([block], blocks), first)
-            return
-        read = pac.ReadOptions(column_names=names, skip_rows=int(first), block_size=len(block) + 1)
-        try:
-            if len(lines) > first and block:
-                yield pac.read_csv(io.BytesIO(block), read, parse, convert)
-        except pa.ArrowInvalid:
-            _find_fault(path, reading, size, len(names))
-            raise
-        first = False
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
+    for table in _csv_texts(path, options, size, header) if names else ():
+        table = _check_texts(table.rename_columns(names), options)
+        types = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
+        columns = [
+            column if name in options.texts or types.get(name) == pa.string() else as_numbers(column.combine_chunks())
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        ]
+        yield pa.table(columns, table.column_names)
 
 
-def _strict_csv(
-    path: str, reading: ReadOptions, size: int, names: list[str], blocks: Iterator[bytes], first: bool
-) -> Blocks:
-    rows = _records(blocks, reading)
-    if first:
-        next(rows)
+def _csv_texts(path: str, options: ReadOptions, size: int, header: list[str]) -> Blocks:
+    """Yield blocks of fields as texts; a row that is longer than a block is read again in larger blocks."""
+    tsv, n_rows = options.format == "tsv", 0
+    parse = pac.ParseOptions(
+        delimiter="\t" if tsv else ",", quote_char=False if tsv else '"', newlines_in_values=not tsv
+    )
+    convert = pac.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()),
+        null_values=["", '""'] if tsv else [""],  # pandas writes two quotes for a row that has nothing else
+        strings_can_be_null=True,
+    )
     while True:
+        stream, skipped = _Stream(_blocks(path, options.encoding, size)), n_rows
         try:
-            block = [row for row in islice(rows, BLOCK_ROWS) if row]
-        except csv.Error:
-            block = [[]]
-        if any(len(row) != len(names) for row in block):
-            _find_fault(path, reading, size, len(names))
-        if not block:
+            for batch in pac.open_csv(stream, pac.ReadOptions(block_size=size), parse, convert):
+                rest = batch.slice(skipped)
+                skipped -= min(skipped, len(batch))
+                n_rows += len(rest)
+                yield pa.Table.from_batches([rest])
+            if not tsv and stream.quotes % 2:  # Arrow takes all that follows an open quote for one field
+                _find_csv_fault(path, options, size, len(header))
             return
-        texts = [pa.array(values, pa.string()) for values in zip(*block, strict=True)]
-        yield pa.table([pc.if_else(pc.equal(column, ""), None, column) for column in texts], names)
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error) or size >= LARGEST_FIELD:
+                _find_csv_fault(path, options, size, len(header))
+                raise
+            size *= 8
 
 
-def _records(blocks: Iterator[bytes], reading: ReadOptions) -> Any:
+def _records(blocks: Iterator[bytes], options: ReadOptions) -> Any:
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_FIELD))
     lines = (line for block in blocks for line in io.StringIO(block.decode(), newline=""))
-    if reading.format == "tsv":
+    if options.format == "tsv":
         return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     return csv.reader(lines, strict=True)
 
 
-def _find_fault(path: str, reading: ReadOptions, size: int, n_columns: int) -> None:
-    """Read a file again to say at which line it stops being CSV."""
-    rows = _records(_blocks(path, reading.encoding, size), reading)
+def _find_csv_fault(path: str, options: ReadOptions, size: int, n_columns: int) -> None:
+    """Read a file again, to report the line at which it stops being CSV."""
+    rows = _records(_blocks(path, options.encoding, size), options)
     while True:
         line = rows.line_num + 1
         try:
             row = next(rows, None)
         except csv.Error as error:
             raise ValueError(
-                f"line {line}: a field that begins with a quote there has no quote at its end ({error}). Quotes "
-                "inside such a field are doubled."
+                f"line {line}: a field begins with a quote and has none at its end ({error}). Quotes inside such a "
+                "field are doubled."
             ) from None
         if row is None:
             return
         if row and len(row) != n_columns:
-            raise ValueError(f"line {line} has {len(row)} of the {n_columns} fields that the first line names.")
+            raise ValueError(f"line {line} has {len(row)} fields, the first line names {n_columns} columns.")
 
 
-def _guess_type(texts: pa.Array) -> pa.Array:
-    """Return numbers or truth values where all texts of a column are such, else the texts."""
-    given = texts.drop_null()
-    if not len(given):
-        return pa.nulls(len(texts))
-    if pc.all(pc.is_in(given, pa.array(["True", "False", "true", "false"]))).as_py():
-        return texts.cast(pa.bool_())
-    if not pc.all(pc.match_substring_regex(given, NUMBER)).as_py():
-        return texts
-    whole = not pc.any(pc.match_substring_regex(given, "[.eE]")).as_py()
-    try:
-        return texts.cast(pa.int64() if whole else pa.float64())
-    except pa.ArrowInvalid:
-        return texts  # too large for 64 bits: its digits are kept
-
-
-def _json(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+def _json(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read JSON lines, or one JSON list of objects or texts."""
     line = 1
-    blocks = _blocks(path, reading.encoding, size)
+    blocks = _blocks(path, options.encoding, size)
     for block in blocks:
         if line == 1 and _is_one_value(block, path):
-            lines = _as_lines(block + b"".join(blocks), reading)
-            yield _check_keys(_json_table(lines, reading, schema, None), lines, reading)
+            lines = _as_lines(block + b"".join(blocks), options)
+            yield _check_keys(_json_table(lines, options, schema, None), lines, options)
             return
         if block.strip():
-            table = _json_table(block, reading, schema, line)
-            yield _check_keys(table, block, reading) if line == 1 else table
+            table = _json_table(block, options, schema, line)
+            yield _check_keys(table, block, options) if line == 1 else table
         line += block.count(b"\n")
 
 
@@ -397,45 +386,79 @@ def _is_one_value(block: bytes, path: str) -> bool:
     return False
 
 
-def _as_lines(content: bytes, reading: ReadOptions) -> bytes:
+def _as_lines(content: bytes, options: ReadOptions) -> bytes:
     value = json.loads(content)
     rows = value if isinstance(value, list) else [value]
-    rows = [{reading.texts[0]: row} if isinstance(row, str) else row for row in rows]
+    rows = [{options.texts[0]: row} if isinstance(row, str) else row for row in rows]
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 
-def _json_table(block: bytes, reading: ReadOptions, schema: pa.Schema | None, line: int | None) -> pa.Table:
-    """Parse lines: with the types that are known, else with their own; times stay the texts that they are."""
-    texts = pa.schema([(name, pa.string()) for name in reading.texts])
-    if schema is not None and not reading.texts_only:
+def _json_table(block: bytes, options: ReadOptions, schema: pa.Schema | None, line: int | None) -> pa.Table:
+    """Parse lines with the known types if they have them, else with their own; dates stay texts."""
+    texts = pa.schema([(name, pa.string()) for name in options.texts])
+    if schema is not None and not options.texts_only:
         known = pa.schema([*texts, *(field for field in schema if field.name not in texts.names)])
         known = pa.schema([field for field in known if not pa.types.is_null(field.type)])
         try:
-            return _parse(block, known, "infer")
+            return _keep_digits(_parse(block, known, "infer"), block)
         except pa.ArrowInvalid:
-            pass  # it has other types: they are told
+            pass  # other types, which the caller joins or reports
     try:
-        table = _parse(block, texts, "ignore" if reading.texts_only else "infer")
-        times = [field.with_type(_without_times(field.type)) for field in table.schema]
-        if pa.schema(times).equals(table.schema.remove_metadata()):
-            return table
-        return _parse(block, pa.schema(times), "infer")
+        table = _parse(block, texts, "ignore" if options.texts_only else "infer")
+        without_times = pa.schema([field.with_type(_without_times(field.type)) for field in table.schema])
+        if not without_times.equals(table.schema.remove_metadata()):
+            table = _parse(block, without_times, "infer")
+        return _keep_digits(table, block)
     except pa.ArrowInvalid as error:
         if changed := CHANGED.search(str(error)):
             name, one, other = changed.groups()
-            if name in reading.texts:
+            if name in options.texts:
                 raise NotStringsError(f"Column {name!r} must hold strings, it holds a {other}.") from error
             raise ValueError(types_message(name.split("/")[0], one, other)) from error
         _find_json_fault(block, line)
         raise
 
 
-def _check_keys(table: pa.Table, block: bytes, reading: ReadOptions) -> pa.Table:
-    """Refuse a file without a key for its texts: Arrow gives a column of nulls then."""
-    for name in reading.texts:
-        if table.num_rows and table[name].null_count == table.num_rows and json.dumps(name).encode() not in block:
-            check_column(_parse(block, pa.schema([]), "infer").column_names, name)
+def _check_keys(table: pa.Table, block: bytes, options: ReadOptions) -> pa.Table:
+    """Refuse a file whose objects have no key for the texts: Arrow gives a column of nulls then."""
+    missing = [name for name in options.texts if table[name].null_count == table.num_rows]
+    if table.num_rows and missing:
+        names = list(dict.fromkeys(key for line in block.split(b"\n") if line.strip() for key in json.loads(line)))
+        for name in missing:
+            check_column(names, name)
     return table
+
+
+class _Digits(str):
+    """A number as JSON spells it."""
+
+
+def _keep_digits(table: pa.Table, block: bytes) -> pa.Table:
+    """Return columns with integers that a double cannot hold as `uint64` or as texts; Arrow would round them."""
+    doubles = [field.name for field in table.schema if "double" in str(field.type)]
+    if not doubles or not LONG_INTEGER.search(block):
+        return table
+    lines = (line for line in block.split(b"\n") if line.strip())
+    rows = [json.loads(line, parse_int=_Digits, parse_float=_Digits) for line in lines]
+    for name in doubles:
+        values = [row.get(name) for row in rows]
+        if rounded := next(filter(None, map(_find_rounded, values)), None):
+            i = table.column_names.index(name)
+            if not pa.types.is_floating(table.schema.types[i]):
+                raise ValueError(
+                    f"column {name!r} holds the integer {rounded}, which would be rounded inside a list or an object. "
+                    "Write it as a string, or read the texts alone (`texts_only=True`)."
+                )
+            table = table.set_column(i, name, as_numbers(pa.array(values, pa.string())))
+    return table
+
+
+def _find_rounded(value: Any) -> str | None:
+    """Return an integer in a value of JSON that a double does not hold."""
+    if isinstance(value, _Digits):
+        return value if value.lstrip("-").isdigit() and float(value) != int(value) else None
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_find_rounded, inner)), None)
 
 
 def _parse(block: bytes, schema: pa.Schema, unexpected: str) -> pa.Table:
@@ -471,12 +494,12 @@ def _find_json_fault(block: bytes, line: int | None) -> None:
             raise ValueError(f"line {i + (line or 1)} is not an object with columns: {row[:40].decode()!r}.")
 
 
-def _parquet(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int, part: int | None = None) -> Blocks:
+def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: int, part: int | None = None) -> Blocks:
     with open_seekable(path) as handle:
         file = pq.ParquetFile(handle)
         names = file.schema_arrow.names
-        wanted = [name for name in names if name in reading.texts] if reading.texts_only else None
-        if wanted is not None and len(wanted) < len(set(reading.texts)):
+        wanted = [name for name in names if name in options.texts] if options.texts_only else None
+        if wanted is not None and len(wanted) < len(set(options.texts)):
             wanted = None  # what is missing is told with all there are
         groups = None if part is None else [part]
         yield file.schema_arrow.empty_table()  # the columns are known before any row is read
@@ -484,7 +507,7 @@ def _parquet(path: str, reading: ReadOptions, schema: pa.Schema | None, size: in
             yield pa.Table.from_batches([batch])
 
 
-def _arrow(path: str, reading: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+def _arrow(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read an Arrow file, or an Arrow stream, which is what `datasets` writes."""
     with open_seekable(path) as handle:
         try:

@@ -10,33 +10,31 @@ import codecs
 import glob
 import hashlib
 import os
-import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import pyarrow as pa
 from datasets import (
+    ArrowBasedBuilder,
     Dataset,
     DatasetDict,
     DatasetInfo,
     Features,
     IterableDataset,
     NamedSplit,
+    SplitGenerator,
     Value,
     concatenate_datasets,
     config,
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 from datasets.iterable_dataset import ArrowExamplesIterable
 
-from gpt_embeddings.outputs import write_dataset_files
-from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.columns import (
+    ALONE,
     check_texts,
     fit_table,
     join_types,
@@ -52,52 +50,33 @@ from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, parquet_counts,
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 SAMPLED_FILES = 32  # of which the columns are looked at before reading; the others are met on the way
-CACHED_ROWS = 2**14  # of a record batch in the cache
-CACHE_FORM = 1  # of what is cached; another number reads all files anew
+CACHED_ROWS = 2**14  # rows of a record batch in the cache
+CACHE_VERSION = 2  # raise it when files are read differently, so that they are read again
+
+
+class SourceOptions(TypedDict, total=False):
+    """The options of [`load_source`] but for `streaming`."""
+
+    column: str | Sequence[str]
+    split: str
+    subset: str | None
+    sample_by: str
+    encoding: str
+    texts_only: bool
 
 
 @overload
 def load_source(
-    inputs: AnyPath | Sequence[AnyPath],
-    *,
-    column: str | Sequence[str] = "text",
-    split: str = "train",
-    subset: str | None = None,
-    sample_by: str = "line",
-    encoding: str = "utf-8",
-    texts_only: bool = False,
-    streaming: Literal[False] = False,
+    inputs: AnyPath | Sequence[AnyPath], *, streaming: Literal[False] = False, **options: Unpack[SourceOptions]
 ) -> Dataset: ...
-
-
 @overload
 def load_source(
-    inputs: AnyPath | Sequence[AnyPath],
-    *,
-    column: str | Sequence[str] = "text",
-    split: str = "train",
-    subset: str | None = None,
-    sample_by: str = "line",
-    encoding: str = "utf-8",
-    texts_only: bool = False,
-    streaming: Literal[True],
+    inputs: AnyPath | Sequence[AnyPath], *, streaming: Literal[True], **options: Unpack[SourceOptions]
 ) -> IterableDataset: ...
-
-
 @overload
 def load_source(
-    inputs: AnyPath | Sequence[AnyPath],
-    *,
-    column: str | Sequence[str] = "text",
-    split: str = "train",
-    subset: str | None = None,
-    sample_by: str = "line",
-    encoding: str = "utf-8",
-    texts_only: bool = False,
-    streaming: bool,
+    inputs: AnyPath | Sequence[AnyPath], *, streaming: bool, **options: Unpack[SourceOptions]
 ) -> Dataset | IterableDataset: ...
-
-
 def load_source(
     inputs: AnyPath | Sequence[AnyPath],
     *,
@@ -150,10 +129,10 @@ def load_source(
         subset = None
     else:
         files = find_files(names)
-        reading = ReadOptions(
+        options = ReadOptions(
             format=format_of(files), texts=texts, texts_only=texts_only, sample_by=sample_by, encoding=encoding
         )
-        dataset = open_files(files, reading, streaming=streaming)
+        dataset = open_files(files, options, streaming=streaming)
     if subset is not None:
         raise ValueError(f"`subset` is of a dataset on the Hub; {names[0]!r} is here and has none. Leave it out.")
     for name in texts:
@@ -183,93 +162,110 @@ def find_parquet(inputs: Sequence[str]) -> list[str] | None:
     return files if all(path.lower().endswith((".parquet", ".pq")) for path in files) else None
 
 
-def open_files(files: Sequence[str], reading: ReadOptions, *, streaming: bool = False) -> Dataset | IterableDataset:
+def open_files(files: Sequence[str], options: ReadOptions, *, streaming: bool = False) -> Dataset | IterableDataset:
     """Open files of one format as one dataset; their names are taken literally.
 
     Args:
         files: The files.
-        reading: How to read them.
+        options: How to read them.
         streaming: Read while iterating and keep no copy on disk; every file is a shard.
 
     Raises:
         ValueError: They have no rows.
         UnreadableFileError: One of them is broken.
     """
-    found = [(path, sample_schema(path, reading)) for path in files[:SAMPLED_FILES]]
+    found = [(path, sample_schema(path, options)) for path in files[:SAMPLED_FILES]]
     sampled = [(path, schema) for path, schema in found if schema is not None]
     if not sampled:
         raise ValueError(f"{', '.join(map(display_name, files[:3]))}: there are no rows; the input is empty.")
-    schema = _join_schemas(sampled, reading)
+    schema = _join_schemas(sampled, options)
     if not streaming:
-        return _cached(files, reading, schema)
+        return _cached(files, options, schema)
     schema = _settle(schema)
-    arguments: dict[str, Any] = {"files": list(files), "parts": [None] * len(files), "reading": reading}
+    arguments: dict[str, Any] = {"files": list(files), "parts": [None] * len(files), "options": options}
     source = ArrowExamplesIterable(_stream_tables, {**arguments, "schema": schema})
-    if reading.format == "parquet":
+    if options.format == "parquet":
         source.generate_more_kwargs_fn = _row_groups  # an argument from datasets 4.6 on; before, it has no effect
     info = DatasetInfo(features=Features.from_arrow_schema(schema))
     return IterableDataset(source, info=info, split=NamedSplit("train"))
 
 
 def _stream_tables(
-    files: list[str], parts: list[int | None], reading: ReadOptions, schema: pa.Schema
+    files: list[str], parts: list[int | None], options: ReadOptions, schema: pa.Schema
 ) -> Iterator[tuple[str, pa.Table]]:
     for path, part in zip(files, parts, strict=True):
-        for i, table in enumerate(read_tables(path, reading, schema, part=part)):
+        for i, table in enumerate(read_tables(path, options, schema, part=part)):
             if table.num_rows:
                 yield f"{i}", fit_table(table, schema, display_name(path))
 
 
 def _row_groups(
-    files: list[str], parts: list[int | None], reading: ReadOptions, schema: pa.Schema
+    files: list[str], parts: list[int | None], options: ReadOptions, schema: pa.Schema
 ) -> Iterator[dict[str, Any]]:
     """Cut Parquet files into their row groups, for `IterableDataset.reshard`."""
     for path, part in zip(files, parts, strict=True):
         groups = list(range(parquet_counts(path)[1])) if part is None else [part]
-        yield {"files": [path] * len(groups), "parts": groups, "reading": reading, "schema": schema}
+        yield {"files": [path] * len(groups), "parts": groups, "options": options, "schema": schema}
 
 
-def _cached(files: Sequence[str], reading: ReadOptions, schema: pa.Schema) -> Dataset:
-    """Return the rows of files from `datasets`' cache, where they are put unless they are there."""
-    marks = repr((CACHE_FORM, reading, [fingerprint(path) for path in files]))
-    digest = hashlib.sha256(marks.encode(errors="surrogateescape")).hexdigest()
-    place = Path(config.HF_DATASETS_CACHE, "gpt_embeddings", digest[:32])
-    if not place.is_dir():
-        partial = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")
-        try:
-            partial.mkdir(parents=True)
-            while (wider := _write(files, reading, schema, partial / "data.arrow")) is not None:
-                schema = wider
-            info = DatasetInfo(features=Features.from_arrow_schema(schema))
-            write_dataset_files(partial, [partial / "data.arrow"], info, digest[:16], "train")
-            if not place.is_dir():
-                partial.rename(place)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return Dataset.load_from_disk(str(place))
+class _Wider(Exception):
+    """A block of rows has types that the schema does not hold; raised with a schema that holds both."""
 
 
-def _write(files: Sequence[str], reading: ReadOptions, schema: pa.Schema, path: Path) -> pa.Schema | None:
-    """Write the rows of files; where a block has other types, stop and return the schema that holds them as well."""
-    with (
-        Bar(desc="Reading", unit=" rows", leave=False) as bar,
-        pa.OSFile(str(path), "wb") as file,
-        pa.RecordBatchStreamWriter(file, schema) as writer,
-    ):
-        for name in files:
-            for table in read_tables(name, reading, schema):
+class _FilesBuilder(ArrowBasedBuilder):
+    """Reads files into the cache of `datasets`, under a hash of their names, sizes and times."""
+
+    def __init__(self, files: Sequence[str], options: ReadOptions, schema: pa.Schema) -> None:
+        self.files, self.options, self.schema = files, options, schema
+        content = repr((CACHE_VERSION, options, [fingerprint(path) for path in files]))
+        digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:32]
+        super().__init__(dataset_name="gpt_embeddings", hash=digest, writer_batch_size=CACHED_ROWS)
+
+    def _info(self) -> DatasetInfo:
+        return DatasetInfo(features=Features.from_arrow_schema(self.schema))
+
+    def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
+        return [SplitGenerator(name="train")]
+
+    def _generate_tables(self) -> Iterator[tuple[str, pa.Table]]:
+        for i, name in enumerate(self.files):
+            for j, table in enumerate(read_tables(name, self.options, self.schema)):
                 if not table.num_rows:
                     continue
-                if not same_types(table.schema, schema):
-                    wider = _join_schemas([("the files before", schema), (name, table.schema)], reading)
-                    if not wider.equals(schema):
-                        return wider
-                writer.write_table(fit_table(table, schema, display_name(name)), CACHED_ROWS)
-                bar.update(table.num_rows)
-    return None
+                if not same_types(table.schema, self.schema):
+                    wider = _join_schemas([("the files before", self.schema), (name, table.schema)], self.options)
+                    if not wider.equals(self.schema):
+                        raise _Wider(wider)
+                yield f"{i} {j}", fit_table(table, self.schema, display_name(name))
 
 
-def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: ReadOptions) -> pa.Schema:
+def _cached(files: Sequence[str], options: ReadOptions, schema: pa.Schema) -> Dataset:
+    """Return the rows of files from the cache of `datasets`, into which they are read if they are not there yet."""
+    while True:
+        try:
+            builder = _FilesBuilder(files, options, schema)
+            builder.download_and_prepare(verification_mode="no_checks")
+            return builder.as_dataset("train")
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, _Wider):
+                schema = error.__cause__.args[0]  # read again from the beginning
+            elif isinstance(error.__cause__, OSError):
+                raise _cache_error(error.__cause__) from error
+            else:
+                raise (error.__cause__ or error) from None
+        except OSError as error:
+            raise _cache_error(error) from error
+
+
+def _cache_error(error: OSError) -> OSError:
+    return OSError(
+        f"The cache of `datasets`, {str(config.HF_DATASETS_CACHE)!r}, cannot be written ({error}). Set HF_HOME or "
+        "HF_DATASETS_CACHE to a folder that can, or read without a copy on disk: `--streaming` (`streaming=True` in "
+        "Python)."
+    )
+
+
+def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions) -> pa.Schema:
     """Return one schema that holds the columns of all; its metadata are those of `datasets`.
 
     Raises:
@@ -277,18 +273,33 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], reading: ReadOptions
     """
     features: dict[str, Any] = {}
     for path, schema in schemas:
-        for name, feature in Features.from_arrow_schema(schema).items():
+        for name, feature in _features_of(path, schema).items():
             one, other = (storage_of(f) if f is not None else pa.null() for f in (features.get(name), feature))
-            joined = join_types(one, other, as_texts=reading.format in ("csv", "tsv"))
+            joined = join_types(one, other, as_texts=options.format in ("csv", "tsv"))
             if joined is None:
                 raise ValueError(f"{display_name(path)}: {types_message(name, one, other)}")
             if joined != one or name not in features:
                 fields = pa.schema([(name, joined)])
                 features[name] = feature if joined == other else Features.from_arrow_schema(fields)[name]
-    for name in reading.texts:
+    for name in options.texts:
         if name in features and pa.types.is_null(storage_of(features[name])):
             features[name] = Value("string")
     return Features(features).arrow_schema
+
+
+def _features_of(path: str, schema: pa.Schema) -> Features:
+    try:
+        return Features.from_arrow_schema(schema)
+    except ValueError:
+        for field in schema:
+            try:
+                Features.from_arrow_schema(pa.schema([field]))
+            except ValueError as error:
+                raise ValueError(
+                    f"{display_name(path)}: column {field.name!r} is of the type {field.type}, which `datasets` does "
+                    f"not have. Leave the column out, {ALONE}."
+                ) from error
+        raise
 
 
 def _settle(schema: pa.Schema) -> pa.Schema:
@@ -317,12 +328,11 @@ def read_blocks(
     """
     blocks: Iterator[list[pa.Table]]
     if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
-        shown = dataset.iter(batch_size=rows)
-        blocks = ([_as_table(batch, columns)] for batch in shown)
-    elif isinstance(dataset := dataset.with_format("arrow"), Dataset) or _has_one_schema(dataset):
-        blocks = ([table] for table in dataset.iter(batch_size=rows))
+        blocks = ([_as_table(batch, columns)] for batch in dataset.iter(batch_size=rows))
+    elif isinstance(dataset, Dataset) or _has_one_schema(dataset):
+        blocks = ([table] for table in _in_arrow_format(dataset).iter(batch_size=rows))
     else:
-        single = dataset.iter(batch_size=1)
+        single = _in_arrow_format(dataset).iter(batch_size=1)
         blocks = iter(lambda: list(islice(single, rows)), [])
     for tables in blocks:
         if columns is None:
@@ -330,6 +340,12 @@ def read_blocks(
         else:
             parts = {name: [take_column(table, name) for table in tables] for name in columns}
             yield pa.table({name: _join_texts(texts) for name, texts in parts.items()})
+
+
+def _in_arrow_format(dataset: Any) -> Any:
+    """Return a dataset in the format "arrow"; a stream that has it already is the one whose state its owner saves."""
+    formatting = getattr(dataset, "_formatting", None)
+    return dataset if formatting is not None and formatting.format_type == "arrow" else dataset.with_format("arrow")
 
 
 def _as_table(batch: Any, columns: Sequence[str] | None) -> pa.Table:

@@ -210,6 +210,29 @@ class TestTables:
         first, second = load_source("a.csv", streaming=streaming)
         assert first == {"text": "x", "a": "007", "b": 1.5, "c": True, "d": None}
         assert second == {"text": "y", "a": "1", "b": 2.0, "c": False, "d": None}
+        spellings = ["1.10", "12e3", "1e400", "0x10", "nan", "1.2345678901234567890", "-0"]
+        write("b.csv", "text,n,id\n" + "".join(f"{n},{n},1025493938654215553{i}\n" for i, n in enumerate(spellings)))
+        rows = list(load_source("b.csv", streaming=streaming))
+        assert [row["text"] for row in rows] == [row["n"] for row in rows] == spellings
+        assert [row["id"] for row in rows] == [10254939386542155530 + i for i in range(len(rows))]
+
+    def test_numbers_of_json_lose_nothing(self, streaming):
+        write("a.jsonl", '{"text": "a", "id": 10254939386542155531}\n{"text": "b", "id": 10254939386542155532}\n')
+        assert [row["id"] for row in load_source("a.jsonl", streaming=streaming)] == [
+            10254939386542155531,
+            10254939386542155532,
+        ]
+        write("b.jsonl", '{"text": "a", "n": 9007199254740993, "x": 1.10}\n{"text": "b", "n": 1.5, "x": 2}\n')
+        rows = list(load_source("b.jsonl", streaming=streaming))
+        assert [(row["n"], row["x"]) for row in rows] == [("9007199254740993", 1.1), ("1.5", 2.0)]
+        write("c.jsonl", '{"text": "a", "n": [9007199254740993, 1.5]}\n')
+        with pytest.raises(
+            UnreadableFileError, match=r"c\.jsonl.*column 'n' holds the integer 9007199254740993, which"
+        ):
+            texts("c.jsonl", streaming=streaming)
+        write("d.jsonl", '{"text": "a", "n": 0.5}\n')
+        with pytest.raises(ValueError, match=r"b\.jsonl: Column 'n' holds double and, further on, string"):
+            texts(["d.jsonl", "b.jsonl"], streaming=streaming)
 
     def test_a_field_of_many_lines_across_blocks(self, streaming):
         fields = ["plain", 'with "quotes"', "two\nlines", "", "a,b", "x" * 90, "last\r\nlines"]
@@ -225,13 +248,10 @@ class TestTables:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (
-                'text,n\na,1\n"b,2\nc,3\nd,4\n',
-                "line 3: a field that begins with a quote there has no quote at its end",
-            ),
-            ('text,n\n"a"x,1\nb,2\n', "line 2: a field that begins with a quote"),
-            ("text,n\na,1\nb\n", "line 3 has 1 of the 2 fields"),
-            ("text,n\na,1\nb,2,3\n", "line 3 has 3 of the 2 fields"),
+            ('text,n\na,1\n"b,2\nc,3\nd,4\n', "line 3: a field begins with a quote and has none at its end"),
+            ('n,text\n1,a\n2,"b\n3,c\n', "line 3: a field begins with a quote and has none at its end"),
+            ("text,n\na,1\nb\n", "line 3 has 1 fields, the first line names 2 columns"),
+            ("text,n\na,1\nb,2,3\n", "line 3 has 3 fields, the first line names 2 columns"),
             ("text,text\na,1\n", "two columns have the name 'text'"),
         ],
     )
@@ -269,7 +289,13 @@ class TestTables:
             ('{"text": "a"}\n{"text": \n', UnreadableFileError, r"a\.jsonl could not be read: line 2 is not JSON"),
             ('{"text": "a"}\n["a"]\n', UnreadableFileError, "line 2 is not an object with columns"),
             ('{"text": 5}\n', NotStringsError, r"a\.jsonl: Column 'text' must hold strings, it holds a number"),
-            ('{"review": "a"}\n', ColumnError, r"a\.jsonl: There is no column 'text'; the columns are review"),
+            (
+                '{"review": "a"}\n',
+                ColumnError,
+                r"a\.jsonl: There is no column 'text'; the columns are review\..*--column",
+            ),
+            ('{"payload": {"text": "a"}}\n', ColumnError, "There is no column 'text'; the columns are payload"),
+            ('{"data": [{"type": "text", "text": "a"}]}\n', ColumnError, "no column 'text'; the columns are data"),
         ],
     )
     def test_json_that_is_broken(self, streaming, content, error, message):
@@ -291,6 +317,18 @@ class TestTables:
         assert rows[1] == {"text": None, "large": "c", "codes": "v", "inside": []}
         for name in ("large", "codes"):
             assert texts("a.parquet", column=name, streaming=streaming) == [row[name] for row in rows]
+
+    def test_columns_that_cannot_be_kept_are_named(self, streaming):
+        pq.write_table(
+            pa.Table.from_arrays([pa.array(["a"]), pa.array([1]), pa.array([2])], ["text", "n", "n"]), "a.parquet"
+        )
+        pq.write_table(
+            pa.table({"text": ["a"], "m": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))}), "b.parquet"
+        )
+        for name, message in (("a", "two columns have the name 'n'"), ("b", "column 'm' is of the type map<")):
+            with pytest.raises(ValueError, match=rf"{name}\.parquet.*{message}.*texts_only=True"):
+                load_source(f"{name}.parquet", streaming=streaming)
+            assert list(load_source(f"{name}.parquet", texts_only=True, streaming=streaming)) == [{"text": "a"}]
 
     def test_files_without_rows(self, streaming):
         table = pa.table({"text": ["a"]})
@@ -351,6 +389,15 @@ def test_what_is_kept_is_read_anew_when_the_file_changes():
     assert first[:] == {"text": ["one"]}
 
 
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch):
+    write("a.txt", "one\n")
+    write("file", "")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path("file", "cache"))
+    with pytest.raises(OSError, match=r"cache of `datasets`, 'file/cache', cannot be written .*HF_HOME.*--streaming"):
+        load_source("a.txt")
+    assert texts("a.txt", streaming=True) == ["one"]
+
+
 def test_a_stream_goes_on_from_its_state():
     for i in range(3):
         write(f"{i}.txt", "".join(f"{i} {j}\n" for j in range(50)))
@@ -400,6 +447,21 @@ class TestBlocks:
             found = list(read_blocks(dataset.with_format("arrow"), rows, ["text"]))
             assert [text for block in found for text in block["text"].to_pylist()] == [None, "a", "b"], name
             assert {block.schema.field("text").type for block in found} <= {pa.string(), pa.large_string()}, name
+
+    def test_the_state_of_a_stream_in_arrow_format_follows_the_blocks(self):
+        dataset = Dataset.from_dict({"text": list("abcdef")}).to_iterable_dataset().with_format("arrow")
+        next(read_blocks(dataset, 2, ["text"]))
+        resumed = Dataset.from_dict({"text": list("abcdef")}).to_iterable_dataset().with_format("arrow")
+        resumed.load_state_dict(dataset.state_dict())
+        assert [text for block in read_blocks(resumed, 2, ["text"]) for text in block["text"].to_pylist()] == list(
+            "cdef"
+        )
+
+    def test_what_a_transform_shows(self):
+        dataset = Dataset.from_list(ROWS).with_transform(lambda batch: {"text": [f"{n}!" for n in batch["n"]]})
+        assert [block.to_pylist() for block in read_blocks(dataset, 9, ["text"])] == [
+            [{"text": "1!"}, {"text": "2!"}, {"text": "None!"}]
+        ]
 
     def test_types_that_do_not_join(self):
         rows = [{"text": "a", "n": 1}, {"text": "b", "n": "one"}]
