@@ -1,12 +1,14 @@
 """Checkpoints with int8 rows: what is loaded against numpy's own arithmetic, by every loader, and broken ones."""
 
 import json
+import os
+import subprocess
+import sys
 import sysconfig
 
 import numpy as np
 import pytest
 import torch
-import warm_python
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
@@ -79,8 +81,9 @@ import sys; sys.path.append(sys.argv[2])
 from transformers import AutoModel
 print(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).wte.weight.detach().numpy().tobytes().hex())
 """
-    arguments = [*warm_python.ISOLATED, "-c", code, str(folder), sysconfig.get_paths()["purelib"]]
-    done = warm_python.run(arguments, cwd=tmp_path)
+    command = [sys.executable, "-I", "-S", "-c", code, str(folder), sysconfig.get_paths()["purelib"]]
+    environment = {**os.environ, "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaded = np.frombuffer(bytes.fromhex(done.stdout), np.float32)
     np.testing.assert_array_equal(loaded, expected(model).reshape(-1))

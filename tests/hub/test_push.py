@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings import CardMetadata, Embedder, embed_dataset, from_gpt, load_tokenizer, push_to_hub, save_folder
+from gpt_embeddings.checkpoints.bundled import PORTUGUESE
 from gpt_embeddings.hub.push import check_push
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
@@ -274,6 +275,10 @@ def test_a_dataset_of_vectors(client, pushed, tmp_path):
     arguments = ["embed", tmp_path / "texts.txt", "--model", pushed, "--output", tmp_path / "vectors"]
     result = command(*arguments, "--push-to-hub", "alice/embedded")
     assert result.exit_code == 0, result.output
+    arguments = ["embed", tmp_path / "texts.txt", "--output", tmp_path / "bundled"]
+    result = command(*arguments, "--model", PORTUGUESE, "--push-to-hub", "alice/bundled")
+    assert result.exit_code == 0, result.output  # a bundled table has no name on the Hub that a card could link to
+    assert "data/train-00000-of-00001.parquet" in client.files("alice/bundled", kind="dataset")
     code = """
 from datasets import load_dataset
 answer([[row["embedding"] for row in load_dataset(f"alice/{name}", split="train", streaming=True)]
