@@ -55,7 +55,7 @@ def test_dry_run_counts(files, tmp_path):
         (["a.jsonl", "--output", "x", "--max-length", "2000"], "`max_length` is 2000, above the 1024 positions"),
         (["a.jsonl", "--output", "x", "--column", "body"], "no column 'body'"),
         (["missing.jsonl", "--output", "x"], "The input 'missing.jsonl' does not exist."),
-        (["a.jsonl", "--output", "."], "exists; choose another"),
+        (["a.jsonl", "--output", "."], "is the current folder"),
     ],
 )
 def test_errors_are_one_message(files, tmp_path, monkeypatch, arguments, message):
