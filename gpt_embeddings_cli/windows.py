@@ -40,6 +40,21 @@ def windows(
             help="Pad the last window if it is not full (targets -100), or drop it.", rich_help_panel=CUTTING
         ),
     ] = "pad",
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of the windows that comes from each INPUT; once for each, in their order.",
+            show_default=False,
+            rich_help_panel=CUTTING,
+        ),
+    ] = None,
+    stopping_strategy: Annotated[
+        Literal["first_exhausted", "all_exhausted"],
+        typer.Option(
+            help="With --weight: stop when one INPUT ends, or start those that end again until all have ended.",
+            rich_help_panel=CUTTING,
+        ),
+    ] = "first_exhausted",
     tokenizer: Annotated[
         str, typer.Option(help="Folder or Hub name.", rich_help_panel=MODEL)
     ] = "openai-community/gpt2",
@@ -68,6 +83,10 @@ def windows(
     with errors_as_messages():
         if (output is None) != dry_run:
             raise ValueError("Use `--output FOLDER` to write windows, or `--dry-run` to count them.")
+        if weight and len(weight) != len(inputs):
+            raise ValueError(
+                f"`--weight` is given {len(weight)} times for {len(inputs)} inputs; give it once for each."
+            )
         check_inputs(inputs)
         check_names(tokenizer)
 
@@ -78,14 +97,18 @@ def windows(
 
         if output is not None:
             check_output(output, "windows")
+        corpora = [[name] for name in inputs] if weight else [inputs]
+        sources = [reading.load(names, texts_only=True, streaming=True) for names in corpora]
         token_windows = TokenWindows(
-            reading.load(inputs, texts_only=True, streaming=True),
+            sources if weight else sources[0],
             load_tokenizer(tokenizer, model_max_length=n_positions),
             max_length,
             stride,
             packing=packing,
             tail=tail,
             column=reading.column,
+            weights=weight or None,
+            stopping_strategy=stopping_strategy,
         )
         if output is None:
             documents, tokens, n_windows = token_windows.count()

@@ -60,7 +60,7 @@ def _flatten(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
     begins = torch.ones_like(real)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
     starts = begins[real].nonzero().flatten()
-    flat: dict[str, Any] = {name: values[real][None] for name, values in batch.items()}  # (1, n_tokens)
+    flat: dict[str, Any] = {name: values[real][None] for name, values in batch.items() if values.ndim == 2}
     flat["labels"][0, starts] = IGNORED  # a model that shifts must not predict the next document's first token
     n_tokens = flat["labels"].shape[1]
     bounds = torch.cat([starts, torch.tensor([n_tokens])])

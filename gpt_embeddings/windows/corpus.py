@@ -28,7 +28,7 @@ RANDOM_SOURCES = {
     "BufferShuffledExamplesIterable": "`IterableDataset.shuffle` fills a buffer that is not saved, so resuming would "
     "lose and repeat rows. Leave it out and use `shuffle=True` here, which shuffles shards",
     "RandomlyCyclingMultiSourcesExamplesIterable": "`interleave_datasets` with probabilities draws random numbers "
-    "that differ from shard to shard. Leave the probabilities out",
+    "that differ from shard to shard. Use `TokenWindows([one, other], ..., weights=[...])`",
 }
 
 COUNTED_BYTES = 2**24  # of text; tokenizing it takes about a second
@@ -95,14 +95,10 @@ class Corpus:
 
     def count(self, epoch: int) -> tuple[WindowCounts, list[int]]:
         """Read an epoch through; return its size and the number of windows of each stream."""
-        streams = self.streams(epoch)
-        sizes = [0] * len(streams)
-        for n, stream in streams.items():
-            while taken := len(stream.take(1024)):
-                sizes[n] += taken
-        counted = list(streams.values()) if self.buffer is None else [streams[0]]
-        documents, tokens = (sum(getattr(stream, name) for stream in counted) for name in ("n_documents", "n_tokens"))
-        return WindowCounts(documents, tokens, sum(sizes)), sizes
+        counts, sizes = count_streams(self.streams(epoch))
+        if self.buffer is not None:  # each stream counts the whole
+            counts = counts._replace(documents=self.buffer.n_documents, tokens=self.buffer.n_tokens)
+        return counts, sizes
 
     @property
     def is_small(self) -> bool:
@@ -156,6 +152,16 @@ class Corpus:
             )
         (documents,) = partition(self.dataset, self.column, 1, 0, 1, None)
         return fill_buffer(documents, self.tokenizer, self.spec)
+
+
+def count_streams(streams: Mapping[int, Any]) -> tuple[WindowCounts, list[int]]:
+    """Read streams through; return what they have together, and the number of windows of each."""
+    sizes = [0] * len(streams)
+    for n, stream in streams.items():
+        while taken := len(stream.take(1024)):
+            sizes[n] += taken
+    documents, tokens = (sum(getattr(s, name) for s in streams.values()) for name in ("n_documents", "n_tokens"))
+    return WindowCounts(documents, tokens, sum(sizes)), sizes
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

@@ -21,6 +21,7 @@ from gpt_embeddings.windows.packing import Ids
 if TYPE_CHECKING:
     from gpt_embeddings.windows.corpus import Corpus
     from gpt_embeddings.windows.cursor import Cursor
+    from gpt_embeddings.windows.mixture import Mixture
     from gpt_embeddings.windows.token_windows import TokenWindows
 
 Batch: TypeAlias = dict[str, torch.Tensor]
@@ -182,7 +183,7 @@ class _Rows(torch.utils.data.IterableDataset[Any]):
 
 
 def take_turns(
-    corpus: "Corpus", cursor: "Cursor", order: Sequence[int | None], batch_size: int, drop_last: bool
+    corpus: "Corpus | Mixture", cursor: "Cursor", order: Sequence[int | None], batch_size: int, drop_last: bool
 ) -> Iterator[Turn]:
     """Yield (stream, windows, state after them), stream after stream, until all have ended.
 

@@ -21,7 +21,8 @@ from gpt_embeddings.outputs import AtomicOutput, atomic_file, write_dataset_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
-from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
+from gpt_embeddings.windows.mixture import Mixture
+from gpt_embeddings.windows.packing import IGNORED, Ids
 
 
 FILE_BYTES = 2**26  # of one Arrow file: what a killed run has to repeat at most
@@ -30,7 +31,7 @@ KIND = "windows"  # of output, for `outputs`
 READ_ROWS = 256  # windows read at a time
 
 
-def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
+def store_windows(corpus: Corpus | Mixture, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Cut a whole epoch into windows and store them, stream after stream.
 
     `input_ids` are uint16 if the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and int32
@@ -50,7 +51,7 @@ def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | N
     """
     features = _features(corpus)
     if folder is None:
-        tables = [_table(ids, corpus.spec, features) for _, _, ids in _walk(corpus, epoch)]
+        tables = [_table(ids, corpus, features) for _, _, ids in _walk(corpus, epoch)]
         if not tables:
             raise ValueError(f"The dataset gives no window: {corpus.spec.no_window()}.")
         return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
@@ -85,12 +86,14 @@ def read_windows(
 
 
 def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
     length = column.type.list_size
     chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, length) for chunk in column.chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def _write(corpus: Corpus, epoch: int, out: AtomicOutput, features: Features) -> None:
+def _write(corpus: Corpus | Mixture, epoch: int, out: AtomicOutput, features: Features) -> None:
     progress: dict[str, Any] = {"stream": 0, "state": None, "files": [], "windows": 0}
     log = out.folder / "progress.json"
     if log.exists():
@@ -98,7 +101,7 @@ def _write(corpus: Corpus, epoch: int, out: AtomicOutput, features: Features) ->
     with Bar(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
         for stream, state_after, ids in _walk(corpus, epoch, progress["stream"], progress["state"]):
             path = out.result / f"data-{len(progress['files']):05d}.arrow"
-            _write_arrow(_table(ids, corpus.spec, features), path)
+            _write_arrow(_table(ids, corpus, features), path)
             progress["files"].append(path.name)
             progress.update(stream=stream, state=state_after, windows=progress["windows"] + len(ids))
             write_json(progress, log)
@@ -112,7 +115,7 @@ def _write(corpus: Corpus, epoch: int, out: AtomicOutput, features: Features) ->
 
 
 def _walk(
-    corpus: Corpus, epoch: int, first: int = 0, state: dict[str, Any] | None = None
+    corpus: Corpus | Mixture, epoch: int, first: int = 0, state: dict[str, Any] | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | None, Ids]]:
     """Give (stream, state after, windows) from a stream and its state on, a file of windows at a time."""
     rows = max(1, FILE_BYTES // (8 * corpus.spec.max_length))
@@ -122,17 +125,20 @@ def _walk(
             yield number, stream.state(), ids
 
 
-def _features(corpus: Corpus) -> Features:
+def _features(corpus: Corpus | Mixture) -> Features:
     small = vocabulary_rows(corpus.tokenizer) <= 2**16
     input_type = "uint16" if small else "int32"
     target_type = input_type if corpus.spec.tail == "drop" else "int32"
     length = corpus.spec.max_length
-    return Features(
-        {"input_ids": List(Value(input_type), length=length), "target_ids": List(Value(target_type), length=length)}
-    )
+    types = {"input_ids": input_type, "target_ids": target_type}
+    columns: dict[str, Any] = {name: List(Value(dtype), length=length) for name, dtype in types.items()}
+    return Features({**columns, "source_ids": Value("int32")} if isinstance(corpus, Mixture) else columns)
 
 
-def _table(ids: Ids, spec: WindowSpec, features: Features) -> pa.Table:
+def _table(ids: Ids, corpus: Corpus | Mixture, features: Features) -> pa.Table:
+    spec, source_ids = corpus.spec, []
+    if isinstance(corpus, Mixture):
+        ids, source_ids = ids[:, :-1], [pa.array(ids[:, -1])]
     inputs, targets = ids[:, :-1], ids[:, 1:]
     if (ids[:, -1] == IGNORED).any():
         inputs = np.where(inputs == IGNORED, np.int32(spec.separator), inputs)
@@ -142,7 +148,7 @@ def _table(ids: Ids, spec: WindowSpec, features: Features) -> pa.Table:
         )
         for name, values in (("input_ids", inputs), ("target_ids", targets))
     ]
-    return pa.table(columns, schema=features.arrow_schema)
+    return pa.table([*columns, *source_ids], schema=features.arrow_schema)
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

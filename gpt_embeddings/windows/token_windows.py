@@ -6,7 +6,7 @@ Left out: batches and workers (`loader`), attention masks and models.
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.windows.corpus import Corpus, WindowCounts, check_tokenizer
 from gpt_embeddings.windows.cursor import Cursor, is_cursor
 from gpt_embeddings.windows.loader import WindowLoader, take_turns
+from gpt_embeddings.windows.mixture import Mixture, Stopping, check_weights
 from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec, check_integer
 from gpt_embeddings.windows.stored_windows import store_windows
 
@@ -81,6 +82,12 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         packing: `"stream"` or `"document"`, see above.
         tail: `"pad"` or `"drop"`, see above.
         column: The column of texts, if `dataset` has columns.
+        weights: Numbers above 0 if `dataset` is a list of corpora: the share of windows that comes from each. Nothing
+            is random: each stream takes the next window from the corpus that is furthest behind its share, so the
+            shares are exact within a window. Each window has `source_ids`, the number of its corpus.
+        stopping_strategy: With `weights`, an epoch (of each stream) ends when a window is due from a corpus that has
+            no more (`"first_exhausted"`), or when that has happened to all (`"all_exhausted"`), until which those that
+            have ended start again.
         shuffle: Whether to shuffle, differently in each epoch. True shuffles documents of a dataset with random
             access, or shards (the order of files) of one that streams, before windows are cut. `"windows"` shuffles
             the windows themselves, as a loader with `shuffle=True` over a list of windows does: a dataset with random
@@ -105,7 +112,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        dataset: Dataset | IterableDataset | Iterable[str],
+        dataset: Dataset | IterableDataset | Iterable[Any],
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         stride: int | None = None,
@@ -113,6 +120,8 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         packing: Literal["stream", "document"] = "stream",
         tail: Literal["pad", "drop"] = "pad",
         column: str = "text",
+        weights: Sequence[float] | None = None,
+        stopping_strategy: Stopping = "first_exhausted",
         shuffle: bool | Literal["windows"] = False,
         seed: int = 0,
         num_streams: int = 1,
@@ -122,23 +131,22 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return_document_ids: bool = False,
     ) -> None:
         check_tokenizer(tokenizer, max_length)
-        self.corpus = Corpus(
-            dataset=dataset,
-            column=column,
-            tokenizer=tokenizer,
-            spec=WindowSpec(
-                max_length=max_length,
-                stride=max_length if stride is None else stride,
-                packing=packing,
-                tail=tail,
-                separator=int(tokenizer.eos_token_id),
-            ),
-            shuffle=shuffle,
-            seed=seed,
-            num_streams=num_streams,
-            rank=rank,
-            world_size=world_size,
+        spec = WindowSpec(
+            max_length=max_length,
+            stride=max_length if stride is None else stride,
+            packing=packing,
+            tail=tail,
+            separator=int(tokenizer.eos_token_id),
         )
+        order = {"shuffle": shuffle, "seed": seed, "num_streams": num_streams, "rank": rank, "world_size": world_size}
+        options: dict[str, Any] = {"column": column, "tokenizer": tokenizer, "spec": spec, **order}
+        self.corpus: Corpus | Mixture
+        if weights is None:
+            self.corpus = Corpus(dataset=dataset, **options)
+        else:
+            weights = check_weights(weights, dataset)
+            corpora = [Corpus(dataset=each, **options) for each in dataset]
+            self.corpus = Mixture(corpora=corpora, weights=weights, stopping_strategy=stopping_strategy)
         self.return_position_ids, self.return_document_ids = return_position_ids, return_document_ids
         self.cursor = Cursor(self.corpus.num_streams)
         self._sizes: dict[int, list[int]] = {}  # windows of each stream, by `_order`
@@ -267,6 +275,9 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     def as_batch(self, windows: Ids) -> dict[str, torch.Tensor]:
         """Turn windows, `(batch, max_length + 1)` with -100 for padding, into contiguous int64 tensors."""
+        source_ids = None
+        if isinstance(self.corpus, Mixture):
+            windows, source_ids = windows[:, :-1], windows[:, -1].astype(np.int64)
         inputs = windows[:, :-1].astype(np.int64)  # (batch, max_length)
         padding = inputs == IGNORED if windows[:, -1].min() == IGNORED else None  # padding is on the right
         batch = {"input_ids": inputs, "target_ids": windows[:, 1:].astype(np.int64)}
@@ -282,6 +293,8 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             if self.return_document_ids:
                 documents = begins.cumsum(axis=1)
                 batch["document_ids"] = documents if padding is None else np.where(padding, -1, documents)
+        if source_ids is not None:
+            batch["source_ids"] = source_ids
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def warn_of_nothing(self, what: str) -> None:

@@ -47,9 +47,21 @@ def test_dry_run_counts(files, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
+def test_a_mixture(files, tmp_path):
+    documents, paths = files
+    code, _ = run(*paths, "--output", tmp_path / "windows", "--max-length", 16, "--weight", 0.75, "--weight", 0.25)
+    stored = load_from_disk(str(tmp_path / "windows"))
+    first = [row for row in stored if row["source_ids"] == 0]
+    assert code == 0 and abs(len(first) - 0.75 * len(stored)) <= 1
+    wanted = reference(documents[:50], 16, 16)
+    assert [(row["input_ids"], row["target_ids"]) for row in first] == wanted[: len(first)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["a.jsonl", "--dry-run", "--weight", "1", "--weight", "2"], "`--weight` is given 2 times for 1 inputs"),
+        (["a.jsonl", "b.jsonl", "--dry-run", "--weight", "1", "--weight", "-2"], "must be positive numbers"),
         (["a.jsonl"], "Use `--output FOLDER` to write windows, or `--dry-run` to count them."),
         (["a.jsonl", "--output", "x", "--stride", "0"], "`stride` must be an integer from 1 to 1024, got 0"),
         (["a.jsonl", "--output", "x", "--max-length", "2000"], "`max_length` is 2000, above the 1024 positions"),

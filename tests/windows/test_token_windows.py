@@ -327,7 +327,7 @@ class TestShuffle:
             TokenWindows(corpus.shuffle(seed=0), TOKENIZER, 8)
         with pytest.raises(ValueError, match="buffer that is not saved"):
             TokenWindows(concatenate_datasets([corpus.shuffle(seed=0).select_columns("text"), corpus]), TOKENIZER, 8)
-        with pytest.raises(ValueError, match="Leave the probabilities out"):
+        with pytest.raises(ValueError, match=r"Use `TokenWindows\(\[one, other\], ..., weights="):
             TokenWindows(interleave_datasets([corpus, corpus], probabilities=[0.5, 0.5], seed=0), TOKENIZER, 8)
         with pytest.raises(TypeError, match="read only once"):
             TokenWindows(iter(words(20)), TOKENIZER, 8)

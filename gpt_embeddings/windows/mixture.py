@@ -1,0 +1,146 @@
+"""Windows of several corpora by weight, with the names of `datasets.interleave_datasets`.
+
+`interleave_datasets(probabilities=...)` cannot be resumed exactly: on a stream its random numbers depend on shards and
+are not saved. Here nothing is random: the next window comes from the corpus that is furthest behind its share.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from gpt_embeddings.windows.corpus import Corpus, WindowCounts, count_streams
+from gpt_embeddings.windows.packing import Ids, check_choice
+from gpt_embeddings.windows.streams import BufferedStream, TokenStream
+
+
+Stopping: TypeAlias = Literal["first_exhausted", "all_exhausted"]
+Stream: TypeAlias = TokenStream | BufferedStream
+
+
+@dataclass(kw_only=True)
+class Mixture:
+    """Several corpora with the same tokenizer, windows and streams; used like a [`Corpus`]."""
+
+    corpora: Sequence[Corpus]
+    weights: Sequence[float]
+    stopping_strategy: Stopping
+
+    def __post_init__(self) -> None:
+        check_choice("stopping_strategy", self.stopping_strategy, ("first_exhausted", "all_exhausted"))
+        first = self.corpora[0]
+        self.spec, self.tokenizer, self.shuffle = first.spec, first.tokenizer, first.shuffle
+        self.num_streams, self.rank, self.world_size = first.num_streams, first.rank, first.world_size
+
+    def streams(
+        self, epoch: int, states: Mapping[int, Mapping[str, Any] | None] | None = None
+    ) -> dict[int, "MixedStream"]:
+        """Open streams of this rank in an epoch, as [`Corpus.streams`] does; each has a part of every corpus."""
+        states = dict.fromkeys(range(self.num_streams)) if states is None else states
+
+        def opener(stream: int) -> Callable[[int, int, Any], Stream]:
+            # A pass over a corpus within an epoch is an epoch to it, far beyond the others.
+            return lambda k, n_pass, state: self.corpora[k].streams(epoch + (n_pass << 32), {stream: state})[stream]
+
+        return {n: MixedStream(opener(n), self.weights, self.stopping_strategy, states[n]) for n in states}
+
+    def count(self, epoch: int) -> tuple[WindowCounts, list[int]]:
+        """Read an epoch through; return its size and the number of windows of each stream."""
+        return count_streams(self.streams(epoch))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the windows are counted in a moment."""
+        return all(corpus.is_small for corpus in self.corpora)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for a saved state to be of use."""
+        mixed = {"weights": list(self.weights), "stopping_strategy": self.stopping_strategy}
+        datasets = [corpus.settings["dataset"] for corpus in self.corpora]
+        return {**self.corpora[0].settings, "dataset": datasets, **mixed}
+
+
+class MixedStream:
+    """Windows of several streams by weight; each row ends with the number of its corpus."""
+
+    def __init__(
+        self,
+        open_part: Callable[[int, int, Any], Stream],
+        weights: Sequence[float],
+        stopping_strategy: Stopping,
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        n = len(weights)
+        state = state or {"parts": [None] * n, "taken": [0] * n, "passes": [0] * n, "documents": 0, "tokens": 0}
+        self._open, self._weights = open_part, np.array(weights) / math.fsum(weights)
+        self._stopping_strategy = stopping_strategy
+        self._taken, self._passes = np.array(state["taken"]), list(state["passes"])
+        self._read = [state["documents"], state["tokens"]]  # in passes that are over
+        self._parts = [open_part(k, self._passes[k], state["parts"][k]) for k in range(n)]
+
+    def take(self, n: int) -> Ids:
+        """Return the next `n` windows, `(n, max_length + 2)`; fewer only at the end of the stream."""
+        rows: list[Ids] = []
+        while len(rows) < n and not self._ended:
+            k = int(np.argmax(self._weights * (self._taken.sum() + 1) - self._taken))
+            window = self._parts[k].take(1)  # (1, max_length + 1)
+            if len(window):
+                self._taken[k] += 1
+                rows.append(np.append(window, np.int32(k)))
+            else:
+                self._restart(k)
+        return np.stack(rows) if rows else np.empty((0, 0), np.int32)
+
+    def state(self) -> dict[str, Any]:
+        """Return what is needed to resume from here."""
+        return {
+            "parts": [part.state() for part in self._parts],
+            "taken": self._taken.tolist(),
+            "passes": list(self._passes),
+            "documents": self._read[0],
+            "tokens": self._read[1],
+        }
+
+    @property
+    def n_documents(self) -> int:
+        """Documents read so far that have a token."""
+        return self._read[0] + sum(part.n_documents for part in self._parts)
+
+    @property
+    def n_tokens(self) -> int:
+        """Their tokens, without separators."""
+        return self._read[1] + sum(part.n_tokens for part in self._parts)
+
+    @property
+    def _ended(self) -> bool:
+        return (any if self._stopping_strategy == "first_exhausted" else all)(self._passes)
+
+    def _restart(self, k: int) -> None:
+        if not self._taken[k] and self._stopping_strategy == "all_exhausted":
+            raise ValueError(
+                f"Corpus {k} has no window in one of the streams, so it cannot start again; leave it out."
+            )
+        self._passes[k] += 1
+        if not self._ended:
+            part = self._parts[k]
+            self._read = [self._read[0] + part.n_documents, self._read[1] + part.n_tokens]
+            self._parts[k] = self._open(k, self._passes[k], None)
+
+
+def check_weights(weights: Any, datasets: Any) -> list[float]:
+    """Return the weights of several corpora as plain numbers.
+
+    Raises:
+        ValueError: They are not one positive number for each corpus.
+    """
+    if not isinstance(datasets, (list, tuple)) or len(datasets) != len(weights):
+        found = f"{len(datasets)} in a {type(datasets).__name__}" if hasattr(datasets, "__len__") else "no list"
+        raise ValueError(f"`weights` has {len(weights)} numbers and needs a list of as many corpora, got {found}.")
+    numbers = [float(weight) for weight in weights]
+    if not numbers or not all(number > 0 and math.isfinite(number) for number in numbers):
+        raise ValueError(f"`weights` must be positive numbers, got {list(weights)}. Leave out what has no weight.")
+    return numbers
