@@ -122,10 +122,11 @@ class BigramCounts:
         fresh.sort()
         starts = np.flatnonzero(np.diff(fresh, prepend=-1))
         counts = np.diff(starts, append=len(fresh))
-        keys = np.concatenate([self._keys, fresh[starts]])  # each distinct, so that this sort is the smaller one
-        self._keys, place = np.unique(keys, return_inverse=True)
+        n_known = len(self._keys)
+        self._keys, place = np.unique(np.concatenate([self._keys, fresh[starts]]), return_inverse=True)
         totals = np.zeros(len(self._keys), np.int64)
-        np.add.at(totals, place, np.concatenate([self._counts, counts]))
+        totals[place[:n_known]] = self._counts
+        totals[place[n_known:]] += counts
         self._counts = totals
 
 
