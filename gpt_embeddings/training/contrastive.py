@@ -9,7 +9,6 @@ Left out: hard negatives, and more than two texts per example.
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from hashlib import blake2b
 from itertools import pairwise
@@ -72,7 +71,8 @@ def train_contrastive(
             loss is not finite.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
-    pairs = _Pairs(list(_pairs(dataset, columns, column)), tokenizer, model.config.n_positions)
+    read, skipped = _read_pairs(dataset, columns, column)
+    pairs = _Pairs(read, tokenizer, model.config.n_positions)
     settings = {
         **asdict(options),
         "tokenizer": tokenizer_digest(tokenizer),
@@ -88,7 +88,8 @@ def train_contrastive(
         after = pairs.evaluate(model)
         metadata = {
             "Objective": f"pairs of texts (contrastive, negatives in the batch), temperature {TEMPERATURE}",
-            "Data": f"{data_name}; {pairs.n_learned:,} pairs, {len(pairs) - pairs.n_learned:,} held out",
+            "Data": f"{data_name}; {pairs.n_learned:,} pairs, {len(pairs) - pairs.n_learned:,} held out"
+            + (f", {skipped:,} rows skipped without both texts" if skipped else ""),
             **describe_steps(options, "RowAdam"),
             "Recall@1 of held-out pairs": f"{before:.1%} at the start, {after:.1%} trained",
             "Versions": versions(),
@@ -145,15 +146,21 @@ class _Pairs:
         return cosines.masked_fill(torch.from_numpy(masked).to(cosines.device), -math.inf)
 
 
-def _pairs(
+def _read_pairs(
     dataset: Dataset | IterableDataset, columns: tuple[str, str] | None, column: str
-) -> Iterator[tuple[str, str]]:
+) -> tuple[list[tuple[str, str]], int]:
+    """Return pairs, and how many rows of two columns were skipped as a text was missing or empty."""
+    pairs: list[tuple[str, str]] = []
+    skipped = 0
     batches = read_blocks(dataset, READ_ROWS, columns or [column])
     for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
         texts = [batch[name].to_pylist() for name in columns or [column]]
         if columns is not None:
-            yield from (pair for pair in zip(*texts, strict=True) if all(pair))
+            found = [pair for pair in zip(*texts, strict=True) if all(pair)]
+            skipped += len(texts[0]) - len(found)
+            pairs += found
             continue
         for text in texts[0]:
             sentences = [sentence for sentence in split_sentences(text or "") if len(sentence) >= SHORTEST]
-            yield from ((a, b) for a, b in pairwise(sentences) if a != b)
+            pairs += [(a, b) for a, b in pairwise(sentences) if a != b]
+    return pairs, skipped

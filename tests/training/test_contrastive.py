@@ -155,13 +155,13 @@ def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):
 @pytest.mark.slow
 def test_command(tmp_path):
     with open(tmp_path / "pairs.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("number", "nombre"), *make_pairs(40)])
+        csv.writer(file).writerows([("number", "nombre"), *make_pairs(40), ("one", "")])
     make_model().save_pretrained(tmp_path / "model")
     arguments = ["train", "contrastive", str(tmp_path / "pairs.csv"), "--columns", "number", "nombre", "--epochs", "1"]
     arguments += ["--model", str(tmp_path / "model"), "--batch-size", "8", "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
-    assert "Data: pairs.csv; 36 pairs, 4 held out" in done.stdout
+    assert "Data: pairs.csv; 36 pairs, 4 held out, 1 rows skipped without both texts\n" in done.stdout
     assert json.loads((tmp_path / "out" / "training_metadata.json").read_text())["Steps"] == "1 epochs in batches of 8"
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1 and "exists; choose another" in again.stderr
