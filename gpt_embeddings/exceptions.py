@@ -1,10 +1,27 @@
 """The exceptions of the tools; the component raises Python's own.
 
 ValueError
+|-- BadTextError           a text is not a string or not valid UTF-8 (also a TypeError)
 |-- ColumnError            the column of texts is missing or holds something else
 |   `-- NotStringsError    it holds something else (also a TypeError)
 `-- UnreadableFileError    a file is broken, or not what its suffix says
 """
+
+
+class BadTextError(ValueError, TypeError):
+    """A text is not a string, or has no UTF-8 form.
+
+    Args:
+        index: Its index among the texts, by which a caller can name its row.
+        message: The message.
+    """
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type["BadTextError"], tuple[int, str]]:  # workers send it to the main process
+        return type(self), (self.index, str(self))
 
 
 class ColumnError(ValueError):

@@ -1,6 +1,6 @@
-"""What every engine behind `encode_flat` gives, and the reference that the others must equal: `tokenizers` itself.
+"""The protocol of the backends behind `encode_flat`, and the reference that they must equal: `tokenizers` itself.
 
-An engine that does not know a character as the reference does leaves the texts that hold it to the reference.
+A backend that treats a character differently leaves the texts that contain it to the reference.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ class Backend(Protocol):
 
 
 class ReferenceBackend:
-    """The `tokenizers` engine.
+    """`tokenizers` itself.
 
     Args:
         backend: A tokenizer without truncation and padding.
@@ -46,7 +46,7 @@ class ReferenceBackend:
 
 
 class FallbackCharacters:
-    """Characters beyond ASCII whose texts are left to the reference.
+    """Characters beyond ASCII; texts that contain one are left to the reference.
 
     Args:
         ranges: The first and the last code point of each run of them.
@@ -58,7 +58,7 @@ class FallbackCharacters:
         self._pattern = "[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in self.ranges) + "]"
 
     def encode(self, texts: list[str], encode: Encode, reference: Encode) -> FlatIds:
-        """Encode texts, those that hold one of the characters by the reference."""
+        """Encode texts, those that contain one of the characters by the reference."""
         left = self._find(texts)
         if not left.any():
             return encode(texts)

@@ -1,4 +1,4 @@
-"""Text turned into one flat array of ids, by the fastest backend that is proved to give the ids of `tokenizers`.
+"""Encode texts as one flat array of ids, by the fastest backend that is proved to give the ids of `tokenizers`.
 
 Left out: decoding, and padding (batches here are flat ids plus offsets).
 """
@@ -13,6 +13,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.exceptions import BadTextError
 from gpt_embeddings.text.backend import Backend, FlatIds, ReferenceBackend
 from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
 from gpt_embeddings.text.gigatoken_backend import encode_lock, find_gigatoken
@@ -22,8 +23,8 @@ from gpt_embeddings.text.tokenizer import backend_state, check_fast
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
 
-SLOW_CHARACTERS = 2**20  # a quarter of a second of `tokenizers`, as long as it takes to load what is faster
-SHORT_CALL = 2**12  # characters; a question to a server, say, must not be the one that waits for it
+SLOW_CHARACTERS = 2**20  # `tokenizers` encodes these in about the time that the accelerated backend takes to load
+SHORT_CALL = 2**12  # characters; a short call, such as a question to a server, does not wait for that
 
 # Backends by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
 _backends: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, LazyBackend]]]" = WeakKeyDictionary()
@@ -49,17 +50,17 @@ def encode_flat(
         tokenizer: A fast tokenizer.
         special_tokens: Whether a literal such as `<|endoftext|>` in a text becomes the special token. By default it
             is plain text, so that no document can inject a separator.
-        add_special_tokens: Whether each text gets what the tokenizer puts around it, such as OPT's `</s>` before it;
-            GPT-2's tokenizer adds nothing.
-        max_length: Longest sequence, with what is added; of a longer text the end is left out. None keeps all.
+        add_special_tokens: Whether to add the tokenizer's special tokens to each text, such as OPT's `</s>`; GPT-2's
+            tokenizer adds none.
+        max_length: Longest sequence, special tokens included; longer texts are truncated. None keeps all.
 
     Returns:
         `input_ids` of shape `(n_tokens,)`, int32, and `offsets` of shape `(len(texts) + 1,)`, int64: text i is
         `input_ids[offsets[i]:offsets[i + 1]]`.
 
     Raises:
-        TypeError: A text is not a string; the message names its index.
-        ValueError: A text holds a lone surrogate, which has no UTF-8 form; the message names its index.
+        BadTextError: A text is not a string, or holds a lone surrogate, which has no UTF-8 form; the message names its
+            index.
     """
     documents = _as_list(texts)
     with encode_lock:
@@ -73,7 +74,7 @@ def encode_flat(
 
 
 def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> None:
-    """Have the fastest backend at hand now: before a fork, say, whose children then need not make their own.
+    """Load the fastest backend now, for example before a fork, so that the children need not load their own.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -84,9 +85,9 @@ def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False)
 
 
 def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
-    """Return of which word of a text each id of `encode_flat([text])` is, counted from 0.
+    """Return the number of the word that each id of `encode_flat([text])` belongs to; None for special tokens.
 
-    What the tokenizer puts around a text is of none. The words are those that the tokenizer cuts a text into first.
+    Words are the pieces into which the pre-tokenizer splits a text.
     """
     with encode_lock:
         words = _backend_of(tokenizer, False).words(text)
@@ -95,29 +96,49 @@ def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None
 
 
 def as_texts(texts: Any) -> Any:
-    """Return texts as an Arrow column or a list.
+    """Return texts as an Arrow column, or as a list with None for what is missing (None, NaN, `pandas.NA`).
 
     Args:
-        texts: Whatever holds them: a sequence, or a column of Arrow, numpy, pandas or polars.
+        texts: A sequence, or a column of Arrow, numpy, pandas or polars.
 
     Raises:
-        TypeError: It is one text, or nothing that holds texts.
+        TypeError: It is one text, a table, or holds something other than texts; the message says what to do.
     """
+    names = getattr(texts, "column_names", getattr(texts, "columns", None))  # of Arrow and `datasets`, or of frames
+    if names is not None:
+        raise TypeError(
+            f"`texts` is a {type(texts).__name__} with the columns {', '.join(map(str, names))}. Choose one of them, "
+            f"such as table[{str(next(iter(names), 'text'))!r}]."
+        )
+    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
     if hasattr(texts, "to_arrow"):  # polars
         texts = texts.to_arrow()
     elif hasattr(texts, "isna"):  # pandas
-        texts = pa.array(texts, from_pandas=True)
+        texts = _from_pandas(texts)
     if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        if not is_text_type(plain_type(texts.type)):
+            raise TypeError(f"`texts` must hold strings, it holds {texts.type}.")
         return take_column(pa.table({"texts": texts}), "texts")
-    if isinstance(texts, list):
+    texts = texts if isinstance(texts, list) else list(texts)
+    if set(map(type, texts)) <= {str, type(None)}:
         return texts
-    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
-        raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
-    return list(texts)
+    return [None if _is_missing(text) else text for text in texts]
+
+
+def _from_pandas(series: Any) -> Any:
+    try:
+        return pa.array(series, from_pandas=True)
+    except pa.ArrowException:  # values of several types, of which `encode_flat` names the first wrong one
+        return list(series)
+
+
+def _is_missing(text: Any) -> bool:
+    return type(text).__name__ in ("NAType", "NaTType") or (isinstance(text, (float, np.floating)) and text != text)
 
 
 def fill_missing(texts: Texts) -> tuple[Texts, npt.NDArray[np.bool_] | None]:
-    """Return texts with "" for those that are missing, and which those are, of shape `(n_texts,)`."""
+    """Replace missing texts by "", and return which they are, of shape `(n_texts,)`, or None if none is missing."""
     if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
         if None not in texts:
             return texts, None
@@ -128,15 +149,10 @@ def fill_missing(texts: Texts) -> tuple[Texts, npt.NDArray[np.bool_] | None]:
 
 
 def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".format) -> Exception:
-    """Return the error for the first of texts that is no string or has no UTF-8 form.
-
-    Args:
-        texts: The texts.
-        name: What the message calls a text, by its index.
-    """
+    """Return the error for the first text that is not a string or has no UTF-8 form; `name` names it by its index."""
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            return _BadTextType(i, f"{name(i)} must be a string, got {type(text).__name__}: {text!r:.80}.")
+            return BadTextError(i, f"{name(i)} must be a string, got {type(text).__name__}: {text!r:.80}.")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -144,7 +160,7 @@ def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".for
                 f"{name(i)} holds the lone surrogate {text[error.start]!r} at character {error.start}, which has no "
                 "UTF-8 form. Clean it with text.encode('utf-8', 'replace').decode()."
             )
-            return _BadTextValue(i, message)
+            return BadTextError(i, message)
     return ValueError("The texts could not be encoded.")
 
 
@@ -153,7 +169,7 @@ class LazyBackend:
 
     Args:
         backend: A tokenizer without truncation and padding.
-        special_tokens: Whether special tokens in a text are such.
+        special_tokens: Whether special tokens that a text spells out are recognized.
     """
 
     def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
@@ -184,7 +200,7 @@ class LazyBackend:
 
 
 def _backend_of(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> LazyBackend:
-    """Return the backend for a tokenizer as it is now; one that has been changed since gets a new one."""
+    """Return the backend for a tokenizer; a tokenizer that has been changed since gets a new one."""
     check_fast(tokenizer)
     state = backend_state(tokenizer.backend_tokenizer)
     backends = _backends.setdefault(tokenizer, {})
@@ -198,27 +214,8 @@ def _backend_of(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> Laz
     return backends[special_tokens][1]
 
 
-class _BadText(Exception):
-    """Mixed into an error so that a caller can name the row in its own words."""
-
-    def __init__(self, index: int, message: str) -> None:
-        super().__init__(message)
-        self.index = index
-
-    def __reduce__(self) -> tuple[Any, ...]:  # it crosses from workers to the process that waits for them
-        return type(self), (self.index, str(self))
-
-
-class _BadTextType(_BadText, TypeError):
-    pass
-
-
-class _BadTextValue(_BadText, ValueError):
-    pass
-
-
 def _as_list(texts: Texts) -> list[str]:
-    """Return texts as strings, or raise for the first that is none."""
+    """Return texts as a list of strings, or raise for the first that is not one."""
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
     try:
@@ -228,7 +225,7 @@ def _as_list(texts: Texts) -> list[str]:
             try:
                 text.as_py()
             except UnicodeDecodeError as error:
-                raise _BadTextValue(i, f"Text {i} is not valid UTF-8: {error}.") from error
+                raise BadTextError(i, f"Text {i} is not valid UTF-8: {error}.") from error
         raise
     if isinstance(texts, (pa.Array, pa.ChunkedArray)) and not texts.null_count:
         if is_text_type(plain_type(texts.type)):

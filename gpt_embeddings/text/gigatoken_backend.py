@@ -1,12 +1,12 @@
-"""The accelerated engine behind `encode_flat`: gigatoken, used only where it is proved equal to `tokenizers`.
+"""The accelerated backend behind `encode_flat`: gigatoken, used only if it is proved equal to `tokenizers`.
 
-A tokenizer is built from the same `tokenizer.json` as the reference and compared with it on some 90,000 probes: every
-class of Unicode character in four contexts, every vocabulary entry, every added token, long runs. The two may know
-different versions of Unicode; texts that hold a character which they read differently go to `tokenizers`. The verdict
-is kept in a small file, so that a process pays for the proof once per tokenizer and versions of the libraries.
+It is built from the same `tokenizer.json` as the reference and compared with it on some 90,000 probes: every class of
+Unicode character in four contexts, every vocabulary entry, every added token, long runs. The two may know different
+versions of Unicode, so texts with a character that they treat differently (a fallback character) go to `tokenizers`.
+The verdict is stored in a small file, so that the proof is made once for each tokenizer and versions of the libraries.
 
-gigatoken encodes on threads of its own, and in forked children and other workers on the one that calls it, since a
-child does not inherit threads. No thread forks while another encodes.
+gigatoken encodes on its own threads, but in forked children and other workers on the calling thread, since a child
+does not inherit threads. No thread forks while another encodes.
 """
 
 import functools
@@ -108,22 +108,27 @@ def _as_awkward(texts: pa.LargeStringArray) -> Any:
     return ak.Array(ak.contents.ListOffsetArray(ends, characters, parameters={"__array__": "string"}))
 
 
-# Held while any engine encodes and around every fork: a child must not inherit a lock of the engine's in mid-call.
+# Held while any backend encodes and around every fork: a child must not inherit a lock of gigatoken in mid-call.
 encode_lock = threading.RLock()
 
-_accelerators: dict[str, GigatokenBackend | None] = {}  # by `_digest`; None where gigatoken was refused
+_backends: dict[str, GigatokenBackend | None] = {}  # by `_digest`; None if gigatoken was refused
+
+
+def _start_child() -> None:
+    """Let a forked child encode, on one thread: `TOKENIZERS_PARALLELISM=true` would have it wait for ever."""
+    encode_lock.release()
+    if os.environ.get("TOKENIZERS_PARALLELISM"):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(
-        before=encode_lock.acquire, after_in_parent=encode_lock.release, after_in_child=encode_lock.release
-    )
+    os.register_at_fork(before=encode_lock.acquire, after_in_parent=encode_lock.release, after_in_child=_start_child)
 
 
 def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) -> GigatokenBackend | None:
     """Return a tokenizer in gigatoken that gives the ids of the reference, or None.
 
-    None comes without a word where gigatoken is not installed, and with one warning where it cannot stand in.
+    There is no warning if gigatoken is not installed, and one if it cannot replace `tokenizers`.
 
     Args:
         backend: The reference tokenizer, without truncation and padding.
@@ -137,17 +142,17 @@ def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) 
     document = backend.to_str()
     digest = _digest(document, special_tokens)
     with encode_lock:
-        if digest not in _accelerators:
+        if digest not in _backends:
             try:
-                _accelerators[digest] = _build(document, digest, backend, special_tokens, reference)
+                _backends[digest] = _build(document, digest, backend, special_tokens, reference)
             except _RefusedError as reason:
-                _accelerators[digest] = None
+                _backends[digest] = None
                 warnings.warn(
                     f"The accelerated tokenizer (gigatoken) is not used: {reason}. Encoding goes on with "
                     "`tokenizers`, with the same result, but slower.",
                     stacklevel=2,
                 )
-        return _accelerators[digest]
+        return _backends[digest]
 
 
 class _RefusedError(Exception):
@@ -162,15 +167,15 @@ def _build(
         raise _RefusedError(verdict)
     description, normalizer = _describe(document, special_tokens)
     try:
-        accelerator = GigatokenBackend(description, reference, fallback, normalizer=normalizer)
+        candidate = GigatokenBackend(description, reference, fallback, normalizer=normalizer)
     except Exception as error:  # the library names no type of its own
         raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
     if verdict is None:
-        verdict = _prove(accelerator, backend, reference)
-        _write_verdict(digest, verdict, accelerator.fallback)
+        verdict = _prove(candidate, backend, reference)
+        _write_verdict(digest, verdict, candidate.fallback)
         if verdict != "equal":
             raise _RefusedError(verdict)
-    return accelerator
+    return candidate
 
 
 def _describe(document: str, special_tokens: bool) -> tuple[str, BatchNormalizer | None]:
@@ -187,9 +192,7 @@ def _describe(document: str, special_tokens: bool) -> tuple[str, BatchNormalizer
         raise _RefusedError("this tokenizer drops merges at random")
     if any(token["single_word"] for token in content["added_tokens"]):
         raise _RefusedError("this tokenizer has an added token that matches whole words only (`single_word`)")
-    content.update(
-        normalizer=None, truncation=None, padding=None, post_processor=None
-    )  # nothing is added, cut or padded
+    content.update(normalizer=None, truncation=None, padding=None, post_processor=None)
     if not special_tokens:
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
     return json.dumps(content), normalizer
@@ -203,40 +206,40 @@ def _digest(document: str, special_tokens: bool) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _prove(accelerator: GigatokenBackend, backend: Tokenizer, reference: Encode) -> str:
-    """Return "equal", or in which text the two differ; have doubtful characters left to the reference first."""
-    wrong = _first_difference(_around(range(0x80)), accelerator, reference)
+def _prove(candidate: GigatokenBackend, backend: Tokenizer, reference: Encode) -> str:
+    """Find the fallback characters, then return "equal" or the text for which the two still differ."""
+    wrong = _first_difference(_around(range(0x80)), candidate, reference)
     if wrong is None:
-        found = set(_read_differently(accelerator, reference))
-        if accelerator.normalizer is not None:
-            found.update(normalized_differently(backend.normalizer, accelerator.normalizer))
-        accelerator.fallback = FallbackCharacters(_runs(sorted(found)))
-        wrong = _first_difference(probes(backend), accelerator, reference)
+        found = set(_read_differently(candidate, reference))
+        if candidate.normalizer is not None:
+            found.update(normalized_differently(backend.normalizer, candidate.normalizer))
+        candidate.fallback = FallbackCharacters(_runs(sorted(found)))
+        wrong = _first_difference(probes(backend), candidate, reference)
     return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {wrong!r:.60}"
 
 
-def _read_differently(accelerator: GigatokenBackend, reference: Encode) -> list[int]:
+def _read_differently(candidate: GigatokenBackend, reference: Encode) -> list[int]:
     """Return the characters beyond ASCII for which the two differ; they know different versions of Unicode."""
     assigned, unassigned = _chosen_characters()
-    found = {assigned[i] for i in _differing(_around(assigned), accelerator, reference)}
-    found |= {unassigned[i] for i in _differing(_beside(unassigned), accelerator, reference)}
+    found = {assigned[i] for i in _differing(_around(assigned), candidate, reference)}
+    found |= {unassigned[i] for i in _differing(_beside(unassigned), candidate, reference)}
     blocks = {c // SAMPLED + i for c in found for i in (-1, 0, 1)}
     near = [
         c for block in blocks for c in range(block * SAMPLED, (block + 1) * SAMPLED) if c >= 0x80 and _is_scalar(c)
     ]
-    return sorted(found.union(near[i] for i in _differing(_beside(near), accelerator, reference)))
+    return sorted(found.union(near[i] for i in _differing(_beside(near), candidate, reference)))
 
 
-def _first_difference(texts: list[str], accelerator: GigatokenBackend, reference: Encode) -> str | None:
+def _first_difference(texts: list[str], candidate: GigatokenBackend, reference: Encode) -> str | None:
     """Return the first text for which the two differ."""
-    return next((texts[i] for i in _differing(texts, accelerator, reference)), None)
+    return next((texts[i] for i in _differing(texts, candidate, reference)), None)
 
 
-def _differing(texts: list[str], accelerator: GigatokenBackend, reference: Encode) -> Iterator[int]:
+def _differing(texts: list[str], candidate: GigatokenBackend, reference: Encode) -> Iterator[int]:
     """Yield the index of each text for which the two differ."""
     for i in range(0, len(texts), PROBE_BATCH):
         batch = texts[i : i + PROBE_BATCH]
-        (ids, offsets), (wanted_ids, wanted_offsets) = accelerator.encode(batch), reference(batch)
+        (ids, offsets), (wanted_ids, wanted_offsets) = candidate.encode(batch), reference(batch)
         if np.array_equal(ids, wanted_ids) and np.array_equal(offsets, wanted_offsets):
             continue
         for j in range(len(batch)):
