@@ -42,6 +42,7 @@ from gpt_embeddings.embedding.shared_weights import (
     open_shared,
     share,
 )
+from gpt_embeddings.exceptions import BadTextError
 from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
@@ -404,12 +405,9 @@ class Embedder:
         """
         try:
             input_ids, offsets, counts = self._tokenize(texts)
-        except (TypeError, ValueError) as error:
-            index = getattr(error, "index", None)
-            if index is None:
-                raise
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{name(index)} {str(error).removeprefix(f'Text {index} ')}") from error
+        except BadTextError as error:
+            message = str(error).removeprefix(f"Text {error.index} ")
+            raise BadTextError(error.index, f"{name(error.index)} {message}") from error
         vectors, starts = self._pool(input_ids, offsets, n_threads or n_cores(), every_call)
         return vectors, starts, counts
 
