@@ -60,7 +60,7 @@ class Client:
             patch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
             patch.setattr(constants, "HF_HUB_CACHE", str(self.root / "cache"))
             patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between two tries
-            patch.setenv("NO_PROXY", "127.0.0.1")
+            patch.setenv("NO_PROXY", "127.0.0.1,localhost")
             patch.setenv("HF_TOKEN", TOKENS["alice"])
             yield patch
 
@@ -77,7 +77,7 @@ class Client:
                 "HF_ENDPOINT": self.url,
                 "HF_HUB_DISABLE_XET": "1",
                 "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-                "NO_PROXY": "127.0.0.1",
+                "NO_PROXY": "127.0.0.1,localhost",
                 "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": str(ROOT),
                 **({"HF_TOKEN": TOKENS[token]} if token else {}),

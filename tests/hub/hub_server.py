@@ -327,7 +327,7 @@ class Hub:
         headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["oid"]}"', "Accept-Ranges": "bytes"}
         if "lfs" in entry:
             oid = entry["lfs"]["oid"]
-            url = f"http://127.0.0.1:{self.cdn_port}/object/{oid}?signature={self.signature('get' + oid)}"
+            url = f"http://localhost:{self.cdn_port}/object/{oid}?signature={self.signature('get' + oid)}"
             headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(entry["size"]), "Location": url}
             return Response(status_code=302, headers=headers)
         data = repository.blob(entry["oid"])
@@ -347,7 +347,7 @@ class Hub:
             answer = {"oid": oid, "size": size}
             if not self.has_object(oid):
                 signature = self.signature(f"put{oid}{size}")
-                put = f"http://127.0.0.1:{self.cdn_port}/object/{oid}?size={size}&signature={signature}"
+                put = f"http://localhost:{self.cdn_port}/object/{oid}?size={size}&signature={signature}"
                 answer["actions"] = {"upload": {"href": put}, "verify": {"href": f"{request.base_url}verify/{oid}"}}
             answers.append(answer)
         return JSONResponse({"transfer": "basic", "objects": answers}, media_type="application/vnd.git-lfs+json")
