@@ -65,8 +65,17 @@ def some(loader, n):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packing", ["stream", "document"])
-@pytest.mark.parametrize("kind", ["list", "rows", "streaming", "mapped", "windows"])
+@pytest.mark.parametrize(
+    ("kind", "packing"),
+    [
+        ("list", "stream"),
+        ("list", "document"),
+        ("rows", "stream"),
+        ("streaming", "document"),
+        ("mapped", "stream"),
+        ("windows", "document"),
+    ],
+)
 def test_after_any_batch(folder, kind, packing):
     dataset = corpus(folder, "rows" if kind == "windows" else kind)
     shuffle = "windows" if kind == "windows" else kind != "list"
@@ -266,7 +275,7 @@ class TestWhatDoesNotFit:
         with pytest.raises(ValueError, match="not a state of token windows, version 1"):
             TokenWindows(["a b"], TOKENIZER, 4).load_state_dict(state)
 
-    def test_every_field_of_a_cut_is_compared(self, folder):
+    def test_every_field_of_the_spec_is_compared(self, folder):
         assert set(WindowSpec.__annotations__) <= set(self.state(folder)["settings"])
 
 
@@ -348,9 +357,9 @@ def test_sigkill_while_storing(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tail", ["pad", "drop"])
-def test_a_packer_from_every_place(tail):
-    """Work goes on from the mark after any take, also where a padded window fills a batch."""
-    for total, length, n in itertools.product(range(2, 40), (3, 5, 8), (1, 2, 3)):
+def test_a_packer_from_every_block(tail):
+    """Work resumes at the block after any take, also if a padded window fills a batch."""
+    for total, length, n in itertools.product(range(2, 30), (3, 8), (1, 3)):
         for stride in range(1, length + 1):
             spec = WindowSpec(max_length=length, stride=stride, packing="stream", tail=tail, separator=0)
 
