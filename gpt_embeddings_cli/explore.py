@@ -1,4 +1,4 @@
-"""`gpt-embeddings explore`: a model in, a page to look at it out, served here, as one file, or as a Space."""
+"""`gpt-embeddings explore`: show a model on a page in the browser, or write the page as one file or as a Space."""
 
 import importlib.util
 import ipaddress
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -25,7 +25,7 @@ def explore(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="Folder or Hub name of a saved model or any GPT checkpoint; by default the bundled English one.",
+            help="Folder or Hub name of a saved model or any GPT checkpoint; by default a bundled table.",
             show_default=False,
         ),
     ] = None,
@@ -36,6 +36,7 @@ def explore(
         ),
     ] = None,
     tokenizer: Tokenizer = None,
+    lang: Annotated[Literal["en", "pt"], typer.Option(help="Language of the page.")] = "en",
     host: Annotated[
         str,
         typer.Option(
@@ -58,17 +59,19 @@ def explore(
     ] = True,
     export: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write a Space that shows this page, and end.", show_default=False),
+        typer.Option(metavar="FOLDER", help="Write a Space with this page instead of serving it.", show_default=False),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Write every view into one file, and end.", show_default=False),
+        typer.Option(
+            metavar="FILE.html", help="Write all views to one file instead of serving them.", show_default=False
+        ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Look at an input stage in the browser: a text's vectors, words in 3-D, neighbours, positions, costs.
+    """Show a model in the browser: the vectors of a text, words in 3-D, neighbours, positions, costs.
 
-    The page is served on this machine alone, works without a network, and ends with Ctrl-C.
+    The page is served on this machine only and works without a network. Ctrl-C ends it.
 
     Example: gpt-embeddings explore openai-community/gpt2
     """
@@ -80,9 +83,11 @@ def explore(
                 "`pip install 'gpt-embeddings[explore]'`."
             )
         check_names(model, compare, tokenizer)
+        if model is None and lang == "pt":
+            model = "gpt-embeddings-portuguese"
         names = [model] if compare is None else [model, compare]
         if export is None and report is None:
-            _serve(names, tokenizer, host, port, browser)
+            _serve(names, tokenizer, lang, host, port, browser)
 
         from gpt_embeddings.explore.lazy_model import LazyModel
         from gpt_embeddings.outputs import AtomicOutput
@@ -101,18 +106,25 @@ def explore(
                 from gpt_embeddings.explore.export import write_space
 
                 space.result.mkdir()
-                write_space(space.result, models, names)
+                write_space(space.result, models, names, lang)
                 space.finish()
                 typer.echo(f"Space: {space.path}")
             if report_file is not None:
                 from gpt_embeddings.explore.export import write_report
 
-                write_report(report_file.result, models)
+                write_report(report_file.result, models, lang)
                 report_file.finish()
                 typer.echo(f"Report: {report_file.path}")
 
 
-def _serve(names: Sequence[str | None], tokenizer: str | None, host: str, port: int | None, browser: bool) -> NoReturn:
+def _serve(
+    names: Sequence[str | None],
+    tokenizer: str | None,
+    lang: Literal["en", "pt"],
+    host: str,
+    port: int | None,
+    browser: bool,
+) -> NoReturn:
     """Serve the page until Ctrl-C."""
     _check_address(host, port)  # before the imports, which take seconds
     typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
@@ -121,7 +133,7 @@ def _serve(names: Sequence[str | None], tokenizer: str | None, host: str, port: 
     from gpt_embeddings.explore.page import launch_page
 
     models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
-    page = launch_page(models, host=host, port=port, open_browser=browser, block=False)
+    page = launch_page(models, host=host, port=port, open_browser=browser, block=False, language=lang)
     with suppress(KeyboardInterrupt):
         typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
         if not _is_loopback(host):

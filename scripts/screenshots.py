@@ -83,7 +83,7 @@ def main(only: Sequence[str]) -> None:
             save(page, "text", 1120)
         if wanted("map"):
             page.choose("Map", 1)
-            ask(page, {"Words with commas": WORDS})
+            ask(page, {"Words separated by commas": WORDS})
             save(page, "map", 990)
         if wanted("neighbours"):
             page.choose("Neighbours", 1)

@@ -1,13 +1,12 @@
-"""The page of `explore` to take away: as one file without a server, or as a Space to push to the Hub.
+"""The page of `explore` as one HTML file without a server, or as a Space for the Hub.
 
-The file has every view of one model, or of two side by side. It holds plotly.js, so that it works offline and years
-from now; figures turn, zoom and answer the mouse as on the page. Needs the extra `explore`.
-
+The file has every view, with figures that turn and zoom, and a copy of plotly.js, so it needs no network.
 Left out: pushing a Space, which `hf upload --repo-type space` does.
 """
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,58 +15,57 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, style_sheet, table_to_html, text_to_html
+from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html, text_to_html
+from gpt_embeddings.explore.translation import Language, translate, translate_example
 from gpt_embeddings.explore.views import VIEWS, View
 from gpt_embeddings.outputs import atomic_file
 
 
-APP = """\"\"\"The input stage of a GPT, to look at.\"\"\"
+APP = """\"\"\"The page of gpt-embeddings explore.\"\"\"
 
 from gpt_embeddings.explore.page import main
 
-main({names})
+main({arguments})
 """
 
 
-def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel]) -> None:
-    """Write the views with the values that the page begins with.
+def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], language: Language = "en") -> None:
+    """Write all views with the values that the page begins with.
 
     Args:
         path: The file; it appears when it is complete.
-        models: One model, or several beside each other.
-
-    Raises:
-        Exception: What opening a model raised; nothing is written.
+        models: One model, or several side by side. Nothing is written if one of them cannot be loaded.
+        language: Language of the report.
     """
     for model in models:
         model.load()
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(target) as partial:
-        partial.write_text(_render(models), encoding="utf-8")
+    with atomic_file(target) as path:
+        path.write_text(_render(models, language), encoding="utf-8")
 
 
-def write_space(folder: Path, models: Sequence[LazyModel], names: Sequence[str | None]) -> None:
-    """Write `app.py`, `requirements.txt`, the card, and copies of models that are folders here.
+def write_space(
+    folder: Path, models: Sequence[LazyModel], names: Sequence[str | None], language: Language = "en"
+) -> None:
+    """Write `app.py`, `requirements.txt`, the card, and copies of models that are local folders.
 
     Args:
-        folder: Where to; it exists.
+        folder: An existing folder.
         models: What the page shows.
-        names: Their names: a folder is copied, a Hub name stays one, None is the one that comes with the package.
-
-    Raises:
-        Exception: What opening a model raised.
+        names: Their names: folders are copied, Hub names stay, None is the bundled English table.
+        language: Language of the page.
     """
     named = []
     for i, (model, name) in enumerate(zip(models, names, strict=True)):
-        loaded = model.load()  # what cannot be loaded here would fail there
+        loaded = model.load()  # a model that cannot be loaded here would fail there too
         if name is not None and Path(name).is_dir():
             name = "model" if len(names) == 1 else f"model-{i + 1}"
             loaded.model.save_pretrained(folder / name)
             loaded.tokenizer.save_pretrained(folder / name)
         named.append(name)
-    arguments = ", ".join(map(repr, named if named != [None] else []))
-    (folder / "app.py").write_text(APP.format(names=arguments), encoding="utf-8")
+    arguments = ", ".join([*map(repr, named), f"language={language!r}"])
+    (folder / "app.py").write_text(APP.format(arguments=arguments), encoding="utf-8")
     requirement = f"gpt-embeddings[explore,offline]=={version('gpt-embeddings')}\n"
     (folder / "requirements.txt").write_text(requirement, encoding="utf-8")
     template = (Path(__file__).parent / "templates" / "space_card.md").read_text(encoding="utf-8")
@@ -82,37 +80,42 @@ def write_space(folder: Path, models: Sequence[LazyModel], names: Sequence[str |
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _render(models: Sequence[LazyModel]) -> str:
+def _render(models: Sequence[LazyModel], language: Language) -> str:
+    say = partial(translate, language=language)
     template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
     parts = {
+        "language": language,
+        "title": text_to_html(say("The input stage of a GPT")),
+        "navigation": text_to_html(say("Views")),
         "style": style_sheet(),
         "plotly": get_plotlyjs(),
-        "facts": "".join(map(facts_to_html, models)),
-        "links": "".join(f'<a href="#{_anchor(view)}">{text_to_html(view.name)}</a> ' for view in VIEWS),
-        "views": "".join(_render_view(view, models) for view in VIEWS),
+        "sizes": "".join(sizes_to_html(model, language) for model in models),
+        "links": "".join(f'<a href="#{_anchor(view)}">{text_to_html(say(view.name))}</a> ' for view in VIEWS),
+        "views": "".join(_render_view(view, models, language) for view in VIEWS),
     }
-    pieces = template.split("@@")  # plotly.js holds whatever could stand for a placeholder
+    pieces = template.split("@@")  # no template engine: plotly.js contains what could be a placeholder of one
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
-def _render_view(view: View, models: Sequence[LazyModel]) -> str:
-    values = [field.value for field in view.fields.values()]
+def _render_view(view: View, models: Sequence[LazyModel], language: Language) -> str:
+    say = partial(translate, language=language)
+    values = [translate_example(field.value, language) for field in view.fields.values()]
     shown: Sequence[LazyModel | None] = models if view.needs_model else [None]
     panels = []
     for model in shown:
-        result = view.render(model, *values)
+        result = view.render(model, *values, language=language)
         name = f"<h3>{text_to_html(model.name)}</h3>" if model is not None and len(shown) > 1 else ""
         drawn = "".join(map(_render_figure, result.figures))
-        table = table_to_html(result.table, f"{view.name}, as a table")
+        table = table_to_html(result.table, f"{say(view.name)}, {say('as a table')}")
         panels.append(f'<div>{name}{notes_to_html(result)}<div class="figures">{drawn}</div>{table}</div>')
-    asked = "".join(
-        f"<dt>{text_to_html(field.label)}</dt><dd>{text_to_html(str(value))}</dd>"
+    fields = "".join(
+        f"<dt>{text_to_html(say(field.label))}</dt><dd>{text_to_html(say(str(value)))}</dd>"
         for field, value in zip(view.fields.values(), values, strict=True)
         if value not in ("", True)
     )
     return (
-        f'<section id="{_anchor(view)}"><h2>{text_to_html(view.name)}</h2><p>{text_to_html(view.about)}</p>'
-        f'<dl>{asked}</dl><div class="panels">{"".join(panels)}</div></section>'
+        f'<section id="{_anchor(view)}"><h2>{text_to_html(say(view.name))}</h2><p>{text_to_html(say(view.about))}</p>'
+        f'<dl>{fields}</dl><div class="panels">{"".join(panels)}</div></section>'
     )
 
 

@@ -1,34 +1,36 @@
-"""What a view shows, as HTML around its figures: escaped once, here."""
+"""The HTML around the figures of page and report; every text is escaped here, once."""
 
+from functools import partial
 from html import escape
 from pathlib import Path
 
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.tables import Table
+from gpt_embeddings.explore.translation import Language, translate
 from gpt_embeddings.explore.views import EXPECTED, ViewResult, describe
 
 
 def style_sheet() -> str:
-    """Return the rules that page and report share."""
+    """Return the CSS of page and report."""
     return (Path(__file__).parent / "templates" / "explore.css").read_text(encoding="utf-8")
 
 
 def text_to_html(text: str) -> str:
-    """Escape a text for HTML, and for the templates that Gradio fills in HTML."""
+    """Escape a text for HTML and for Gradio's templates in HTML."""
     for char in "{}$`":
         text = text.replace(char, f"\0{ord(char)};")
     return escape(text).replace("\0", "&#")
 
 
 def notes_to_html(result: ViewResult) -> str:
-    """Return the notes as paragraphs, announced by screen readers where they say what went wrong."""
+    """Return the notes as paragraphs; screen readers announce errors."""
     if result.failed:
         return "".join(f'<p class="failed" role="alert">{text_to_html(note)}</p>' for note in result.notes)
     return "".join(f'<p class="note">{text_to_html(note)}</p>' for note in result.notes)
 
 
 def table_to_html(table: Table | None, label: str) -> str:
-    """Return a table in a region that scrolls, by keyboard too."""
+    """Return a table in a region that scrolls, also by keyboard."""
     if table is None:
         return ""
     return (
@@ -37,13 +39,14 @@ def table_to_html(table: Table | None, label: str) -> str:
     )
 
 
-def facts_to_html(model: LazyModel) -> str:
+def sizes_to_html(model: LazyModel, language: Language) -> str:
     """Return a model's name and sizes, or why it could not be loaded."""
+    say = partial(translate, language=language)
     name = f"<strong>{text_to_html(model.name)}</strong>"
     try:
-        return f'<p class="facts">{name}: {text_to_html(describe(model.load()))}</p>'
+        return f'<p class="facts">{name}: {text_to_html(say(describe(model.load())))}</p>'
     except EXPECTED as error:
         message = str(error)
-    except Exception as error:  # of a tokenizer's or a checkpoint's library, whose classes are many
+    except Exception as error:  # libraries of tokenizers and checkpoints raise many classes
         message = f"{type(error).__name__}: {error}"
-    return f'<p class="failed" role="alert">{name} could not be loaded. {text_to_html(message)}</p>'
+    return f'<p class="failed" role="alert">{name} {say("could not be loaded.")} {text_to_html(message)}</p>'

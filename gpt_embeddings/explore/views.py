@@ -1,12 +1,13 @@
-"""What there is to see of a model: for each view its fields, and what they give.
+"""The views of a model: the fields of each, and a function from their values to figures, a table and notes.
 
-A view is a function from values of its fields to figures, a table and notes; the page and the report both show it.
+The page and the report show the same views. Texts are English here and translated in `View.render`.
 Left out: widgets (`page`) and files (`export`).
 """
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.lazy_model import LazyModel, LoadedModel
 from gpt_embeddings.explore.tables import Table
+from gpt_embeddings.explore.translation import Language, translate, translate_figure, translate_table
 from gpt_embeddings.text.encoding import encode_flat
 from modeling_gpt_embeddings import sinusoidal_table
 
@@ -56,12 +58,12 @@ class ViewResult:
     table: Table | None = None
     notes: tuple[str, ...] = ()
     failed: bool = False
-    """Whether the note says what went wrong, in place of figures."""
+    """Whether the note is an error, shown instead of figures."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A value that a view asks for."""
+    """An input of a view."""
 
     label: str
     value: str | int | bool
@@ -71,7 +73,7 @@ class Field:
 
 @dataclass(frozen=True)
 class View:
-    """A view: its name, a sentence on what it shows, its fields and the function behind it."""
+    """A view: its name, a sentence on what it shows, its fields and its function."""
 
     name: str
     about: str
@@ -80,43 +82,46 @@ class View:
     n_figures: int
     needs_model: bool = True
     examples: Mapping[str, str] = field(default_factory=dict)
-    """What to put into the field `text` when the field `what` is set."""
+    """The value of the field `text` for each value of the field `what`."""
 
-    def render(self, model: LazyModel | None, *values: Any) -> ViewResult:
-        """Show a model with the values of the fields, in their order; what goes wrong becomes a note.
+    def render(self, model: LazyModel | None, *values: Any, language: Language = "en") -> ViewResult:
+        """Return what the view shows; errors become notes.
 
         Args:
             model: The model; None for a view that needs none.
-            values: As the widgets give them.
+            values: The values of the fields, in their order.
+            language: Language of notes, figures and tables.
         """
+        say = partial(translate, language=language)
         try:
             for name, value in zip(self.fields, values, strict=True):
                 if isinstance(value, str) and len(value) > MAX_CHARACTERS:
                     raise ValueError(
-                        f"{self.fields[name].label}: the text has {len(value):,} characters, at most "
-                        f"{MAX_CHARACTERS:,} are taken."
+                        f"{say(self.fields[name].label)}: the text has {len(value):,} characters, at most "
+                        f"{MAX_CHARACTERS:,} are allowed."
                     )
             named = dict(zip(self.fields, values, strict=True))
-            return self.show(**named) if model is None else self.show(model.load(), **named)
+            result = self.show(**named) if model is None else self.show(model.load(), **named)
         except EXPECTED as error:
-            return ViewResult(notes=(str(error),), failed=True)
+            return ViewResult(notes=(say(str(error)),), failed=True)
         except Exception as error:
             logger.exception("The view %s failed.", self.name)
-            return ViewResult(notes=(f"This could not be shown ({type(error).__name__}: {error}).",), failed=True)
+            return ViewResult(notes=(say(f"This could not be shown ({type(error).__name__}: {error})."),), failed=True)
+        return ViewResult(
+            tuple(translate_figure(figure, language) for figure in result.figures),
+            result.table and translate_table(result.table, language),
+            tuple(map(say, result.notes)),
+        )
 
 
 def describe(loaded: LoadedModel) -> str:
-    """Return a line on what a model is."""
+    """Return a line with the sizes of a model."""
     config = loaded.model.config
     positions = f"{config.n_positions:,} positions ({config.position_embedding_type})"
-    if not _has_positions(loaded):
+    if not has_positions(loaded.model):
         positions = "no positions"
-    said = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
-    return f"{said}; most of its token rows look untrained" if loaded.neighbours.looks_random else said
-
-
-def _has_positions(loaded: LoadedModel) -> bool:
-    return has_positions(loaded.model)
+    sizes = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
+    return f"{sizes}; most of its token rows look untrained" if loaded.neighbours.looks_random else sizes
 
 
 def _parse_words(text: str) -> list[str]:
@@ -131,7 +136,7 @@ def _parse_words(text: str) -> list[str]:
 
 def _show_text(loaded: LoadedModel, text: str) -> ViewResult:
     table = tables.text_table(loaded.model, loaded.tokenizer, text or "")
-    notes = (table.caption, *([] if _has_positions(loaded) else [NO_POSITIONS]))
+    notes = (table.caption, *([] if has_positions(loaded.model) else [NO_POSITIONS]))
     return ViewResult((figures.text_figure(loaded.model, loaded.tokenizer, text),), table, notes)
 
 
@@ -139,16 +144,17 @@ def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") ->
     chosen: Any = (method or "PCA").lower()
     if what == TOKENS:
         figure = maps.text_map(loaded.model, loaded.tokenizer, text or "", chosen)
-        note = "Filled dots are token + position, joined in the order of the text; diamonds are the tokens alone."
-        note = note if _has_positions(loaded) else f"The dots are joined in the order of the text. {NO_POSITIONS}"
-        note += " " + tables.text_table(loaded.model, loaded.tokenizer, text).caption  # with what was cut
+        notes = ["Filled dots are token + position, joined in the order of the text; diamonds are the tokens alone."]
+        if not has_positions(loaded.model):
+            notes = ["The dots are joined in the order of the text.", NO_POSITIONS]
+        notes.append(tables.text_table(loaded.model, loaded.tokenizer, text).caption)  # says what was cut
     elif what == AROUND:
         figure = maps.neighbourhood_map(loaded.neighbours, text or "", method=chosen)
-        note = describe_chance(loaded.neighbours, None)
+        notes = [describe_chance(loaded.neighbours, None)]
     else:
         figure = maps.words_map(loaded.neighbours, _parse_words(text or ""), chosen)
-        note = "A diamond is a word of several tokens, drawn at their mean."
-    return ViewResult((figure,), notes=(note,))
+        notes = ["A diamond is a word of several tokens, drawn at their mean."]
+    return ViewResult((figure,), notes=tuple(notes))
 
 
 def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, exclude_inputs: bool) -> ViewResult:
@@ -170,7 +176,7 @@ def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, exclude_inputs
 def _show_positions(loaded: LoadedModel) -> ViewResult:
     config = loaded.model.config
     shown = {"sinusoidal": sinusoidal_table(config.n_positions, config.n_embd)}
-    if _has_positions(loaded):
+    if has_positions(loaded.model):
         own = {f"{config.position_embedding_type} in the model": position_vectors(loaded.model)}
         shown = {**own, "sinusoidal for comparison": shown["sinusoidal"]}
         notes = [f"{config.n_positions:,} positions."]
@@ -190,10 +196,11 @@ def _show_encodings(loaded: LoadedModel, sentences: str) -> ViewResult:
         raise ValueError(f"There are {len(lines)} sentences; at most {MAX_SENTENCES} are compared.")
     encodings = compare_encodings(loaded.model, loaded.tokenizer, lines)
     notes = [
-        "A sum has no order: tokens that change places change neither a bag nor the mean of embeddings. What keeps a "
-        "row a token sees it"
-        + ("; embeddings carry the place within each vector, too." if _has_positions(loaded) else ".")
+        "A sum has no order: neither a bag of words nor the mean of embeddings changes when tokens change places. "
+        "Encodings with a row per token change."
     ]
+    if has_positions(loaded.model):
+        notes.append("The positions are also part of each vector.")
     limit = loaded.model.config.n_positions
     _, offsets = encode_flat(lines, loaded.tokenizer)
     cut = [str(i) for i, length in enumerate(np.diff(offsets), start=1) if length > limit]
@@ -214,7 +221,7 @@ def _show_costs(vocab_size: float, n_positions: float, n_embd: float) -> ViewRes
 def _map_fields() -> dict[str, Field]:
     fields = {
         "what": Field("Show", WORDS, choices=(WORDS, TOKENS, AROUND)),
-        "text": Field("Words with commas between, a text, or one word", ANIMALS, lines=2),
+        "text": Field("Words separated by commas, a text, or one word", ANIMALS),
     }
     if has_umap():
         fields["method"] = Field("Projection", "PCA", choices=("PCA", "UMAP"))
@@ -224,9 +231,9 @@ def _map_fields() -> dict[str, Field]:
 VIEWS = (
     View(
         "Text",
-        "Every vector is a row of the token table plus, where the model has positions, one of the position table. How "
-        "much of it is which, and what is each piece to its word?",
-        {"text": Field("Text", TEXT, lines=3)},
+        "Every vector is a row of the token table plus, if the model has positions, a row of the position table. How "
+        "much does each contribute, and how much does each piece contribute to its word?",
+        {"text": Field("Text", TEXT)},
         _show_text,
         1,
     ),
@@ -240,7 +247,7 @@ VIEWS = (
     ),
     View(
         "Neighbours",
-        "The nearest rows of the token table by cosine; with all three words, those of the analogy a - b + c.",
+        "The most similar rows of the token table by cosine; with all three words, those of the analogy a - b + c.",
         {
             "a": Field("Word (a)", "king"),
             "b": Field("minus (b)", ""),

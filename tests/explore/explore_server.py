@@ -1,7 +1,8 @@
 """Serve pages of `explore` to the tests in the browser: `python explore_server.py MODEL OTHER BROKEN`.
 
-One process, so that torch and Gradio are imported once: a page that compares the first two models, and one of a model
-that does not load. It prints their addresses as JSON and ends with its standard input.
+One process, so that torch and Gradio are imported once. The pages compare the first two models, show the first, show
+the one that does not load, and show the first in Portuguese. It prints their addresses as JSON and ends with its
+standard input.
 """
 
 import json
@@ -23,8 +24,10 @@ def main() -> None:
     """Serve until the standard input ends."""
     model, other, broken = sys.argv[1:]
     pages = [
-        launch_page([LazyModel.from_pretrained(name) for name in names], port=free_port(), block=False)
-        for names in ((model, other), (model,), (broken,))
+        launch_page(
+            [LazyModel.from_pretrained(name) for name in names], port=free_port(), block=False, language=language
+        )
+        for names, language in (((model, other), "en"), ((model,), "en"), ((broken,), "en"), ((model,), "pt"))
     ]
     sys.stdout.write(json.dumps([page.local_url for page in pages]) + "\n")
     sys.stdout.flush()

@@ -22,7 +22,8 @@ from gpt_embeddings_cli import app
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import facts_to_html, notes_to_html, table_to_html, text_to_html
+from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, table_to_html, text_to_html
+from gpt_embeddings.explore.translation import translate
 from gpt_embeddings.explore.views import AROUND, TOKENS, VIEWS, WORDS, ViewResult
 
 
@@ -74,7 +75,7 @@ def test_every_view_shows_its_first_values(view, model):
     [
         (TEXT, [""], "The text is empty; type a few words."),
         (TEXT, [None], "The text is empty"),
-        (TEXT, ["x" * 1_000_001], "Text: the text has 1,000,001 characters, at most 1,000,000"),
+        (TEXT, ["x" * 1_000_001], "Text: the text has 1,000,001 characters, at most 1,000,000 are allowed"),
         (TEXT, ["a\ud800"], r"lone surrogate '\\ud800'"),
         (MAP, [WORDS, " , "], "There are no words"),
         (MAP, [WORDS, ",".join(map(str, range(201)))], "201 words; at most 200"),
@@ -90,22 +91,53 @@ def test_bad_input_becomes_a_message(model, view, values, message):
     result = view.render(model, *values, *(["PCA"] if "method" in view.fields else []))
     assert result.failed and not result.figures
     assert re.search(message, result.notes[0])
+    portuguese = view.render(model, *values, *(["PCA"] if "method" in view.fields else []), language="pt")
+    assert portuguese.notes != result.notes or "surrogate" in message
     assert 'role="alert"' in notes_to_html(result)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([0, 1, 1], "vocab_size"),
-        ([None, 1, 1], "`vocab_size` must be a whole number, got None"),
-        ([10, 1.5, 1], "`n_positions` must be a whole number, got 1.5"),
-        ([10, 1, float("nan")], "n_embd"),
-        ([10, 1, 1e300], "n_embd"),
-    ],
-)
-def test_bad_sizes_become_a_message(values, message):
-    result = COSTS.render(None, *values)
-    assert result.failed and message in result.notes[0]
+def test_bad_sizes_become_a_message():
+    sizes = {"vocab_size": [0, 1, 1], "n_positions` must be a whole number, got 1.5": [10, 1.5, 1]}
+    sizes |= {"vocab_size` must be a whole number, got None": [None, 1, 1], "n_embd": [10, 1, float("nan")]}
+    for message, values in (*sizes.items(), ("n_embd", [10, 1, 1e300])):
+        result = COSTS.render(None, *values)
+        assert result.failed and message in result.notes[0]
+
+
+def words_of(figure):
+    """Return every title, name and note of a figure, without the labels of words and tokens."""
+    axes = [*figure.select_xaxes(), *figure.select_yaxes(), figure.layout]
+    texts = [axis.title.text for axis in axes] + [trace.name for trace in figure.data]
+    texts += [name for trace in figure.data if trace.type == "heatmap" for name in trace.y if isinstance(name, str)]
+    return {text for text in [*texts, *(note.text for note in figure.layout.annotations)] if text}
+
+
+SAME = {"n_embd", "‖token‖", "TF-IDF", "bag of words (tokens)"} | set("123456789")
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_every_view_is_in_portuguese_too(view, model):
+    shown = model if view.needs_model else None
+    english = view.render(shown, *first_values(view))
+    result = view.render(shown, *first_values(view), language="pt")
+    assert not result.failed
+    labels = [field.label for field in view.fields.values()] + [c for f in view.fields.values() for c in f.choices]
+    same = {"vocab_size", "n_positions", "n_embd", "PCA", "UMAP", "17 tokens."}
+    for text in {view.name, view.about, *labels, *english.notes} - same:
+        assert translate(text, "pt") != text, text
+    for one, other in zip(english.figures, result.figures, strict=True):
+        assert not words_of(one) & words_of(other) - SAME
+    if english.table:
+        assert not {c for c in english.table.columns if " " in c} & set(result.table.columns)
+
+
+def test_words_of_the_visitor_are_not_translated(model):
+    result = MAP.render(
+        model, WORDS, "position, no, norm", *(["PCA"] if "method" in MAP.fields else []), language="pt"
+    )
+    assert [mark.text for mark in result.figures[0].layout.scene.annotations] == ["position", "no", "norm"]
+    result = TEXT.render(model, "position no", language="pt")
+    assert [row[1] for row in result.table.rows] == ["position", "␣no"]
 
 
 def test_what_nobody_foresaw_becomes_a_message_too(model, caplog):
@@ -118,16 +150,12 @@ def test_what_nobody_foresaw_becomes_a_message_too(model, caplog):
     assert "The view Text failed." in caplog.text
 
 
-def test_a_long_text_is_cut_and_said_so(model):
-    result = TEXT.render(model, "tide " * 20_000)
-    assert "cut to the first 64: the model has no more positions" in result.notes[0]
-
-
-def test_what_else_is_cut_is_said_too(model):
-    method = ["PCA"] if "method" in MAP.fields else []
-    assert "cut to the first 64" in MAP.render(model, TOKENS, "tide " * 99, *method).notes[0]
-    notes = DENSE.render(model, "a tide\n" + "tide " * 99).notes
-    assert notes[1] == "Cut to the model's 64 positions (`n_positions`): sentence 2."
+def test_notes_say_what_was_cut(model):
+    long, method = "tide " * 99, ["PCA"] if "method" in MAP.fields else []
+    assert "cut to the first 64: the model has no more positions" in TEXT.render(model, long).notes[0]
+    assert "cut to the first 64" in MAP.render(model, TOKENS, long, *method).notes[1]
+    notes = DENSE.render(model, "a tide\n" + long).notes
+    assert notes[2] == "Cut to the model's 64 positions (`n_positions`): sentence 2."
 
 
 def test_an_untrained_table_is_called_so(saved, model):
@@ -150,7 +178,7 @@ def test_a_model_without_positions_shows_those_of_others(gpt2_tokenizer, make):
     for view, fields in ((TEXT, ["a tide"]), (MAP, [TOKENS, "a tide"]), (DENSE, ["a tide\ntwo tides"])):
         result = view.render(model, *fields, *(["PCA"] if "method" in view.fields else []))
         notes = " ".join(result.notes)
-        assert "+ position" not in notes and "the place within each vector" not in notes
+        assert "+ position" not in notes and "positions are also part" not in notes
         assert view is DENSE or "The model has no positions: each vector is its token's row." in notes
     result = POSITIONS.render(model)
     assert result.notes[0] == "The model has no positions: each vector is its token's row."
@@ -200,7 +228,7 @@ def test_a_model_is_loaded_once_and_again_after_an_error(gpt2_tokenizer):
         with pytest.raises(OSError, match="no such file"):
             model.load()
     assert calls == [1, 1, 1]
-    assert "&lt;b&gt;</strong> could not be loaded. no such file" in facts_to_html(model)
+    assert "&lt;b&gt;</strong> could not be loaded. no such file" in sizes_to_html(model, "en")
 
 
 @pytest.mark.parametrize(
@@ -215,16 +243,16 @@ def test_a_model_is_loaded_once_and_again_after_an_error(gpt2_tokenizer):
 )
 def test_a_model_that_does_not_load_says_why(tmp_path, make, message):
     make(tmp_path)
-    html = facts_to_html(LazyModel.from_pretrained(str(tmp_path)))
+    html = sizes_to_html(LazyModel.from_pretrained(str(tmp_path)), "en")
     assert 'role="alert"' in html and message in html and "Traceback" not in html
 
 
-@pytest.mark.parametrize("content", ["", "{}", "not json", '{"version": "1.0", "model": {"type": "BPE"}}'])
-def test_a_wrong_tokenizer_file_is_a_message(tmp_path, content):
+def test_a_wrong_tokenizer_file_is_a_message(tmp_path):
     make_model().save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(content)
-    result = TEXT.render(LazyModel.from_pretrained(str(tmp_path)), "tide")
-    assert result.failed and "Traceback" not in result.notes[0]
+    for content in ("", "{}", "not json", '{"version": "1.0", "model": {"type": "BPE"}}'):
+        (tmp_path / "tokenizer.json").write_text(content)
+        result = TEXT.render(LazyModel.from_pretrained(str(tmp_path)), "tide")
+        assert result.failed and "Traceback" not in result.notes[0], content
 
 
 def test_a_gpt_checkpoint_is_opened_by_its_tables(tmp_path, gpt2_tokenizer):
@@ -250,7 +278,7 @@ def test_a_space_is_complete(saved, tmp_path):
     assert result.exit_code == 0, result.output
     space = tmp_path / "space"
     assert {path.name for path in space.iterdir()} == {"README.md", "app.py", "model-1", "model-2", "requirements.txt"}
-    assert 'main("model-1", "model-2")' in (space / "app.py").read_text().replace("'", '"')
+    assert 'main("model-1", "model-2", language="en")' in (space / "app.py").read_text().replace("'", '"')
     card = (space / "README.md").read_text()
     assert card.startswith("---\ntitle: ") and "\nsdk: gradio\n" in card and "\napp_file: app.py\n" in card
     for path in space.rglob("*.*"):  # where the models were is nobody's business

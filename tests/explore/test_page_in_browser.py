@@ -49,7 +49,7 @@ def models(tmp_path_factory, gpt2_tokenizer):
 
 @pytest.fixture(scope="module")
 def urls(models):
-    """Addresses of a page that compares, of one with a single model, and of one whose model is not there."""
+    """Addresses of a page that compares, of one model, of a model that is missing, and of one model in Portuguese."""
     names = [str(models / name) for name in ("before", "after", "none")]
     pipe, environment = subprocess.PIPE, {**os.environ, "PYTHONPATH": str(ROOT)}
     program = str(ROOT / "tests" / "explore" / "explore_server.py")
@@ -114,7 +114,7 @@ def test_texts(page):
 def test_markup_is_shown_and_not_run(page, single):
     assert "40 tokens." in show_text(page, MARKUP)
     single.choose("Map", 1)
-    page.get_by_label("Words with commas").fill(f"cat, {MARKUP}, <a href='javascript:window.ran=1'>x</a>")
+    page.get_by_label("Words separated by commas").fill(f"cat, {MARKUP}, <a href='javascript:window.ran=1'>x</a>")
     page.get_by_role("button", name="Show").locator("visible=true").click()
     label = page.locator(".annotation-text:visible").filter(has_text="onerror")
     label.first.wait_for()
@@ -218,6 +218,29 @@ def test_a_narrow_page_can_be_read(new_page, urls, dark):
         widths = page.locator(".js-plotly-plot:visible").evaluate_all("plots => plots.map(p => p.clientWidth)")
         assert all(250 < width <= 400 for width in widths), widths
         assert page.evaluate(CONTRAST, texts) == [], view
+    assert watched.faults == []
+    page.close()
+
+
+def test_the_page_in_portuguese_follows_its_fields(new_page, urls):
+    watched = new_page()
+    watched.open(urls[3])
+    page = watched.page
+    assert page.get_by_role("heading", name="A entrada de um GPT").is_visible()
+    assert "50,257 tokens x 16 dimensões, 64 posições (learned)" in page.locator(".facts").inner_text()
+    watched.choose("Mapa", 1)
+    field = page.get_by_label("Palavras separadas por vírgulas")
+    assert field.input_value().startswith("gato, cachorro, ")
+    labels = page.locator(".annotation-text:visible")
+    for key in ("", "Enter"):  # typing is enough
+        field.press_sequentially(", avião" if not key else ", navio")
+        if key:
+            field.press(key)
+        labels.filter(has_text="navio" if key else "avião").wait_for()
+    assert labels.all_text_contents() == field.input_value().split(", ")
+    watched.choose("Vizinhos", 1)
+    page.get_by_label("Palavra (a)").fill("")
+    page.locator(".failed:visible").filter(has_text="Falta uma palavra; digite uma.").wait_for()
     assert watched.faults == []
     page.close()
 

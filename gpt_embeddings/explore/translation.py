@@ -1,0 +1,87 @@
+"""The page in Portuguese: `templates/portuguese.json` has each text under the English one, with `{}` for what varies.
+
+All other modules are written in English. A text without an entry stays English, such as a rare error.
+"""
+
+import json
+import re
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import plotly.graph_objects as go
+
+from gpt_embeddings.explore.tables import Table
+
+
+Language: TypeAlias = Literal["en", "pt"]
+
+_TABLE = json.loads((Path(__file__).parent / "templates" / "portuguese.json").read_text(encoding="utf-8"))
+PORTUGUESE: dict[str, str] = _TABLE["texts"]
+EXAMPLES: dict[str, str] = _TABLE["examples"]  # the values that the fields begin with
+
+
+def translate(text: str, language: Language) -> str:
+    """Return a text of the page in a language.
+
+    >>> translate("There are 300 words; at most 200 are shown. Leave some out.", "pt")
+    'Há 300 palavras; mostram-se no máximo 200. Tire algumas.'
+    """
+    if language == "en":
+        return text
+    if text in PORTUGUESE:
+        return PORTUGUESE[text]
+    for pattern, translated in _patterns():
+        if found := pattern.fullmatch(text):
+            return translated.format(*found.groups())
+    return text
+
+
+def translate_example(value: Any, language: Language) -> Any:
+    """Return the value that a field begins with in a language."""
+    return EXAMPLES.get(value, value) if language == "pt" else value
+
+
+def translate_table(table: Table, language: Language) -> Table:
+    """Translate columns, caption and cells, other than the tokens of a text."""
+    say = partial(translate, language=language)
+    rows = [
+        tuple(
+            say(cell) if isinstance(cell, str) and column != "token" else cell
+            for column, cell in zip(table.columns, row, strict=True)
+        )
+        for row in table.rows
+    ]
+    return replace(table, columns=tuple(map(say, table.columns)), rows=rows, caption=say(table.caption))
+
+
+def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
+    """Translate titles, names and notes of a figure in place; labels of words and tokens stay as they are."""
+    say = partial(translate, language=language)
+
+    def translate_title(item: Any) -> None:
+        if item.title.text:
+            item.title.text = ", ".join(map(say, item.title.text.split(", ", 1)))  # "Cosines, sinusoidal"
+
+    def translate_trace(trace: Any) -> None:
+        trace.name = say(trace.name) if trace.name else trace.name
+        if trace.type == "heatmap" and isinstance(trace.y[0], str):
+            trace.y = [say(name) for name in trace.y]
+
+    figure.for_each_trace(translate_trace)
+    figure.for_each_xaxis(translate_title)
+    figure.for_each_yaxis(translate_title)
+    for annotation in figure.layout.annotations:
+        annotation.text = say(annotation.text)
+    translate_title(figure.layout)
+    return figure
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str]]:
+    return [
+        (re.compile("(.+?)".join(map(re.escape, english.split("{}"))), re.DOTALL), portuguese)
+        for english, portuguese in PORTUGUESE.items()
+        if "{}" in english
+    ]
