@@ -169,7 +169,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None
     check_fast(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ValueError("The tokenizer has no end-of-text token to separate documents; set its `eos_token`.")
-    if isinstance(max_length, int) and max_length > tokenizer.model_max_length:
+    if check_integer("max_length", max_length, 1) > tokenizer.model_max_length:
         raise ValueError(
             f"`max_length` is {max_length}, above the {tokenizer.model_max_length} positions (`n_positions`) of the "
             "tokenizer's model, its `model_max_length`. Use shorter windows, or, if the model has more positions, "

@@ -480,6 +480,8 @@ class TestBadInput:
         assert plain(ours.dataloader(np.int64(4), num_workers=np.int64(0))) == plain(wanted.dataloader(4))
         with pytest.raises(ValueError, match="`max_length` must be an integer of at least 1, got True"):
             TokenWindows(["a"], TOKENIZER, True)
+        with pytest.raises(ValueError, match="`max_length` is 1025, above the 1024 positions"):
+            TokenWindows(["a"], TOKENIZER, np.int64(1025))
 
     def test_an_epoch_without_windows_is_warned_of_once(self):
         def windows():
