@@ -1,4 +1,4 @@
-"""`gpt-embeddings evaluate`: what a model's vectors are worth on pairs of texts of one's own."""
+"""`gpt-embeddings evaluate`: measure a model on your own pairs of texts."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SCORE = "score"
-# Names that the sets of sentence-transformers have.
+# Column names of the datasets of sentence-transformers.
 PAIRS = [("sentence1", "sentence2"), ("question", "answer"), ("query", "answer"), ("anchor", "positive")]
 
 
@@ -22,7 +22,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Folder or Hub name; gpt-embeddings-english and gpt-embeddings-portuguese come with the package.",
+            help="Folder or Hub name; gpt-embeddings-english and gpt-embeddings-portuguese are bundled.",
             show_default=False,
         ),
     ],
@@ -37,7 +37,7 @@ def evaluate(
     columns: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            help="The two columns of texts; by default those that are called as sentence-transformers calls them: "
+            help="The two columns of texts; by default the first that exist of "
             + ", ".join(" and ".join(pair) for pair in PAIRS)
             + ".",
             show_default=False,
@@ -52,14 +52,14 @@ def evaluate(
             rich_help_panel=TEXT,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     tokenizer: Tokenizer = None,
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.", rich_help_panel=TEXT)] = "test",
 ) -> None:
-    """Measure MODEL on PAIRS, at all its dimensions and at the first half, quarter, ... of them.
+    """Measure MODEL on PAIRS, with all dimensions and with the first half, quarter, ... of them.
 
-    With a column of scores: the rank correlation (Spearman) of cosines with the scores. Without: how many of the first
-    texts (questions) find their second (answer) among all that there are.
+    With a column of scores: the Spearman correlation of cosines with the scores. Without: recall@1, recall@10 and
+    MRR@10 of finding the second text (answer) of each first text (question) among all second texts.
 
     Example: gpt-embeddings evaluate gpt-embeddings-english pairs.csv
     """
@@ -74,21 +74,23 @@ def evaluate(
         if score is None and SCORE in pairs.column_names:
             score = SCORE
         if score is not None and score not in pairs.column_names:
-            raise ValueError(f"There is no column {score!r} of scores; there are {', '.join(pairs.column_names)}.")
+            raise ValueError(
+                f"There is no column {score!r} of scores; the columns are {', '.join(pairs.column_names)}."
+            )
         first, second, scores, n_skipped = _take(pairs, columns, score)
         encode = Embedder.from_pretrained(model, tokenizer=tokenizer).encode
-        facts: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "pairs": len(first),
-            "left out": n_skipped,
+            "skipped": n_skipped,
             "columns": [*columns, *([score] if score else [])],
         }
         if score is None:
-            facts["dimensions"] = evaluate_retrieval(encode, first, second)
+            metadata["dimensions"] = evaluate_retrieval(encode, first, second)
         else:
-            facts["dimensions"] = {
+            metadata["dimensions"] = {
                 dim: {"spearman": value} for dim, value in evaluate_scores(encode, first, second, scores).items()
             }
-        _report(facts, as_json)
+        _report(metadata, as_json)
 
 
 def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tuple[Dataset, tuple[str, str]]":
@@ -100,40 +102,40 @@ def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tupl
         try:
             return load_source(data, column=pair[0], split=split), pair
         except ColumnError as error:
-            message = str(error)
-    message = f"{message} Name the two columns of texts with --columns."
+            message = str(error).partition(" Choose one with `--column`")[0]
+    message += " Name the two columns of texts with --columns."
     if columns is None:
-        message += f" Without it they are {', '.join(' and '.join(pair) for pair in PAIRS)}, whichever is there."
+        message += f" Without it, they must be {'; '.join(' and '.join(pair) for pair in PAIRS)}."
     raise ValueError(message)
 
 
 def _take(
     pairs: "Dataset", columns: tuple[str, str], score: str | None
 ) -> tuple[list[str], list[str], list[float], int]:
-    """Return the pairs that are whole, their scores, and how many were not."""
+    """Return the complete pairs, their scores, and the number of incomplete ones; a blank text counts as missing."""
     from gpt_embeddings.text.columns import check_texts
 
     for column in columns:
         check_texts(pairs, column)
-    whole = [
+    complete = [
         row
         for row in zip(pairs[columns[0]], pairs[columns[1]], pairs[score] if score else [0] * len(pairs), strict=True)
-        if row[0] and row[1] and row[2] is not None
+        if all(text and not text.isspace() for text in row[:2]) and row[2] is not None
     ]
-    if not whole:
+    if not complete:
         raise ValueError(f"No row of {len(pairs)} has {' and '.join(columns)}{' and ' + score if score else ''}.")
-    first, second, scores = map(list, zip(*whole, strict=True))
-    return first, second, scores, len(pairs) - len(whole)
+    first, second, scores = map(list, zip(*complete, strict=True))
+    return first, second, scores, len(pairs) - len(complete)
 
 
-def _report(facts: dict[str, Any], as_json: bool) -> None:
+def _report(metadata: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False))
+        typer.echo(json.dumps(metadata, ensure_ascii=False))
         return
-    left_out = f"; {facts['left out']:,} that lack a text or a score are left out" if facts["left out"] else ""
-    typer.echo(f"{facts['pairs']:,} pairs ({', '.join(facts['columns'])}){left_out}")
-    names = list(next(iter(facts["dimensions"].values())))
+    skipped = f"; skipped {metadata['skipped']:,} without a text or a score" if metadata["skipped"] else ""
+    typer.echo(f"{metadata['pairs']:,} pairs ({', '.join(metadata['columns'])}){skipped}")
+    names = list(next(iter(metadata["dimensions"].values())))
     titles = ["dimensions", *(name.replace("spearman", "Spearman") for name in names)]
     typer.echo("  ".join(f"{title:>10}" for title in titles))
-    for dim, values in facts["dimensions"].items():
+    for dim, values in metadata["dimensions"].items():
         typer.echo("  ".join([f"{dim:>10}", *(f"{values[name]:>10.3f}" for name in names)]))

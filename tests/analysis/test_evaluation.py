@@ -138,11 +138,13 @@ def write(path, rows):
 class TestCommand:
     def test_scored_pairs(self, box, tmp_path):
         rows = [(a, b, i % 4) for i, (a, b) in enumerate(zip(LINES, LINES[3:], strict=False))]
-        data = write(tmp_path / "pairs.csv", [("sentence1", "sentence2", "score"), *rows, ("alone", "", 3)])
+        data = write(
+            tmp_path / "pairs.csv", [("sentence1", "sentence2", "score"), *rows, ("alone", "", 3), (" \t", "blank", 2)]
+        )
         done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, "--json"])
         assert done.exit_code == 0, done.output
         facts = json.loads(done.stdout.splitlines()[-1])
-        assert (facts["pairs"], facts["left out"]) == (len(rows), 1)
+        assert (facts["pairs"], facts["skipped"]) == (len(rows), 2)
         first, second = (box.encode([row[side] for row in rows]) for side in (0, 1))
         cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
         expected = spearmanr(cosines, [row[2] for row in rows])[0]
@@ -154,7 +156,7 @@ class TestCommand:
         done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data])
         assert done.exit_code == 1
         assert "the columns are asked, said. Name the two columns of texts with --columns." in done.stderr
-        assert "Without it they are sentence1 and sentence2, question and answer, " in done.stderr
+        assert "Without it, they must be sentence1 and sentence2; question and answer; " in done.stderr
         done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, "--columns", "asked", "said"])
         assert done.exit_code == 0, done.output
         assert f"{len(rows):,} pairs (asked, said)" in done.stdout
@@ -163,7 +165,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--score", "points"], "There is no column 'points' of scores; there are question, answer, n"),
+            (["--score", "points"], "There is no column 'points' of scores; the columns are question, answer, n"),
             (["--columns", "question", "n"], "Column 'n' must hold strings"),
             (["--score", "n"], "at least 3"),
         ],
