@@ -75,7 +75,7 @@ def check(dataset, model, tokenizer):
 )
 def test_every_output(model, tokenizer, small, tmp_path, streaming, name):
     """In memory or lazy, in Arrow, in Parquet files, in one file; names are taken as they are."""
-    (tmp_path / "final 2.pq").write_bytes(b"of another")
+    (tmp_path / "final 2.parquet").write_bytes(b"of another")
     data = source().to_iterable_dataset(num_shards=3) if streaming else source()
     one_file, format = str(name).lower().endswith(("quet", "pq")) and name != "parquet", name == "parquet" and name
     options = {"output": name and tmp_path / name, "format": format or None, "overwrite": True}
@@ -85,7 +85,7 @@ def test_every_output(model, tokenizer, small, tmp_path, streaming, name):
     check(embedded, model, tokenizer)
     if name is None:
         return
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["final 2.pq", name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["final 2.parquet", name])
     if one_file:
         assert pq.ParquetFile(tmp_path / name).metadata.num_rows == len(TEXTS)
         check(pq.ParquetFile(tmp_path / name).read().to_pylist(), model, tokenizer)
