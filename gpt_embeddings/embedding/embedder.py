@@ -33,7 +33,7 @@ from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.embedding.provenance import Provenance
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_float32, to_int8
-from gpt_embeddings.embedding.quantized_table import FEW_IDS, QuantizedTable, TableDtype, find_quantized
+from gpt_embeddings.embedding.quantized_table import FEW_ROWS, QuantizedTable, TableDtype, find_quantized
 from gpt_embeddings.embedding.shared_weights import (
     SharedWeights,
     check_in_memory,
@@ -451,13 +451,15 @@ class Embedder:
         share each small step, and waiting for each other costs them more than the sums as soon as another process
         runs.
         """
-        check_in_memory(self.model)
+        if self.model.wte.weight.is_meta:
+            check_in_memory(self.model)
         if self.pooling in ("last", "none"):
             with torch.inference_mode(), torch_threads(1 if was_forked() else None):
                 vectors, starts = self._token_vectors(input_ids, offsets)
                 return self._store(vectors), starts
         n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
-        cuts = np.searchsorted(offsets, np.linspace(0, len(input_ids), n_threads + 1)[1:-1]).tolist()
+        targets = [i * len(input_ids) // n_threads for i in range(1, n_threads)]
+        cuts = np.searchsorted(offsets, targets).tolist()
         pooling: Any = self.pooling
 
         def mean(bounds: tuple[int, int]) -> npt.NDArray[Any]:
@@ -496,15 +498,15 @@ class Embedder:
     def _quantized_table(self, input_ids: Ids | None, every_call: bool = True) -> QuantizedTable | None:
         """Return a quantized copy of `wte` to sum rows of, made again if the table has changed; None sums `wte`.
 
-        A call compares the rows of its few ids with the table, or the whole table where ids are many. That takes
-        2 ms, so without `every_call` it happens every tenth of a second, and a sample of the ids is compared between.
+        A call compares the rows of its ids with the table, or the whole table if these are many. That takes 2 ms, so
+        without `every_call` it happens every tenth of a second, and in between a sample of the ids is compared.
         """
         if not is_unchanged(self.model):
             return None
-        if not every_call and input_ids is not None and len(input_ids) > FEW_IDS:
+        if not every_call and input_ids is not None and len(input_ids) > FEW_ROWS:
             now = time.monotonic()
             if now < self._checked + CHECK_SECONDS:
-                input_ids = input_ids[:: len(input_ids) // FEW_IDS + 1]
+                input_ids = input_ids[:: len(input_ids) // FEW_ROWS + 1]
             else:
                 self._checked = now
         return find_quantized(self.model.wte.weight, self.weights, input_ids)

@@ -24,7 +24,7 @@ TableDtype: TypeAlias = Literal["float32", "float16", "int8"]
 
 PROBED_ROWS = 64  # enough to reject nearly every table that is not made of int8 rows
 EXACT = 1e-6  # of a row's largest entry: whole numbers times a factor, rounded in float32
-FEW_IDS = 256  # up to here the rows of the ids are checked, from here on the whole table
+FEW_ROWS = 512  # up to here it is faster to check the rows of the ids, from here on the whole table
 CHUNK_ROWS = 1024  # of a table whose rows are hashed, so that the products stay in the processor's cache
 
 _copies: Any = WeakIdKeyDictionary()  # by table, then by dtype: its last copy
@@ -48,10 +48,15 @@ class QuantizedTable:
 
     def is_current(self, table: torch.Tensor, ids: npt.NDArray[np.int32] | None) -> bool:
         """Return whether the rows of these ids, of shape `(n_tokens,)`, are as they were; None means all rows."""
-        if ids is None or len(ids) > FEW_IDS:
-            return _hash_table(table) == self.table_hash
-        valid = ids[(ids >= 0) & (ids < len(table))]  # others are refused by the model
-        return bool((_hash_rows(_bytes(table)[valid]) == self.row_hashes[valid]).all())
+        if ids is not None:
+            rows: npt.NDArray[Any] = ids[(ids >= 0) & (ids < len(table))]  # the model refuses other ids
+            if len(rows) > FEW_ROWS:
+                seen = np.zeros(len(table), dtype=bool)
+                seen[rows] = True
+                rows = np.flatnonzero(seen)
+            if len(rows) <= FEW_ROWS:
+                return bool((_hash_rows(_bytes(table).take(rows, 0)) == self.row_hashes[rows]).all())
+        return _hash_table(table) == self.table_hash
 
 
 def quantize_table(table: torch.Tensor, dtype: TableDtype | None) -> QuantizedTable | None:
@@ -133,7 +138,7 @@ def _bytes(table: torch.Tensor) -> npt.NDArray[np.uint8]:
 def _hash_rows(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     """Return a number for each row: the sum of its words, each times an odd random number, modulo 2^64."""
     words = rows.view(f"u{np.gcd(rows.shape[1], 8)}")  # the longest words that fit
-    hashes: npt.NDArray[np.uint64] = (words * _factors(words.shape[1])).sum(1)
+    hashes: npt.NDArray[np.uint64] = np.einsum("ij,j->i", words, _factors(words.shape[1]))
     return hashes
 
 

@@ -29,7 +29,9 @@ _models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakVa
 _unpicklable: "weakref.WeakKeyDictionary[GPTEmbeddingsModel, str]" = weakref.WeakKeyDictionary()
 _folder: str | None = None
 
-PARTS = (nn.Dropout, nn.Embedding, nn.Linear, SinusoidalPositions)  # the modules of an unchanged model
+# An unchanged model has modules and weights of these very classes.
+PARTS = (nn.Dropout, nn.Embedding, nn.Linear, SinusoidalPositions)
+PLAIN_WEIGHTS = (nn.Parameter, torch.Tensor, type(None))
 
 
 class SharedWeights(NamedTuple):
@@ -89,7 +91,7 @@ def _changed_parts(model: GPTEmbeddingsModel) -> list[tuple[str, nn.Module]]:
         for name, part in model.named_children()
         if type(part) not in PARTS
         or (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
-        or not {*map(type, part.parameters()), *map(type, part.buffers())} <= {torch.Tensor, nn.Parameter}
+        or type(getattr(part, "weight", None)) not in PLAIN_WEIGHTS
     ]
 
 
