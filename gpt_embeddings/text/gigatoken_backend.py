@@ -1,22 +1,20 @@
 """The accelerated backend behind `encode_flat`: gigatoken, used only if it is proved equal to `tokenizers`.
 
-It is built from the same `tokenizer.json` as the reference and compared with it on some 90,000 probes: every class of
-Unicode character in four contexts, every vocabulary entry, every added token, long runs. The two may know different
-versions of Unicode, so texts with a character that they treat differently (a fallback character) go to `tokenizers`.
-The verdict is stored in a small file, so that the proof is made once for each tokenizer and versions of the libraries.
+It is built from the same `tokenizer.json` as the reference and compared with it on every character of Unicode, every
+vocabulary entry, every added token, and long runs. The two may know different versions of Unicode, so texts with a
+character that they treat differently (a fallback character) go to `tokenizers`. The verdict is stored in a small file,
+so that the proof is made once for each tokenizer and versions of the libraries.
 
 gigatoken encodes on its own threads, but in forked children and other workers on the calling thread, since a child
 does not inherit threads. No thread forks while another encodes.
 """
 
-import functools
 import hashlib
 import json
 import os
 import platform
 import sys
 import threading
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -34,9 +32,11 @@ from gpt_embeddings.text.backend import Encode, FallbackCharacters, FlatIds
 from gpt_embeddings.text.normalization import BatchNormalizer, normalized_differently
 
 
-PROBES_VERSION = 3  # part of a verdict's name: raise it when `probes` or `_read_differently` change
+PROBES_VERSION = 4  # part of a verdict's name: raise it when `probes` or `_read_differently` change
 PROBE_BATCH = 4096
-SAMPLED = 64  # of so many characters of one class one is compared
+_BLOCK = 64  # characters that are compared in one text first
+# Where Unicode has characters or may get some, and the ends of its private areas.
+_CHARACTERS = [*range(0x80, 0xD800), *range(0xE000, 0x34000), *range(0xE0000, 0xE0200), 0xF0000, 0x100000, 0x10FFFF]
 
 # gigatoken 0.10 remembers every word that is not a token, in some 65 bytes, and forgets none: so a handle is made anew
 # after so many tokens, which takes 0.15 s in a second or more and bounds it to 2 GB where no word comes twice.
@@ -201,14 +201,14 @@ def _describe(document: str, special_tokens: bool) -> tuple[str, BatchNormalizer
 def _digest(document: str, special_tokens: bool) -> str:
     """Name a tokenizer, a mode and everything else that a verdict depends on."""
     versions = [metadata.version("gigatoken"), metadata.version("tokenizers"), PROBES_VERSION]
-    machine = [platform.machine(), sys.platform, unicodedata.unidata_version]
+    machine = [platform.machine(), sys.platform]
     key = json.dumps([document, special_tokens, versions, machine])
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _prove(candidate: GigatokenBackend, backend: Tokenizer, reference: Encode) -> str:
     """Find the fallback characters, then return "equal" or the text for which the two still differ."""
-    wrong = _first_difference(_around(range(0x80)), candidate, reference)
+    wrong = _first_difference(_beside(range(0x80)), candidate, reference)
     if wrong is None:
         found = set(_read_differently(candidate, reference))
         if candidate.normalizer is not None:
@@ -220,14 +220,10 @@ def _prove(candidate: GigatokenBackend, backend: Tokenizer, reference: Encode) -
 
 def _read_differently(candidate: GigatokenBackend, reference: Encode) -> list[int]:
     """Return the characters beyond ASCII for which the two differ; they know different versions of Unicode."""
-    assigned, unassigned = _chosen_characters()
-    found = {assigned[i] for i in _differing(_around(assigned), candidate, reference)}
-    found |= {unassigned[i] for i in _differing(_beside(unassigned), candidate, reference)}
-    blocks = {c // SAMPLED + i for c in found for i in (-1, 0, 1)}
-    near = [
-        c for block in blocks for c in range(block * SAMPLED, (block + 1) * SAMPLED) if c >= 0x80 and _is_scalar(c)
-    ]
-    return sorted(found.union(near[i] for i in _differing(_beside(near), candidate, reference)))
+    blocks = [_CHARACTERS[i : i + _BLOCK] for i in range(0, len(_CHARACTERS), _BLOCK)]
+    texts = ["\n".join(_beside(block)) for block in blocks]
+    doubtful = [c for i in _differing(texts, candidate, reference) for c in blocks[i]]
+    return [doubtful[i] for i in _differing(_beside(doubtful), candidate, reference)]
 
 
 def _first_difference(texts: list[str], candidate: GigatokenBackend, reference: Encode) -> str | None:
@@ -249,8 +245,8 @@ def _differing(texts: list[str], candidate: GigatokenBackend, reference: Encode)
 
 
 def probes(backend: Tokenizer) -> list[str]:
-    """Return the texts on which gigatoken has to agree with `backend`, but for those of single characters."""
-    texts = [""]
+    """Return the texts on which gigatoken has to agree with `backend`."""
+    texts = ["", *("a{0}a 1{0}1 {0}'s  {0}".format(chr(c)) for c in range(0x3400))]
     texts += [a + b + c for a, b, c in product(_WORDS, repeat=3)]
     texts += [unit * n + end for unit in _REPEATED for n in _REPEATS for end in ("", "x")]
     for token in backend.get_added_tokens_decoder().values():
@@ -264,35 +260,9 @@ def probes(backend: Tokenizer) -> list[str]:
     return texts
 
 
-@functools.lru_cache(maxsize=1)
-def _chosen_characters() -> tuple[list[int], list[int]]:
-    """Return characters beyond ASCII to compare: assigned ones, and those that a later Unicode may have assigned.
-
-    Of the assigned ones both sides of every change of class are there, and samples between.
-    """
-    characters = [*range(0x80, 0xD800), *range(0xE000, 0x34000), *range(0xE0000, 0xE0200)]
-    categories = [unicodedata.category(chr(c)) for c in characters]
-    unassigned = [c for c, category in zip(characters, categories, strict=True) if category == "Cn"]
-    chosen = {0xE000, 0xF8FF, 0xF0000, 0xFFFFD, 0x100000, sys.maxunicode, *range(0x80, 0x3400)}
-    chosen.update(range(0x3400, 0xD800, SAMPLED), range(0x10000, 0x40000, SAMPLED))
-    for i in range(1, len(characters)):
-        if categories[i][0] != categories[i - 1][0]:
-            chosen |= {characters[i - 1], characters[i]}
-    return sorted(chosen.difference(unassigned)), unassigned
-
-
-def _around(characters: Iterable[int]) -> list[str]:
-    """Put each character among letters, digits and quotes."""
-    return ["a{0}a 1{0}1 {0}'s  {0}".format(chr(c)) for c in characters]
-
-
 def _beside(characters: Iterable[int]) -> list[str]:
-    """Put each character where ids show whether it is a letter, a number or neither, in less text."""
+    """Put each character where its ids show whether it is taken for a letter, a number or neither."""
     return ["a{0}1{0}'s".format(chr(c)) for c in characters]
-
-
-def _is_scalar(c: int) -> bool:
-    return 0 <= c < 0xD800 or 0xE000 <= c <= sys.maxunicode
 
 
 def _runs(numbers: list[int]) -> list[tuple[int, int]]:

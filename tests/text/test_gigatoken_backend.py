@@ -304,7 +304,7 @@ def test_a_handle_that_has_read_much_is_made_anew(gpt2, monkeypatch):
 
 def as_new_process(monkeypatch, folder):
     """Forget the backends that this process has, keep verdicts in `folder`, and prove on fewer characters."""
-    monkeypatch.setattr(module, "_chosen_characters", lambda: (list(range(0x80, 0x180)), []))
+    monkeypatch.setattr(module, "_CHARACTERS", list(range(0x80, 0x180)))
     monkeypatch.setattr(module, "_backends", {})
     monkeypatch.setattr(module, "_verdicts", lambda: folder)
 
