@@ -145,6 +145,9 @@ def test_vectors_are_those_of_the_source(case, dtype, saved):
         {"input_ids": ids, "attention_mask": LEFT},
         {"input_ids": ids, "attention_mask": LEFT, "position_ids": LEFT_POSITIONS},
     )
+    if CASES[case][0] != "opt":  # the plain forward of the others counts padding
+        padded = {"input_ids": ids, "attention_mask": LEFT}
+        same({**padded, "position_ids": torch.arange(9).unsqueeze(0)}, padded)
     for position_ids in (torch.arange(9).flip(0).unsqueeze(0), torch.randint(0, LENGTH, (3, 9))):
         same(
             {"input_ids": ids, "position_ids": position_ids}, {"input_ids": ids, "position_ids": position_ids.clone()}
@@ -202,17 +205,6 @@ def test_opt_counts_by_its_mask_and_keeps_a_row_for_padding(saved):
         model(ids, position_ids=raw - 2)
 
 
-@pytest.mark.parametrize(
-    "case", ["gpt2", "gpt_neo", "gpt_bigcode", "imagegpt", "ctrl", "openai-gpt", "biogpt", "xglm"]
-)
-def test_raw_forward_on_left_padding(case, saved):
-    source = AutoModel.from_pretrained(saved(case)).eval()
-    model = from_gpt(saved(case))
-    ids, positions = some_ids(), torch.arange(9).unsqueeze(0)
-    expected = first_hidden_state(source, input_ids=ids, attention_mask=LEFT)
-    assert torch.equal(ours(model, input_ids=ids, attention_mask=LEFT, position_ids=positions), expected)
-
-
 @pytest.mark.parametrize(("case", "dtype"), IN_DTYPES, ids=str)
 def test_flat_path_is_the_padded_one(case, dtype, saved):
     model = from_gpt(saved(case), dtype=dtype)
@@ -223,16 +215,11 @@ def test_flat_path_is_the_padded_one(case, dtype, saved):
     assert found.dtype == expected.dtype
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
     torch.testing.assert_close(found, expected, **tolerance)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_windows_of_the_flat_path_begin_again(case, saved):
-    model = from_gpt(saved(case))
     ids = some_ids(1, 2 * LENGTH + 3).flatten()
-    with torch.no_grad():
+    with torch.no_grad():  # windows begin again at position 0
         found = model.embed_bags(ids, [0, len(ids)], overflow="windows")
         parts = [model(window.unsqueeze(0)).last_hidden_state[0] for window in ids.split(LENGTH)]
-    torch.testing.assert_close(found[0], torch.cat(parts).mean(0))
+    torch.testing.assert_close(found[0], torch.cat(parts).mean(0), **tolerance)
 
 
 @pytest.mark.parametrize("case", CASES)
