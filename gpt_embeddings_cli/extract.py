@@ -43,7 +43,7 @@ def extract(
     wte_key: Annotated[
         str | None,
         typer.Option(
-            help="Name of the token table, for an architecture that is not known.",
+            help="Name of the token table, for an unknown architecture.",
             show_default=False,
             rich_help_panel=TABLES,
         ),
@@ -55,8 +55,8 @@ def extract(
 ) -> None:
     """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.
 
-    Nothing else of the checkpoint is read. Its vectors are the GPT's own hidden_states[0]. A static model, a single
-    table, is taken too: of model2vec, or a StaticEmbedding of sentence-transformers. A gated or private repository
+    Nothing else of the checkpoint is read. Its vectors are the GPT's own hidden_states[0]. A static model of
+    model2vec, or a StaticEmbedding of sentence-transformers, can be extracted, too. A gated or private repository
     needs `hf auth login`, or the token in the variable HF_TOKEN.
 
     Example: gpt-embeddings extract openai-community/gpt2 --output gpt2-embeddings
@@ -83,7 +83,7 @@ def extract(
                     raise ValueError(f"`--dtype` is {dtype}, but the tables of a static model are taken as they are.")
                 model, tokenizer = from_static(name, revision=revision)
                 save_model_and_tokenizer(out.result, model, tokenizer)
-                said = f"  tokenizer  {len(tokenizer)} entries, with nothing around a text"
+                said = f"  tokenizer  {len(tokenizer)} entries, without special tokens around a text"
             else:
                 model = from_gpt(
                     name,

@@ -99,9 +99,9 @@ def load_model_and_tokenizer(
         ValueError: One of them is broken.
     """
     name = find_bundled(name)
+    if model_class is GPTEmbeddingsModel and tokenizer in (None, name) and _is_static(name):
+        return from_static(name)
     model = load_model(name, model_class)
-    if tokenizer in (None, name) and _is_static(name):
-        return model, from_static(name)[1]
     if tokenizer is None:
         tokenizer = name if any(map(open_folder(name).has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
     return model, load_tokenizer(find_bundled(tokenizer), model_max_length=model.config.n_positions)

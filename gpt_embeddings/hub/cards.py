@@ -88,7 +88,7 @@ def choose_card(local: ParsedCard | None, remote: ParsedCard | None, remote_name
         return replace(remote, metadata={**local.metadata, **remote.metadata})
     if remote.own_text not in ("", local.own_text):
         logger.warning(
-            "README.md of the folder replaces the one on the Hub, whose text is another (it stays in %s).", remote_name
+            "README.md of the folder replaces different text on the Hub, which is still in %s.", remote_name
         )
     return replace(local, metadata={**remote.metadata, **local.metadata})
 

@@ -121,7 +121,7 @@ def test_which_card_is_kept(fresh, caplog):
     assert choose_card(here, remote, "").text == choose_card(here, here, "").text == here.text
     assert "replaces" not in caplog.text
     assert choose_card(here, there, "me/tides at 0123").text == here.text
-    assert "replaces the one on the Hub, whose text is another (it stays in me/tides at 0123)" in caplog.text
+    assert "replaces different text on the Hub, which is still in me/tides at 0123." in caplog.text
 
 
 def test_metadata_of_the_other_card_is_added(model, tokenizer, fresh):

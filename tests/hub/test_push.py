@@ -221,7 +221,7 @@ def test_pushes_over_what_is_there(client, tmp_path, caplog):
     push_to_hub(local, name)
     there = client.text(name, "README.md")
     assert "Written here." in there and "Written on the Hub" not in there and "license: mit\n" in there
-    assert f"replaces the one on the Hub, whose text is another (it stays in {name} at {head})" in caplog.text
+    assert f"replaces different text on the Hub, which is still in {name} at {head}." in caplog.text
     caplog.clear()
     push_to_hub(local, name)
     assert "replaces" not in caplog.text
