@@ -6,9 +6,9 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -89,32 +89,23 @@ def explore(
         if export is None and report is None:
             _serve(names, tokenizer, lang, host, port, browser)
 
+        from gpt_embeddings.explore.export import write_report, write_space
         from gpt_embeddings.explore.lazy_model import LazyModel
         from gpt_embeddings.outputs import AtomicOutput
 
-        with ExitStack() as stack:
-            space = report_file = None
-            if export is not None:
-                space = stack.enter_context(
-                    AtomicOutput(export, "explore --export", overwrite=overwrite, overwritable=("app.py",))
-                )
-            if report is not None:
-                report_options: dict[str, Any] = {"overwrite": overwrite, "suffixes": (".html", ".htm")}
-                report_file = stack.enter_context(AtomicOutput(report, "explore --report", **report_options))
-            models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
-            if space is not None:
-                from gpt_embeddings.explore.export import write_space
-
+        models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
+        if export is not None:
+            with AtomicOutput(export, "explore --export", overwrite=overwrite, overwritable=("app.py",)) as space:
                 space.result.mkdir()
                 write_space(space.result, models, names, lang)
                 space.finish()
-                typer.echo(f"Space: {space.path}")
-            if report_file is not None:
-                from gpt_embeddings.explore.export import write_report
-
-                write_report(report_file.result, models, lang)
-                report_file.finish()
-                typer.echo(f"Report: {report_file.path}")
+            typer.echo(f"Space: {space.path}")
+        if report is not None:
+            suffixes = (".html", ".htm")
+            with AtomicOutput(report, "explore --report", overwrite=overwrite, suffixes=suffixes) as file:
+                write_report(file.result, models, lang)
+                file.finish()
+            typer.echo(f"Report: {file.path}")
 
 
 def _serve(

@@ -9,22 +9,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from gpt_embeddings.text.encoding import encode_flat
 
 
 SPACE_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
 SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥", "▁": "␣"}
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Return the byte behind each character of a byte-level vocabulary (`bytes_to_unicode` in openai/gpt-2)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
-
-
-BYTES = _byte_alphabet()
+BYTES = {character: byte for byte, character in bytes_to_unicode().items()}  # of a byte-level vocabulary
 
 
 def show(text: str) -> str:
@@ -78,7 +70,7 @@ def reachable_tokens(tokenizer: PreTrainedTokenizerBase, n_rows: int) -> npt.NDA
 def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.int32]:
     """Return the ids of a word inside a sentence, or at the beginning of a text if that takes fewer tokens.
 
-    Byte-level vocabularies hold most words with the space before them: ` cat` and `cat` are two tokens.
+    In byte-level vocabularies ` cat` and `cat` are two tokens.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -103,7 +95,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.in
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Return the entries of a vocabulary that are whole words, without the mark of their space, and their ids.
+    """Return the entries of a vocabulary that are whole words, without the space before them, and their ids.
 
     >>> from gpt_embeddings import load_tokenizer
     >>> words = whole_words(load_tokenizer())
@@ -133,7 +125,7 @@ def _state(part: object) -> bytes:
 
 
 def _show_bytes(data: bytes) -> str:
-    """Show what is whole characters as such and other bytes in hexadecimal."""
+    """Show whole characters, and other bytes in hexadecimal."""
     parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
     return "".join(
         f"⟨{part.encode('utf-8', 'surrogateescape').hex(' ').upper()}⟩" if i % 2 else show(part)
