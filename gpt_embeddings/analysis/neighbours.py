@@ -8,6 +8,7 @@ Left out: approximate search, which a vocabulary does not need, and vectors of t
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -147,9 +148,9 @@ class Neighbours:
         ]
 
     def of_word(self, word: str, count: int = 10, *, exclude_inputs: bool = True) -> tuple[Word, list[Neighbour]]:
-        """Return a word and its neighbours, with or without the word itself."""
+        """Return a word and its neighbours, with or without the word itself, its plural and its singular."""
         found = self.find(word)
-        return found, self.nearest(found.vector, count, found.input_ids if exclude_inputs else ())
+        return found, self.nearest(found.vector, count, self._variants(found) if exclude_inputs else ())
 
     def analogy(
         self, a: str, b: str, c: str, count: int = 10, *, exclude_inputs: bool = True
@@ -161,12 +162,22 @@ class Neighbours:
             b: man.
             c: woman.
             count: How many neighbours.
-            exclude_inputs: Whether to leave the three words out, as is usual: otherwise one of them often comes first.
+            exclude_inputs: Whether to leave the three words out, with their plurals and singulars, as is usual:
+                otherwise one of them often comes first.
         """
         words = self.find(a), self.find(b), self.find(c)
         first, second, third = (normalize(word.vector, dim=0) for word in words)
-        inputs = {token_id for word in words for token_id in word.input_ids} if exclude_inputs else set()
+        inputs = set().union(*map(self._variants, words)) if exclude_inputs else set()
         return words, self.nearest(first - second + third, count, inputs)
+
+    def _variants(self, word: Word) -> set[int]:
+        """Return the ids of a word, and those of its plural and singular in -s if they are single tokens."""
+        ids = set(word.input_ids)
+        for variant in (f"{word.text}s", f"{word.text}es", word.text.removesuffix("s"), word.text.removesuffix("es")):
+            with suppress(ValueError):  # no token, or nothing is left of the word
+                found = word_ids(self.tokenizer, variant)
+                ids.update(found.tolist() if len(found) == 1 else ())
+        return ids
 
     def _check_query(self, vector: torch.Tensor | npt.ArrayLike) -> torch.Tensor:
         """Return a query as a float32 tensor of length 1."""

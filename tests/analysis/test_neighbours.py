@@ -89,6 +89,16 @@ def test_case_and_space_make_no_other_word(royal, gpt2_tokenizer):
     assert [near.piece for near in found] == ["␣king", "␣Queen"]
 
 
+def test_a_plural_is_no_answer(royal, gpt2_tokenizer):
+    for word in ("kings", "queens"):
+        royal.table[one_id(gpt2_tokenizer, word)] = royal.find(word.removesuffix("s")).vector
+    royal = Neighbours(royal.model, gpt2_tokenizer)
+    assert "␣kings" not in {near.piece for near in royal.of_word("king", 9)[1]}
+    assert "␣king" not in {near.piece for near in royal.of_word("kings", 9)[1]}
+    assert "␣kings" in {near.piece for near in royal.of_word("king", 9, exclude_inputs=False)[1]}
+    assert royal.analogy("kings", "man", "woman", 1)[1][0].piece in ("␣queen", "␣queens")
+
+
 def test_zero_rows_are_never_neighbours(royal):
     _, found = royal.of_word("tide", count=9)
     assert {near.piece for near in found} == {"␣king", "␣queen", "␣man", "␣woman"}
