@@ -202,16 +202,25 @@ def _as_dataset(data: Any, column: str) -> AnyDataset:
     if hasattr(data, "to_arrow") and hasattr(data, "columns"):  # polars
         return Dataset(data.to_arrow())
     if hasattr(data, "isna") and hasattr(data, "columns"):  # pandas
-        return Dataset.from_pandas(data, preserve_index=False)
+        try:
+            return Dataset.from_pandas(data, preserve_index=False)
+        except pa.ArrowException:
+            _check_strings(as_texts(data[column]) if column in data.columns else [], f"Column {column!r}, row")
+            raise  # another column: the message names it
     if isinstance(data, (str, bytes, Path, Mapping)) or not hasattr(data, "__len__"):
         raise TypeError(
             f"`data` must be a dataset, a table of pandas or polars, or a list of strings, got {type(data).__name__}. "
             "`load_source` opens files; `IterableDataset.from_generator` takes a function that yields rows."
         )
     texts = as_texts(data)
-    if isinstance(texts, list) and (wrong := next((t for t in texts if not isinstance(t, (str, type(None)))), None)):
-        raise TypeError(f"`data` must hold strings, but holds {type(wrong).__name__}: {wrong!r:.80}.")
+    _check_strings(texts, "`data`, item")
     return Dataset(pa.table({column: pa.array(texts, pa.string()) if isinstance(texts, list) else texts}))
+
+
+def _check_strings(texts: Any, name: str) -> None:
+    for i, text in enumerate(texts if isinstance(texts, list) else []):
+        if not isinstance(text, (str, type(None))):
+            raise TypeError(f"{name} {i} must be a string, got {type(text).__name__}: {text!r:.80}.")
 
 
 def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder, num_proc: int | None) -> None:

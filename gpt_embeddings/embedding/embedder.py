@@ -349,7 +349,7 @@ class Embedder:
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
-        vectors, starts, _ = self._embed(list(texts), self._name_rows(None), every_call=False)
+        vectors, starts, _ = self._embed(as_texts(texts), self._name_rows(None), every_call=False)
         if starts is None:
             return {self.output_column: vectors}
         return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -271,7 +272,7 @@ def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
     elif kind == "numpy":
         data = np.array(texts, dtype=object)
     elif kind == "pandas":
-        data = pytest.importorskip("pandas").DataFrame({"text": texts, "id": [0, 1, 2]}, index=[7, 8, 9])
+        data = pd.DataFrame({"text": texts, "id": [0, 1, 2]}, index=[7, 8, 9])
     else:
         frame = pytest.importorskip("polars").DataFrame({"text": texts, "id": [0, 1, 2]})
         data = frame if kind == "polars" else frame["text"]
@@ -288,9 +289,11 @@ def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
         ("file.txt", "got str"),
         ({"text": ["a"]}, "got dict"),
         (iter(["a"]), "got list_iterator"),
-        ([1, 2], "must hold strings, but holds int: 1"),
+        (["a", float("nan"), 2], "`data`, item 2 must be a string, got int: 2"),
+        (pd.Series(["a", 3]), "`data`, item 1 must be a string, got int: 3"),
+        (pd.DataFrame({"text": ["a", 3]}), "Column 'text', row 1 must be a string, got int: 3"),
     ],
-    ids=["str", "dict", "iterator", "numbers"],
+    ids=["str", "dict", "iterator", "numbers", "series", "frame"],
 )
 def test_what_holds_no_rows(model, tokenizer, data, message):
     with pytest.raises(TypeError, match=message):
