@@ -1,4 +1,4 @@
-"""Columns of Arrow: which hold texts, which types can be joined, and blocks of rows given the types of a schema.
+"""Columns of Arrow: which hold texts, which types can be joined, and casting rows to a schema.
 
 Left out: reading them (`files`).
 """
@@ -34,7 +34,7 @@ def check_column(names: Iterable[str], column: str) -> None:
 
 
 def plain_table(table: pa.Table) -> pa.Table:
-    """Return a table without Arrow's views and dictionaries, which few functions take; its metadata are kept."""
+    """Return a table without Arrow's views and dictionaries, which few functions accept; metadata are kept."""
     fields = [field.with_type(plain_type(field.type)) for field in table.schema]
     schema = pa.schema(fields, table.schema.metadata)
     return table if schema.equals(table.schema) else table.cast(schema)
@@ -84,7 +84,7 @@ def storage_of(feature: Any) -> pa.DataType:
 
 
 def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) -> pa.DataType | None:
-    """Return a type that holds the values of both, or None.
+    """Return a type for the values of both, or None if there is none.
 
     >>> str(join_types(pa.null(), pa.string())), str(join_types(pa.int64(), pa.float64()))
     ('string', 'double')
@@ -94,7 +94,7 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
     Args:
         one: A type.
         other: Another.
-        as_texts: Whether everything has a spelling, as in CSV, so that texts hold what nothing else does.
+        as_texts: Whether values of any type can become texts, as in CSV.
     """
     if {one, other} == {pa.int64(), pa.uint64()}:  # Arrow says int64, which holds less
         return pa.uint64()
@@ -106,12 +106,12 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
 
 
 def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """Give a block of rows the types of a schema; columns that it lacks are null.
+    """Cast rows to a schema; missing columns become null.
 
     Args:
         table: The rows.
         schema: The schema.
-        name: What they are from, for the message.
+        name: The file that they are from, for messages.
 
     Raises:
         ValueError: A column is not in the schema, or its values do not fit; the message names it.
@@ -122,8 +122,8 @@ def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
         found = table.schema.field(column).type
         if column not in schema.names:
             raise ValueError(
-                f"{name}: the column {column!r} was not there before. Read the texts alone, "
-                "or give the files without `--streaming`, which looks through them first."
+                f"{name}: the column {column!r} is new. Read without `--streaming`, which finds all columns first, "
+                f"{ALONE}."
             )
         wanted = schema.field(column).type
         if join_types(found, wanted) != wanted:
@@ -164,7 +164,7 @@ def as_numbers(texts: pa.Array) -> pa.Array:
 
 
 def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
-    """Refuse a dataset without a column of strings, as far as that is known before it is read.
+    """Refuse a dataset without a column of strings, if its columns are known before it is read.
 
     Raises:
         NotStringsError: The column holds something else.
@@ -179,7 +179,7 @@ def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
 
 
 def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
-    """Return the texts of a batch as `string` or `large_string`, whichever of Arrow's types for strings they have.
+    """Return the texts of a batch as `string` or `large_string`.
 
     Raises:
         NotStringsError: The column holds something else.

@@ -1,8 +1,8 @@
-"""What goes in: the files that a name means, and their bytes, decompressed.
+"""Find input files by name, folder, pattern or address, and open them decompressed.
 
-A name is a name: what exists is taken literally, whatever characters it has.
+A name that exists is taken literally, whatever characters it has.
 
-Left out: what the bytes say (`text.files`), and datasets (`text.sources`).
+Left out: the formats (`files`), and datasets (`sources`).
 """
 
 import atexit
@@ -40,24 +40,24 @@ FORMATS = {
 }
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 
-_spooled: dict[str, str] = {}  # copies of the standard input, with their digests
+_copies: dict[str, str] = {}  # of the standard input, each with its digest
 
 
 def find_files(inputs: Iterable[str]) -> list[str]:
-    """Return the files that names mean, in the order of the names.
+    """Return the files for some names, in the order of the names.
 
-    What exists is taken literally. Of the rest, `-` is the standard input, copied to a file that is gone when the
-    program ends; a name with `*`, `?` or `[` is a pattern, and its files come sorted. A folder means the files in it
-    and below it that have a known suffix, sorted; names that begin with `.` or `_` and README.md are passed over.
-    Addresses such as `https://` and `hf://` are as `fsspec` has them.
+    `-` is the standard input, which is copied to a temporary file. A name with `*`, `?` or `[` is a pattern, unless a
+    file has that name. A folder stands for the files in and below it that have a known suffix, except README.md and
+    names that begin with `.` or `_`. Files of a pattern or folder are sorted. `fsspec` opens addresses such as
+    `https://` and `hf://`.
 
     Raises:
-        FileNotFoundError: A name means nothing that exists.
+        FileNotFoundError: There is no such file.
     """
     found: list[str] = []
     for name in inputs:
         if name == "-" and not os.path.exists(name):
-            found.append(_spool_standard_input())
+            found.append(_copy_standard_input())
         elif "://" in name:
             found += _find_remote(name)
         elif os.path.exists(name):
@@ -73,30 +73,30 @@ def find_files(inputs: Iterable[str]) -> list[str]:
 
 
 def format_of(paths: Sequence[str]) -> str:
-    """Return the one format that files have by their suffixes, a compression's suffix aside.
+    """Return the common format of files by their suffixes.
 
     Raises:
-        ValueError: A suffix is unknown, or they have more than one format.
+        ValueError: A suffix is unknown, or the formats differ.
     """
     suffixes = {}
     for path in paths:
         suffix = suffix_of(path)
         if suffix not in FORMATS:
             raise ValueError(
-                f"Input {path!r} has the unknown suffix {suffix!r}; known are {', '.join(FORMATS)}, also with "
-                f"{', '.join(_COMPRESSIONS)} behind them."
+                f"Input {path!r} has the unknown suffix {suffix!r}. Known suffixes are {', '.join(FORMATS)}, also "
+                f"followed by {', '.join(_COMPRESSIONS)}."
             )
         suffixes[suffix] = FORMATS[suffix]
     if len(set(suffixes.values())) > 1:
         raise ValueError(
-            f"The inputs mix the formats {', '.join(sorted(suffixes))}; give files of one format, of a folder by a "
-            f"pattern such as 'folder/**/*{min(suffixes)}'."
+            f"The inputs mix the formats {', '.join(sorted(suffixes))}. Give files of one format; select those of a "
+            f"folder by a pattern such as 'folder/**/*{min(suffixes)}'."
         )
     return next(iter(suffixes.values()))
 
 
 def suffix_of(path: str) -> str:
-    """Return the suffix that tells the format, in lower case.
+    """Return the suffix of a file's format in lower case, without that of a compression.
 
     >>> suffix_of("https://example.org/reviews.JSONL.gz?download=1")
     '.jsonl'
@@ -108,26 +108,26 @@ def suffix_of(path: str) -> str:
 
 
 def fingerprint(path: str) -> str:
-    """Return what changes when a file does: its name, size and time; for another place what that says of it."""
-    if path in _spooled:
-        return _spooled[path]
+    """Return a text that changes when a file does: its name, size and time, or what a remote file system reports."""
+    if path in _copies:
+        return _copies[path]
     if "://" in path:
         import fsspec
 
         system, inner = fsspec.core.url_to_fs(path)
         return f"{path} {system.checksum(inner)}"
-    facts = os.stat(path)
-    return f"{os.path.realpath(path)} {facts.st_size} {facts.st_mtime_ns}"
+    status = os.stat(path)
+    return f"{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}"
 
 
 def display_name(path: str) -> str:
     """Return a file's name for messages."""
-    return "The standard input" if path in _spooled else path
+    return "The standard input" if path in _copies else path
 
 
 @contextmanager
 def open_bytes(path: str) -> Iterator[Any]:
-    """Open a file to read its bytes in order, decompressed."""
+    """Open a file to read its decompressed bytes in order."""
     if "://" in path:
         import fsspec
 
@@ -150,18 +150,17 @@ def _open_zst(file: Any) -> Any:
 
 @contextmanager
 def open_seekable(path: str) -> Iterator[Any]:
-    """Open a file to read its bytes in any order."""
-    if "://" in path or os.path.splitext(path)[1].lower() in _COMPRESSIONS:
+    """Open a file to read its decompressed bytes in any order."""
+    if os.path.splitext(path)[1].lower() in _COMPRESSIONS:
         with open_bytes(path) as file:
-            seekable = os.path.splitext(path)[1].lower() not in _COMPRESSIONS
-            yield file if seekable else io.BytesIO(file.read())
+            yield io.BytesIO(file.read())
     else:
-        with pa.OSFile(path, "rb") as file:
+        with open_bytes(path) if "://" in path else pa.OSFile(path, "rb") as file:
             yield file
 
 
-def _spool_standard_input() -> str:
-    """Copy the standard input to a file, which can be read again, and return its name."""
+def _copy_standard_input() -> str:
+    """Copy the standard input to a temporary file, so that it can be read again."""
     folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path, digest = os.path.join(folder, "input.txt"), hashlib.sha256()
@@ -169,7 +168,7 @@ def _spool_standard_input() -> str:
         while block := sys.stdin.buffer.read(2**20):
             digest.update(block)
             file.write(block)
-    _spooled[path] = digest.hexdigest()
+    _copies[path] = digest.hexdigest()
     return path
 
 
@@ -178,10 +177,10 @@ def _find_remote(name: str) -> list[str]:
 
     system, path = fsspec.core.url_to_fs(name)
     if name.startswith(("http://", "https://")):
-        return [name]  # `?` begins a query there, and what is a folder cannot be told
+        return [name]  # `?` begins a query, and folders cannot be listed
     if system.isdir(path):
         inside = system.find(path)
-        found = sorted(file for file in inside if suffix_of(file) in FORMATS and not _is_passed_over(file, path))
+        found = sorted(file for file in inside if suffix_of(file) in FORMATS and not _is_skipped(file, path))
     elif system.exists(path):
         return [name]
     else:
@@ -193,7 +192,7 @@ def _find_remote(name: str) -> list[str]:
 
 def _in_folder(folder: str) -> list[str]:
     files = sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
-    files = [path for path in files if not _is_passed_over(path, folder)]
+    files = [path for path in files if not _is_skipped(path, folder)]
     known = [path for path in files if suffix_of(path) in FORMATS]
     if not known:
         raise FileNotFoundError(f"The folder {folder!r} holds no file of a known suffix ({', '.join(FORMATS)}).")
@@ -203,6 +202,6 @@ def _in_folder(folder: str) -> list[str]:
     return known
 
 
-def _is_passed_over(path: str, folder: str) -> bool:
+def _is_skipped(path: str, folder: str) -> bool:
     names = os.path.relpath(path, folder).split(os.sep)
     return names[-1].lower() == "readme.md" or any(name.startswith((".", "_")) for name in names)

@@ -1,9 +1,10 @@
-"""What is in a file of texts, block by block as Arrow tables.
+"""Read a file of texts block by block as Arrow tables.
 
-Each format has one reader, the same for datasets that stream and for those that are kept, so that the same file gives
-the same texts and the same errors.
+Each format has one reader for streaming and for the cache, so that a file always gives the same texts and errors.
+JSON is parsed by Arrow, whose reader alone rounds long integers, gives dates for texts that look like dates, and nulls
+for a column that is not there; all three are corrected here.
 
-Left out: which files a name means, and how files of different columns become one dataset (`sources`).
+Left out: finding files (`discovery`), and joining files whose columns differ (`sources`).
 """
 
 import codecs
@@ -41,7 +42,7 @@ JSON_THREADS = 32  # parts of a block of JSON lines that are parsed at once
 
 READING_ERRORS = (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, zlib.error, lzma.LZMAError)
 
-# Paragraphs end where lines of blanks stand; these are all characters of which `str.isspace` is true.
+# A line of blanks ends a paragraph. These are all characters for which `str.isspace` is true.
 _BLANK = (
     rb"(?:[ \t\x0b\x0c\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|"
     rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80)"
@@ -49,7 +50,7 @@ _BLANK = (
 BLANKS = re.compile(rb"\n" + _BLANK + rb"+(?=\n|\Z)")
 BLANKS_FIRST = re.compile(rb"\A" + _BLANK + rb"+(?=\n|\Z)")
 LONG_INTEGER = re.compile(rb"[0-9]{16}")  # the shortest that a double may not hold
-CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # what Arrow's JSON reader says
+CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # a message of Arrow's JSON reader
 
 Blocks: TypeAlias = Iterator[pa.Table]
 
@@ -63,9 +64,9 @@ class ReadOptions:
     texts: tuple[str, ...] = ()
     """The columns that hold texts."""
     texts_only: bool = False
-    """Whether the other columns are left where they are."""
+    """Whether to read no other columns."""
     sample_by: str = "line"
-    """What is a row of a text file, one of `SAMPLE_UNITS`."""
+    """What becomes a row of a text file, one of `SAMPLE_UNITS`."""
     encoding: str = "utf-8"
     """Of text, CSV and JSON."""
 
@@ -78,13 +79,13 @@ def read_tables(
     part: int | None = None,
     size: int = BLOCK_BYTES,
 ) -> Blocks:
-    """Read a file block by block; a block has the types that the schema wants where it can, else its own.
+    """Read a file block by block, with the types of the schema if the values have them, else with their own.
 
     Args:
         path: The file.
         options: How to read it.
-        schema: Types of columns that are known.
-        part: The one row group of a Parquet file to read; None reads them all.
+        schema: Known types of columns.
+        part: The row group of a Parquet file to read; None reads all.
         size: Bytes of a block.
 
     Raises:
@@ -94,7 +95,7 @@ def read_tables(
     read = _parquet if options.format == "parquet" else READERS[options.format]
     tables = read(path, options, schema, size) if part is None else _parquet(path, options, schema, size, part)
     while True:
-        # Only reading is tried: a generator that is let go of at the end of the program finds no names to compare.
+        # `yield` stays outside: in a generator that is closed at exit, the names of these exceptions may be gone.
         try:
             table = next(tables, None)
             if table is not None:
@@ -109,7 +110,7 @@ def read_tables(
 
 
 def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
-    """Return the columns that the beginning of a file has, or None where the file has no rows.
+    """Return the columns of the first rows of a file, or None if it has no rows.
 
     Raises:
         ColumnError: A column of texts is missing or holds something else.
@@ -159,11 +160,7 @@ def _advice(error: Exception, options: ReadOptions) -> str:
 
 
 def _blocks(path: str, encoding: str, size: int) -> Iterator[bytes]:
-    """Give a file as UTF-8 in blocks that end with a line, without its byte-order mark.
-
-    Raises:
-        UnreadableFileError: It is not UTF-8, and no other encoding was given.
-    """
+    """Yield a file as UTF-8 in blocks of whole lines, without its byte-order mark."""
     utf_8 = encoding.lower() in ("utf-8", "utf8")
     decoder = codecs.getincrementaldecoder("utf-8" if utf_8 else encoding)()
     rest: list[bytes] = []
@@ -232,7 +229,7 @@ def _plain_line_ends(block: bytes) -> bytes:
 
 
 def _between(blocks: Iterator[bytes], border: bytes, size: int) -> Iterator[pa.Array]:
-    r"""Give what stands between borders: paragraphs between `\n\n`, or documents; what is empty is no text.
+    r"""Yield the texts between borders: paragraphs between `\n\n`, or documents. Empty texts are left out.
 
     >>> [texts.to_pylist() for texts in _between(iter([b"one\n \n\ntwo\n", b"lines\n"]), b"\n\n", 2**20)]
     [['one', 'two\nlines']]
@@ -254,7 +251,7 @@ def _between(blocks: Iterator[bytes], border: bytes, size: int) -> Iterator[pa.A
 
 
 def _without_blanks(text: bytes) -> bytes:
-    """Empty the lines that hold nothing but blanks, and leave out those at the beginning."""
+    """Remove the blanks of blank lines, and all blank lines at the beginning."""
     text = BLANKS_FIRST.sub(b"", text)
     # A search is several times as fast as a substitution, and most texts have no such lines.
     return (BLANKS.sub(b"\n", text) if BLANKS.search(text) else text).lstrip(b"\n")
@@ -265,7 +262,7 @@ def _split(text: bytes, border: bytes) -> pa.Array:
         text = text.rstrip(b"\n")
     texts = pc.split_pattern(_one_string(text), border.decode()).flatten()
     if border == PARAGRAPHS:
-        texts = pc.ascii_ltrim(texts, "\n")  # what an odd number of line ends leaves
+        texts = pc.ascii_ltrim(texts, "\n")  # the rest of an odd number of line ends
     return texts.filter(pc.not_equal(texts, ""))
 
 
@@ -484,7 +481,7 @@ def _without_times(kind: pa.DataType) -> pa.DataType:
 
 
 def _find_json_fault(block: bytes, line: int | None) -> None:
-    """Say at which line JSON is broken, if Python's own reader finds it."""
+    """Report the line at which JSON is broken, if Python's reader finds it."""
     for i, row in enumerate(block.split(b"\n")):
         try:
             value = json.loads(row) if row.strip() else {}
@@ -500,7 +497,7 @@ def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: in
         names = file.schema_arrow.names
         wanted = [name for name in names if name in options.texts] if options.texts_only else None
         if wanted is not None and len(wanted) < len(set(options.texts)):
-            wanted = None  # what is missing is told with all there are
+            wanted = None  # the message about a missing column lists all
         groups = None if part is None else [part]
         yield file.schema_arrow.empty_table()  # the columns are known before any row is read
         for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=wanted):

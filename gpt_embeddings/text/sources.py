@@ -1,9 +1,9 @@
-"""Where text comes from: files of several formats, or a dataset on the Hub, as one dataset with a column of texts.
+"""Open files, saved datasets or a dataset on the Hub as one dataset with a column of texts.
 
-A name is a name: what exists is taken literally, whatever characters it has. Files of one dataset need not agree in
-the types of their columns: they are joined where that loses nothing.
+The builders of `datasets` are not used for files: they report no line numbers, do not read `.zst`, and refuse files
+whose columns differ. Here the types of columns are joined where that loses nothing.
 
-Left out: what is in a file (`files`), and shuffling.
+Left out: reading a file (`files`), and shuffling.
 """
 
 import codecs
@@ -49,7 +49,7 @@ from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, parquet_counts,
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
-SAMPLED_FILES = 32  # of which the columns are looked at before reading; the others are met on the way
+SAMPLED_FILES = 32  # files whose columns are read in advance; those of others are joined on the way
 CACHED_ROWS = 2**14  # rows of a record batch in the cache
 CACHE_VERSION = 2  # raise it when files are read differently, so that they are read again
 
@@ -91,36 +91,39 @@ def load_source(
     """Open text, JSON lines, CSV, TSV, Arrow or Parquet files, a saved dataset, or one dataset on the Hub.
 
     Args:
-        inputs: One name or several, of one format: files, folders of them, patterns, addresses (`https://`, `hf://`),
-            `-` for the standard input; or folders of `Dataset.save_to_disk`; or a single Hub dataset name. Files may
-            be compressed (`.jsonl.gz`; also `.bz2`, `.xz`, `.zst`).
-        column: The column that must be there and hold strings; or several.
+        inputs: One or several names of files of one format, of folders of them, patterns, addresses (`https://`,
+            `hf://`), or `-` for the standard input; or folders of `Dataset.save_to_disk`; or one dataset on the Hub.
+            Files may be compressed (`.jsonl.gz`; also `.bz2`, `.xz`, `.zst`).
+        column: The required column of strings, or several.
         split: Split of a Hub dataset, or of a saved one that has splits.
         subset: Subset (configuration) of a Hub dataset.
-        sample_by: What makes a row of a text file: `"line"`, `"paragraph"` (blocks between blank lines), `"document"`
-            (the file), or `"endoftext"` (what stands between the marks `<|endoftext|>`).
+        sample_by: What becomes a row of a text file: a `"line"`, a `"paragraph"` (text between blank lines), the
+            whole `"document"`, or `"endoftext"` (text between `<|endoftext|>`).
         encoding: Of text, CSV and JSON files.
-        texts_only: Read nothing but `column`, so that other columns can be whatever they are.
-        streaming: Read while iterating and keep no copy on disk; every file is a shard.
+        texts_only: Read nothing but `column`, so that other columns may hold anything.
+        streaming: Read while iterating, without a copy on disk; every file is a shard.
 
     Returns:
-        The dataset, on disk in `datasets`' cache and memory-mapped, or one that streams.
+        The dataset, memory-mapped from the cache of `datasets`, or one that streams.
 
     Raises:
-        FileNotFoundError: A path does not exist, and is no dataset on the Hub.
+        FileNotFoundError: There is no such file, and no such dataset on the Hub.
+        OSError: The cache cannot be written.
         ValueError: The formats are mixed or unknown, there are no rows, a file is broken, or the column is missing or
-            holds no strings.
+            does not hold strings.
     """
     names = [os.fspath(name) for name in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     texts = (column,) if isinstance(column, str) else tuple(column)
     if not names:
-        raise ValueError("No input was given: name at least one file or a Hub dataset.")
+        raise ValueError("No input was given. Name at least one file or a dataset on the Hub.")
     if sample_by not in SAMPLE_UNITS:
         raise ValueError(f"`sample_by` must be one of {', '.join(map(repr, SAMPLE_UNITS))}, got {sample_by!r}.")
     try:
         codecs.lookup(encoding)
     except LookupError:
-        raise ValueError(f"There is no encoding {encoding!r}; examples are 'utf-8', 'cp1252', 'utf-16'.") from None
+        raise ValueError(
+            f"There is no encoding {encoding!r}. Use one such as 'utf-8', 'cp1252' or 'utf-16'."
+        ) from None
     dataset: Any
     if all(_is_saved(name) for name in names):
         dataset = _open_saved(names, split, streaming)
@@ -134,14 +137,14 @@ def load_source(
         )
         dataset = open_files(files, options, streaming=streaming)
     if subset is not None:
-        raise ValueError(f"`subset` is of a dataset on the Hub; {names[0]!r} is here and has none. Leave it out.")
+        raise ValueError(f"`subset` only applies to datasets on the Hub, but {names[0]!r} is a local path.")
     for name in texts:
         check_texts(dataset, name)
     return dataset.select_columns(list(texts)) if texts_only else dataset
 
 
 def file_being_read(dataset: IterableDataset) -> str | None:
-    """Return the file that a streaming dataset is reading, if that can be told: error messages name it."""
+    """Return the file that a streaming dataset is reading, for error messages, or None if that is unknown."""
     source: Any = getattr(dataset, "_ex_iterable", None)
     while hasattr(source, "ex_iterable"):
         source = source.ex_iterable
@@ -155,7 +158,7 @@ def file_being_read(dataset: IterableDataset) -> str | None:
 
 
 def find_parquet(inputs: Sequence[str]) -> list[str] | None:
-    """Return the files that names mean if all are Parquet files as they are, which others read by themselves too."""
+    """Return the matching files if all are uncompressed Parquet, else None."""
     if any(name == "-" or _is_saved(name) for name in inputs) or (len(inputs) == 1 and _may_be_on_hub(inputs[0])):
         return None
     files = find_files(inputs)
@@ -163,12 +166,12 @@ def find_parquet(inputs: Sequence[str]) -> list[str] | None:
 
 
 def open_files(files: Sequence[str], options: ReadOptions, *, streaming: bool = False) -> Dataset | IterableDataset:
-    """Open files of one format as one dataset; their names are taken literally.
+    """Open files of one format as one dataset.
 
     Args:
         files: The files.
         options: How to read them.
-        streaming: Read while iterating and keep no copy on disk; every file is a shard.
+        streaming: Read while iterating, without a copy on disk; every file is a shard.
 
     Raises:
         ValueError: They have no rows.
@@ -202,7 +205,7 @@ def _stream_tables(
 def _row_groups(
     files: list[str], parts: list[int | None], options: ReadOptions, schema: pa.Schema
 ) -> Iterator[dict[str, Any]]:
-    """Cut Parquet files into their row groups, for `IterableDataset.reshard`."""
+    """Split Parquet files into their row groups, for `IterableDataset.reshard`."""
     for path, part in zip(files, parts, strict=True):
         groups = list(range(parquet_counts(path)[1])) if part is None else [part]
         yield {"files": [path] * len(groups), "parts": groups, "options": options, "schema": schema}
@@ -266,11 +269,7 @@ def _cache_error(error: OSError) -> OSError:
 
 
 def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions) -> pa.Schema:
-    """Return one schema that holds the columns of all; its metadata are those of `datasets`.
-
-    Raises:
-        ValueError: The types of a column cannot be joined; the message names it and a file.
-    """
+    """Return one schema for the columns of all files, or raise an error that names the column and the file."""
     features: dict[str, Any] = {}
     for path, schema in schemas:
         for name, feature in _features_of(path, schema).items():
@@ -303,7 +302,7 @@ def _features_of(path: str, schema: pa.Schema) -> Features:
 
 
 def _settle(schema: pa.Schema) -> pa.Schema:
-    """Take columns of which nothing is known yet for texts: a stream cannot go back."""
+    """Make columns that had only nulls so far columns of strings: a stream cannot go back."""
     features = Features.from_arrow_schema(schema)
     nothing = [name for name, feature in features.items() if pa.types.is_null(storage_of(feature))]
     return Features({**features, **{name: Value("string") for name in nothing}}).arrow_schema
@@ -312,15 +311,15 @@ def _settle(schema: pa.Schema) -> pa.Schema:
 def read_blocks(
     dataset: Dataset | IterableDataset, rows: int, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """Iterate over a dataset in blocks of Arrow, of which each has types of its own where the dataset has none.
+    """Iterate over a dataset in Arrow tables.
 
-    `iter(batch_size=rows)` of a stream whose rows were filtered or mapped fails where a text is null, as each row
-    gets the type of its value.
+    `iter(batch_size=rows)` fails on a stream that was filtered or mapped if a text is null, because each row then has
+    its own types. Here the types of a block are joined.
 
     Args:
         dataset: The dataset; if it has a transform (`with_transform`), rows are read as that shows them.
         rows: Rows of a block; the last has fewer.
-        columns: The columns of texts to read alone, which come as plain strings; None reads all as they are.
+        columns: Columns of texts to read alone, as plain strings; None reads all columns as they are.
 
     Raises:
         NotStringsError: One of the columns holds something else.
@@ -408,7 +407,7 @@ def _open_saved(names: Sequence[str], split: str, streaming: bool) -> Dataset | 
 
 
 def _may_be_on_hub(name: str) -> bool:
-    """Return whether a name is of no file, by its form."""
+    """Return whether a name could be that of a dataset on the Hub."""
     is_file = name == "-" or "://" in name or os.path.exists(name) or glob.has_magic(name)
     return not is_file and suffix_of(name) not in FORMATS
 
@@ -418,5 +417,5 @@ def _load_from_hub(name: str, subset: str | None, split: str, streaming: bool) -
         return load_dataset(name, subset, split=split, streaming=streaming)
     except (DatasetNotFoundError, DataFilesNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(
-            f"Input {name!r} is neither a file here nor a dataset that could be had from the Hub ({error})."
+            f"Input {name!r} is not a local file, and it could not be loaded from the Hub ({error})."
         ) from error

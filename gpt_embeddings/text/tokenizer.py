@@ -147,11 +147,7 @@ class _Uncopied:
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that is not backed by `tokenizers`.
-
-    Raises:
-        TypeError: It is not.
-    """
+    """Raise a TypeError for a tokenizer that is not backed by `tokenizers`."""
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(
             f"`tokenizer` must be a fast tokenizer (backed by `tokenizers`), got {type(tokenizer).__name__}."
@@ -159,17 +155,13 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the largest id of a tokenizer plus one: how many rows a table for it has, holes included."""
+    """Return the number of rows of a table for a tokenizer: its largest id plus one."""
     check_fast(tokenizer)
     return int(_remembered(_rows, tokenizer, lambda: max(tokenizer.get_vocab().values(), default=-1) + 1))
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Refuse a tokenizer with ids that a model does not have.
-
-    Raises:
-        ValueError: Its largest id is not below the model's `vocab_size`.
-    """
+    """Raise a ValueError for a tokenizer whose largest id is not below the model's `vocab_size`."""
     if (rows := vocabulary_rows(tokenizer)) > vocab_size:
         raise ValueError(
             f"The tokenizer has {rows} entries, more than the model's `vocab_size` {vocab_size}. Give the tokenizer "
@@ -178,9 +170,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of a fast tokenizer as it is now, computed again only when it has been changed.
+    """Return a hash of a fast tokenizer, computed again only if it has been changed.
 
-    Truncation and padding are left out: flat ids know neither, and a call of the tokenizer sets them in passing.
+    Truncation and padding do not count: flat ids have neither, and calls of the tokenizer change them.
     """
     return str(_remembered(_digests, tokenizer, lambda: _digest(tokenizer)))
 
@@ -190,7 +182,7 @@ def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def without_limits(backend: Tokenizer) -> Tokenizer:
-    """Return a backend that neither cuts nor pads; the caller's keeps its settings."""
+    """Return a backend without truncation and padding; the given one keeps its settings."""
     if backend.truncation or backend.padding:
         backend = Tokenizer.from_str(backend.to_str())
         backend.no_truncation()
@@ -199,7 +191,7 @@ def without_limits(backend: Tokenizer) -> Tokenizer:
 
 
 def _remembered(known: _Known, tokenizer: PreTrainedTokenizerBase, find: Callable[[], Any]) -> Any:
-    """Return what is known of a tokenizer, found anew when it has been changed."""
+    """Return a remembered property of a tokenizer, computed again if the tokenizer has been changed."""
     state = backend_state(tokenizer.backend_tokenizer)
     if tokenizer not in known or known[tokenizer][0] != state:
         known[tokenizer] = (state, find())
@@ -207,7 +199,7 @@ def _remembered(known: _Known, tokenizer: PreTrainedTokenizerBase, find: Callabl
 
 
 def backend_state(backend: Tokenizer) -> Hashable:
-    """Return what tells that a backend has been changed in place, without writing out its vocabulary."""
+    """Return a key that changes when a backend is changed in place, without serializing its vocabulary."""
     parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
     return (
         id(backend),
@@ -219,13 +211,13 @@ def backend_state(backend: Tokenizer) -> Hashable:
 
 
 def hub_timeout() -> float:
-    """Return how many seconds the Hub has to answer whether it has a file: `HF_HUB_ETAG_TIMEOUT`, or a few."""
+    """Return the seconds to wait for the Hub's answer on a file: `HF_HUB_ETAG_TIMEOUT`, or a few."""
     given = constants.HF_HUB_ETAG_TIMEOUT
     return PATIENCE if given == constants.DEFAULT_ETAG_TIMEOUT else float(given)
 
 
 def _check_reach(name: str, revision: str | None) -> None:
-    """Refuse at once what is neither here nor on the Hub: transformers would ask for each file, many times."""
+    """Raise at once for a name that is neither local nor on the Hub: transformers would ask many times."""
     here = (try_to_load_from_cache(name, file, revision=revision) for file in TOKENIZER_MARKS)
     if os.path.exists(name) or any(isinstance(path, str) for path in here):
         return
@@ -234,7 +226,7 @@ def _check_reach(name: str, revision: str | None) -> None:
 
 
 def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None:
-    """Read vocabulary and merges of the extra `offline`, or return None where it is not installed."""
+    """Read vocabulary and merges of the extra `offline`, or return None if it is not installed."""
     try:
         distribution = metadata.distribution(OFFLINE_DISTRIBUTION)
     except metadata.PackageNotFoundError:

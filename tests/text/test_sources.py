@@ -74,7 +74,7 @@ class TestNames:
     def test_formats_are_not_mixed(self, streaming):
         write("d/a.txt", "a\n")
         write("d/b.csv", "text\nb\n")
-        with pytest.raises(ValueError, match=r"mix the formats \.csv, \.txt; .*by a pattern"):
+        with pytest.raises(ValueError, match=r"mix the formats \.csv, \.txt\. .*by a pattern"):
             load_source("d", streaming=streaming)
 
     def test_the_standard_input(self, streaming, monkeypatch):
