@@ -12,6 +12,7 @@ import torch
 import transformers
 from hub_client import TOKENS, USERS, Client
 from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import HTTPError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -564,6 +565,15 @@ def test_hub_connection_that_breaks(hub, larger):
         OSError, match=r"alice/larger.*, model.safetensors could not be read from byte \d+ on \(.*clos"
     ):
         from_gpt("alice/larger")
+
+
+def test_what_the_client_lacks(hub):
+    """Why headers on the Hub are read here: its own function returns no length of the header, and does not retry."""
+    metadata = HfApi().parse_safetensors_file_metadata("alice/larger", "model.safetensors")
+    assert vars(metadata).keys() == {"metadata", "tensors", "parameter_count"}
+    hub.fault("BODY /object/", "half")
+    with pytest.raises(HTTPError, match="closed"):
+        HfApi().parse_safetensors_file_metadata("alice/larger", "model.safetensors")
 
 
 def test_hub_in_blocks(hub, larger, monkeypatch):
