@@ -29,6 +29,7 @@ transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0.
 """
 
 import math
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -176,6 +177,9 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     _input_embed_layer = "wte"
     _can_compile_fullgraph = True
+    # There is nothing to checkpoint, so that asking for it has no effect; without these it would be an error.
+    supports_gradient_checkpointing = True
+    gradient_checkpointing = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -228,10 +232,14 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The new size is out of range.
         """
-        rows = args[0] if args else kwargs.get("new_num_tokens")
-        if rows is not None and (type(rows) is not int or not 1 <= rows <= MAX_VOCAB_SIZE):
-            raise ValueError(f"`new_num_tokens` must be an integer from 1 to {MAX_VOCAB_SIZE}, got {rows!r}.")
-        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if args:
+            kwargs["new_num_tokens"], args = args[0], args[1:]
+        rows = kwargs.get("new_num_tokens")
+        if rows is not None:
+            rows = kwargs["new_num_tokens"] = _as_integer(rows)
+            if type(rows) is not int or not 1 <= rows <= MAX_VOCAB_SIZE:
+                raise ValueError(f"`new_num_tokens` must be an integer from 1 to {MAX_VOCAB_SIZE}, got {rows!r}.")
+        embeddings = super().resize_token_embeddings(kwargs.pop("new_num_tokens", None), *args, **kwargs)
         weights = getattr(self.base_model, "token_weights", None)
         if weights is not None:  # a token that was never seen weighs 1
             missing = max(0, self.config.vocab_size - len(weights))
@@ -269,6 +277,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
 
     token_weights: torch.Tensor | None
     wte_scale: torch.Tensor | None
+    _position_sums: tuple[torch.Tensor, torch.Tensor] | None = None  # a cache, of `_sum_positions`
 
     def __init__(self, config: GPTEmbeddingsConfig, add_pooling_layer: bool = True) -> None:
         config.validate()  # fields may have been set since the configuration was made; nothing is allocated yet
@@ -278,7 +287,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self.wte = nn.Embedding(config.vocab_size, token_width)
         self.project_in = None if token_width == config.n_embd else nn.Linear(token_width, config.n_embd, bias=False)
         self.wpe = self._new_position_table(config.n_positions)
-        self._position_sums = torch.empty(0), torch.empty(0)  # by `_sum_positions`
         self.drop = nn.Dropout(float(config.embd_pdrop))
         self.register_buffer("token_weights", torch.ones(config.vocab_size) if config.pooling == "weighted" else None)
         # Only while `from_pretrained` loads, which builds modules without memory.
@@ -289,6 +297,10 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             self._rows_dtype = self.wte.weight.dtype
             self.wte.weight.requires_grad_(False)  # whole numbers cannot have a gradient
         self.post_init()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the cache, a pickle and the hash that `datasets` makes of it do not depend on earlier calls.
+        return {name: value for name, value in vars(self).items() if name != "_position_sums"}
 
     @can_return_tuple
     def forward(
@@ -352,6 +364,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """
         if torch.jit.is_tracing():  # the exporter of TorchScript makes tensors of defaults
             past_length, add_positions = int(past_length), bool(add_positions)
+        if type(past_length) is not int:
+            past_length = _as_integer(past_length)
         if token_type_ids is not None and not self.config.add_token_types:
             token_type_ids = None
         if not past_length and kwargs.get("past_key_values") is not None:
@@ -432,7 +446,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         weight = self.wte.weight
         input_ids, offsets = _as_bags(input_ids, offsets)
         self._check_range("input_ids", input_ids, self._vocab_rows())
-        input_ids, offsets = input_ids.to(weight.device), offsets.to(weight.device)
+        self._check_has_values(weighted)
+        input_ids, offsets = _beside(weight, input_ids), _beside(weight, offsets)
 
         n_positions = self.config.n_positions
         if overflow == "truncate":
@@ -443,14 +458,15 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             sums = self._sum_token_rows(input_ids, offsets, weights)  # (n_documents, word_embed_proj_dim or n_embd)
         else:
             sums = sum_rows(table, input_ids, offsets, weights=weights).float()
+        lengths, offsets = lengths.to(sums.device), offsets.to(sums.device)
         if self.config.token_scale != 1:
             sums = sums * self.config.token_scale
         if self.project_in is not None:
             sums = self.project_in(sums.to(weight.dtype))  # (n_documents, n_embd)
         if weights is not None:
-            return self._add_weighted_positions(sums, weights, offsets)
+            return self._add_weighted_positions(sums, weights.to(sums.device), offsets)
         if self.wpe is not None and input_ids.numel():
-            prefix = self._sum_positions(min(int(lengths.max()), n_positions))  # (longest + 1, n_embd)
+            prefix = self._sum_positions(min(int(lengths.max()), n_positions)).to(sums.device)  # (longest + 1, n_embd)
             sums = sums.to(prefix.dtype)  # memory of our own from here on, so what follows is in place
             if overflow == "windows":
                 full = (lengths // n_positions).unsqueeze(1).to(prefix.dtype)  # whole windows of a document
@@ -475,16 +491,18 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         Raises:
             ValueError: An id or a position is outside its table.
         """
-        device = self.wte.weight.device
         input_ids = torch.as_tensor(input_ids)
         self._check_range("input_ids", input_ids, self._vocab_rows())
-        vectors, _ = self._finish_tokens(self._look_up_tokens(input_ids.to(device)), False)  # (n_tokens, n_embd)
+        self._check_has_values()
+        rows = _beside(self.wte.weight, input_ids).unsqueeze(0)  # (1, n_tokens), as adapters expect a batch
+        vectors = self._finish_tokens(self._look_up_tokens(rows), False)[0].squeeze(0)  # (n_tokens, n_embd)
         if position_ids is None or self.wpe is None:
             return vectors
         position_ids = torch.as_tensor(position_ids)
         self._check_range("position_ids", position_ids, self.config.n_positions, -self.config.position_offset)
-        rows = self.wpe((position_ids + self.config.position_offset).to(device))
-        return vectors + rows.to(vectors.dtype)
+        position_ids = position_ids + self.config.position_offset
+        rows = self.wpe(_beside(self.wte.weight, position_ids).unsqueeze(0)).squeeze(0)
+        return vectors + rows.to(vectors.device, vectors.dtype)
 
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
         """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
@@ -504,6 +522,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         Raises:
             ValueError: The new size is out of range; nothing has changed.
         """
+        new_num_position_embeddings = _as_integer(new_num_position_embeddings)
         self.config.__class__(**{**self.config.to_dict(), "n_positions": new_num_position_embeddings})
         old, new = self.wpe, self._new_position_table(new_num_position_embeddings)
         if old is not None and new is not None:
@@ -630,7 +649,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if scale != 1 and self.config.scale_inputs_embeds:
             vectors, in_place = _scale(vectors, scale, in_place), True
         if self.project_in is not None:
-            in_place = type(self.project_in) is nn.Linear and not self.project_in._forward_hooks
+            in_place = _is_plain(self.project_in, nn.Linear)
             vectors = self.project_in(vectors)
         return vectors, in_place
 
@@ -716,7 +735,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         dtype = torch.promote_types(rows.dtype, torch.float32)
         if torch.is_grad_enabled() and rows.requires_grad:
             return F.pad(rows.cumsum(0, dtype=dtype), (0, 0, 1, 0))
-        kept, sums = self._position_sums
+        kept, sums = self._position_sums or (rows[:0], rows[:0])
         if not _begins_with(kept, rows):
             rows = self._first_positions(min(self.config.n_positions, 1 << longest.bit_length()))  # for longer texts
             with torch.inference_mode(False), torch.no_grad():  # they may outlive the mode of this call
@@ -726,23 +745,24 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
 
     def _first_positions(self, n: int) -> torch.Tensor:
         """Return the rows of the first positions, `(n, n_embd)`."""
-        assert self.wpe is not None
+        wpe: Any = self.wpe
         first = self.config.position_offset
         if self._owns_position_rows():
-            return self.wpe.weight[first : first + n]
-        rows: torch.Tensor = self.wpe(torch.arange(first, first + n, device=self.wte.weight.device))
-        return rows
+            return wpe.weight[first : first + n]
+        rows: torch.Tensor = wpe(_beside(self.wte.weight, torch.arange(first, first + n)).unsqueeze(0))
+        return rows.squeeze(0)
 
     def _add_weighted_positions(
         self, sums: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
     ) -> torch.Tensor:
         """Add the positions to weighted sums, `(n_documents, n_embd)`, and divide by the sums of weights."""
         if self.wpe is not None:
-            starts = torch.repeat_interleave(offsets[:-1], offsets.diff())
+            lengths = offsets.diff()
+            starts = torch.repeat_interleave(offsets[:-1], lengths)
             positions = (torch.arange(len(weights), device=weights.device) - starts) % self.config.n_positions
-            table = self.wpe.weight
-            rows = positions + self.config.position_offset
-            sums = sums + sum_rows(table, rows, offsets, weights=weights.to(table.dtype)).to(sums.dtype)
+            longest = min(int(lengths.max()), self.config.n_positions) if len(lengths) else 0
+            table = self._first_positions(longest).to(sums.device)
+            sums = sums + sum_rows(table, positions, offsets, weights=weights.to(table.dtype)).to(sums.dtype)
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32)).unsqueeze(1)
         totals = sum_rows(weights, torch.arange(len(weights), device=weights.device), offsets)
         return (sums / totals.where(totals != 0, 1)).to(self.wte.weight.dtype)
@@ -755,7 +775,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse, weights)
         # An adapter or a hook changes what the table gives, so it has to be asked for every token.
         vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
-        return sum_rows(vectors, torch.arange(len(vectors), device=vectors.device), offsets, weights=weights)
+        device = vectors.device
+        weights = weights if weights is None else weights.to(device)
+        return sum_rows(vectors, torch.arange(len(vectors), device=device), offsets.to(device), weights=weights)
 
     @staticmethod
     def _check_types(input_ids: Any, *others: Any) -> None:
@@ -860,6 +882,18 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                     "`attention_mask` must hold 1 (or True) for real tokens and 0 for padding, got other values "
                     "(an additive mask of 0 and -inf is not accepted)."
                 )
+
+    def _check_has_values(self, weighted: bool = False) -> None:
+        if weighted and self.token_weights is not None and self.token_weights.device.type == "meta":
+            raise ValueError(
+                "`token_weights` are on the meta device and have no values. Offload the model with "
+                "`offload_buffers=False`, or load it."
+            )
+        if self.wte.weight.device.type == "meta" and _is_plain(self.wte, nn.Embedding):
+            raise ValueError(
+                "The model is on the meta device, where its tables have no values. Load it with `from_pretrained`, or "
+                'call `to_empty(device="cpu")` and load a state dict.'
+            )
 
     def _vocab_rows(self) -> int:
         rows = getattr(self.wte, "num_embeddings", None)
@@ -1044,7 +1078,7 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
     def _summed_loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         rows = max(1, LOSS_CHUNK_ENTRIES // self.config.vocab_size)
         head = self.lm_head
-        if type(head) is nn.Linear and head.bias is None and not (head._forward_hooks or head._forward_pre_hooks):
+        if _is_plain(head, nn.Linear) and head.bias is None:
             return _ChunkedCrossEntropy.apply(vectors, head.weight, targets, rows, torch.is_grad_enabled())
         # An adapter or a hook changes what the head gives, so that its gradient is autograd's to find.
         total = torch.zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32), device=vectors.device)
@@ -1127,20 +1161,33 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None
 
 
+def _as_integer(value: Any) -> Any:
+    """Return integers of other libraries, such as `numpy.int64`, as Python's, and everything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 def _is_eager() -> bool:
     """Whether tensors hold values that Python may look at: not while compiling, exporting or tracing."""
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
-    """Whether a module does what its class does: no adapter in its place, no hook, no `forward` of its own.
+    """Whether a module does what its class does: no adapter, no hook, no `forward` of its own, no special weight.
 
-    accelerate gives the modules that it moves about a `forward` of their own.
+    accelerate gives the modules that it moves about a `forward` of their own, torchao gives them quantized weights.
     """
     if type(module) is not kind:
         return False
     own = module.__dict__
-    return not (own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+        return False
+    weight = own["_parameters"].get("weight", own["_buffers"].get("weight"))
+    return weight is None or type(weight) in (nn.Parameter, torch.Tensor)
+
+
+def _beside(weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Move ids to the device of a table; where accelerate keeps the table away until it is called, it moves them."""
+    return ids if weight.device.type == "meta" else ids.to(weight.device)
 
 
 def _is_all_ones(mask: torch.Tensor) -> bool:
@@ -1178,6 +1225,9 @@ def _add_positions(
 ) -> torch.Tensor:
     """Add the rows of `position_ids` to `(batch, position, n_embd)`; in inference without a second full tensor."""
     fixed = isinstance(wpe, SinusoidalPositions)
+    plain = _is_plain(wpe, SinusoidalPositions if fixed else nn.Embedding)
+    if not plain:  # an adapter may tell the rows of a batch apart, so it gets one row for each, as it does from `wte`
+        position_ids = position_ids.expand(hidden_states.shape[:2])
 
     def look_up(ids: torch.Tensor) -> torch.Tensor:
         rows: torch.Tensor = wpe(ids)
@@ -1187,7 +1237,7 @@ def _add_positions(
         in_place = False
     if not in_place:
         return hidden_states + look_up(position_ids)
-    if position_ids.ndim == 1 or position_ids.shape[0] == 1:
+    if position_ids.ndim == 1 or position_ids.shape[0] == 1 or not plain:
         return hidden_states.add_(look_up(position_ids))
     flat, flat_ids = hidden_states.view(-1, hidden_states.shape[-1]), position_ids.reshape(-1)
     step = max(1, ADD_SLICE_ENTRIES // flat.shape[1])

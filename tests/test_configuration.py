@@ -1,7 +1,9 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import torch
 from transformers import AutoConfig
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
@@ -24,13 +26,68 @@ def test_common_names():
     assert GPTEmbeddingsConfig(hidden_size=64, max_position_embeddings=32).n_positions == 32
 
 
-@pytest.mark.parametrize("value", [0, -1, 10**12, 2**63, "32", 1.5, math.nan, math.inf, True, None, [], {}])
-@pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("vocab_size", value) for value in (0, "32", True, None)),
+        *(("n_positions", value) for value in (-1, 1.5, math.nan, [])),
+        *(("n_embd", value) for value in (10**12, 2**63, math.inf, {})),
+    ],
+)
 def test_sizes_are_validated(name, value):
     with pytest.raises(ValueError, match=f"{name}.*") as error:
         GPTEmbeddingsConfig(**{name: value})
     assert name in str(error.value)
     assert repr(value) in str(error.value) or type(value).__name__ in str(error.value)
+
+
+@pytest.mark.parametrize("value", [np.int64(32), np.int32(32), np.uint16(32), torch.tensor(32)])
+def test_numbers_of_other_libraries(value, tmp_path):
+    config = GPTEmbeddingsConfig(n_embd=value, vocab_size=value, embd_pdrop=np.float32(0.5), eos_token_id=[value - 1])
+    config.n_positions = value
+    assert [type(field) for field in (config.n_embd, config.n_positions, config.eos_token_id[0])] == [int] * 3
+    config.save_pretrained(tmp_path)
+    assert GPTEmbeddingsConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *((name, "n_embd") for name in ("embedding_dim", "hidden_dim", "d_model", "embed_dim", "n_emb")),
+        ("context_length", "n_positions"),
+        ("num_embeddings", "vocab_size"),
+        ("vocabsize", "vocab_size"),
+    ],
+)
+def test_a_field_by_another_name_is_warned_of(name, meant):
+    with pytest.warns(UserWarning, match=f"no field `{name}`, so it has no effect; did you mean `{meant}`"):
+        GPTEmbeddingsConfig(**{name: 300})
+
+
+def test_two_names_of_a_field_agree():
+    assert GPTEmbeddingsConfig(n_embd=64, hidden_size=64).n_embd == 64
+    with pytest.raises(ValueError, match="`hidden_size` is another name of `n_embd`, but they are 300 and 64"):
+        GPTEmbeddingsConfig(n_embd=64, hidden_size=300)
+
+
+def test_assigned_values_are_checked(tmp_path):
+    config = GPTEmbeddingsConfig()
+    for name in ("n_embd", "hidden_size"):
+        with pytest.raises(ValueError, match=f"`{name}` must be int, got '32' of type str"):
+            setattr(config, name, "32")
+    config.n_embd = -1
+    with pytest.raises(ValueError, match="`n_embd` must be an integer from 1"):
+        config.save_pretrained(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_subclasses_are_checked():
+    class Own(GPTEmbeddingsConfig):
+        model_type = "own"
+
+    assert Own(vocab_size=13).bos_token_id is None
+    with pytest.raises(ValueError, match="`n_embd` must be an integer"):
+        Own(n_embd=0)
 
 
 def test_range_is_named():

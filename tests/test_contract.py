@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import warm_python
-from transformers import AutoConfig, AutoModel, pipeline
+from datasets.fingerprint import Hasher
+from transformers import AutoConfig, AutoModel, PreTrainedModel, pipeline
 
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
 KINDS = ["learned", "sinusoidal", "none"]
@@ -194,6 +195,146 @@ class TestEmbeddingsAccess:
         assert model.wte is new
         assert model.base_model is model
         assert model.get_position_embeddings() is model.wpe
+
+
+class Int8Rows(torch.Tensor):
+    """A quantized table, as torchao has them: it knows the operations of `nn.Embedding` and `nn.Linear` alone."""
+
+    @staticmethod
+    def __new__(cls, weight: torch.Tensor):
+        return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.scale = weight.detach().abs().amax(1, keepdim=True) / 127
+        self.rows = (weight.detach() / self.scale).round().to(torch.int8)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.embedding:
+            ids, table = args[:2]
+            return table.rows[ids] * table.scale[ids]
+        if function is torch.nn.functional.linear:
+            vectors, table = args[:2]
+            return vectors @ (table.rows * table.scale).T
+        return super().__torch_function__(function, types, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return args[0]
+        raise NotImplementedError(function)
+
+
+class TestOtherWeights:
+    """Models of which other libraries have changed the weights or where these are."""
+
+    IDS, ENDS = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 2, 5])
+
+    def vectors(self, model) -> list[torch.Tensor]:
+        with torch.no_grad():
+            bags, flat = model.embed_bags(self.IDS, self.ENDS), model.embed_flat(self.IDS, torch.arange(5))
+            return [bags, flat, model(self.IDS[None]).last_hidden_state, model(self.IDS[None]).pooler_output]
+
+    @pytest.mark.parametrize(
+        ("where", "kind", "pooling"),
+        [
+            ("cpu", "learned", "mean"),
+            ("cpu", "sinusoidal", "weighted"),
+            ("cpu", "none", "mean"),
+            ("disk", "learned", "weighted"),
+        ],
+    )
+    def test_offloaded_by_accelerate(self, kind, pooling, where, tmp_path):
+        import accelerate
+
+        model = make_model(kind)
+        if pooling == "weighted":
+            model.set_token_weights(torch.rand(40))
+        expected = self.vectors(model)
+        moved = accelerate.cpu_offload(model) if where == "cpu" else accelerate.disk_offload(model, tmp_path)
+        assert moved.wte.weight.device.type == "meta"
+        for got, vector in zip(self.vectors(moved), expected, strict=True):
+            torch.testing.assert_close(got, vector)
+
+    def test_meta_device(self, model):
+        empty = model.to("meta")
+        for call in (lambda: empty.embed_bags(self.IDS, self.ENDS), lambda: empty.embed_flat(self.IDS)):
+            with pytest.raises(ValueError, match=r"on the meta device, where its tables have no values\. Load it"):
+                call()
+
+    @pytest.mark.parametrize("part", ["wte", "wpe"])
+    def test_quantized_tables(self, part):
+        model = make_model("learned")
+        expected, table = self.vectors(model), model.get_submodule(part)
+        table.weight = torch.nn.Parameter(Int8Rows(table.weight), requires_grad=False)
+        for got, vector in zip(self.vectors(model), expected, strict=True):
+            torch.testing.assert_close(got, vector, rtol=0, atol=1e-3)
+
+    def test_quantized_head(self):
+        sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 8, "tie_word_embeddings": False}
+        model = GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(**sizes)).eval()
+        expected = model(IDS, labels=IDS).loss
+        model.lm_head.weight = torch.nn.Parameter(Int8Rows(model.lm_head.weight), requires_grad=False)
+        with torch.no_grad():
+            torch.testing.assert_close(model(IDS, labels=IDS).loss, expected.detach(), rtol=0, atol=1e-3)
+
+    @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+    def test_a_hook_or_adapter_of_wpe_gets_a_row_for_each_text(self, grad):
+        model, shapes = make_model("learned"), []
+        ids = torch.randint(0, 40, (6, 12))
+        model.wpe.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(inputs[0].shape)))
+        with torch.set_grad_enabled(grad):
+            model(ids)
+            model(ids, position_ids=torch.arange(12).repeat(6, 1))
+            model(ids, attention_mask=torch.ones_like(ids).tril(6))
+        assert shapes == [(6, 12)] * 3
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by a name that it will drop
+    def test_adapters_that_differ_by_row(self):
+        """Mixed batches of peft, whose adapters of `wpe` are chosen for each row."""
+        import peft
+
+        torch.manual_seed(0)
+        config = peft.LoraConfig(target_modules=["wpe"], init_lora_weights=False, r=2)
+        adapted = peft.get_peft_model(make_model("learned"), config, adapter_name="one").eval()
+        adapted.add_adapter("two", config)
+        ids = torch.randint(0, 40, (3, 5))
+        with torch.no_grad():
+            mixed = adapted(ids, adapter_names=["one", "two", "__base__"]).last_hidden_state
+            for row, name in enumerate(("one", "two")):
+                adapted.set_adapter(name)
+                torch.testing.assert_close(mixed[row], adapted(ids).last_hidden_state[row])
+            with adapted.disable_adapter():
+                torch.testing.assert_close(mixed[2], adapted(ids).last_hidden_state[2])
+
+    def test_hash(self, model, tmp_path):
+        """The hash that `datasets` makes for `map` is that of the weights, before and after use."""
+        model.save_pretrained(tmp_path)
+        first, second = (AutoModel.from_pretrained(tmp_path) for _ in range(2))
+        digest = Hasher.hash(first)
+        first.embed_bags(self.IDS, self.ENDS)
+        assert Hasher.hash(first) == Hasher.hash(second) == digest
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")  # the method has another name from 5.2x on
+    @pytest.mark.parametrize("of", ["base", "head", "parent"])
+    def test_gradient_checkpointing(self, of):
+        class Parent(PreTrainedModel):
+            config_class = GPTEmbeddingsConfig
+            supports_gradient_checkpointing = True
+
+            def __init__(self, config):
+                super().__init__(config)
+                self.inputs = GPTEmbeddingsModel(config)
+                self.post_init()
+
+        base = make_model("learned")
+        model = {"base": lambda c: base, "head": GPTEmbeddingsForCausalLM, "parent": Parent}[of](base.config)
+        model.gradient_checkpointing_enable()
+        if of != "parent":
+            model.train()(IDS).to_tuple()[0].sum().backward()
+            assert model.get_input_embeddings().weight.grad.any()
+        model.gradient_checkpointing_disable()
 
 
 class TestCompileAndExport:
