@@ -371,12 +371,7 @@ def _identity(source: "Dataset | _Stream") -> dict[str, str]:
 
 
 class _Stream:
-    """A stream that is begun once: its first rows are looked at and put back.
-
-    Args:
-        dataset: The stream.
-        job: What its rows are for.
-    """
+    """A stream that is begun once: its first rows are looked at and put back."""
 
     def __init__(self, dataset: IterableDataset, job: _Job) -> None:
         embedder = job.embedder

@@ -162,12 +162,7 @@ def _has_text(values: dict[str, Any], column: str) -> bool:
 
 
 class _Vectors:
-    """The rows of a dataset: its vectors in blocks, and the other columns of a few rows.
-
-    Args:
-        source: The rows, in memory, mapped or in Parquet files.
-        embedder: Says which column has the vectors, and how they are stored.
-    """
+    """The rows of a dataset: its vectors in blocks, and the other columns of a few rows."""
 
     def __init__(self, source: pyarrow.dataset.Dataset, embedder: Embedder) -> None:
         self._source, self._column, self._embedder = source, embedder.output_column, embedder
@@ -216,17 +211,7 @@ class _Vectors:
 
 
 def _find(vectors: _Vectors, wanted: Floats, k: int) -> tuple[Floats, Rows]:
-    """Find the k rows with the largest cosine, block by block.
-
-    Args:
-        vectors: The rows.
-        wanted: Vectors of the queries, `(query, dim)`; dimensions past those of the rows are ignored.
-        k: How many.
-
-    Returns:
-        Cosines and rows, both of shape `(query, k)`, the largest cosine first; if there are fewer rows, cosines of
-        minus infinity.
-    """
+    """Return the k largest cosines of each query and their rows, `(query, k)`; minus infinity if there are fewer."""
     by_faiss = len(vectors) > NUMPY_ROWS
     if by_faiss and find_spec("faiss") is None:
         raise ImportError(
