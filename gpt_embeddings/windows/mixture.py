@@ -45,7 +45,8 @@ class Mixture:
             # A pass over a corpus within an epoch is an epoch to it, far beyond the others.
             return lambda k, n_pass, state: self.corpora[k].streams(epoch + (n_pass << 32), {stream: state})[stream]
 
-        return {n: MixedStream(opener(n), self.weights, self.stopping_strategy, states[n]) for n in states}
+        options = self.weights, self.stopping_strategy, self.spec.max_length
+        return {n: MixedStream(opener(n), *options, state) for n, state in states.items()}
 
     def count(self, epoch: int) -> tuple[WindowCounts, list[int]]:
         """Read an epoch through; return its size and the number of windows of each stream."""
@@ -72,34 +73,38 @@ class MixedStream:
         open_part: Callable[[int, int, Any], Stream],
         weights: Sequence[float],
         stopping_strategy: Stopping,
+        max_length: int,
         state: Mapping[str, Any] | None,
     ) -> None:
         n = len(weights)
         state = state or {"parts": [None] * n, "taken": [0] * n, "passes": [0] * n, "documents": 0, "tokens": 0}
-        self._open, self._weights = open_part, np.array(weights) / math.fsum(weights)
-        self._stopping_strategy = stopping_strategy
-        self._taken, self._passes = np.array(state["taken"]), list(state["passes"])
+        self._open, self._weights = open_part, [weight / math.fsum(weights) for weight in weights]
+        self._stopping_strategy, self._length = stopping_strategy, max_length
+        self._taken, self._passes = list(state["taken"]), list(state["passes"])
         self._read = [state["documents"], state["tokens"]]  # in passes that are over
         self._parts = [open_part(k, self._passes[k], state["parts"][k]) for k in range(n)]
 
     def take(self, n: int) -> Ids:
         """Return the next `n` windows, `(n, max_length + 2)`; fewer only at the end of the stream."""
-        rows: list[Ids] = []
-        while len(rows) < n and not self._ended:
-            k = int(np.argmax(self._weights * (self._taken.sum() + 1) - self._taken))
+        rows, done = np.empty((n, self._length + 2), np.int32), 0
+        while done < n and not self._ended:
+            number = sum(self._taken) + 1
+            behind = [weight * number - taken for weight, taken in zip(self._weights, self._taken, strict=True)]
+            k = behind.index(max(behind))
             window = self._parts[k].take(1)  # (1, max_length + 1)
             if len(window):
+                rows[done, :-1], rows[done, -1] = window[0], k
                 self._taken[k] += 1
-                rows.append(np.append(window, np.int32(k)))
+                done += 1
             else:
                 self._restart(k)
-        return np.stack(rows) if rows else np.empty((0, 0), np.int32)
+        return rows[:done]
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume from here."""
         return {
             "parts": [part.state() for part in self._parts],
-            "taken": self._taken.tolist(),
+            "taken": list(self._taken),
             "passes": list(self._passes),
             "documents": self._read[0],
             "tokens": self._read[1],

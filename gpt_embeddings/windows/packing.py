@@ -105,14 +105,20 @@ class Sequences:
 
     def take(self, numbers: npt.NDArray[Any]) -> Ids:
         """Return the windows with these numbers, `(n, max_length + 1)`."""
-        length = self._spec.max_length
-        if not len(numbers):
-            return np.empty((0, length + 1), np.int32)
-        numbers = numbers.astype(np.int64)
+        return self.gather(*self.find(numbers))
+
+    def find(self, numbers: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where the windows with these numbers begin, and where their sequences end."""
+        numbers = numbers.astype(np.int64, copy=False)
         sequence = np.searchsorted(self._after, numbers, side="right")
-        begins = self._starts[sequence] + (numbers - self._before[sequence]) * self._spec.stride
-        at = begins[:, None] + np.arange(length + 1)  # (window, max_length + 1)
-        padded = at >= self._ends[sequence][:, None]
+        return self._starts[sequence] + (numbers - self._before[sequence]) * self._spec.stride, self._ends[sequence]
+
+    def gather(self, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Ids:
+        """Return the windows that [`Sequences.find`] has found."""
+        if not len(begins):
+            return np.empty((0, self._spec.max_length + 1), np.int32)
+        at = begins[:, None] + np.arange(self._spec.max_length + 1)  # (window, max_length + 1)
+        padded = at >= ends[:, None]
         windows = self.tokens[np.minimum(at, len(self.tokens) - 1, out=at)].astype(np.int32, copy=False)
         windows[padded] = IGNORED
         return windows
@@ -216,7 +222,7 @@ class DocumentPacker:
     def __init__(self, spec: WindowSpec, used: int = 0) -> None:
         self.ended = False  # whether the last window was taken and more were asked for
         self._spec, self._skip = spec, used
-        self._parts: deque[tuple[Block, Sequences]] = deque()
+        self._parts: deque[tuple[Block, Sequences, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = deque()
         self._size = 0  # windows waiting
 
     def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], cursor: dict[str, Any]) -> None:
@@ -225,7 +231,9 @@ class DocumentPacker:
         skip = min(self._skip, len(sequences))
         self._skip -= skip
         self._size += len(sequences) - skip
-        self._parts.append((Block(cursor, skip, len(sequences)), sequences))
+        self._parts.append(
+            (Block(cursor, skip, len(sequences)), sequences, *sequences.find(np.arange(len(sequences))))
+        )
         while len(self._parts) > 1 and self._parts[0][0].used == self._parts[0][0].size:
             self._parts.popleft()  # no window is left in it, or none was
 
@@ -238,9 +246,10 @@ class DocumentPacker:
         self.ended = missing < n
         self._size -= missing
         while missing:
-            block, sequences = self._parts[0]
+            block, sequences, begins, ends = self._parts[0]
             step = min(missing, block.size - block.used)
-            pieces.append(sequences.take(np.arange(block.used, block.used + step)))
+            chosen = slice(block.used, block.used + step)
+            pieces.append(sequences.gather(begins[chosen], ends[chosen]))
             block.used += step
             missing -= step
             if block.used == block.size and len(self._parts) > 1:
