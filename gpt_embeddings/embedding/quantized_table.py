@@ -70,10 +70,15 @@ def quantize_table(table: torch.Tensor, dtype: TableDtype | None) -> QuantizedTa
         The copy; None if the table itself is to be summed.
 
     Raises:
-        ValueError: The table has values that the dtype cannot hold.
+        ValueError: The table has values that the dtype cannot hold, or is not on the CPU.
     """
     table = table.detach()
     if dtype in ("float16", "int8"):
+        if table.device.type != "cpu":
+            raise ValueError(
+                f"`weights` {dtype!r} needs a model on the CPU, but its table is on {table.device}. Move it with "
+                '`model.to("cpu")`, or leave `weights` out.'
+            )
         return _quantize(table, dtype)
     if dtype == "float32" or table.dtype != torch.float32 or table.device.type != "cpu":
         return None

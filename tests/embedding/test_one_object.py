@@ -19,6 +19,7 @@ from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, em
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.embedding import embedder as embedder_module
 from gpt_embeddings.embedding.embedder import CHECK_SECONDS
+from gpt_embeddings.embedding.quantized_table import quantize_table
 
 
 TEXTS = ["The tide clerk counts.", "Lamp oil", "The lamp went out.", "é漢字", " ".join(["wave"] * 40)]
@@ -243,6 +244,14 @@ class TestTables:
             ValueError, match="`weights` must be one of None, 'float32', 'float16', 'int8', got 'int4'"
         ):
             Embedder(embedder.model, gpt2_tokenizer, weights="int4")
+
+    def test_tables_that_cannot_be_quantized(self):
+        with pytest.raises(ValueError, match="needs a model on the CPU, but its table is on meta"):
+            quantize_table(torch.empty(3, 4, device="meta"), "int8")
+        with pytest.raises(ValueError, match="values that float16 cannot hold"):
+            quantize_table(torch.full((3, 4), 1e6), "float16")
+        for table in (torch.zeros(3, 4), torch.full((3, 4), torch.nan), torch.randn(3, 4)):
+            assert quantize_table(table, None) is None
 
     def test_half_precision_is_summed_as_stored(self, embedder, expected, gpt2_tokenizer):
         half = new_model().half()
