@@ -4,7 +4,9 @@ Every source is free to use, is taken by name and version (Debian) or by name an
 none of the sets that sentence vectors are judged by, nor made from one. `docs/text_sources.md` is written from here.
 """
 
+import csv
 import gzip
+import hashlib
 import html
 import io
 import json
@@ -47,6 +49,9 @@ class Source:
     """Texts that are used at most, so that no kind drowns the others: a random choice."""
 
     portuguese: bool = False
+
+    longest: int = 300
+    """Characters of a text of `REFINING`; longer ones are left out."""
 
 
 def plain(data: bytes) -> Iterator[str]:
@@ -224,6 +229,55 @@ def _untokenize(text: str) -> str:
     return re.sub(r"([(\[$]) ", r"\1", text)
 
 
+def pairs(*wanted: int, untokenize: bool = False) -> Parser:
+    """Yield some columns of a table with a head."""
+    parse = columns(*wanted)
+
+    def body(data: bytes) -> Iterator[str]:
+        for text in parse(data.split(b"\n", 1)[1]):
+            yield _untokenize(text) if untokenize else text
+
+    return body
+
+
+def zipped_lines(data: bytes) -> Iterator[str]:
+    """Yield lines of a file compressed with gzip."""
+    yield from lines(gzip.decompress(data))
+
+
+def tokenized(data: bytes) -> Iterator[str]:
+    """Yield lines whose punctuation stands apart, without the spaces before it."""
+    yield from map(_untokenize, lines(data))
+
+
+def csv_column(name: str) -> Parser:
+    """Yield one column of a CSV file with a head."""
+
+    def parse(data: bytes) -> Iterator[str]:
+        for row in csv.DictReader(io.StringIO(decode(data))):
+            yield row[name]
+
+    return parse
+
+
+def updates(data: bytes) -> Iterator[str]:
+    """Yield hypotheses, premises and what makes them more or less likely; `PersonX` becomes a name."""
+    for line in lines(data):
+        if line:
+            row = json.loads(line)
+            for field in ("Hypothesis", "Update", "Premise"):
+                if isinstance(row.get(field), str):
+                    yield _named(re.sub(r"^(Before|As a result|Because), ", "", row[field]))
+
+
+def _named(text: str) -> str:
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest(), "big")
+    first, second = NAMES[number % 8], NAMES[(number + 1 + number // 8 % 7) % 8]
+    text = re.sub(r"\bPerson ?X\b", first, text)
+    return re.sub(r"\bPerson ?Y\b", second, re.sub(r"\bPerson ?Z\b", "Kate", text))
+
+
+NAMES = ["Ann", "Ben", "Tom", "Mary", "Sam", "John", "Lucy", "Peter"]
 LEMMAS = "words and names"
 TIMES = {"descriptions of pictures": 4, "everyday statements": 2, "web, mail, reviews": 2}  # an epoch; others once
 CC0, BY, BY_SA = "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0"
@@ -513,5 +567,78 @@ SOURCES = [
         BY_SA,
         "news and encyclopaedia",
         held_out=True,
+    ),
+]
+
+
+# What `refine_default.py` has the teacher read: short statements about everyday scenes, and headlines.
+INFERENCE, CAPTIONS, SOUNDS, HEADLINES = "inference", "captions", "descriptions of sounds", "headlines"
+EVENTS = "everyday events"
+REFINING_WEIGHTS = {INFERENCE: 4.0, CAPTIONS: 0.5, SOUNDS: 0.5, HEADLINES: 0.7, EVENTS: 1.0}  # how often a text comes
+REFINING = [
+    Source(
+        "OanaMariaCamburu/e-SNLI",
+        "7b585a3f077fdea899780eb0473940522ae44a2e",
+        r"dataset/eSNLI/s[12]\.(dev|test)",
+        tokenized,
+        "MIT; SNLI CC-BY-SA-4.0",
+        INFERENCE,
+    ),
+    Source(
+        "acmi-lab/counterfactually-augmented-data",
+        "6f232a1d2a11462a30ce08fb4825b734ab30828e",
+        r"NLI/(all|revised)_combined/train\.tsv",
+        pairs(0, 1),
+        "Apache-2.0; SNLI CC-BY-SA-4.0",
+        INFERENCE,
+    ),
+    Source(
+        "rudinger/defeasible-nli",
+        "c675ffc1b0eec5fa56287f08490da8ed43c1ecc5",
+        r"data/defeasible-nli/defeasible-snli/(dev|test)\.jsonl",
+        updates,
+        "MIT; SNLI CC-BY-SA-4.0",
+        INFERENCE,
+    ),
+    Source(
+        "multi30k/dataset",
+        "a3d2e0d26b56f3846f66a952536ffed4e401d05a",
+        r"data/task2/raw/train\.\d\.en\.gz",
+        zipped_lines,
+        "Flickr30k captions, CC-BY-SA",
+        CAPTIONS,
+        longest=59,
+    ),
+    Source(
+        "cdjkim/audiocaps",
+        "d004db3ea1b01cf4fd0347dd8d27db90cadc8809",
+        r"dataset/(train|val|test)\.csv",
+        csv_column("caption"),
+        "MIT",
+        SOUNDS,
+    ),
+    Source(
+        "bhargaviparanjape/clickbait",
+        "203d979a81545ae6160ff45ffdac83e74469c97a",
+        r"dataset/(non_)?clickbait_data\.gz",
+        zipped_lines,
+        "MIT",
+        HEADLINES,
+    ),
+    Source(
+        "LITDataScience/Machine-Learning",
+        "3d2fdedf381fd8da33ebc1369313293cab40c6d4",
+        r"data/abcnews-date-text\.csv",
+        csv_column("headline_text"),
+        "CC0-1.0 (ABC headlines by R. Kulkarni)",
+        HEADLINES,
+    ),
+    Source(
+        "rudinger/defeasible-nli",
+        "c675ffc1b0eec5fa56287f08490da8ed43c1ecc5",
+        r"data/defeasible-nli/defeasible-atomic/(dev|test)\.jsonl",
+        updates,
+        "MIT; ATOMIC CC-BY-4.0",
+        EVENTS,
     ),
 ]
