@@ -50,9 +50,6 @@ class Source:
 
     portuguese: bool = False
 
-    longest: int = 300
-    """Characters of a text of `REFINING`; longer ones are left out."""
-
 
 def plain(data: bytes) -> Iterator[str]:
     """Yield paragraphs of a text file; of a Project Gutenberg file what is between its marks."""
@@ -607,7 +604,7 @@ REFINING = [
         zipped_lines,
         "Flickr30k captions, CC-BY-SA",
         CAPTIONS,
-        longest=59,
+        most=77_824,
     ),
     Source(
         "cdjkim/audiocaps",

@@ -125,13 +125,14 @@ def choose(sources: Iterable[Source], work: Path, repositories: str, seen: set[s
                 for one in [text] if source in REFINING or source.kind == LEMMAS else sentences(text):
                     one = " ".join(one.split()) if source in REFINING else normalize(one)
                     if source in REFINING:
-                        fits = " " in one and SHORTEST <= len(one) <= source.longest
+                        fits = " " in one and SHORTEST <= len(one) <= LONGEST
                     else:
                         fits = not source.held_out and is_prose(one, source)
                     if fits and key(one) not in seen:
                         seen.add(key(one))
                         found.append(one)
-        found = sorted(found, key=digest)[: source.most]
+        found.sort(key=lambda one: (len(one) >= 60, len(one) >= 100, digest(one)))  # short ones first
+        del found[source.most :]
         print(f"{source.name}: {len(found):,} of {source.kind}")
         learned = [one for one in found if zlib.crc32(one.encode()) % HELD_OUT]
         kinds.setdefault(source.kind, []).extend(learned)
