@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from default_text import LEMMAS, REFINING, REFINING_WEIGHTS, SOURCES, Source
+from default_text import INFERENCE, LEMMAS, REFINING, REFINING_WEIGHTS, SOURCES, Source
 from train_default import Teacher, digest, fetch, is_prose, minilm, minilm_ids, normalize, read, sentences
 from transformers import PreTrainedTokenizerBase
 
@@ -48,8 +48,25 @@ OLD_KINDS = {
 }
 OLD_TEXTS = 40_000  # of a kind, at most
 WIDTHS = {256: 1.0, 128: 0.4, 64: 0.3, 32: 0.3}  # dimensions, and the weight of their loss
-SIMILARITY_WEIGHT, ANCHOR_WEIGHT = 10.0, 0.1
-STEPS, BATCH, LEARNING_RATE = 1000, 512, 4e-3
+SIMILARITY_WEIGHT, BATCH = 10.0, 512
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the training."""
+
+    steps: int
+    anchor: float
+    """Weight of 1 - cosine to the vectors of the table before."""
+
+    inference: float = REFINING_WEIGHTS[INFERENCE]
+    """How often texts of inference come."""
+
+    learning_rate: float = 4e-3
+
+
+RUNS = [Run(1000, 0.1), Run(1000, 0.02), Run(3000, 0.05, inference=8.0)]
+LAST_RUN = Run(200, 0.05, learning_rate=2e-3)
 SHORTEST, LONGEST = 8, 300  # characters
 SHORT_ROW = 1e-4  # length of a row of spaces alone; those of words are some tenths long
 HELD_OUT = 50  # one text of so many is kept from training, to judge by
@@ -68,8 +85,7 @@ class Part:
     before: npt.NDArray[np.float16]
     """Unit vectors of the table before, `(n_texts, n_embd)`."""
 
-    weight: float
-    """How often a text comes, relative to those of other kinds."""
+    kind: str
 
 
 def main() -> None:
@@ -97,16 +113,18 @@ def main() -> None:
     parts, first = [], 0
     for kind, texts in kinds.items():
         aims = vectors[first : first + len(texts)]
-        parts.append(make_part(texts, aims, before, cased, tokenizer, REFINING_WEIGHTS.get(kind, 1.0)))
+        parts.append(make_part(texts, aims, before, cased, tokenizer, kind))
         first += len(texts)
-    for texts in old.values():
-        parts.append(make_part(texts[:OLD_TEXTS], None, before, cased, tokenizer, 1.0))
+    for kind, texts in old.items():
+        parts.append(make_part(texts[:OLD_TEXTS], None, before, cased, tokenizer, kind))
 
     counts = np.bincount(
         Bags.of([text for texts in old.values() for text in texts], cased, limit=1024).input_ids,
         minlength=before.config.vocab_size,
     )
-    rows = learn(parts, join_spellings(before.wte.weight.detach(), counts, cased))
+    start = join_spellings(before.wte.weight.detach(), counts, cased)
+    rows = torch.stack([learn(parts, start, run) for run in RUNS]).mean(0)
+    rows = (rows + learn([part for part in parts if part.kind == INFERENCE], rows, LAST_RUN)) / 2
     model = finish(rows, tokenizer)
     error = save_int8(model, options.output)
     print(f"The table is in {options.output}, its rows off by at most {error:.2%} of their largest value.")
@@ -157,14 +175,14 @@ def make_part(
     before: GPTEmbeddingsModel,
     cased: PreTrainedTokenizerBase,
     tokenizer: PreTrainedTokenizerBase,
-    weight: float,
+    kind: str,
 ) -> Part:
     """Encode texts in both forms; without aims, the vectors of the table before are the aims."""
     with torch.no_grad():
         bags = Bags.of(texts, cased, limit=1024)
         vectors = F.normalize(before.embed_bags(bags.input_ids, bags.offsets), dim=1).half().numpy()
     aims = vectors if aims is None else aims.astype(np.float16)
-    return Part(Bags.of(texts, tokenizer, limit=1024), aims, vectors, weight)
+    return Part(Bags.of(texts, tokenizer, limit=1024), aims, vectors, kind)
 
 
 def join_spellings(rows: torch.Tensor, counts: npt.NDArray[np.int64], cased: PreTrainedTokenizerBase) -> torch.Tensor:
@@ -189,26 +207,27 @@ def join_spellings(rows: torch.Tensor, counts: npt.NDArray[np.int64], cased: Pre
     return joined
 
 
-def learn(parts: list[Part], rows: torch.Tensor) -> torch.Tensor:
-    """Return the trained rows."""
-    table, rng = torch.nn.Parameter(rows), np.random.default_rng(0)
-    optimizer = RowAdam([table], lr=LEARNING_RATE)
-    shares = np.array([part.weight * len(part.bags) for part in parts])
+def learn(parts: list[Part], rows: torch.Tensor, run: Run) -> torch.Tensor:
+    """Return the trained rows; the given ones stay."""
+    table, rng = torch.nn.Parameter(rows.clone()), np.random.default_rng(0)
+    optimizer = RowAdam([table], lr=run.learning_rate)
+    weights = {**REFINING_WEIGHTS, INFERENCE: run.inference}
+    shares = np.array([weights.get(part.kind, 1.0) * len(part.bags) for part in parts])
     orders = [np.zeros(0, np.int64) for _ in parts]
-    for step in range(STEPS):
+    for step in range(run.steps):
         i = rng.choice(len(parts), p=shares / shares.sum())
         part = parts[i]
         if len(orders[i]) < BATCH:
             orders[i] = rng.permutation(len(part.bags))
         batch, orders[i] = orders[i][:BATCH], orders[i][BATCH:]
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
+        optimizer.param_groups[0]["lr"] = run.learning_rate * (1 - step / run.steps)
         input_ids, offsets = map(torch.from_numpy, part.bags.take(batch))
         ours = F.embedding_bag(
             input_ids, table, offsets.to(input_ids.dtype), mode="mean", include_last_offset=True, sparse=True
         )  # (batch, n_embd)
         aims = torch.from_numpy(part.aims[batch].astype(np.float32))
         before = torch.from_numpy(part.before[batch].astype(np.float32))
-        loss = ANCHOR_WEIGHT * (1 - F.cosine_similarity(ours, before).mean())
+        loss = run.anchor * (1 - F.cosine_similarity(ours, before).mean())
         for width, weight in WIDTHS.items():
             unit = F.normalize(ours[:, :width], dim=1)
             loss = loss + weight * SIMILARITY_WEIGHT * (unit @ unit.T - aims @ aims.T).square().mean()
@@ -216,7 +235,7 @@ def learn(parts: list[Part], rows: torch.Tensor) -> torch.Tensor:
         loss.backward()
         optimizer.step()
         if step % 100 == 0:
-            print(f"\rstep {step} of {STEPS}, loss {loss.item():.3f}", end="", flush=True)
+            print(f"\rstep {step} of {run.steps}, loss {loss.item():.3f}", end="", flush=True)
     print()
     return table.detach()
 
@@ -226,7 +245,7 @@ def finish(rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> GPTEmbeddi
     rows = rows.clone()
     for i, text in enumerate(tokenizer.batch_decode([[i] for i in range(len(rows))])):
         if not text.strip(" "):
-            rows[i] *= SHORT_ROW / rows[i].norm()
+            rows[i] = SHORT_ROW * F.normalize(rows[tokenizer.convert_tokens_to_ids("Ġthe")], dim=0)
     rows[~reachable(tokenizer)] = 0
     config = GPTEmbeddingsConfig(
         vocab_size=len(rows), n_embd=rows.shape[1], embd_pdrop=0.0, position_embedding_type="none"
