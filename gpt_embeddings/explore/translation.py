@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import plotly.graph_objects as go
 
 from gpt_embeddings.explore.tables import Table
@@ -57,7 +58,9 @@ def translate_table(table: Table, language: Language) -> Table:
 
 
 def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
-    """Translate titles, names and notes of a figure in place; labels of words and tokens stay as they are."""
+    """Translate a figure in place, without the labels of words and tokens."""
+    if language == "en":
+        return figure
     say = partial(translate, language=language)
 
     def translate_title(item: Any) -> None:
@@ -68,6 +71,10 @@ def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
         trace.name = say(trace.name) if trace.name else trace.name
         if trace.type == "heatmap" and isinstance(trace.y[0], str):
             trace.y = [say(name) for name in trace.y]
+        trace.hovertemplate = say(trace.hovertemplate)
+        if trace.customdata is not None:
+            hover = np.array(trace.customdata, object)
+            trace.customdata = np.vectorize(lambda item: say(item) if "<br>" in str(item) else item, [object])(hover)
 
     figure.for_each_trace(translate_trace)
     figure.for_each_xaxis(translate_title)

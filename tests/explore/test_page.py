@@ -63,13 +63,6 @@ def first_values(view):
 # ---- views as functions
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_every_view_shows_its_first_values(view, model):
-    result = view.render(model if view.needs_model else None, *first_values(view))
-    assert not result.failed, result.notes
-    assert len(result.figures) == view.n_figures
-
-
 @pytest.mark.parametrize(
     ("view", "values", "message"),
     [
@@ -105,22 +98,27 @@ def test_bad_sizes_become_a_message():
 
 
 def words_of(figure):
-    """Return every title, name and note of a figure, without the labels of words and tokens."""
+    """Return every title, name, note and hover text of a figure, without the labels of words and tokens."""
     axes = [*figure.select_xaxes(), *figure.select_yaxes(), figure.layout]
     texts = [axis.title.text for axis in axes] + [trace.name for trace in figure.data]
     texts += [name for trace in figure.data if trace.type == "heatmap" for name in trace.y if isinstance(name, str)]
+    for trace in figure.data:
+        hover = [] if trace.customdata is None else np.array(trace.customdata, object).ravel().tolist()
+        texts += [trace.hovertemplate, *(text for text in hover if re.search("<br>(?!ids )", str(text)))]
     return {text for text in [*texts, *(note.text for note in figure.layout.annotations)] if text}
 
 
-SAME = {"n_embd", "‖token‖", "TF-IDF", "bag of words (tokens)"} | set("123456789")
+SAME = {"n_embd", "‖token‖", "TF-IDF", "bag of words (tokens)", "%{customdata}<br>%{y}: %{z:.3f}<extra></extra>"}
+SAME |= {"%{customdata}<extra></extra>", *"123456789"}
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_every_view_is_in_portuguese_too(view, model):
+def test_every_view_shows_its_first_values_in_two_languages(view, model):
     shown = model if view.needs_model else None
     english = view.render(shown, *first_values(view))
     result = view.render(shown, *first_values(view), language="pt")
-    assert not result.failed
+    assert not english.failed and not result.failed, english.notes + result.notes
+    assert len(english.figures) == len(result.figures) == view.n_figures
     labels = [field.label for field in view.fields.values()] + [c for f in view.fields.values() for c in f.choices]
     same = {"vocab_size", "n_positions", "n_embd", "PCA", "UMAP", "17 tokens."}
     for text in {view.name, view.about, *labels, *english.notes} - same:
@@ -253,17 +251,6 @@ def test_a_wrong_tokenizer_file_is_a_message(tmp_path):
         (tmp_path / "tokenizer.json").write_text(content)
         result = TEXT.render(LazyModel.from_pretrained(str(tmp_path)), "tide")
         assert result.failed and "Traceback" not in result.notes[0], content
-
-
-def test_a_gpt_checkpoint_is_opened_by_its_tables(tmp_path, gpt2_tokenizer):
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    gpt = transformers.GPT2Model(transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, n_positions=32))
-    gpt.save_pretrained(tmp_path)
-    gpt2_tokenizer.save_pretrained(tmp_path)
-    loaded = LazyModel.from_pretrained(str(tmp_path)).load()
-    assert torch.equal(loaded.model.wte.weight, gpt.wte.weight)
-    assert loaded.tokenizer("tide").input_ids == gpt2_tokenizer("tide").input_ids
 
 
 # ---- the command
