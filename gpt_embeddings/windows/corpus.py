@@ -27,8 +27,8 @@ from gpt_embeddings.windows.streams import BufferedStream, TokenBuffer, TokenStr
 RANDOM_SOURCES = {
     "BufferShuffledExamplesIterable": "`IterableDataset.shuffle` fills a buffer that is not saved, so resuming would "
     "lose and repeat rows. Leave it out and use `shuffle=True` here, which shuffles shards",
-    "RandomlyCyclingMultiSourcesExamplesIterable": "`interleave_datasets` with probabilities draws random numbers "
-    "that differ from shard to shard. Use `TokenWindows([one, other], ..., weights=[...])`",
+    "RandomlyCyclingMultiSourcesExamplesIterable": "`interleave_datasets` with probabilities mixes each shard by "
+    "itself, so the rows depend on the number of streams. Use `TokenWindows([one, other], ..., weights=[...])`",
 }
 
 COUNTED_BYTES = 2**24  # of text; tokenizing it takes about a second
@@ -212,7 +212,7 @@ def _check_dataset(dataset: Any, column: str) -> None:
         check_texts(dataset, column)
     for source in steps_of(getattr(dataset, "_ex_iterable", None)):
         if type(source).__name__ in RANDOM_SOURCES:
-            raise ValueError(f"The dataset cannot be resumed: {RANDOM_SOURCES[type(source).__name__]}.")
+            raise ValueError(f"The dataset cannot be used: {RANDOM_SOURCES[type(source).__name__]}.")
 
 
 def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -> str:

@@ -1,7 +1,8 @@
 """Windows of several corpora by weight, with the names of `datasets.interleave_datasets`.
 
-`interleave_datasets(probabilities=...)` cannot be resumed exactly: on a stream its random numbers depend on shards and
-are not saved. Here nothing is random: the next window comes from the corpus that is furthest behind its share.
+`interleave_datasets(probabilities=...)` does not do: it mixes rows, so the shares are of documents, not of tokens, and
+windows would run across corpora; and it mixes each shard by itself, so the rows depend on the number of streams. Here
+nothing is random: the next window comes from the corpus that is furthest behind its share.
 """
 
 import math

@@ -86,6 +86,8 @@ class TestPersistentWorkers:
         living = epochs(persistent_workers=True)
         assert living[0] != living[1] != living[2]
         assert living == epochs()
+        # torch's loader gives other batches with another number of workers
+        assert living[0] != plain(DataLoader(some_windows(), batch_size=4))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("start", ["fork", "spawn"])

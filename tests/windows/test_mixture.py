@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, interleave_datasets
 from windows_reference import TOKENIZER, reference, words
 
 from gpt_embeddings import TokenWindows, WindowCollator
@@ -94,6 +94,15 @@ def test_stored_and_collated(tmp_path):
     streamed = rows(mixture().dataloader(4))
     assert rows(read_windows(stored, 4)) == streamed
     assert WindowCollator()([stored[i] for i in range(6)])["source_ids"].tolist() == [row[0] for row in streamed[:6]]
+
+
+def test_interleave_datasets_does_not_do():
+    """Its shares are of rows, and its rows depend on the number of shards."""
+    long, short = (Dataset.from_dict({"text": [text] * 40}).to_iterable_dataset(4) for text in ("a " * 50, "a"))
+    mixed = interleave_datasets([long, short], probabilities=[0.5, 0.5], seed=0, stopping_strategy="all_exhausted")
+    texts = [row["text"] for row in mixed]
+    assert sum(len(text) for text in texts if text == "a") < 0.05 * sum(map(len, texts))
+    assert sum(sum(1 for _ in mixed.shard(4, i)) for i in range(4)) != len(texts)
 
 
 def test_another_mixture_is_refused():
