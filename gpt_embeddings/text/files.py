@@ -49,7 +49,7 @@ _BLANK = (
 )
 BLANKS = re.compile(rb"\n" + _BLANK + rb"+(?=\n|\Z)")
 BLANKS_FIRST = re.compile(rb"\A" + _BLANK + rb"+(?=\n|\Z)")
-LONG_INTEGER = re.compile(rb"[0-9]{16}")  # the shortest that a double may not hold
+LONG_INTEGER = r"[:\[,]\s*-?[0-9]{16,}\s*[,\]}]"  # of JSON: the shortest that a double may not hold
 CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # a message of Arrow's JSON reader
 
 Blocks: TypeAlias = Iterator[pa.Table]
@@ -433,7 +433,7 @@ class _Digits(str):
 def _keep_digits(table: pa.Table, block: bytes) -> pa.Table:
     """Return columns with integers that a double cannot hold as `uint64` or as texts; Arrow would round them."""
     doubles = [field.name for field in table.schema if "double" in str(field.type)]
-    if not doubles or not LONG_INTEGER.search(block):
+    if not doubles or not pc.match_substring_regex(_one_string(block), LONG_INTEGER)[0].as_py():
         return table
     lines = (line for line in block.split(b"\n") if line.strip())
     rows = [json.loads(line, parse_int=_Digits, parse_float=_Digits) for line in lines]

@@ -62,7 +62,8 @@ class BatchNormalizer:
             column = _lower(column, texts)
         data = column.buffers()[2]
         if self._last >= 0 and data is not None:
-            replaced = np.frombuffer(data, np.uint8).copy()
+            replaced = np.frombuffer(data, np.uint8)
+            replaced = replaced if replaced.flags.writeable else replaced.copy()  # nobody else has this column
             places = np.flatnonzero(replaced <= self._last)  # few, where control characters are replaced
             replaced[places] = self._table[replaced[places]]
             column = pa.LargeStringArray.from_buffers(len(column), column.buffers()[1], pa.py_buffer(replaced))
@@ -88,8 +89,10 @@ def normalized_differently(normalizer: Normalizer, batch: BatchNormalizer) -> li
 def _lower(column: pa.LargeStringArray, texts: list[str]) -> pa.LargeStringArray:
     lowered = pc.ascii_lower(column)
     others = np.fromiter((not text.isascii() for text in texts), dtype=bool, count=len(texts))
-    if others.any():  # which takes much longer, so for these texts alone
-        lowered = pc.replace_with_mask(lowered, others, pc.utf8_lower(column.filter(others)))
+    if others.any():  # much slower, so only for these texts; most have no capitals beyond ASCII
+        wanted = pc.utf8_lower(column.filter(others))
+        if not wanted.equals(lowered.filter(others)):
+            lowered = pc.replace_with_mask(lowered, others, wanted)
     return lowered
 
 
