@@ -49,7 +49,7 @@ _BLANK = (
 )
 BLANKS = re.compile(rb"\n" + _BLANK + rb"+(?=\n|\Z)")
 BLANKS_FIRST = re.compile(rb"\A" + _BLANK + rb"+(?=\n|\Z)")
-LONG_INTEGER = r"[:\[,]\s*-?[0-9]{16,}\s*[,\]}]"  # of JSON: the shortest that a double may not hold
+LONG_INTEGER = r"[:\[, -][0-9]{16,}[,\]} ]"  # of JSON: the shortest that a double may not hold
 CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # a message of Arrow's JSON reader
 
 Blocks: TypeAlias = Iterator[pa.Table]
