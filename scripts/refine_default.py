@@ -241,19 +241,25 @@ def learn(parts: list[Part], rows: torch.Tensor, run: Run) -> torch.Tensor:
 
 
 def finish(rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> GPTEmbeddingsModel:
-    """Return a model without positions; rows that no text can reach are zero, those of spaces alone are short."""
-    rows = rows.clone()
-    for i, text in enumerate(tokenizer.batch_decode([[i] for i in range(len(rows))])):
-        if not text.strip(" "):
-            rows[i] = SHORT_ROW * F.normalize(rows[tokenizer.convert_tokens_to_ids("Ġthe")], dim=0)
-    rows[~reachable(tokenizer)] = 0
+    """Return a model of these rows without positions."""
     config = GPTEmbeddingsConfig(
         vocab_size=len(rows), n_embd=rows.shape[1], embd_pdrop=0.0, position_embedding_type="none"
     )
     model = GPTEmbeddingsModel(config).eval()
     with torch.no_grad():
         model.wte.weight.copy_(rows)
+    clear_rows(model.wte.weight, tokenizer)
     return model
+
+
+@torch.no_grad()
+def clear_rows(rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make rows that no text can reach zero, and those of spaces alone short, in place."""
+    common = F.normalize(rows[tokenizer.convert_tokens_to_ids("Ġa")].clone(), dim=0)
+    for i, text in enumerate(tokenizer.batch_decode([[i] for i in range(len(rows))])):
+        if not text.strip(" "):
+            rows[i] = SHORT_ROW * common
+    rows[~torch.from_numpy(reachable(tokenizer))] = 0
 
 
 def reachable(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.bool_]:

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from default_text import Source
 from e5_teacher import e5, e5_ids
 from portuguese_text import ENGLISH_SOURCES, FIRST, PORTUGUESE_SOURCES, SOURCES
+from refine_default import clear_rows
 from train_default import N_EMBD, Teacher, Vectors, choose, read
 
 from gpt_embeddings import GPTEmbeddingsModel, load_tokenizer
@@ -91,6 +92,7 @@ def main() -> None:
     model = learn(before, bags, vectors)
     fill_rare_positions(model)
     settle(model, before, *bags[1:])
+    clear_rows(model.wte.weight, load_tokenizer(canonical=True))
     error = save_int8(model, options.output)
     print(f"{len(texts):,} texts; the table is in {options.output}, rows off by {error:.2%} of their largest at most")
 
