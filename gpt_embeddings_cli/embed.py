@@ -45,6 +45,10 @@ def embed(
         ),
     ] = None,
     reading: ReadingOptions,
+    texts_only: Annotated[
+        bool,
+        typer.Option("--texts-only", help="Read only --column and drop the other columns.", rich_help_panel=TEXT),
+    ] = False,
     streaming: Annotated[
         bool,
         typer.Option(
@@ -161,12 +165,12 @@ def embed(
         }
         if ray is not None:
             run = {"address": ray, "overwrite": overwrite, "drop_empty": drop_empty}
-            _embed_on_ray(inputs, reading, output, model, tokenizer, run, options)
+            _embed_on_ray(inputs, reading, texts_only, output, model, tokenizer, run, options)
         else:
             network, tokens, name = open_model_and_tokenizer(model, tokenizer, fresh, config, seed)
             run = {"num_proc": num_proc, "resume": resume, "overwrite": overwrite, "drop_empty": drop_empty}
             run["model_name"] = None if fresh or config is not None else name
-            dataset = reading.load(inputs, streaming=streaming)
+            dataset = reading.load(inputs, texts_only=texts_only, streaming=streaming)
             _embed_here(dataset, output, (network, tokens, name), run, options)
         if push_to_hub is not None:
             _push(output, push_to_hub, model, output_column)
@@ -227,6 +231,7 @@ def _embed_here(
 def _embed_on_ray(
     inputs: list[str],
     reading: ReadingOptions,
+    texts_only: bool,
     output: Path,
     model: str | None,
     tokenizer: str | None,
@@ -243,8 +248,8 @@ def _embed_on_ray(
     from gpt_embeddings.progress import Progress
     from gpt_embeddings.text.sources import find_parquet
 
-    files = find_parquet(inputs)
-    source: Any = reading.load(inputs) if files is None else files
+    files = None if texts_only else find_parquet(inputs)
+    source: Any = reading.load(inputs, texts_only=texts_only) if files is None else files
     if isinstance(source, DatasetDict):
         raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(source)}.")
     name, progress = model or ENGLISH, Progress(hidden=True)

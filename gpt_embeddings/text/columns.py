@@ -16,7 +16,7 @@ from datasets.table import table_cast
 from gpt_embeddings.exceptions import ColumnError, NotStringsError
 
 
-ALONE = "or read the columns of texts alone (`load_source(..., texts_only=True)`)"
+ALONE = "or read only the column of texts (`--texts-only`, `load_source(..., texts_only=True)`)"
 
 
 def check_column(names: Iterable[str], column: str) -> None:

@@ -444,7 +444,7 @@ def _keep_digits(table: pa.Table, block: bytes) -> pa.Table:
             if not pa.types.is_floating(table.schema.types[i]):
                 raise ValueError(
                     f"column {name!r} holds the integer {rounded}, which would be rounded inside a list or an object. "
-                    "Write it as a string, or read the texts alone (`texts_only=True`)."
+                    "Write it as a string, or read only the column of texts (`--texts-only`, `texts_only=True`)."
                 )
             table = table.set_column(i, name, as_numbers(pa.array(values, pa.string())))
     return table

@@ -94,6 +94,17 @@ def test_saved_model_brings_its_tokenizer(gpt2_tokenizer, tmp_path):
     np.testing.assert_array_equal(np.array(dataset["embedding"][:], dtype=np.float32), expected)
 
 
+def test_columns_that_cannot_be_kept_are_left_out_on_request(config, tmp_path):
+    table = pa.table([pa.array(TEXTS), pa.array([[("a", 1)]] * 5, pa.map_(pa.string(), pa.int64()))], ["text", "tags"])
+    pq.write_table(table, tmp_path / "map.parquet")
+    arguments = (tmp_path / "map.parquet", "--output", tmp_path / "out", "--config", config)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert all(word in result.stderr for word in ("map.parquet", "'tags'", "--texts-only")), result.stderr
+    assert run(*arguments, "--texts-only").exit_code == 0
+    assert load_from_disk(str(tmp_path / "out")).column_names == ["text", "embedding"]
+
+
 def test_overwrite(config, tmp_path):
     arguments = (STORY, "--output", tmp_path / "out", "--config", config)
     assert run(*arguments).exit_code == 0
