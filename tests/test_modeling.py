@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -11,9 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils._pytree import tree_flatten
 from transformers import AutoModel, GPT2Config, GPT2Model
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -207,8 +204,13 @@ class TestInvariants:
         assert torch.equal(got.last_hidden_state, expected.last_hidden_state)
         assert torch.equal(got.pooler_output, expected.pooler_output)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-    @pytest.mark.parametrize("shape", [(3, 700, 97), (1, 1, 1), (2, 16, 1), (1, 33, 768), (5, 1, 8)])
+    @pytest.mark.parametrize(
+        ("shape", "dtype"),
+        [
+            *((shape, torch.float32) for shape in [(3, 700, 97), (1, 1, 1), (2, 16, 1), (1, 33, 768), (5, 1, 8)]),
+            *(((3, 70, 97), dtype) for dtype in (torch.float64, torch.bfloat16, torch.float16)),
+        ],
+    )
     def test_a_mean_without_a_mask_is_the_mean_with_one(self, shape, dtype):
         batch, length, width = shape
         model = make_model(n_positions=length + 1, n_embd=width).to(dtype)
@@ -285,18 +287,6 @@ class TestInPlace:
         model.drop.train()
         with torch.no_grad():
             assert (model(random_ids(2, 5)).last_hidden_state == 0).any()
-
-    @pytest.mark.slow
-    def test_tables_that_accelerate_keeps_elsewhere(self):
-        from accelerate import cpu_offload
-
-        model, ids = make_model(), random_ids(2, 5)
-        with torch.no_grad():
-            expected = model(ids)
-            cpu_offload(model, execution_device=torch.device("cpu"))
-            assert model.wpe.weight.is_meta
-            assert torch.equal(model(ids).last_hidden_state, expected.last_hidden_state)
-            assert torch.equal(model(ids).pooler_output, expected.pooler_output)
 
     def test_a_wrapped_table_is_called(self):
         class Doubled(nn.Module):
@@ -472,16 +462,18 @@ class TestBadInput:
             ({"position_ids": torch.zeros(1, 2)}, "`position_ids` must be int64 or int32, got torch.float32"),
         ],
     )
-    @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
-    def test_message(self, kind, inputs, message):
+    def test_message(self, inputs, message):
         if not {"input_ids", "inputs_embeds"} & inputs.keys() and inputs:
             inputs = {"input_ids": random_ids(1, 2), **inputs}
-        with pytest.raises(ValueError, match=message):
-            make_model(kind)(**inputs)
+        for kind in ("learned", "sinusoidal"):
+            with pytest.raises(ValueError, match=message):
+                make_model(kind)(**inputs)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("grad", [False, True], ids=["inference", "grad"])
-    @pytest.mark.parametrize("bad", [VOCAB, -1, 2**31 - 1, -(2**31)])
+    @pytest.mark.parametrize(
+        ("bad", "dtype"),
+        [(VOCAB, torch.float32), (-1, torch.float64), (2**31 - 1, torch.bfloat16), (-(2**31), torch.float16)],
+    )
     def test_a_bad_id_is_named(self, bad, grad, dtype):
         model = make_model().to(dtype)
         for ids_dtype in (torch.int64, torch.int32):
@@ -595,25 +587,6 @@ def test_one_hot_times_table_is_a_look_up():
     one_hot = F.one_hot(ids, VOCAB).float()  # (batch, position, vocab_size)
     expected = model(inputs_embeds=one_hot @ model.wte.weight).last_hidden_state
     torch.testing.assert_close(model(ids).last_hidden_state, expected)
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("states", [False, True])
-def test_the_output_is_what_its_class_makes(pooled, states):
-    model = GPTEmbeddingsModel(make_model().config, add_pooling_layer=pooled).eval()
-    got = model(random_ids(2, 3), output_hidden_states=states)
-    made = BaseModelOutputWithPooling(
-        last_hidden_state=got.last_hidden_state, pooler_output=got.pooler_output, hidden_states=got.hidden_states
-    )
-    assert type(got) is type(made)
-    assert list(got.items()) == list(made.items())
-    assert vars(got) == vars(made)
-    assert tree_flatten(got)[1] == tree_flatten(made)[1]
-    assert got[0] is got["last_hidden_state"] is got.last_hidden_state
-    again = pickle.loads(pickle.dumps(got))
-    assert vars(again).keys() == vars(got).keys() and list(again) == list(got)
-    got.pooler_output = made.last_hidden_state
-    assert got["pooler_output"] is made.last_hidden_state
 
 
 def test_output_hidden_states():
