@@ -5,6 +5,7 @@ sentence-transformers. Left out: the model card (`gpt_embeddings.hub`).
 """
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int, folder:
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)
     if tokenizer.is_fast:
-        general = {
+        general: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": list(tokenizer.model_input_names),  # other defaults in transformers 4
         }
+        split = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+        if "add_prefix_space" in split:  # transformers 4 sets it anew from here
+            general["add_prefix_space"] = split["add_prefix_space"]
         config = read_json(LocalFolder(folder), "tokenizer_config.json")
         write_json({**config, **general}, folder / "tokenizer_config.json", sort_keys=True)
     return tokenizer

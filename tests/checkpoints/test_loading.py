@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from gpt_embeddings import Embedder, from_gpt, from_static
@@ -132,9 +132,11 @@ def test_a_normalizer_is_saved(gpt2_tokenizer, tmp_path):
     """transformers 5 drops it where `tokenizer_config.json` names `GPT2Tokenizer`."""
     tokenizer = copy.deepcopy(gpt2_tokenizer)
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     save_tokenizer(tokenizer, 32, tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     encoded = loaded("Mug mug")
-    assert encoded.input_ids == tokenizer("Mug mug").input_ids == gpt2_tokenizer("mug mug").input_ids
+    assert encoded.input_ids == tokenizer("Mug mug").input_ids == gpt2_tokenizer(" mug mug").input_ids
     assert set(encoded) == {"input_ids", "attention_mask"}
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["add_prefix_space"] is True
     assert (loaded.model_max_length, loaded.pad_token) == (32, "<|endoftext|>")
