@@ -36,8 +36,8 @@ def export(
 ) -> None:
     """Write MODEL for other libraries, which load it without trust_remote_code.
 
-    The static forms are for models without positions, such as the bundled English table and those of `train distil`. Others
-    need --drop-positions.
+    The static forms are for models without positions, such as the bundled English table and those of `train distil`.
+    Others need --drop-positions.
 
     Example: gpt-embeddings export meaning --format static --output meaning-static
     """
