@@ -2,13 +2,14 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 import two_processes
-import warm_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from installed import older
@@ -155,7 +156,8 @@ class TestLoss:
             model(ids, labels=ids).loss.backward()
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         """
-        peaks = [int(warm_python.run(["-c", code, times], cwd=ROOT, stderr=None).stdout) for times in ("6", "64")]
+        command = [sys.executable, "-c", code]
+        peaks = [int(subprocess.check_output([*command, times], cwd=ROOT)) for times in ("6", "64")]
         # Whole logits would add 58 * 64 * 50,257 * 4 bytes = 746 MB, and as much again for their gradient.
         assert peaks[1] - peaks[0] < 150_000  # kB
 
@@ -497,8 +499,7 @@ class TestTrainer:
         script = tmp_path / "step.py"
         script.write_text(DDP_STEP, encoding="utf-8")
         for count, launcher in (("2", [two_processes.__file__]), ("1", [])):
-            done = warm_python.run([*launcher, str(script), str(tmp_path / count)], cwd=ROOT)
-            assert done.returncode == 0, done.stderr
+            subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / count)], cwd=ROOT, check=True)
         one, two = (torch.load(tmp_path / count, weights_only=True) for count in ("1", "2"))
         for name in one:
             torch.testing.assert_close(one[name], two[name])

@@ -4,13 +4,13 @@ import copy
 import json
 import multiprocessing
 import pickle
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
-import warm_python
 from datasets.fingerprint import Hasher
 from transformers import AutoConfig, AutoModel, PreTrainedModel, pipeline
 
@@ -44,10 +44,10 @@ def assert_same(got, model, dtype=torch.float32) -> None:
 
 def run_python(code: str, *arguments: str, cwd: Path, isolated: bool = False) -> str:
     """Run code in a new process; isolated: with the installed libraries but without this project."""
-    options = warm_python.ISOLATED if isolated else ()
+    options = ["-I", "-S"] if isolated else []
     if isolated:
         code = f"import sys; sys.path.append({sysconfig.get_paths()['purelib']!r})\n" + code
-    done = warm_python.run([*options, "-c", code, *arguments], cwd=cwd)
+    done = subprocess.run([sys.executable, *options, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -136,41 +136,44 @@ class TestProcesses:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("method", ["fork", "spawn"])
-    def test_worker(self, model, method):
+    def test_worker(self, method):
         if method == "fork" and sys.platform != "linux":
             pytest.skip("fork is the start method of Linux")
-        with warm_python.spawning(), multiprocessing.get_context(method).Pool(1) as pool:
-            got = pool.apply_async(_pooled_on_one_thread, (model,)).get(timeout=120)
+        model = make_model("sinusoidal")
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            got = pool.apply_async(_pooled_on_one_thread, (model,)).get(timeout=500)
         assert torch.equal(torch.tensor(got), model(IDS, attention_mask=MASK).pooler_output)
 
     @pytest.mark.slow
-    def test_remote_code_where_the_package_is_missing(self, model, tmp_path):
-        model.save_pretrained(tmp_path / "saved")
+    def test_remote_code_where_the_package_is_missing(self, tmp_path):
+        for kind in KINDS:
+            make_model(kind).save_pretrained(tmp_path / kind)
         code = """if True:
             import importlib.util, json, sys, torch
             for name in ("gpt_embeddings", "modeling_gpt_embeddings", "configuration_gpt_embeddings"):
                 assert importlib.util.find_spec(name) is None, name
             from transformers import AutoConfig, AutoModel
-            folder, ids, mask, again = sys.argv[1], *(torch.tensor(json.loads(x)) for x in sys.argv[2:4]), sys.argv[4]
-            model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-            assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-            assert type(config).__name__ == "GPTEmbeddingsConfig"
-            with torch.no_grad():
-                pooled = model(ids, mask).pooler_output
-            model.save_pretrained(again)
-            print(json.dumps(pooled.tolist()))
+            ids, mask = (torch.tensor(json.loads(text)) for text in sys.argv[1:3])
+            for folder in sys.argv[3:]:
+                model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+                assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+                config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+                assert type(config).__name__ == "GPTEmbeddingsConfig"
+                with torch.no_grad():
+                    print(json.dumps(model(ids, mask).pooler_output.tolist()))
+                model.save_pretrained(folder + "-again")
         """
-        inputs = [json.dumps(IDS.tolist()), json.dumps(MASK.tolist())]
-        out = run_python(code, str(tmp_path / "saved"), *inputs, str(tmp_path / "again"), cwd=tmp_path, isolated=True)
-        pooled = model(IDS, attention_mask=MASK).pooler_output
-        assert torch.equal(torch.tensor(json.loads(out.splitlines()[-1])), pooled)
-        for path in (tmp_path / "saved").iterdir():  # what a remote copy saves is as complete
-            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+        arguments = [json.dumps(IDS.tolist()), json.dumps(MASK.tolist()), *(str(tmp_path / kind) for kind in KINDS)]
+        out = run_python(code, *arguments, cwd=tmp_path, isolated=True)
+        for kind, line in zip(KINDS, out.splitlines()[-3:], strict=True):
+            pooled = make_model(kind)(IDS, attention_mask=MASK).pooler_output
+            assert torch.equal(torch.tensor(json.loads(line)), pooled)
+            for path in (tmp_path / kind).iterdir():  # what a remote copy saves is as complete
+                assert (tmp_path / f"{kind}-again" / path.name).read_bytes() == path.read_bytes()
 
     @pytest.mark.slow
-    def test_remote_code_does_not_replace_the_installed_classes(self, model, tmp_path):
-        model.save_pretrained(tmp_path / "saved")
+    def test_remote_code_does_not_replace_the_installed_classes(self, tmp_path):
+        make_model("learned").save_pretrained(tmp_path / "saved")
         code = """if True:
             import sys
             import gpt_embeddings
