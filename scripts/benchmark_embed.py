@@ -110,7 +110,7 @@ def set_up(name: str, documents: list[str], n_embd: int, folder: Path) -> Run:
     from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 
     datasets.disable_progress_bars()
-    if name.endswith("in the box"):
+    if name.endswith("bundled"):
         model, tokenizer = load_model_and_tokenizer()
     else:
         torch.manual_seed(0)
@@ -227,7 +227,7 @@ def raw_column(setting: Setting) -> Run:
 
 CONTENDERS: dict[str, Callable[[Setting], Run]] = {
     "embed_dataset": by_embed_dataset,
-    "embed_dataset, the table in the box": by_embed_dataset,
+    "embed_dataset, bundled": by_embed_dataset,
     "embed_dataset, num_proc=2": partial(by_embed_dataset, num_proc=2),
     "map(Embedder)": by_map,
     "embed_dataset without gigatoken": by_embed_dataset,

@@ -1,4 +1,4 @@
-"""Say what vectors are worth: the table in the box, at each width, beside what one would take instead.
+"""Say what vectors are worth: the bundled table, at each width, beside what one would take instead.
 
     ours         the table that comes with the package, its first 256, 128, 64 and 32 dimensions
     random       rows of a fresh table: what shared tokens alone give
@@ -99,14 +99,14 @@ def main() -> None:
     rows = [("TF-IDF", judge_by(judges, by_tf_idf), 0.0, 0.0)]
     encoded = Timed(encode_for_model2vec)
     tokens, weights = encoded(teacher, tokenizer)
-    words = {"fresh": fresh(options.dims[0], len(tokenizer)), "in the box": shipped}
+    words = {"fresh": fresh(options.dims[0], len(tokenizer)), "bundled": shipped}
     for n_embd in options.dims:
         random = fresh(n_embd, len(tokenizer))
         rows.append((f"random rows, {n_embd}", judge_table(judges, random, tokenizer), 0.0, 0.0))
         model = by_model2vec(tokens, weights, n_embd)
         words.setdefault("model2vec", model)
         rows.append((f"model2vec, {n_embd}", judge_table(judges, model, tokenizer), encoded.wall, encoded.cpu))
-        rows.append((f"in the box, {n_embd}", judge_table(judges, shipped, tokenizer, n_embd), 0.0, 0.0))
+        rows.append((f"bundled, {n_embd}", judge_table(judges, shipped, tokenizer, n_embd), 0.0, 0.0))
         rows.append((f"teacher, {n_embd}", judge_teacher(judges, n_embd), 0.0, 0.0))
     if options.distil:
         rows += distilled(options, teacher, tokenizer, prose[JUDGED:], judges, words)
@@ -138,13 +138,13 @@ def distilled(
 
 
 def print_size() -> None:
-    """Print what the table in the box takes: on disk, packed as in a wheel, and in a process that loads it."""
+    """Print what the bundled table takes: on disk, packed as in a wheel, and in a process that loads it."""
     files = [file.read_bytes() for file in Path(find_bundled(None)).iterdir() if file.is_file()]
     stored, packed = sum(map(len, files)) / 1e6, sum(len(zlib.compress(data)) for data in files) / 1e6
     told = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout
     seconds, memory = map(float, told.split())
     print(
-        f"The table in the box: {stored:.1f} MB on disk, {packed:.1f} MB in the wheel; to load it and embed a text ",
+        f"The bundled table: {stored:.1f} MB on disk, {packed:.1f} MB in the wheel; to load it and embed a text ",
         end="",
     )
     print(f"takes {seconds:.2f} s and {memory:.0f} MB of memory beyond what the imports take.")

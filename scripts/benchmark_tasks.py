@@ -1,6 +1,6 @@
 """Put vectors to work: tell classes of texts apart, and find the paragraph that answers a question.
 
-    in the box   the table that comes with the package, its first 256, 128, 64 and 32 dimensions
+    bundled      the table that comes with the package, its first 256, 128, 64 and 32 dimensions
     random       rows of a fresh table
     model2vec    its own steps from the same teacher onto the same vocabulary
     teacher      all-MiniLM-L6-v2, which a package ships
@@ -128,7 +128,7 @@ def contenders() -> Iterator[tuple[str, Callable[[list[str]], Encode]]]:
     for name, model in tables.items():
         yield f"{name}, 256", always(Embedder(model, tokenizer, normalize=True).encode)
     for width in DIMS:
-        yield f"in the box, {width}", always(Embedder.from_pretrained(normalize=True, truncate_dim=width).encode)
+        yield f"bundled, {width}", always(Embedder.from_pretrained(normalize=True, truncate_dim=width).encode)
     teacher = SentenceTransformer(path, device="cpu")
     yield (
         "teacher, 384",

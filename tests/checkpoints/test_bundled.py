@@ -1,4 +1,4 @@
-"""The tables in the box: that they are those that were trained, are found, and that their vectors mean something."""
+"""The bundled tables are the trained ones, are found by name, and their vectors mean something."""
 
 import shutil
 
