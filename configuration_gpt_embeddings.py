@@ -53,11 +53,12 @@ GPT2_ENDOFTEXT_ID = 50256
 
 # Names that other libraries have for our fields. They would be kept as unknown fields, without any effect.
 OTHER_NAMES = {
-    "vocab_size": ("n_vocab", "num_embeddings", "vocabulary_size"),
+    "vocab_size": ("n_vocab", "num_embeddings", "num_tokens", "vocab", "vocabulary_size"),
     "n_positions": (
         "block_size",
         "context_length",
         "context_size",
+        "max_len",
         "max_seq_len",
         "max_seq_length",
         "max_sequence_length",
@@ -66,8 +67,26 @@ OTHER_NAMES = {
         "seq_len",
         "seq_length",
     ),
-    "n_embd": ("d_model", "dim", "emb_dim", "embed_dim", "embedding_dim", "embedding_size", "hidden_dim", "model_dim"),
+    "n_embd": (
+        "d_model",
+        "dim",
+        "emb_dim",
+        "emb_size",
+        "embd_dim",
+        "embed_dim",
+        "embed_size",
+        "embedding_dim",
+        "embedding_dimension",
+        "embedding_size",
+        "embeddings_dim",
+        "hidden",
+        "hidden_dim",
+        "model_dim",
+        "token_dim",
+    ),
     "embd_pdrop": ("drop_rate", "dropout", "dropout_rate", "embed_dropout", "hidden_dropout_prob"),
+    "initializer_range": ("init_range", "init_std"),
+    "position_embedding_type": ("pos_type", "position_type"),
 }
 
 

@@ -15,7 +15,7 @@ from gpt_embeddings_cli.train import app as train
 from gpt_embeddings_cli.windows import windows
 
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)

@@ -70,12 +70,12 @@ def embed(
     ] = False,
     overflow: Annotated[
         Literal["truncate", "windows"],
-        typer.Option(help="Tokens past n_positions: cut, or positions begin again.", rich_help_panel=VECTORS),
+        typer.Option(help="Tokens past n_positions: truncate, or restart positions at 0.", rich_help_panel=VECTORS),
     ] = "truncate",
     dtype: Annotated[
         Literal["float32", "float16", "int8", "binary"],
         typer.Option(
-            help="Numbers of the vectors; int8 finds its ranges on a sample, binary packs 8 dimensions into a byte.",
+            help="Type of the stored vectors; int8 finds its ranges on a sample, binary packs 8 dimensions a byte.",
             rich_help_panel=VECTORS,
         ),
     ] = "float32",
@@ -92,7 +92,7 @@ def embed(
     ] = False,
     tokenizer: Tokenizer = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Take random tables, as before training.", rich_help_panel=MODEL)
+        bool, typer.Option("--fresh", help="Use randomly initialized tables.", rich_help_panel=MODEL)
     ] = False,
     config: Annotated[
         Path | None,
@@ -116,7 +116,7 @@ def embed(
         bool,
         typer.Option(
             "--resume/--no-resume",
-            help="Continue a run that was stopped, or throw its shards away.",
+            help="Continue a run that was stopped, or delete its shards.",
             rich_help_panel=RUN,
         ),
     ] = True,
@@ -135,7 +135,7 @@ def embed(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Embed every text of INPUT as the mean of its token + position embeddings.
+    """Embed each text of INPUT: one pooled vector per row.
 
     The rows keep their columns and get one more, `embedding`, a fixed-size list of float32. A run that was stopped
     is continued when the same command is given again.

@@ -22,6 +22,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="Folder or Hub name; gpt-embeddings-english and gpt-embeddings-portuguese are bundled.",
             show_default=False,
         ),
@@ -56,7 +57,7 @@ def evaluate(
     tokenizer: Tokenizer = None,
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.", rich_help_panel=TEXT)] = "test",
 ) -> None:
-    """Measure MODEL on PAIRS, with all dimensions and with the first half, quarter, ... of them.
+    """Evaluate MODEL on PAIRS, with all dimensions and with the first half, quarter, ... of them.
 
     With a column of scores: the Spearman correlation of cosines with the scores. Without: recall@1, recall@10 and
     MRR@10 of finding the second text (answer) of each first text (question) among all second texts.

@@ -14,7 +14,9 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            help="Folder or Hub name of a saved model, or the name of a bundled table.", show_default=False
+            metavar="MODEL",
+            help="Folder or Hub name of a saved model, or the name of a bundled table.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],

@@ -11,15 +11,17 @@ from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 def push(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder that the model and its tokenizer were saved to.", show_default=False),
+        typer.Argument(
+            metavar="FOLDER", help="Folder that the model and its tokenizer were saved to.", show_default=False
+        ),
     ],
     repo_id: Annotated[
         str,
-        typer.Argument(metavar="USER/NAME", help="Repository on the Hub; made if need be.", show_default=False),
+        typer.Argument(metavar="USER/NAME", help="Repository on the Hub; created if missing.", show_default=False),
     ],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[
-        str | None, typer.Option(help="Branch to commit to, made if need be, or refs/pr/N.", show_default="main")
+        str | None, typer.Option(help="Branch to commit to, created if missing, or refs/pr/N.", show_default="main")
     ] = None,
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request instead of committing to the branch.")

@@ -22,6 +22,7 @@ def search(
     folder: Annotated[
         Path,
         typer.Argument(
+            metavar="FOLDER",
             help="Folder or Parquet file that `gpt-embeddings embed` wrote, or a folder of such files.",
             show_default=False,
         ),
@@ -30,11 +31,11 @@ def search(
         list[str],
         typer.Argument(
             metavar="QUERY",
-            help="What to search for; - reads a question a line from standard input.",
+            help="What to search for; - reads one query per line from standard input.",
             show_default=False,
         ),
     ],
-    k: Annotated[int, typer.Option("-k", help="Rows to find for each.", min=1)] = 5,
+    k: Annotated[int, typer.Option("-k", help="Results per query.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each question.")] = False,
     model: Annotated[
         str | None,
@@ -51,7 +52,7 @@ def search(
         ),
     ] = None,
 ) -> None:
-    """Find the rows of FOLDER that are nearest to each QUERY, by the cosine of their vectors.
+    """Find the rows of FOLDER that are most similar to each QUERY (cosine).
 
     The question is embedded by the model that made FOLDER, which has to be there still and unchanged.
 

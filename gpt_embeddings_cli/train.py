@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
     from transformers import PreTrainedTokenizerBase
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
 GPT2 = "openai-community/gpt2"
 FRESH_N_EMBD = 256  # without --model and --config
@@ -179,7 +179,9 @@ def contrastive(
 @reads_texts
 def weights(
     *,
-    model: Annotated[str, typer.Argument(help="Folder or Hub name of a saved model.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a saved model.", show_default=False)
+    ],
     data: Data,
     output: TrainingOutput,
     tokenizer: Tokenizer = None,

@@ -21,11 +21,11 @@ def windows(
         Path | None,
         typer.Option(help="Folder for the result, for datasets.load_from_disk.", show_default=False),
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of a window.", min=1)] = 1024,
+    max_length: Annotated[int, typer.Option(help="Tokens per window.", min=1)] = 1024,
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Tokens from window to window; by default --max-length.", show_default=False, rich_help_panel=CUTTING
+            help="Tokens between window starts; by default --max-length.", show_default=False, rich_help_panel=CUTTING
         ),
     ] = None,
     packing: Annotated[

@@ -37,9 +37,9 @@ def find_bundled(name: str | None) -> str:
     return str(folder)
 
 
-def is_bundled(name: str) -> bool:
-    """Return whether a folder is that of a bundled table."""
-    return any(Path(name) == folder_of(table) for table in BUNDLED)
+def bundled_name(folder: str) -> str | None:
+    """Return the name of the bundled table whose folder this is, or None."""
+    return next((table for table in BUNDLED if Path(folder) == folder_of(table)), None)
 
 
 def suggest_bundled(name: str) -> str:

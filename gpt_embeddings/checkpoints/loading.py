@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.checkpoints.bundled import REINSTALL, find_bundled, is_bundled
+from gpt_embeddings.checkpoints.bundled import REINSTALL, bundled_name, find_bundled
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
@@ -156,7 +156,7 @@ def _load(model_class: type[_Model], name: str) -> _Model:
     except OSError as error:
         raise OSError(f"No model at {name!r}: {error}") from error
     except (RuntimeError, SafetensorError) as error:
-        advice = f" {REINSTALL}" if is_bundled(name) else ""
+        advice = f" {REINSTALL}" if bundled_name(name) else ""
         raise ValueError(f"The model at {name!r} is broken, or not one of ours: {error}.{advice}") from error
     model, report = loaded
     if report["missing_keys"]:

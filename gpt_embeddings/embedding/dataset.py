@@ -99,7 +99,8 @@ def embed_dataset(
         overwrite: Whether to replace an existing output when the new one is complete.
         progress: Counts and shows the progress, and receives the warnings about missing, blank and truncated texts.
             By default there is a bar, and the warnings are logged.
-        model_name: Folder or Hub name of the model, which is stored with the output (`read_provenance`).
+        model_name: Folder or Hub name of the model, which is stored with the output (`read_provenance`); None is where
+            it was loaded from, if it was.
         options: The options of [`Embedder`]: `column`, `output_column`, `pooling`, `normalize`, `overflow`, `dtype`,
             `truncate_dim`, `ranges`, `weights`.
 

@@ -29,6 +29,7 @@ from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.similarity import unit_rows
+from gpt_embeddings.checkpoints.bundled import bundled_name
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.embedding.provenance import Provenance
@@ -218,10 +219,11 @@ class Embedder:
         """Return what decides the vectors, to be stored with them.
 
         Args:
-            model_name: Folder or Hub name of the model.
+            model_name: Folder or Hub name of the model; None is where it was loaded from, if it was.
         """
+        name = model_name or self.model.name_or_path or None
         return Provenance(
-            model=model_name,
+            model=name and (bundled_name(name) or name),
             weights=hash_weights(self.model),
             tokenizer=tokenizer_digest(self.tokenizer),
             n_embd=self.model.config.n_embd,

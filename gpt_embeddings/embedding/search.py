@@ -122,6 +122,8 @@ def open_embedder(dataset: str | Path, model: str | None = None, tokenizer: str 
     try:
         embedder = Embedder.from_pretrained(name, tokenizer=tokenizer, **provenance.options)
     except OSError as error:
+        if model is not None:
+            raise
         raise FileNotFoundError(
             f"The vectors are from the model {name!r} (weights {provenance.weights[:12]}), which no longer exists "
             f"({error}) Give its present name (`--model`), or embed again."

@@ -34,6 +34,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
 
 try:
+    import accelerate  # noqa: F401 -- transformers' own message names another extra
     from transformers import (
         PreTrainedTokenizerBase,
         PrinterCallback,
@@ -43,7 +44,7 @@ try:
         TrainerState,
         TrainingArguments,
     )
-except ImportError as error:  # transformers words it differently if accelerate is missing
+except ImportError as error:
     raise ImportError("Training on next tokens needs accelerate: `pip install 'gpt-embeddings[train]'`.") from error
 
 

@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from gpt_embeddings import Embedder, embed_dataset
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.embedding.provenance import Provenance, read_provenance
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -51,6 +52,15 @@ def test_other_weights_have_another_digest(model, gpt2_tokenizer, tmp_path):
     found = [read_provenance(tmp_path / str(i)) for i in range(2)]
     assert found[0].weights != found[1].weights
     assert found[0].tokenizer == found[1].tokenizer and found[0].model is None
+
+
+def test_a_loaded_model_is_named_by_where_it_is_from(model, gpt2_tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "saved")
+    saved = GPTEmbeddingsModel.from_pretrained(tmp_path / "saved")
+    bundled, tokenizer = load_model_and_tokenizer("gpt-embeddings-portuguese")
+    assert Embedder(model, gpt2_tokenizer).provenance().model is None
+    assert Embedder(saved, gpt2_tokenizer).provenance().model == str(tmp_path / "saved")
+    assert Embedder(bundled, tokenizer).provenance().model == "gpt-embeddings-portuguese"
 
 
 def test_in_memory(model, gpt2_tokenizer, tmp_path):
