@@ -41,7 +41,7 @@ class QuantizedTable:
     error: float
     """The largest error of an entry, as a share of the largest entry of its row."""
 
-    row_hashes: npt.NDArray[np.uint64]
+    row_hashes: npt.NDArray[np.int64]
     """Of the table's rows, `(vocab_size,)`."""
 
     table_hash: str
@@ -140,16 +140,19 @@ def _bytes(table: torch.Tensor) -> npt.NDArray[np.uint8]:
     return table.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
-def _hash_rows(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Return a number for each row: the sum of its words, each times an odd random number, modulo 2^64."""
-    words = rows.view(f"u{np.gcd(rows.shape[1], 8)}")  # the longest words that fit
-    hashes: npt.NDArray[np.uint64] = np.einsum("ij,j->i", words, _factors(words.shape[1]))
+def _hash_rows(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return a number for each row: the sum of its words, each times an odd random number.
+
+    Words have at most 32 bits and the sum has 64: modulo the length of a word, two flipped signs would cancel.
+    """
+    words = rows.view(f"i{np.gcd(rows.shape[1], 4)}")  # the longest words that fit
+    hashes: npt.NDArray[np.int64] = np.einsum("ij,j->i", words, _factors(words.shape[1]))
     return hashes
 
 
 @cache
-def _factors(n: int) -> npt.NDArray[np.uint64]:
-    return np.random.default_rng(0).integers(0, 2**63, n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+def _factors(n: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, 2**30, n) * 2 + 1
 
 
 def _hash_table(table: torch.Tensor) -> str:

@@ -29,6 +29,7 @@ EDITS = {  # of a table, by ways that torch does not count, for the most part
     "mul_": lambda table: table.data.mul_(2),
     "-=": lambda table: table.data.sub_(0.01),
     "negative": lambda table: table.data.neg_(),
+    "two signs": lambda table: table.data[:, 1:4:2].neg_(),  # which changes the highest bits alone
     "zero_": lambda table: table.data.zero_(),
     "copy_": lambda table: table.data.copy_(table.detach().roll(1, 1)),
     "numpy": lambda table: table.detach().numpy().__setitem__(slice(None), 0),
