@@ -37,7 +37,7 @@ from gpt_embeddings.embedding.provenance import Provenance
 from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
 from gpt_embeddings.outputs import AtomicOutput, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
-from gpt_embeddings.text.columns import check_column, check_texts, find_blank, take_column
+from gpt_embeddings.text.columns import check_column, check_texts, find_blank, same_rows, take_column
 from gpt_embeddings.text.encoding import as_texts, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
@@ -415,7 +415,7 @@ def _write_stream(source: _Stream, embedder: Embedder, shards: Shards, progress:
     rows, index, done = source.tables(), 0, 0
     while (written := shards.read(index, list(source.features))) is not None:
         given, rows = _take(rows, written.num_rows, written.schema)
-        if not given.equals(written):
+        if not same_rows(given, written):
             raise ValueError(
                 f"The stream does not repeat the rows that an earlier run has embedded: rows {done:,} to "
                 f"{done + written.num_rows - 1:,} have changed. Give `resume=False` (--no-resume) to start anew."

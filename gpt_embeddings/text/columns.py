@@ -1,9 +1,9 @@
-"""Columns of Arrow: which hold texts, which types can be joined, and casting rows to a schema.
+"""Columns of Arrow: which hold texts, which types can be joined, comparing rows, and casting them to a schema.
 
 Left out: reading them (`files`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,19 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
+    return _change_children(kind, plain_type)
+
+
+def _change_children(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a type with the types inside lists and structs changed; views of lists become lists."""
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+        return pa.struct([field.with_type(change(field.type)) for field in kind])
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)), kind.list_size)
     if pa.types.is_list(kind) or pa.types.is_list_view(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)))
     if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
-        return pa.large_list(kind.value_field.with_type(plain_type(kind.value_type)))
+        return pa.large_list(kind.value_field.with_type(change(kind.value_type)))
     return kind
 
 
@@ -76,6 +81,28 @@ def types_message(column: str, one: Any, other: Any) -> str:
 def same_types(one: pa.Schema, other: pa.Schema) -> bool:
     """Return whether two schemas have the same columns of the same types, whatever their metadata."""
     return one.names == other.names and one.types == other.types
+
+
+def same_rows(one: pa.Table, other: pa.Table) -> bool:
+    """Return whether two tables of the same schema hold the same values, NaN among them.
+
+    `pa.Table.equals` finds NaN different from NaN.
+    """
+    return all(_floats_as_bits(a).equals(_floats_as_bits(b)) for a, b in zip(one.columns, other.columns, strict=True))
+
+
+def _floats_as_bits(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a view of a column with integers in place of floats, also inside lists and structs."""
+    kind = _bits_type(column.type)
+    return column if kind == column.type else pa.chunked_array([chunk.view(kind) for chunk in column.chunks], kind)
+
+
+def _bits_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_floating(kind):
+        return {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width]
+    if isinstance(kind, pa.BaseExtensionType):  # such as Array2D of `datasets`
+        return _bits_type(kind.storage_type)
+    return _change_children(kind, _bits_type)
 
 
 def storage_of(feature: Any) -> pa.DataType:

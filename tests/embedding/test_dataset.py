@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 
 from gpt_embeddings import (
     Embedder,
@@ -179,6 +179,35 @@ def test_a_stream_over_a_file_that_has_changed_is_not_continued(model, tokenizer
         embed_dataset(stream(changed), model, tokenizer, output=tmp_path / "out")
     more = [*rows, {"text": "one more", "id": 200}]  # only rows after the finished ones differ
     assert embed_dataset(stream(more), model, tokenizer, output=tmp_path / "out")["id"][:] == list(range(201))
+
+
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_a_stream_with_nan_is_continued_if_its_rows_are_the_same(model, tokenizer, small, tmp_path, format):
+    nan, path = float("nan"), {"output": tmp_path / "out", "format": format}
+    rows = [
+        {"text": text, "x": nan if i % 3 else 0.5, "y": [{"z": [nan, 1.0]}], "grid": [[nan, i]]}
+        for i, text in enumerate(TEXTS)
+    ]
+    features = Features(
+        {
+            "text": Value("string"),
+            "x": Value("float32"),
+            "y": [{"z": List(Value("float64"), length=2)}],
+            "grid": Array2D((1, 2), "float32"),
+        }
+    )
+
+    def stream(rows):
+        return Dataset.from_list(rows, features=features).to_iterable_dataset()
+
+    with pytest.raises(StopError):
+        embed_dataset(stream(rows), model, tokenizer, progress=StopAfter(150), **path)
+    for edit in ({"x": 0.5}, {"y": [{"z": [1.0, nan]}]}, {"grid": [[0.0, 20]]}):
+        with pytest.raises(ValueError, match="does not repeat the rows that an earlier run has embedded: rows 0 to"):
+            embed_dataset(stream([*rows[:20], rows[20] | edit, *rows[21:]]), model, tokenizer, **path)
+    progress = Progress(hidden=True)
+    embedded = embed_dataset(stream(rows), model, tokenizer, progress=progress, **path)
+    assert progress.resumed > 0 and [row["text"] for row in embedded] == TEXTS
 
 
 def test_rows_that_are_lost_are_an_error(model, tokenizer, small, tmp_path, monkeypatch):
