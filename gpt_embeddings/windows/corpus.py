@@ -18,7 +18,14 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.text.columns import check_texts
 from gpt_embeddings.text.sources import steps_of
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
-from gpt_embeddings.windows.documents import Documents, as_read, has_transform, partition, take_texts
+from gpt_embeddings.windows.documents import (
+    Documents,
+    LoggedDocuments,
+    as_read,
+    has_transform,
+    partition,
+    take_texts,
+)
 from gpt_embeddings.windows.packing import WindowSpec, check_choice, check_integer
 from gpt_embeddings.windows.streams import BufferedStream, TokenBuffer, TokenStream, fill_buffer
 
@@ -76,9 +83,16 @@ class Corpus:
             _warn_of_one_unit(self.dataset)
 
     def streams(
-        self, epoch: int, states: Mapping[int, Mapping[str, Any] | None] | None = None
+        self,
+        epoch: int,
+        states: Mapping[int, Mapping[str, Any] | None] | None = None,
+        logs: Sequence[list[dict[str, Any]]] | None = None,
     ) -> dict[int, TokenStream | BufferedStream]:
-        """Open streams of this rank in an epoch: those that have a state here, at that state; by default all."""
+        """Open streams of this rank in an epoch: those that have a state here, at that state; by default all.
+
+        If there are logs, the first one gets what is read (see `LoggedDocuments`), except with `shuffle="windows"`,
+        where a state has a checksum of the whole text.
+        """
         if states is None:
             states = dict.fromkeys(range(self.num_streams))
         if self.buffer is not None:
@@ -86,6 +100,8 @@ class Corpus:
             parts = {n: (self.rank * self.num_streams + n, n_parts) for n in states}
             return {n: BufferedStream(self.buffer, (self.seed, epoch), parts[n], states[n]) for n in states}
         documents = self.partition(epoch)
+        if logs is not None:
+            documents = [LoggedDocuments(part, logs[0], [epoch, n]) for n, part in enumerate(documents)]
         return {n: TokenStream(documents[n], self.tokenizer, self.spec, states[n]) for n in states}
 
     def partition(self, epoch: int) -> list[Documents]:

@@ -116,6 +116,39 @@ class ShardDocuments:
             state, row = dataset.state_dict(), 0
 
 
+@dataclass(frozen=True)
+class LoggedDocuments:
+    """Documents that note in a log how much was read of them, with a checksum, for [`has_same_texts`]."""
+
+    documents: Documents
+    log: list[dict[str, Any]]
+    key: list[int]  # epoch and stream
+
+    def read(self, cursor: DocumentCursor | None) -> Pieces:
+        """Yield the pieces, and keep an entry of the log up to date."""
+        entry: dict[str, Any] = {"key": self.key, "cursor": cursor, "texts": 0, "checksum": 0}
+        self.log.append(entry)
+        for position, texts in self.documents.read(cursor):
+            entry["texts"] += len(texts)
+            entry["checksum"] = _checksum(texts, entry["checksum"])
+            yield position, texts
+
+
+def has_same_texts(documents: Documents, entry: dict[str, Any]) -> bool:
+    """Read again what an entry of the log of [`LoggedDocuments`] is about; return whether it is the same text."""
+    missing, checksum = entry["texts"], 0
+    for _, texts in open_documents(documents, entry["cursor"]):
+        read = texts[:missing]
+        missing, checksum = missing - len(read), _checksum(read, checksum)
+        if not missing:
+            break
+    return not missing and checksum == entry["checksum"]
+
+
+def _checksum(texts: list[str], before: int) -> int:
+    return zlib.crc32("".join(f"{text}\0" for text in texts).encode(), before)
+
+
 def _readable(items: Iterator[Any], dataset: IterableDataset, shard: int | None) -> Iterator[Any]:
     """Yield what is read; an error names the file. Errors of whoever uses the items do not pass here."""
     while True:

@@ -37,14 +37,22 @@ class Mixture:
         self.num_streams, self.rank, self.world_size = first.num_streams, first.rank, first.world_size
 
     def streams(
-        self, epoch: int, states: Mapping[int, Mapping[str, Any] | None] | None = None
+        self,
+        epoch: int,
+        states: Mapping[int, Mapping[str, Any] | None] | None = None,
+        logs: Sequence[list[dict[str, Any]]] | None = None,
     ) -> dict[int, "MixedStream"]:
-        """Open streams of this rank in an epoch, as [`Corpus.streams`] does; each has a part of every corpus."""
+        """Open streams of this rank in an epoch, as [`Corpus.streams`] does; each has a part of every corpus.
+
+        Every corpus has a log of its own.
+        """
         states = dict.fromkeys(range(self.num_streams)) if states is None else states
 
         def opener(stream: int) -> Callable[[int, int, Any], Stream]:
             # A pass over a corpus within an epoch is an epoch to it, far beyond the others.
-            return lambda k, n_pass, state: self.corpora[k].streams(epoch + (n_pass << 32), {stream: state})[stream]
+            return lambda k, n_pass, state: self.corpora[k].streams(
+                epoch + (n_pass << 32), {stream: state}, logs and logs[k : k + 1]
+            )[stream]
 
         options = self.weights, self.stopping_strategy, self.spec.max_length
         return {n: MixedStream(opener(n), *options, state) for n, state in states.items()}

@@ -1,12 +1,14 @@
 """Windows stored as a dataset, written so that a run that was killed resumes where it stopped.
 
-Until it is complete, its folder has finished Arrow files and `progress.json`, the state after the last of them.
+Until it is complete, its folder has finished Arrow files and `progress.json`, the state after the last of them. A run
+that resumes reads the text again that earlier runs have read, and compares its checksum: that is fast, since nothing
+is tokenized, and finds a text that was edited anywhere.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from gpt_embeddings.outputs import AtomicOutput, atomic_file, write_dataset_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.corpus import Corpus
+from gpt_embeddings.windows.documents import has_same_texts
 from gpt_embeddings.windows.mixture import Mixture
 from gpt_embeddings.windows.packing import IGNORED, Ids
 
@@ -47,7 +50,8 @@ def store_windows(corpus: Corpus | Mixture, epoch: int, folder: str | os.PathLik
 
     Raises:
         FileExistsError: The folder exists.
-        ValueError: There is no window, or a killed run left other windows there; the message says what differs.
+        ValueError: There is no window, or a killed run left other windows there, or those of other text; the message
+            says what differs.
     """
     features = _features(corpus)
     if folder is None:
@@ -94,12 +98,14 @@ def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 
 def _write(corpus: Corpus | Mixture, epoch: int, out: AtomicOutput, features: Features) -> None:
-    progress: dict[str, Any] = {"stream": 0, "state": None, "files": [], "windows": 0}
+    corpora = corpus.corpora if isinstance(corpus, Mixture) else [corpus]
+    progress: dict[str, Any] = {"stream": 0, "state": None, "files": [], "windows": 0, "read": [[] for _ in corpora]}
     log = out.folder / "progress.json"
     if log.exists():
         progress = json.loads(log.read_text(encoding="utf-8"))
+        _check_texts(corpora, progress["read"], out)
     with Bar(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
-        for stream, state_after, ids in _walk(corpus, epoch, progress["stream"], progress["state"]):
+        for stream, state_after, ids in _walk(corpus, epoch, progress["stream"], progress["state"], progress["read"]):
             path = out.result / f"data-{len(progress['files']):05d}.arrow"
             _write_arrow(_table(ids, corpus, features), path)
             progress["files"].append(path.name)
@@ -114,13 +120,29 @@ def _write(corpus: Corpus | Mixture, epoch: int, out: AtomicOutput, features: Fe
     write_dataset_files(out.result, paths, DatasetInfo(features=features), fingerprint)
 
 
+def _check_texts(corpora: Sequence[Corpus], logs: list[list[dict[str, Any]]], out: AtomicOutput) -> None:
+    """Refuse to continue if the texts that earlier runs have read have changed."""
+    for corpus, log in zip(corpora, logs, strict=True):
+        for entry in log:
+            epoch, stream = entry["key"]
+            if not has_same_texts(corpus.partition(epoch)[stream], entry):
+                raise ValueError(
+                    "The text has changed since an earlier run stored windows of it. Give the same documents in the "
+                    f"same order, or delete the folder {str(out.folder)!r} to start anew."
+                )
+
+
 def _walk(
-    corpus: Corpus | Mixture, epoch: int, first: int = 0, state: dict[str, Any] | None = None
+    corpus: Corpus | Mixture,
+    epoch: int,
+    first: int = 0,
+    state: dict[str, Any] | None = None,
+    logs: list[list[dict[str, Any]]] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any] | None, Ids]]:
     """Give (stream, state after, windows) from a stream and its state on, a file of windows at a time."""
     rows = max(1, FILE_BYTES // (8 * corpus.spec.max_length))
     states = {number: state if number == first else None for number in range(first, corpus.num_streams)}
-    for number, stream in corpus.streams(epoch, states).items():
+    for number, stream in corpus.streams(epoch, states, logs).items():
         while len(ids := stream.take(rows)):
             yield number, stream.state(), ids
 

@@ -22,7 +22,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from typer.testing import CliRunner
 from windows_reference import TOKENIZER, joined, plain, reference, words
 
-from gpt_embeddings import TokenWindows, load_tokenizer
+from gpt_embeddings import TokenWindows, load_source, load_tokenizer
+from gpt_embeddings.windows import stored_windows
 from gpt_embeddings.windows.packing import StreamPacker, WindowSpec
 from gpt_embeddings_cli import app
 
@@ -283,7 +284,8 @@ WRITE_BATCHES = """
 import json, os, sys
 from pathlib import Path
 from datasets import load_dataset
-from gpt_embeddings import TokenWindows, load_tokenizer
+from gpt_embeddings import TokenWindows, load_source, load_tokenizer
+from gpt_embeddings.windows import stored_windows
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 files = sorted(map(str, folder.glob("*.parquet")))
 dataset = load_dataset("parquet", data_files=files, split="train", streaming=True)
@@ -353,6 +355,57 @@ def test_sigkill_while_storing(folder, tmp_path):
     found = Dataset.load_from_disk(str(output))
     assert found.num_rows > first and found[:] == wanted[:]
     assert not partial.exists()
+
+
+def stream_of_lines(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return load_source([str(path)], streaming=True)
+
+
+def lines_in_two_files(path, texts):
+    stream_of_lines(path.with_suffix(".a.jsonl"), texts[:700])
+    stream_of_lines(path.with_suffix(".b.jsonl"), texts[700:])
+    return load_source([str(path.with_suffix(".*.jsonl"))], streaming=True)
+
+
+@pytest.mark.parametrize(
+    ("opened", "options"),
+    [
+        (stream_of_lines, {}),
+        (lines_in_two_files, {"num_streams": 2}),
+        (lines_in_two_files, {"shuffle": True}),
+        (lambda path, texts: texts, {"shuffle": True, "packing": "document"}),
+        (lambda path, texts: Dataset.from_dict({"text": texts}), {"shuffle": "windows"}),
+        (
+            lambda path, texts: [stream_of_lines(path, texts), words(50)],
+            {"weights": [2, 1], "stopping_strategy": "all_exhausted"},
+        ),
+    ],
+)
+def test_storing_resumes_only_with_the_same_text(tmp_path, monkeypatch, opened, options):
+    """One word of a row far before the saved position is edited."""
+    write, documents, path, output = stored_windows._write_arrow, words(1400), tmp_path / "in.jsonl", tmp_path / "out"
+
+    def store(texts, n_files=10_000):
+        def write_or_stop(table, to):
+            if int(to.stem.split("-")[1]) >= n_files:
+                raise KeyboardInterrupt
+            write(table, to)
+
+        monkeypatch.setattr(stored_windows, "_write_arrow", write_or_stop)
+        return TokenWindows(opened(path, texts), TOKENIZER, 16, **options).to_dataset(output)
+
+    monkeypatch.setattr(stored_windows, "FILE_BYTES", 2**14)
+    wanted = TokenWindows(opened(path, documents), TOKENIZER, 16, **options).to_dataset()
+    n_files = -(-len(wanted) // 128)
+    for stop in (n_files // 2, n_files - 2):
+        with pytest.raises(KeyboardInterrupt):
+            store(documents, stop)
+    for row in (100, 101):
+        edited = [text + " edited" if i == row else text for i, text in enumerate(documents)]
+        with pytest.raises(ValueError, match=r"text has changed|different text"):
+            store(edited)
+    assert store(documents)[:] == wanted[:]
 
 
 @pytest.mark.slow
