@@ -146,7 +146,7 @@ def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
     ("name", "content", "options", "message"),
     [
         ("empty.txt", b"", (), "is empty"),
-        ("image.png", b"\x89PNG", (), "unknown suffix '.png'; known are .arrow"),
+        ("image.png", b"\x89PNG", (), "unknown suffix '.png'. Known suffixes are .arrow"),
         ("bad.jsonl", b'{"text": "a"}\n{oops\n', (), "bad.jsonl could not be read"),
         ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: line 1 is not valid UTF-8 .*--encoding cp1252"),
         ("other.csv", b"name\nx\n", (), "no column 'text'; the columns are name"),
@@ -235,7 +235,7 @@ def test_what_is_missing_blank_or_cut_is_told(run_small, tmp_path, options):
     [
         ("a/b/c", "hf_abc", "Repo id must be in the form"),
         ("me/vectors", "", "There is no access token."),
-        ("me/vectors", "hf_abc", "Unset HF_HUB_OFFLINE to publish."),
+        ("me/vectors", "hf_abc", "offline mode is enabled"),
     ],
     ids=["name", "token", "reach"],
 )
