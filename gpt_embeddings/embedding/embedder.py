@@ -277,12 +277,12 @@ class Embedder:
         """Return cosine similarities in float32: a number for two texts, `(n, m)` for two lists.
 
         Args:
-            a: A text, texts, or vectors that `encode` of this embedder has returned. int8 vectors are compared by the
-                values of their steps, binary ones by their signs.
+            a: A text, texts, or vectors that `encode` of this embedder has returned, as an array, a tensor or lists.
+                int8 vectors are compared by the values of their steps, binary ones by their signs.
             b: The same.
 
         Raises:
-            ValueError: Vectors are int8, but the embedder's dtype is neither int8 nor binary.
+            ValueError: Vectors have another width or dtype than those of this embedder.
         """
         one, two = self._to_floats(a), self._to_floats(b)
         cosines = unit_rows(np.atleast_2d(one)) @ unit_rows(np.atleast_2d(two)).T
@@ -531,16 +531,37 @@ class Embedder:
 
     def _to_floats(self, given: Any) -> npt.NDArray[Any]:
         """Return vectors in float32 of what `similarity` is given."""
-        if not isinstance(given, np.ndarray) or given.dtype.kind not in "fi":
+        vectors = _as_vectors(given)
+        if vectors is None:
             return self.with_options(dtype="float32").encode(given)
-        if given.dtype.kind == "f":
-            return to_float32(given, "float32", self.dim, None)
-        if self.dtype not in ("int8", "binary"):
+        widths = {"float": self.dim} | ({"int8": self.width} if self.dtype in ("int8", "binary") else {})
+        # Integers of any length, as lists and `datasets` give them, if they fit into int8.
+        is_int8 = vectors.dtype.kind == "i" and bool((vectors.astype(np.int8) == vectors).all())
+        kind = "float" if vectors.dtype.kind == "f" else "int8" if is_int8 else ""
+        if vectors.ndim not in (1, 2) or vectors.shape[-1] != widths.get(kind):
+            expected = " or ".join(f"{name} of width {width}" for name, width in widths.items())
             raise ValueError(
-                f"`similarity` got vectors of {given.dtype}, but the dtype of this Embedder is {self.dtype!r}. Call "
-                "`similarity` of the Embedder that made them, whose dtype is 'int8' or 'binary'."
+                f"`similarity` got vectors of {vectors.dtype}, of shape {vectors.shape}. The dtype of this Embedder "
+                f"is {self.dtype!r}: give texts, or one vector `(width,)` or several `(n, width)` of {expected}."
             )
-        return to_float32(given, self.dtype, self.dim, self.ranges)
+        return to_float32(vectors, "float32" if kind == "float" else self.dtype, self.dim, self.ranges)
+
+
+def _as_vectors(given: Any) -> npt.NDArray[Any] | None:
+    """Return an array, a tensor or lists of numbers as an array of numbers; None if they are texts."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        return np.asarray(given.float() if given.dtype == torch.bfloat16 else given)
+    if isinstance(given, np.ndarray) and given.dtype == object:
+        given = given.tolist()
+    if isinstance(given, (list, tuple)) and given and not any(isinstance(item, str) for item in given):
+        if not isinstance(given[0], (int, float, np.generic, np.ndarray, torch.Tensor, list, tuple)):
+            return None
+        try:
+            given = np.array([_as_vectors(item) if isinstance(item, torch.Tensor) else item for item in given])
+        except ValueError as error:
+            raise ValueError("`similarity` got vectors of different widths; give vectors of one width.") from error
+    return given if isinstance(given, np.ndarray) and given.dtype.kind in "biufc" else None
 
 
 def _name_text(first: int, index: int) -> str:

@@ -193,9 +193,9 @@ class _Vectors:
         embedder = self._embedder
         values, dtype = column.flatten(), embedder.dtype
         if pa.types.is_floating(values.type):
-            dtype, widest = "float32", embedder.model.config.n_embd
+            dtype, least, most = "float32", 1, embedder.model.config.n_embd
         elif values.type == pa.int8() and dtype in ("int8", "binary"):
-            widest = embedder.width
+            least = most = embedder.width
         else:
             raise ValueError(
                 f"Column {self._column!r} has {column.type}, but the dtype of the embedder is {dtype!r}. Search needs "
@@ -203,10 +203,11 @@ class _Vectors:
             )
         widths = [column.type.list_size] if pa.types.is_fixed_size_list(column.type) else pc.list_value_length(column)
         widths = np.unique(widths)
-        if column.null_count or len(widths) > 1 or any(widths > widest):
+        if column.null_count or len(widths) > 1 or any(widths < least) or any(widths > most):
+            limits = f"{most}" if least == most else f"at most {most}"
             raise ValueError(
-                f"Column {self._column!r} must have a vector of at most {widest} numbers in each row, all of the same "
-                f"width; it has {column.null_count} nulls and widths of {', '.join(map(str, widths))}."
+                f"Column {self._column!r} must have a vector of {limits} numbers in each row, all of the same width; "
+                f"it has {column.null_count} nulls and widths of {', '.join(map(str, widths))}."
             )
         matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
         return to_float32(matrix, dtype, embedder.dim, embedder.ranges)

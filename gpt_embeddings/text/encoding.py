@@ -102,13 +102,22 @@ def as_texts(texts: Any) -> Any:
         texts: A sequence, or a column of Arrow, numpy, pandas or polars.
 
     Raises:
-        TypeError: It is one text, a table, or holds something other than texts; the message says what to do.
+        TypeError: It is one text, a table, a set, or holds something other than texts; the message says what to do.
     """
     names = getattr(texts, "column_names", getattr(texts, "columns", None))  # of Arrow and `datasets`, or of frames
     if names is not None:
         raise TypeError(
             f"`texts` is a {type(texts).__name__} with the columns {', '.join(map(str, names))}. Choose one of them, "
-            f"such as table[{str(next(iter(names), 'text'))!r}]."
+            f"such as table[{next(iter(names), 'text')!r}]."
+        )
+    if getattr(texts, "ndim", 1) != 1:
+        raise TypeError(
+            f"`texts` is a {type(texts).__name__} of shape {tuple(texts.shape)}. Give one dimension, such as the "
+            "column texts[:, 0], or one string."
+        )
+    if isinstance(texts, (set, frozenset)):
+        raise TypeError(
+            f"`texts` is a {type(texts).__name__}, which has no order. Give a list, such as sorted(texts)."
         )
     if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
         raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
@@ -128,9 +137,11 @@ def as_texts(texts: Any) -> Any:
 
 def _from_pandas(series: Any) -> Any:
     try:
-        return pa.array(series, from_pandas=True)
+        texts = pa.array(series, from_pandas=True)
     except pa.ArrowException:  # values of several types, of which `encode_flat` names the first wrong one
         return list(series)
+    # pandas keeps a column of missing values alone as floats.
+    return pa.nulls(len(texts), pa.string()) if texts.null_count == len(texts) else texts
 
 
 def _is_missing(text: Any) -> bool:

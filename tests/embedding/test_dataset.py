@@ -312,9 +312,18 @@ def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
         assert np.array_equal(embedded["embedding"][:], Embedder(model, tokenizer).encode(texts))
 
 
+@pytest.mark.parametrize("make", [list, pd.Series, lambda texts: pd.DataFrame({"text": texts, "id": [0, 1]})])
+def test_only_missing_texts(model, tokenizer, tmp_path, make):
+    for output in (None, tmp_path / "out"):
+        embedded = embed_dataset(make([np.nan, np.nan]), model, tokenizer, output=output)
+        assert embedded["text"][:] == [None, None] and embedded.features["text"] == Value("string")
+        assert np.array_equal(embedded["embedding"][:], np.zeros((2, 16)))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        ({"a", "b"}, "a set, which has no order"),
         ("file.txt", "got str"),
         ({"text": ["a"]}, "got dict"),
         (iter(["a"]), "got list_iterator"),
@@ -322,7 +331,7 @@ def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
         (pd.Series(["a", 3]), "`data`, item 1 must be a string, got int: 3"),
         (pd.DataFrame({"text": ["a", 3]}), "Column 'text', row 1 must be a string, got int: 3"),
     ],
-    ids=["str", "dict", "iterator", "numbers", "series", "frame"],
+    ids=["set", "str", "dict", "iterator", "numbers", "series", "frame"],
 )
 def test_what_holds_no_rows(model, tokenizer, data, message):
     with pytest.raises(TypeError, match=message):

@@ -170,8 +170,55 @@ class TestVectors:
         agreeing = (expected[:, None] > 0) == (expected > 0)  # 1 - 2 * Hamming distance / dimensions
         np.testing.assert_allclose(binary.similarity(vectors, vectors), 2 * agreeing.mean(-1) - 1, atol=1e-6)
         assert binary.similarity(vectors[0], vectors[0]) == pytest.approx(1)
-        with pytest.raises(ValueError, match="vectors of int8, but the dtype of this Embedder is 'float32'"):
-            embedder.similarity(vectors, vectors)
+        for ours, given in ((int8, int8.encode(TEXTS)), (binary, vectors), (embedder, expected)):
+            cosines = ours.similarity(given, given)
+            for same in (torch.tensor(given), given.tolist(), tuple(given), list(torch.tensor(given))):
+                np.testing.assert_array_equal(ours.similarity(same, given), cosines)
+            assert ours.similarity(given[0].tolist(), given[1]) == pytest.approx(cosines[0, 1], abs=1e-6)
+        np.testing.assert_allclose(
+            embedder.similarity(torch.tensor(expected).bfloat16(), expected).diagonal(), 1, atol=1e-4
+        )
+        np.testing.assert_array_equal(
+            embedder.similarity(np.array(TEXTS, object), [None, *TEXTS[1:]])[:, 1:],
+            embedder.similarity(TEXTS, TEXTS[1:]),
+        )
+
+    @pytest.mark.parametrize(
+        "vectors, found",
+        [
+            (np.zeros((5, 3), np.int8), r"int8, of shape \(5, 3\)"),
+            (np.zeros((5, 17), np.float16), r"float16, of shape \(5, 17\)"),
+            (np.zeros(8), r"float64, of shape \(8,\)"),
+            (np.zeros((2, 2, 16)), r"float64, of shape \(2, 2, 16\)"),
+            (np.array(0.5), r"float64, of shape \(\)"),
+            (np.zeros((5, 2), np.uint8), r"uint8, of shape \(5, 2\)"),
+            (np.zeros(16, bool), r"bool, of shape \(16,\)"),
+            (torch.zeros(5, 3), r"float32, of shape \(5, 3\)"),
+            ([[0.5] * 3], r"float64, of shape \(1, 3\)"),
+            ([1000] * 16, r"int64, of shape \(16,\)"),
+            ([300] * 2, r"int64, of shape \(2,\)"),
+        ],
+    )
+    def test_similarity_of_other_vectors(self, embedder, gpt2_tokenizer, vectors, found):
+        ranges = np.stack([-np.ones(16), np.ones(16)])
+        for dtype, expected in (
+            ("float32", "float of width 16"),
+            ("int8", "float of width 16 or int8 of width 16"),
+            ("binary", "float of width 16 or int8 of width 2"),
+        ):
+            ours = Embedder(embedder.model, gpt2_tokenizer, dtype=dtype, ranges=ranges)
+            with pytest.raises(
+                ValueError, match=f"vectors of {found}. The dtype of .* is '{dtype}': .* of {expected}."
+            ):
+                ours.similarity(TEXTS, vectors)
+
+    def test_similarity_of_vectors_of_another_embedder(self, embedder):
+        with pytest.raises(ValueError, match=r"vectors of int8, .* The dtype of this Embedder is 'float32'"):
+            embedder.similarity(np.zeros(16, np.int8), TEXTS)
+        with pytest.raises(ValueError, match="vectors of different widths"):
+            embedder.similarity([[0.5, 1], [2]], TEXTS)
+        with pytest.raises(TypeError, match="Text 1 must be a string, got int: 7"):
+            embedder.similarity(["a", 7], TEXTS)
 
 
 class TestPooling:

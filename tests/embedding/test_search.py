@@ -139,6 +139,11 @@ class TestStorage:
         frame.to_parquet(tmp_path / "wide.parquet")
         with pytest.raises(ValueError, match=r"at most 24 numbers .* widths of 30"):
             search(tmp_path / "wide.parquet", ["tides"], embedder=embedder)
+        frame["embedding"] = [np.zeros(2, np.int8)] * 50
+        frame.to_parquet(tmp_path / "narrow.parquet")
+        binary = embedder.with_options(dtype="binary")
+        with pytest.raises(ValueError, match=r"a vector of 3 numbers .* widths of 2"):
+            search(tmp_path / "narrow.parquet", ["tides"], embedder=binary)
         frame["embedding"] = [np.zeros(24, np.int8)] * 50
         frame.to_parquet(tmp_path / "int8.parquet")
         with pytest.raises(ValueError, match="but the dtype of the embedder is 'float32'"):

@@ -174,6 +174,13 @@ def test_what_is_missing_in_a_list(missing):
     assert texts == ["a", "", "b"] and found.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("dtype", [None, float, object, "string", "category", "datetime64[ns]"])
+def test_a_column_of_pandas_in_which_all_is_missing(dtype):
+    texts, found = fill_missing(as_texts(pd.Series([np.nan, np.nan], dtype=dtype)))
+    assert list(map(str, texts)) == ["", ""] and found.tolist() == [True, True]
+    assert len(as_texts(pd.Series([], dtype=dtype))) == 0
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
@@ -181,6 +188,13 @@ def test_what_is_missing_in_a_list(missing):
         (["a", 5], "Text 1 must be a string, got int: 5"),
         (pd.Series([1, 2]), "`texts` must hold strings, it holds int64"),
         (pd.DataFrame({"body": ["a"], "n": [1]}), r"a DataFrame with the columns body, n\. Choose .*table\['body'\]"),
+        (pd.DataFrame([["a"]]), r"a DataFrame with the columns 0\. Choose .*table\[0\]"),
+        (
+            np.array([["a", "b"]]),
+            r"a ndarray of shape \(1, 2\)\. Give one dimension, such as the column texts\[:, 0\]",
+        ),
+        (np.array("a"), r"a ndarray of shape \(\)\. Give one dimension"),
+        ({"a"}, r"a set, which has no order\. Give a list, such as sorted\(texts\)"),
         (datasets.Dataset.from_dict({"body": ["a"]}), r"a Dataset with the columns body\. Choose one"),
         (pa.table({"body": ["a"]}), r"a Table with the columns body\. Choose one"),
         ({"text": ["a"]}, "must be a string or a list of strings, got dict"),
