@@ -112,6 +112,8 @@ def read_tables(
 def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
     """Return the columns of the first rows of a file, or None if it has no rows.
 
+    Of JSON lines all blocks are read up to one with texts, so that a missing column is found before the file is used.
+
     Raises:
         ColumnError: A column of texts is missing or holds something else.
         UnreadableFileError: The file is broken, or in another encoding.
@@ -119,10 +121,14 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
     if options.format == "text":
         with open_bytes(path) as file:
             return pa.schema({"text": pa.string()}) if file.read(1) else None
+    schema, without = None, set(options.texts if options.format == "json" else ())
     for table in read_tables(path, options, size=SAMPLE_BYTES):
-        if table.num_rows or (options.format == "parquet" and parquet_counts(path)[0]):
-            return table.schema
-    return None
+        if schema is None and (table.num_rows or (options.format == "parquet" and parquet_counts(path)[0])):
+            schema = table.schema
+        without = {name for name in without if table[name].null_count == table.num_rows}
+        if schema is not None and not without:
+            break
+    return schema
 
 
 def parquet_counts(path: str) -> tuple[int, int]:
@@ -358,17 +364,21 @@ def _find_csv_fault(path: str, options: ReadOptions, size: int, n_columns: int) 
 
 def _json(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read JSON lines, or one JSON list of objects or texts."""
-    line = 1
+    line, keys = 1, _Keys(options.texts)
     blocks = _blocks(path, options.encoding, size)
     for block in blocks:
         if line == 1 and _is_one_value(block, path):
             lines = _as_lines(block + b"".join(blocks), options)
-            yield _check_keys(_json_table(lines, options, schema, None), lines, options)
-            return
+            table = _json_table(lines, options, schema, None)
+            keys.note(table, lines)
+            yield table
+            break
         if block.strip():
             table = _json_table(block, options, schema, line)
-            yield _check_keys(table, block, options) if line == 1 else table
+            keys.note(table, block)
+            yield table
         line += block.count(b"\n")
+    keys.check()
 
 
 def _is_one_value(block: bytes, path: str) -> bool:
@@ -416,14 +426,27 @@ def _json_table(block: bytes, options: ReadOptions, schema: pa.Schema | None, li
         raise
 
 
-def _check_keys(table: pa.Table, block: bytes, options: ReadOptions) -> pa.Table:
-    """Refuse a file whose objects have no key for the texts: Arrow gives a column of nulls then."""
-    missing = [name for name in options.texts if table[name].null_count == table.num_rows]
-    if table.num_rows and missing:
-        names = list(dict.fromkeys(key for line in block.split(b"\n") if line.strip() for key in json.loads(line)))
-        for name in missing:
-            check_column(names, name)
-    return table
+class _Keys:
+    """The keys of a file's objects, to refuse one in which none has the texts: Arrow gives a column of nulls then."""
+
+    def __init__(self, texts: tuple[str, ...]) -> None:
+        self._missing = set(texts)  # of which no key was seen
+        self._names: dict[str, None] = {}
+
+    def note(self, table: pa.Table, block: bytes) -> None:
+        """Note the keys of a block. Its rows are looked at one by one only if all texts are null."""
+        self._missing = {name for name in self._missing if table[name].null_count == table.num_rows}
+        # After the first rows, whose keys are for the message, only a key that is missing matters.
+        if self._missing and (not self._names or any(json.dumps(name).encode() in block for name in self._missing)):
+            self._names |= dict.fromkeys(
+                key for line in block.split(b"\n") if line.strip() for key in json.loads(line)
+            )
+            self._missing -= self._names.keys()
+
+    def check(self) -> None:
+        """Refuse a file that has ended without a key."""
+        for name in sorted(self._missing) if self._names else ():
+            check_column(self._names, name)
 
 
 class _Digits(str):

@@ -303,6 +303,21 @@ class TestTables:
         with pytest.raises(error, match=message):
             texts("a.jsonl", streaming=streaming)
 
+    @pytest.mark.parametrize("texts_only", [False, True])
+    @pytest.mark.parametrize("first", ["", '"text": null, '])
+    def test_json_whose_texts_begin_late(self, streaming, texts_only, first):
+        """Several blocks before the first text, with and without its key."""
+        pads = "".join(f'{{{first}"id": {i}, "pad": "{"x" * 80}"}}\n' for i in range(6000))
+        late = "".join(f'{{"id": {i}, "text": "late"}}\n' for i in range(10))
+        write("a.jsonl", pads + late)
+        assert texts("a.jsonl", streaming=streaming, texts_only=texts_only) == [None] * 6000 + ["late"] * 10
+        write("b.jsonl", pads + late.replace("text", "pad"))
+        if first:
+            assert texts("b.jsonl", streaming=streaming, texts_only=texts_only) == [None] * 6010
+            return
+        with pytest.raises(ColumnError, match=r"b\.jsonl: There is no column 'text'; the columns are id, pad"):
+            load_source("b.jsonl", streaming=streaming, texts_only=texts_only)
+
     def test_every_type_of_strings(self, streaming):
         view = pa.string() if older("pyarrow", "21") else pa.string_view()  # which older versions cannot write
         kinds = {
