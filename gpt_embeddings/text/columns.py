@@ -172,22 +172,36 @@ def as_numbers(texts: pa.Array) -> pa.Array:
 
     >>> [str(as_numbers(pa.array(texts)).type) for texts in (["1", None], ["1.5", "2"], ["1.50"], ["007"], ["True"])]
     ['int64', 'double', 'string', 'string', 'bool']
+
+    The spelling must follow from the value, so a column is spelled in one way: `1` or `1.0`, `True` or `true`.
+
+    >>> [str(as_numbers(pa.array(texts)).type) for texts in (["1", "1.0"], ["True", "true"], ["-0", "1"])]
+    ['string', 'string', 'string']
     """
     given = texts.drop_null()
     if not len(given):
         return pa.nulls(len(texts))
-    if pc.all(pc.is_in(given, pa.array(["True", "False", "true", "false"]))).as_py():
-        return texts.cast(pa.bool_())
+    for both in (["True", "False"], ["true", "false"]):
+        if pc.all(pc.is_in(given, pa.array(both))).as_py():
+            return texts.cast(pa.bool_())
     for kind in (pa.int64(), pa.uint64(), pa.float64()):
         try:
             numbers = texts.cast(kind)
         except pa.ArrowInvalid:
             continue
-        spelled = numbers.cast(pa.string())
-        same = pc.or_(pc.equal(spelled, texts), pc.equal(pc.binary_join_element_wise(spelled, "0", "."), texts))
-        if pc.all(pc.and_(same, pc.is_finite(numbers))).as_py():
+        if pc.all(pc.is_finite(numbers)).as_py() and _is_spelling(texts, numbers):
             return numbers
     return texts
+
+
+def _is_spelling(texts: pa.Array, numbers: pa.Array) -> bool:
+    """Return whether texts are what numbers are printed as, all whole ones without or all with `.0`."""
+    short = numbers.cast(pa.string())  # 2.0 is "2"
+    if pc.all(pc.equal(texts, short)).as_py():
+        return not pc.any(pc.equal(texts, "-0")).as_py()
+    whole = pc.match_substring_regex(short, "^-?[0-9]+$")
+    long = pc.if_else(whole, pc.binary_join_element_wise(short, "0", "."), short)
+    return bool(pc.all(pc.equal(texts, long)).as_py())
 
 
 def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:

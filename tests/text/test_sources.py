@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import os
 import sys
@@ -215,6 +216,21 @@ class TestTables:
         rows = list(load_source("b.csv", streaming=streaming))
         assert [row["text"] for row in rows] == [row["n"] for row in rows] == spellings
         assert [row["id"] for row in rows] == [10254939386542155530 + i for i in range(len(rows))]
+
+    @pytest.mark.parametrize(
+        "spellings", [["1", "1.0"], ["1.5", "2", "2.0"], ["True", "true"], ["0", "-0"], ["1", "True"], ["1.5", "-0"]]
+    )
+    def test_two_spellings_of_a_value_stay_texts(self, streaming, spellings):
+        write("a.csv", "text,n\n" + "".join(f"{n},{n}\n" for n in spellings))
+        assert [row["n"] for row in load_source("a.csv", streaming=streaming)] == spellings
+
+    @pytest.mark.parametrize("spellings", [["-0.0", "1.0"], ["2", "1.5", ""], ["2.0", "", "1e+20"], ["false", "true"]])
+    def test_one_spelling_of_a_value_becomes_a_number(self, streaming, spellings):
+        write("a.csv", "text,n\n" + "".join(f"x,{n}\n" for n in spellings))
+        found = [row["n"] for row in load_source("a.csv", streaming=streaming)]
+        assert [repr(value) for value in found] == [
+            repr(json.loads(n) if n in ("false", "true") else float(n)) if n else "None" for n in spellings
+        ]
 
     def test_numbers_of_json_lose_nothing(self, streaming):
         write("a.jsonl", '{"text": "a", "id": 10254939386542155531}\n{"text": "b", "id": 10254939386542155532}\n')
