@@ -62,17 +62,25 @@ class WindowLoader(DataLoader[Batch]):
     def read(self) -> Iterator[Ids]:
         """Iterate over the batches as arrays, `(batch, max_length + 1)`."""
         cursor, turns = self.windows.cursor, self._open()
-        seen = cursor.is_inside
+        seen, dropped = cursor.is_inside, False
         for stream, ids, state in turns:
             if stream < 0:
                 continue
             cursor.advance(stream, state)
-            if ids is not None:
-                seen = True
-                yield ids
-        if not seen:
-            batch = f" batch of {self.batch_size} windows (`drop_last=True`)" if self._drops else " window"
-            self.windows.warn_of_nothing(f"Epoch {cursor.epoch} has no{batch}")
+            if ids is None:
+                continue
+            if self._drops and len(ids) < int(self.batch_size or 1):
+                dropped = True
+                continue
+            seen = True
+            yield ids
+        if not seen and dropped:
+            self.windows.warn_of_nothing(
+                f"Epoch {cursor.epoch} has no batch of {self.batch_size} windows",
+                "no stream has that many. Use a smaller `batch_size`, fewer streams or `drop_last=False`",
+            )
+        elif not seen:
+            self.windows.warn_of_nothing(f"Epoch {cursor.epoch} has no window")
         cursor.finish()
 
     def set_epoch(self, epoch: int) -> None:
@@ -187,8 +195,8 @@ def take_turns(
 ) -> Iterator[Turn]:
     """Yield (stream, windows, state after them), stream after stream, until all have ended.
 
-    A stream that has ended has None for windows and goes on taking its turn, which keeps workers in step; a turn of no
-    stream is -1.
+    With `drop_last` a stream ends at its first batch that is not full, which the caller drops. A stream that has ended
+    has None for windows and goes on taking its turn, which keeps workers in step; a turn of no stream is -1.
     """
     streams = corpus.streams(cursor.epoch, {n: cursor.states[n] for n in order if n is not None})
     ended: dict[int | None, dict[str, Any] | None] = {None: None}
@@ -200,7 +208,7 @@ def take_turns(
             windows = streams[n].take(batch_size)
             if len(windows) == 0 or (drop_last and len(windows) < batch_size):
                 ended[n] = streams[n].state()
-                yield n, None, ended[n]
+                yield n, windows if len(windows) else None, ended[n]
             else:
                 yield n, windows, streams[n].state()
 

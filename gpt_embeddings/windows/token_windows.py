@@ -297,11 +297,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             batch["source_ids"] = source_ids
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def warn_of_nothing(self, what: str) -> None:
-        """Warn, once, that an epoch is empty."""
+    def warn_of_nothing(self, what: str, why: str | None = None) -> None:
+        """Warn, once, that an epoch is empty; by default because no text is long enough for a window."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{what}: {self.corpus.spec.no_window()}.", stacklevel=3)
+            warnings.warn(f"{what}: {why or self.corpus.spec.no_window()}.", stacklevel=3)
 
     @property
     def _order(self) -> int:

@@ -495,8 +495,12 @@ class TestBadInput:
         with pytest.raises(UserWarning, match=message):  # in the worker, for the same reason
             list(DataLoader(windows(), batch_size=4, num_workers=1))
         few = TokenWindows(words(9), TOKENIZER, 8).dataloader(10_000, drop_last=True)
-        with pytest.warns(UserWarning, match=r"no batch of 10000 windows \(`drop_last=True`\)"):
+        with pytest.warns(
+            UserWarning, match=r"Epoch 0 has no batch of 10000 windows: no stream has that many\. Use a"
+        ):
             assert list(few) == []
+        with pytest.warns(UserWarning, match=message):
+            assert list(windows().dataloader(4, drop_last=True)) == []
         with pytest.raises(ValueError, match=message.replace("Epoch 0 has", "The dataset gives")):
             windows().to_dataset()
 
