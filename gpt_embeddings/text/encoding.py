@@ -59,8 +59,8 @@ def encode_flat(
         `input_ids[offsets[i]:offsets[i + 1]]`.
 
     Raises:
-        BadTextError: A text is not a string, or holds a lone surrogate, which has no UTF-8 form; the message names its
-            index.
+        BadTextError: A text is missing (None, NaN, `pandas.NA`), is not a string, or holds a lone surrogate, which has
+            no UTF-8 form; the message names its index.
     """
     documents = _as_list(texts)
     with encode_lock:
@@ -163,7 +163,8 @@ def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".for
     """Return the error for the first text that is not a string or has no UTF-8 form; `name` names it by its index."""
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            return BadTextError(i, f"{name(i)} must be a string, got {type(text).__name__}: {text!r:.80}.")
+            advice = ' Use "" for what is missing, or leave it out.' if text is None or _is_missing(text) else ""
+            return BadTextError(i, f"{name(i)} must be a string, got {type(text).__name__}: {text!r:.80}.{advice}")
         try:
             text.encode()
         except UnicodeEncodeError as error:

@@ -16,6 +16,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.text.columns import check_texts
+from gpt_embeddings.text.encoding import as_texts
 from gpt_embeddings.text.sources import steps_of
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
 from gpt_embeddings.windows.documents import (
@@ -126,7 +127,7 @@ class Corpus:
             return table.nbytes * len(self.dataset) <= COUNTED_BYTES * max(1, table.num_rows)
         if not isinstance(self.dataset, Sequence):
             return False
-        sizes = accumulate(len(text or "") for text in self.dataset)
+        sizes = accumulate(len(text) if isinstance(text, str) else 0 for text in self.dataset)
         return all(size <= COUNTED_BYTES for size in sizes)
 
     @cached_property
@@ -240,7 +241,7 @@ def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -
         rows = (slice(0, 1), slice(len(dataset) - 1, len(dataset)))
         ends = [text for row in rows for text in take_texts(shown, column, row).to_pylist()]
     elif isinstance(dataset, Sequence):
-        ends = [dataset[i] for i in (0, -1)]
+        ends = as_texts([dataset[i] for i in (0, -1)])
     else:
         return "an iterable of strings"
     digest = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]

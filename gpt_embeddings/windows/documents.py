@@ -23,7 +23,7 @@ from datasets.distributed import split_dataset_by_node
 
 from gpt_embeddings.exceptions import ColumnError, UnreadableFileError
 from gpt_embeddings.text.columns import check_column, take_column
-from gpt_embeddings.text.encoding import bad_text
+from gpt_embeddings.text.encoding import as_texts, bad_text
 from gpt_embeddings.text.sources import file_being_read, read_blocks
 
 
@@ -278,6 +278,11 @@ def other_text() -> ValueError:
 
 def _as_column(texts: list[Any], first: int | None) -> pa.Array:
     """Turn strings into an Arrow array; `first` is the number of the first one, None if it is not known."""
+    try:
+        return pa.array(texts, pa.large_string())
+    except (pa.ArrowException, UnicodeEncodeError):
+        pass  # NaN, or no text
+    texts = as_texts(texts)
     try:
         return pa.array(texts, pa.large_string())
     except (pa.ArrowException, UnicodeEncodeError):

@@ -147,7 +147,8 @@ def test_other_sequences(tokenizer, array):
 @pytest.mark.parametrize(
     ("texts", "error", "message"),
     [
-        (["a", None], TypeError, "Text 1 must be a string, got NoneType: None"),
+        (["a", None], TypeError, 'Text 1 must be a string, got NoneType: None. Use "" for what is missing'),
+        (["a", float("nan")], TypeError, 'Text 1 must be a string, got float: nan. Use "" for what is missing'),
         (["a", b"b"], TypeError, "Text 1 must be a string, got bytes: b'b'"),
         (["a", "b", 3], TypeError, "Text 2 must be a string, got int: 3"),
         (["a", "b\ud800"], ValueError, r"Text 1 holds the lone surrogate '\\ud800' at character 1"),
@@ -155,7 +156,7 @@ def test_other_sequences(tokenizer, array):
         (pa.array([b"a", b"\xff"]).view(pa.string()), ValueError, "Text 1 is not valid UTF-8"),
         ("text", TypeError, "`texts` must be a sequence of strings, got one str"),
     ],
-    ids=["none", "bytes", "int", "surrogate", "null", "utf8", "one"],
+    ids=["none", "nan", "bytes", "int", "surrogate", "null", "utf8", "one"],
 )
 def test_errors_are_the_same_in_both_backends(tokenizer, texts, error, message):
     with pytest.raises(error, match=message):

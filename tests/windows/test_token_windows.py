@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -507,6 +508,18 @@ class TestBadInput:
     def test_special_tokens_in_a_text_are_plain_text(self):
         (batch,) = TokenWindows(["a<|endoftext|>b"], TOKENIZER, 16).dataloader(1)
         assert (batch["target_ids"] == EOT).sum() == 0
+
+    @pytest.mark.parametrize("missing", [None, float("nan"), np.float64("nan"), pd.NA, pd.NaT])
+    def test_what_is_missing_is_skipped(self, missing, tmp_path):
+        texts, wanted = ["a b", missing, "c d e", missing], ["a b", None, "c d e", None]
+        for options in ({}, {"shuffle": "windows"}, {"num_streams": 2}):
+            windows, other = (TokenWindows(rows, TOKENIZER, 2, **options) for rows in (texts, wanted))
+            assert plain(windows.dataloader(2)) == plain(other.dataloader(2)) and len(windows) == len(other)
+            assert windows.state_dict()["settings"] == other.state_dict()["settings"]
+        shown = Dataset.from_dict({"i": range(4)}).with_transform(lambda rows: {"text": [texts[i] for i in rows["i"]]})
+        assert TokenWindows(shown, TOKENIZER, 2).to_dataset()[:] == TokenWindows(wanted, TOKENIZER, 2).to_dataset()[:]
+        with pytest.raises(TypeError, match=r"Text 2 must be a string, got float: 1\.5"):
+            list(TokenWindows([*texts[:2], 1.5], TOKENIZER, 8))
 
     def test_wrong_elements(self):
         with pytest.raises(TypeError, match="Text 1 must be a string, got int: 3"):
