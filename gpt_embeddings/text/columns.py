@@ -194,6 +194,21 @@ def as_numbers(texts: pa.Array) -> pa.Array:
     return texts
 
 
+def spelling_of(texts: pa.Array, kind: pa.DataType) -> str | None:
+    """Return how a column that [`as_numbers`] gives this type is spelled, to compare with others of the same column.
+
+    >>> [spelling_of(pa.array([text]), pa.float64()) for text in ("2", "2.0", "1.5")]
+    ['1', '1.0', None]
+    """
+    patterns = {}
+    if pa.types.is_boolean(kind):
+        patterns = {"True": "^[TF]", "true": "^[tf]"}
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        patterns = {"1": "^-?[0-9]+$", "1.0": r"^-?[0-9]+\.0$"}
+    found = (name for name, pattern in patterns.items() if pc.any(pc.match_substring_regex(texts, pattern)).as_py())
+    return next(found, None)
+
+
 def _is_spelling(texts: pa.Array, numbers: pa.Array) -> bool:
     """Return whether texts are what numbers are printed as, all whole ones without or all with `.0`."""
     short = numbers.cast(pa.string())  # 2.0 is "2"

@@ -26,7 +26,15 @@ import pyarrow.json as paj
 import pyarrow.parquet as pq
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
-from gpt_embeddings.text.columns import ALONE, as_numbers, check_column, is_text_type, plain_table, types_message
+from gpt_embeddings.text.columns import (
+    ALONE,
+    as_numbers,
+    check_column,
+    is_text_type,
+    plain_table,
+    spelling_of,
+    types_message,
+)
 from gpt_embeddings.text.discovery import display_name, open_bytes, open_seekable, suffix_of
 
 
@@ -297,13 +305,19 @@ def _csv(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -
         (row for row in _records(_blocks(path, options.encoding, SAMPLE_BYTES), options) if row), []
     )
     names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
+    spellings: dict[str, str] = {}  # of numbers and truth values, by column: other blocks must have the same
     for table in _csv_texts(path, options, size, header) if names else ():
         table = _check_texts(table.rename_columns(names), options)
         types = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
-        columns = [
-            column if name in options.texts or types.get(name) == pa.string() else as_numbers(column.combine_chunks())
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        ]
+        columns = []
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if name not in options.texts and types.get(name) != pa.string():
+                texts = column.combine_chunks()
+                column = as_numbers(texts)
+                spelling = spelling_of(texts, column.type)
+                if spelling is not None and spellings.setdefault(name, spelling) != spelling:
+                    column = texts
+            columns.append(column)
         yield pa.table(columns, table.column_names)
 
 

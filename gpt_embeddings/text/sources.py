@@ -51,7 +51,7 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 
 SAMPLED_FILES = 32  # files whose columns are read in advance; those of others are joined on the way
 CACHED_ROWS = 2**14  # rows of a record batch in the cache
-CACHE_VERSION = 2  # raise it when files are read differently, so that they are read again
+CACHE_VERSION = 3  # raise it when files are read differently, so that they are read again
 
 
 class SourceOptions(TypedDict, total=False):

@@ -224,6 +224,20 @@ class TestTables:
         write("a.csv", "text,n\n" + "".join(f"{n},{n}\n" for n in spellings))
         assert [row["n"] for row in load_source("a.csv", streaming=streaming)] == spellings
 
+    @pytest.mark.parametrize("pair", [("1", "1.0"), ("1.0", "1"), ("True", "true"), ("2.0", "1.5"), ("2", "1.5")])
+    def test_another_spelling_further_on(self, streaming, pair):
+        spellings = [pair[0]] * 50_000 + [pair[1]] * 10
+        write("a.csv", "text,n\n" + "".join(f"xxxx,{n}\n" for n in spellings))
+        blocks = list(read_tables("a.csv", ReadOptions(format="csv", texts=("text",)), size=2**16))
+        numbers = pair[1] == "1.5"
+        assert pa.types.is_floating(blocks[-1]["n"].type) == numbers
+        if streaming and pair != ("2.0", "1.5"):
+            with pytest.raises(ValueError, match=r"a\.csv: Column 'n' holds .* and, further on, "):
+                list(load_source("a.csv", streaming=True))
+        else:
+            found = [row["n"] for row in load_source("a.csv", streaming=streaming)]
+            assert found == ([float(n) for n in spellings] if numbers else spellings)
+
     @pytest.mark.parametrize("spellings", [["-0.0", "1.0"], ["2", "1.5", ""], ["2.0", "", "1e+20"], ["false", "true"]])
     def test_one_spelling_of_a_value_becomes_a_number(self, streaming, spellings):
         write("a.csv", "text,n\n" + "".join(f"x,{n}\n" for n in spellings))
