@@ -148,6 +148,17 @@ def check_output(
         raise
 
 
+def check_folder_name(folder: str | os.PathLike[str]) -> None:
+    """Refuse an empty or blank name where a folder is meant that need not be new: `Path("")` is the current one.
+
+    Raises:
+        ValueError: The name is empty or blank.
+    """
+    name = os.fspath(folder)
+    if not name.strip():
+        raise ValueError(f"The folder {name!r} has a blank name. Give its name, or '.' for the current folder.")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which is renamed to `path` at the end, or deleted if writing fails."""
@@ -198,6 +209,8 @@ def _check_name(path: str | os.PathLike[str], kind: str, suffixes: Sequence[str]
             f"The output {name!r} is the current folder or one above it, which `{kind}` must not replace. Give the "
             "name of a new folder."
         )
+    if not Path(path).name.strip():
+        raise ValueError(f"The output {name!r} has a blank name. Give the name of a new folder.")
     suffix = Path(path).suffix
     if suffix.lower() in FILE_SUFFIXES and suffix.lower() not in suffixes:
         other = f", or one that ends in {' or '.join(suffixes)}" if suffixes else ""

@@ -11,7 +11,9 @@ import pytest
 from transformers import GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
-from gpt_embeddings import load_tokenizer
+from gpt_embeddings import Embedder, load_tokenizer, push_to_hub, save_folder
+from gpt_embeddings.checkpoints.export import export_model
+from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output, write_json
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
@@ -119,6 +121,33 @@ def test_the_current_folder_is_never_replaced(name, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="is the current folder or one above it"):
             make(Path(name), "embed", overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+@pytest.mark.parametrize("name", [" ", "\t", "here/ "])
+def test_blank_names(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for make in (check_output, AtomicOutput):
+        with pytest.raises(ValueError, match=r"has a blank name\. Give the name of a new folder"):
+            make(name, "embed", overwrite=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_model_is_saved_to_or_read_from_a_folder_without_a_name(name, tmp_path, monkeypatch, gpt2_tokenizer):
+    """`Path("")` is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    embedder = Embedder(GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8)), gpt2_tokenizer)
+    pair = (embedder.model, embedder.tokenizer)
+    for use in (
+        embedder.save_pretrained,
+        lambda folder: save_folder(folder, *pair),
+        lambda folder: save_int8(embedder.model, folder),
+        lambda folder: export_model(*pair, folder, "static", drop_positions=True),
+        lambda folder: push_to_hub(folder, "me/model"),
+    ):
+        with pytest.raises(ValueError, match=f"The folder {name!r} has a blank name"):
+            use(name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the system has no /proc")

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.saving import save_tokenizer
 from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, from_static, unknown_id
-from gpt_embeddings.outputs import write_json
+from gpt_embeddings.outputs import check_folder_name, write_json
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.special_tokens import find_special_tokens
 from gpt_embeddings.text.tokenizer import check_vocabulary, vocabulary_rows
@@ -72,11 +72,12 @@ def export_model(
 
     Raises:
         ImportError: The exporter of ONNX is not installed.
-        ValueError: The format is unknown, or cannot hold this model.
+        ValueError: The format is unknown, or cannot hold this model, or the folder's name is blank.
     """
     if format not in get_args(Format):
         raise ValueError(f"`format` must be one of {', '.join(map(repr, get_args(Format)))}, got {format!r}.")
     check_vocabulary(tokenizer, model.config.vocab_size)
+    check_folder_name(folder)
     folder = Path(folder)
     if format == "onnx":
         if drop_positions:

@@ -8,6 +8,7 @@ import os
 
 import torch
 
+from gpt_embeddings.outputs import check_folder_name
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -42,6 +43,7 @@ def save_int8(model: GPTEmbeddingsModel, folder: str | os.PathLike[str]) -> floa
     """
     if not isinstance(model, GPTEmbeddingsModel):
         raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
+    check_folder_name(folder)
     rows, scale = quantize_rows(model.wte.weight)
     model.save_pretrained(folder, state_dict={**model.state_dict(), "wte.weight": rows, "wte_scale": scale})
     error = (rows * scale.unsqueeze(1) - model.wte.weight.detach().float().cpu()).abs().amax(1)

@@ -44,6 +44,7 @@ from gpt_embeddings.embedding.shared_weights import (
     share,
 )
 from gpt_embeddings.exceptions import BadTextError
+from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
@@ -175,6 +176,7 @@ class Embedder:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save model and tokenizer for this and every other loader; the options are not saved."""
+        check_folder_name(folder)
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_model_and_tokenizer(Path(folder), self.model, self.tokenizer)
 

@@ -41,6 +41,7 @@ from gpt_embeddings.hub.cards import (
     write_model_card,
 )
 from gpt_embeddings.hub.repository import files_in, read_training_metadata, stale_files
+from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsPreTrainedModel
@@ -112,6 +113,7 @@ def push_to_hub(
     """
     card = None
     if isinstance(obj, (str, os.PathLike)):
+        check_folder_name(obj)
         obj, tokenizer, card, metadata = _read_folder(Path(obj), metadata)
     api = _api(token)
     if isinstance(obj, Dataset):

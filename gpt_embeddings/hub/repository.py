@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.checkpoints.files import LocalFolder, read_json
 from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_model_and_tokenizer
 from gpt_embeddings.hub.cards import CARD, CardMetadata, read_card, write_model_card
+from gpt_embeddings.outputs import check_folder_name
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
@@ -48,8 +49,10 @@ def save_folder(
         metadata: Licence and provenance for the card.
 
     Raises:
-        ValueError: The tokenizer has ids that the model lacks, or the existing README.md cannot be read.
+        ValueError: The name is blank, the tokenizer has ids that the model lacks, or the existing README.md cannot be
+            read.
     """
+    check_folder_name(folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # A folder within it is on the same file system, even if it is a mount point, so that files can be renamed.

@@ -148,7 +148,7 @@ def parquet_counts(path: str) -> tuple[int, int]:
 
 def _check_texts(table: pa.Table, options: ReadOptions) -> pa.Table:
     """Return the columns to read, or refuse a block in which a column of texts is missing or holds something else."""
-    for name in options.texts if options.format != "text" else ():
+    for name in options.texts:
         check_column(table.column_names, name)
     if options.texts_only:
         table = table.select([i for i, name in enumerate(table.column_names) if name in options.texts])
