@@ -39,6 +39,7 @@ from gpt_embeddings.embedding.shared_weights import (
     SharedWeights,
     check_in_memory,
     hash_weights,
+    is_offloaded,
     is_unchanged,
     open_shared,
     share,
@@ -123,7 +124,8 @@ class Embedder:
     ) -> None:
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
-        check_in_memory(model)
+        if not is_offloaded(model):  # else `encode` works, and what needs all weights at once says so
+            check_in_memory(model)
         check_fast(tokenizer)
         pooling = model.config.pooling if pooling is None else pooling
         for name, value, known in (
@@ -456,7 +458,9 @@ class Embedder:
         runs.
         """
         if self.model.wte.weight.is_meta:
-            check_in_memory(self.model)
+            if not is_offloaded(self.model):
+                check_in_memory(self.model)
+            n_threads = 1  # accelerate's hooks move one copy of the weights
         if self.pooling in ("last", "none"):
             with torch.inference_mode(), torch_threads(1 if was_forked() else None):
                 vectors, starts = self._token_vectors(input_ids, offsets)
