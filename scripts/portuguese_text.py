@@ -2,7 +2,7 @@
 
 The English half is a thinned part of `default_text.py`, whose form this has. Brazilian and European spelling are both
 here: treebanks and help texts of both, novels of Machado de Assis, Azevedo and Alencar, and of Eça de Queirós. None of
-it is a set that sentence vectors are judged by (ASSIN, ASSIN 2, translations of STS-B or SICK), nor made from one.
+it is a set that sentence vectors are evaluated on (ASSIN, ASSIN 2, translations of STS-B or SICK), nor made from one.
 `docs/text_sources.md` is written from here.
 """
 
@@ -367,7 +367,7 @@ ENGLISH_SOURCES = [  # all of their texts, with what is held out
     if source.name in ENGLISH
 ]
 SOURCES = PORTUGUESE_SOURCES + [replace(source, most=ENGLISH[source.name]) for source in ENGLISH_SOURCES]
-FIRST = [  # which the table before this one did not learn from, with what is held out
+FIRST = [  # which the previous version did not learn from, with what is held out
     source
     for source in PORTUGUESE_SOURCES
     if source.held_out

@@ -1,12 +1,12 @@
 """Take the table of `train_default.py` further, in the text form of the bundled tables: lower case after a space.
 
-start      the rows of the table before; a word's row becomes the mean of the rows of its spellings (`mug`, ` mug`,
+start      the rows of the previous version; a word's row becomes the mean of the rows of its spellings (`mug`, ` mug`,
            `Mug`), each weighed by how often it occurs; its positions are dropped
 texts      those of `REFINING` in `default_text.py`, which the teacher reads, and up to 40,000 of each kind that the
            table before was learned from
 training   batches of one kind each; the loss is the squared differences of all cosines within a batch from the aims,
-           at 256, 128, 64 and 32 dimensions, plus a tenth of 1 - cosine to the vectors of the table before. The
-           aims are the teacher's cosines, or, for the texts that were learned before, those of the table before
+           at 256, 128, 64 and 32 dimensions, plus a tenth of 1 - cosine to the vectors of the previous version. The
+           aims are the teacher's cosines, or, for the texts that were learned before, those of the previous version
 end        rows of tokens that no text in this form contains are zero, and rows of spaces alone are short, so that
            they change no direction
 
@@ -57,7 +57,7 @@ class Run:
 
     steps: int
     anchor: float
-    """Weight of 1 - cosine to the vectors of the table before."""
+    """Weight of 1 - cosine to the vectors of the previous version."""
 
     inference: float = REFINING_WEIGHTS[INFERENCE]
     """How often texts of inference come."""
@@ -83,7 +83,7 @@ class Part:
     """Unit vectors whose cosines are the aim, `(n_texts, width)`."""
 
     before: npt.NDArray[np.float16]
-    """Unit vectors of the table before, `(n_texts, n_embd)`."""
+    """Unit vectors of the previous version, `(n_texts, n_embd)`."""
 
     kind: str
 
@@ -177,7 +177,7 @@ def make_part(
     tokenizer: PreTrainedTokenizerBase,
     kind: str,
 ) -> Part:
-    """Encode texts in both forms; without aims, the vectors of the table before are the aims."""
+    """Encode texts in both forms; without aims, the vectors of the previous version are the aims."""
     with torch.no_grad():
         bags = Bags.of(texts, cased, limit=1024)
         vectors = F.normalize(before.embed_bags(bags.input_ids, bags.offsets), dim=1).half().numpy()

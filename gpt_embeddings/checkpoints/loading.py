@@ -1,6 +1,6 @@
 """Loading a model, with or without its tokenizer, by name: a folder or a Hub name, refused if weights are missing.
 
-It may hold a saved model of ours, a GPT checkpoint, whose input stage is extracted, or a static model of another
+It may hold a saved GPTEmbeddings model, a GPT checkpoint, whose input stage is extracted, or a static model of another
 library; None is the bundled English table. Left out: fresh models.
 """
 
@@ -58,8 +58,8 @@ def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsMo
 
     Args:
         name: Folder or Hub name; None is the bundled English table.
-        model_class: `GPTEmbeddingsForCausalLM` loads a saved model of ours with its head. GPTs and static models have
-            only the input stage.
+        model_class: `GPTEmbeddingsForCausalLM` loads a saved GPTEmbeddings model with its head. GPTs and static models
+            have only the input stage.
 
     Raises:
         OSError: There is no such model.
@@ -149,7 +149,7 @@ def _read_config(name: str) -> dict[str, Any]:
 
 
 def _load(model_class: type[_Model], name: str) -> _Model:
-    """Load a model of ours; refuse one with missing weights, which transformers would fill with random numbers."""
+    """Load a GPTEmbeddings model; refuse missing weights, which transformers would fill with random numbers."""
     try:
         with _quiet():
             loaded: Any = model_class.from_pretrained(name, output_loading_info=True)
@@ -157,7 +157,7 @@ def _load(model_class: type[_Model], name: str) -> _Model:
         raise OSError(f"No model at {name!r}: {error}") from error
     except (RuntimeError, SafetensorError) as error:
         advice = f" {REINSTALL}" if bundled_name(name) else ""
-        raise ValueError(f"The model at {name!r} is broken, or not one of ours: {error}.{advice}") from error
+        raise ValueError(f"The model at {name!r} is broken, or not a GPTEmbeddings model: {error}.{advice}") from error
     model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"]))

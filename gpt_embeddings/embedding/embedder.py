@@ -165,8 +165,8 @@ class Embedder:
         """Load a saved model with its tokenizer.
 
         Args:
-            name: Folder or Hub name: a model of ours, any GPT checkpoint with absolute positions, or a static model of
-                model2vec or sentence-transformers. None means the bundled English table.
+            name: Folder or Hub name: a GPTEmbeddings model, any GPT checkpoint with absolute positions, or a static
+                model of model2vec or sentence-transformers. None means the bundled English table.
             tokenizer: Folder or Hub name. None means the model's own or, if it has none, GPT-2's.
             options: The options of [`Embedder`].
 
