@@ -33,21 +33,18 @@ def embed(
     output: Annotated[
         Path,
         typer.Option(
-            help="Where the result goes: a folder for datasets.load_from_disk, or a file ending in .parquet or .pq.",
-            show_default=False,
+            help="Where the result goes: a folder for datasets.load_from_disk, or a file ending in .parquet or .pq."
         ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder or Hub name of a saved model; by default the English one that comes with the package.",
-            show_default=False,
+            help="Folder or Hub name of a saved model; by default the English one that comes with the package."
         ),
     ] = None,
     reading: ReadingOptions,
     texts_only: Annotated[
-        bool,
-        typer.Option("--texts-only", help="Read only --column and drop the other columns.", rich_help_panel=TEXT),
+        bool, typer.Option("--texts-only", help="Read only --column and drop the other columns.", rich_help_panel=TEXT)
     ] = False,
     streaming: Annotated[
         bool,
@@ -61,12 +58,10 @@ def embed(
             help="Vectors of a text: their mean, weighted by token_weights, the last, or none (keep all); by default "
             "as the model's configuration says.",
             rich_help_panel=VECTORS,
-            show_default=False,
         ),
     ] = None,
     normalize: Annotated[
-        bool,
-        typer.Option("--normalize", help="Scale to length 1: inner product is cosine.", rich_help_panel=VECTORS),
+        bool, typer.Option("--normalize", help="Scale to length 1: inner product is cosine.", rich_help_panel=VECTORS)
     ] = False,
     overflow: Annotated[
         Literal["truncate", "windows"],
@@ -80,8 +75,7 @@ def embed(
         ),
     ] = "float32",
     truncate_dim: Annotated[
-        int | None,
-        typer.Option(help="How many dimensions to keep.", min=1, show_default=False, rich_help_panel=VECTORS),
+        int | None, typer.Option(help="How many dimensions to keep.", min=1, rich_help_panel=VECTORS)
     ] = None,
     output_column: Annotated[str, typer.Option(help="The column to add.", rich_help_panel=VECTORS)] = "embedding",
     drop_empty: Annotated[
@@ -96,28 +90,17 @@ def embed(
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="config.json of a fresh model; by default the sizes of GPT-2 small.",
-            show_default=False,
-            rich_help_panel=MODEL,
-        ),
+        typer.Option(help="config.json of a fresh model; by default the sizes of GPT-2 small.", rich_help_panel=MODEL),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of a fresh model's tables.", min=0, rich_help_panel=MODEL)] = 0,
     num_proc: Annotated[
         int | None,
-        typer.Option(
-            help="Worker processes; by default threads use all cores.",
-            min=1,
-            show_default=False,
-            rich_help_panel=RUN,
-        ),
+        typer.Option(help="Worker processes; by default threads use all cores.", min=1, rich_help_panel=RUN),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume/--no-resume",
-            help="Continue a run that was stopped, or delete its shards.",
-            rich_help_panel=RUN,
+            "--resume/--no-resume", help="Continue a run that was stopped, or delete its shards.", rich_help_panel=RUN
         ),
     ] = True,
     ray: Annotated[
@@ -125,13 +108,11 @@ def embed(
         typer.Option(
             metavar="ADDRESS",
             help="Embed on the Ray cluster there (auto: the one of this machine), by --model; best from Parquet.",
-            show_default=False,
             rich_help_panel=RUN,
         ),
     ] = None,
     push_to_hub: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Upload the result as a dataset of that name, too.", show_default=False),
+        str | None, typer.Option(metavar="NAME", help="Upload the result as a dataset of that name, too.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

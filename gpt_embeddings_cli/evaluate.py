@@ -24,16 +24,11 @@ def evaluate(
         typer.Argument(
             metavar="MODEL",
             help="Folder or Hub name; gpt-embeddings-english and gpt-embeddings-portuguese are bundled.",
-            show_default=False,
         ),
     ],
     data: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PAIRS",
-            help="A table with two columns of texts: files, or one Hub dataset name.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="PAIRS", help="A table with two columns of texts: files, or one Hub dataset name."),
     ],
     columns: Annotated[
         tuple[str, str] | None,
@@ -41,17 +36,12 @@ def evaluate(
             help="The two columns of texts; by default the first that exist of "
             + ", ".join(" and ".join(pair) for pair in PAIRS)
             + ".",
-            show_default=False,
             rich_help_panel=TEXT,
         ),
     ] = None,
     score: Annotated[
         str | None,
-        typer.Option(
-            help=f"The column of scores; by default '{SCORE}' if there is one.",
-            show_default=False,
-            rich_help_panel=TEXT,
-        ),
+        typer.Option(help=f"The column of scores; by default '{SCORE}' if there is one.", rich_help_panel=TEXT),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     tokenizer: Tokenizer = None,

@@ -26,14 +26,10 @@ def explore(
         typer.Argument(
             metavar="[MODEL]",
             help="Folder or Hub name of a saved model or any GPT checkpoint; by default a bundled table.",
-            show_default=False,
         ),
     ] = None,
     compare: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="A second model, shown beside the first: before and after.", show_default=False
-        ),
+        str | None, typer.Option(metavar="MODEL", help="A second model, shown beside the first: before and after.")
     ] = None,
     tokenizer: Tokenizer = None,
     lang: Annotated[Literal["en", "pt"], typer.Option(help="Language of the page.")] = "en",
@@ -45,27 +41,16 @@ def explore(
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
-        typer.Option(
-            help="Port; by default the first free one from 7860.",
-            min=1,
-            max=65535,
-            show_default=False,
-            rich_help_panel=SERVING,
-        ),
+        typer.Option(help="Port; by default the first free one from 7860.", min=1, max=65535, rich_help_panel=SERVING),
     ] = None,
     browser: Annotated[
-        bool,
-        typer.Option("--browser/--no-browser", help="Open the page in the browser.", rich_help_panel=SERVING),
+        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.", rich_help_panel=SERVING)
     ] = True,
     export: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write a Space with this page instead of serving it.", show_default=False),
+        Path | None, typer.Option(metavar="FOLDER", help="Write a Space with this page instead of serving it.")
     ] = None,
     report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.html", help="Write all views to one file instead of serving them.", show_default=False
-        ),
+        Path | None, typer.Option(metavar="FILE.html", help="Write all views to one file instead of serving them.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

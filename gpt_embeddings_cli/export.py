@@ -13,13 +13,9 @@ from gpt_embeddings_cli.reading import check_names
 def export(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            help="Folder or Hub name of a saved model, or the name of a bundled table.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="MODEL", help="Folder or Hub name of a saved model, or the name of a bundled table."),
     ],
-    output: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="The folder to make.")],
     format: Annotated[
         Literal["static", "model2vec", "onnx"],
         typer.Option(

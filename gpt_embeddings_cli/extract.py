@@ -17,15 +17,11 @@ def extract(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME",
-            help="Folder or Hub name of a GPT checkpoint or a static model, or a file of tensors.",
-            show_default=False,
+            metavar="NAME", help="Folder or Hub name of a GPT checkpoint or a static model, or a file of tensors."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a Hub name.", show_default=False)
-    ] = None,
+    output: Annotated[Path, typer.Option(help="The folder to make.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub name.")] = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -35,22 +31,13 @@ def extract(
     position_embedding_type: Annotated[
         str | None,
         typer.Option(
-            help="none gives the token table alone, as for families with rotary positions.",
-            show_default=False,
-            rich_help_panel=TABLES,
+            help="none gives the token table alone, as for families with rotary positions.", rich_help_panel=TABLES
         ),
     ] = None,
     wte_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the token table, for an unknown architecture.",
-            show_default=False,
-            rich_help_panel=TABLES,
-        ),
+        str | None, typer.Option(help="Name of the token table, for an unknown architecture.", rich_help_panel=TABLES)
     ] = None,
-    wpe_key: Annotated[
-        str | None, typer.Option(help="Name of its position table.", show_default=False, rich_help_panel=TABLES)
-    ] = None,
+    wpe_key: Annotated[str | None, typer.Option(help="Name of its position table.", rich_help_panel=TABLES)] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Save the input stage of the GPT at NAME: token and position tables, and its tokenizer.

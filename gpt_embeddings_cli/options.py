@@ -21,18 +21,12 @@ RUN = "Running"
 Tokenizer = Annotated[
     str | None,
     typer.Option(
-        help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.",
-        show_default=False,
-        rich_help_panel=MODEL,
+        help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.", rich_help_panel=MODEL
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-TrainingOutput = Annotated[
-    Path, typer.Option(help="Folder to make; it appears when the run is complete.", show_default=False)
-]
-StartModel = Annotated[
-    str | None, typer.Option(help="Folder or Hub name of a saved model to start from.", show_default=False)
-]
+TrainingOutput = Annotated[Path, typer.Option(help="Folder to make; it appears when the run is complete.")]
+StartModel = Annotated[str | None, typer.Option(help="Folder or Hub name of a saved model to start from.")]
 
 
 def takes_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

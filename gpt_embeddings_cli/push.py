@@ -10,15 +10,9 @@ from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 
 def push(
     folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER", help="Folder that the model and its tokenizer were saved to.", show_default=False
-        ),
+        Path, typer.Argument(metavar="FOLDER", help="Folder that the model and its tokenizer were saved to.")
     ],
-    repo_id: Annotated[
-        str,
-        typer.Argument(metavar="USER/NAME", help="Repository on the Hub; created if missing.", show_default=False),
-    ],
+    repo_id: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the Hub; created if missing.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch to commit to, created if missing, or refs/pr/N.", show_default="main")
@@ -27,17 +21,13 @@ def push(
         bool, typer.Option("--create-pr", help="Open a pull request instead of committing to the branch.")
     ] = False,
     license: Annotated[
-        str | None,
-        typer.Option(
-            help="Licence of the tables, such as mit; kept from the card if there is one.", show_default=False
-        ),
+        str | None, typer.Option(help="Licence of the tables, such as mit; kept from the card if there is one.")
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="Hub name of the checkpoint that the tables are from.", show_default=False)
+        str | None, typer.Option(help="Hub name of the checkpoint that the tables are from.")
     ] = None,
     dataset: Annotated[
-        list[str] | None,
-        typer.Option(help="Hub name of training data; may be given several times.", show_default=False),
+        list[str] | None, typer.Option(help="Hub name of training data; may be given several times.")
     ] = None,
 ) -> None:
     """Publish a saved model: weights, code, tokenizer, sentence-transformers files and card, in one commit.

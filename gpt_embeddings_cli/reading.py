@@ -21,8 +21,8 @@ SOURCE = (
     "standard input; saved datasets; or the name of one dataset on the Hub."
 )
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=SOURCE, show_default=False)]
-Data = Annotated[list[str], typer.Argument(metavar="DATA", help=SOURCE, show_default=False)]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=SOURCE)]
+Data = Annotated[list[str], typer.Argument(metavar="DATA", help=SOURCE)]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class ReadingOptions:
 
     column: Annotated[str, typer.Option(help="The column of texts.", rich_help_panel=TEXT)] = "text"
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.", rich_help_panel=TEXT)] = "train"
-    subset: Annotated[
-        str | None, typer.Option(help="Subset of a Hub dataset.", show_default=False, rich_help_panel=TEXT)
-    ] = None
+    subset: Annotated[str | None, typer.Option(help="Subset of a Hub dataset.", rich_help_panel=TEXT)] = None
     sample_by: Annotated[
         Literal["line", "paragraph", "document", "endoftext"],
         typer.Option(

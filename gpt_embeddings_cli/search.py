@@ -24,16 +24,11 @@ def search(
         typer.Argument(
             metavar="FOLDER",
             help="Folder or Parquet file that `gpt-embeddings embed` wrote, or a folder of such files.",
-            show_default=False,
         ),
     ],
     queries: Annotated[
         list[str],
-        typer.Argument(
-            metavar="QUERY",
-            help="What to search for; - reads one query per line from standard input.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="QUERY", help="What to search for; - reads one query per line from standard input."),
     ],
     k: Annotated[int, typer.Option("-k", help="Results per query.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each question.")] = False,
@@ -41,15 +36,11 @@ def search(
         str | None,
         typer.Option(
             help="Folder or Hub name of the model that made FOLDER, if it has moved or FOLDER does not say it.",
-            show_default=False,
             rich_help_panel=MODEL,
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or Hub name of its tokenizer, if that was given.", show_default=False, rich_help_panel=MODEL
-        ),
+        str | None, typer.Option(help="Folder or Hub name of its tokenizer, if that was given.", rich_help_panel=MODEL)
     ] = None,
 ) -> None:
     """Find the rows of FOLDER that are most similar to each QUERY (cosine).

@@ -38,7 +38,6 @@ def clm(
         Path | None,
         typer.Option(
             help="config.json of a fresh model; by default 256 dimensions, untied, without dropout.",
-            show_default=False,
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -47,8 +46,7 @@ def clm(
         list[str] | None,
         typer.Option(
             help="Text to evaluate on, in the format of DATA; may be repeated. By default the last hundredth of "
-            "DATA, which is then not trained on.",
-            show_default=False,
+            "DATA, which is then not trained on."
         ),
     ] = None,
     options: dict[str, Any],
@@ -86,15 +84,13 @@ def distil(
         typer.Argument(
             metavar="[DATA]",
             help="Text, as for the other objectives; without it the table is not trained beyond its start.",
-            show_default=False,
         ),
     ] = None,
     teacher: Annotated[
         str,
         typer.Option(
             help="Folder or Hub name of a sentence-transformers model, or package.module:function, a function that "
-            "takes a list of texts and returns vectors.",
-            show_default=False,
+            "takes a list of texts and returns vectors."
         ),
     ],
     output: TrainingOutput,
@@ -138,17 +134,14 @@ def contrastive(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="config.json of a fresh model; by default 256 dimensions, no positions.",
-            show_default=False,
-            rich_help_panel=MODEL,
+            help="config.json of a fresh model; by default 256 dimensions, no positions.", rich_help_panel=MODEL
         ),
     ] = None,
     tokenizer: Tokenizer = None,
     columns: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            help="The two columns of pairs; by default each sentence of --column is paired with the next one.",
-            show_default=False,
+            help="The two columns of pairs; by default each sentence of --column is paired with the next one."
         ),
     ] = None,
     options: dict[str, Any],
@@ -179,9 +172,7 @@ def contrastive(
 @reads_texts
 def weights(
     *,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a saved model.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub name of a saved model.")],
     data: Data,
     output: TrainingOutput,
     tokenizer: Tokenizer = None,

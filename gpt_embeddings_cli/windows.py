@@ -17,16 +17,11 @@ CUTTING = "Cutting"
 def windows(
     *,
     inputs: Inputs,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the result, for datasets.load_from_disk.", show_default=False),
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the result, for datasets.load_from_disk.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens per window.", min=1)] = 1024,
     stride: Annotated[
         int | None,
-        typer.Option(
-            help="Tokens between window starts; by default --max-length.", show_default=False, rich_help_panel=CUTTING
-        ),
+        typer.Option(help="Tokens between window starts; by default --max-length.", rich_help_panel=CUTTING),
     ] = None,
     packing: Annotated[
         Literal["stream", "document"],
@@ -44,7 +39,6 @@ def windows(
         list[float] | None,
         typer.Option(
             help="Share of the windows that comes from each INPUT; once for each, in their order.",
-            show_default=False,
             rich_help_panel=CUTTING,
         ),
     ] = None,
@@ -63,7 +57,6 @@ def windows(
         typer.Option(
             help="Positions of the model, the limit of --max-length; by default the tokenizer's.",
             min=1,
-            show_default=False,
             rich_help_panel=MODEL,
         ),
     ] = None,
