@@ -36,6 +36,19 @@ class Counts(NamedTuple):
         """Return the sums of both."""
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
+    def warnings(self, n_positions: int, pooling: str | None) -> list[str]:
+        """Return warnings about missing, blank, dropped and truncated texts, for a model and its pooling."""
+        zero = "they have no vectors" if pooling == "none" else "the vectors of missing and empty texts are zero"
+        found = [f"{self.nulls:,} missing (null)"] * (self.nulls > 0) + [f"{self.blank:,} blank"] * (self.blank > 0)
+        said = [f"{' and '.join(found)}: {zero}. `drop_empty=True` (--drop-empty) drops them."] if found else []
+        if self.dropped:
+            said.append(f"{self.dropped:,} missing or blank: their rows are dropped.")
+        if self.truncated:
+            said.append(
+                f"{self.truncated:,} truncated at {n_positions:,} tokens; overflow 'windows' keeps all tokens."
+            )
+        return [f"Of {self.documents + self.dropped:,} texts {sentence}" for sentence in said]
+
 
 class Bar(tqdm):
     """`tqdm`; without a terminal a line every ten seconds, and none for work that ends sooner."""

@@ -1,6 +1,8 @@
 """`gpt-embeddings embed`: a text corpus in, a dataset of vectors out."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -8,21 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import (
-    check_one_model,
-    errors_as_messages,
-    load_libraries,
-    open_model_and_tokenizer,
-)
-from gpt_embeddings_cli.options import MODEL, RUN, Overwrite, Tokenizer
+from gpt_embeddings_cli.common import errors_as_messages, load_libraries
+from gpt_embeddings_cli.options import RUN, Overwrite, Tokenizer
 from gpt_embeddings_cli.reading import TEXT, Inputs, ReadingOptions, check_inputs, check_names, reads_texts
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from gpt_embeddings.progress import Progress
 
-    from modeling_gpt_embeddings import GPTEmbeddingsModel
-
+SHOWN_ROWS = 3
 VECTORS = "Vectors"
 
 
@@ -85,14 +81,6 @@ def embed(
         ),
     ] = False,
     tokenizer: Tokenizer = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Use randomly initialized tables.", rich_help_panel=MODEL)
-    ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="config.json of a fresh model; by default the sizes of GPT-2 small.", rich_help_panel=MODEL),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of a fresh model's tables.", min=0, rich_help_panel=MODEL)] = 0,
     num_proc: Annotated[
         int | None,
         typer.Option(help="Worker processes; by default threads use all cores.", min=1, rich_help_panel=RUN),
@@ -124,18 +112,19 @@ def embed(
     Example: gpt-embeddings embed reviews.jsonl --column review --output reviews.parquet
     """
     with errors_as_messages():
-        check_one_model(model, config, fresh)
         if ray is not None and find_spec("ray") is None:
             raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.")
-        if ray is not None and (fresh or config is not None):
-            raise ValueError("`--ray` needs a model that every node can read; save the fresh one and give `--model`.")
         check_inputs(inputs)
         check_names(model, tokenizer)
         load_libraries()
-        _check_place(output, inputs)
-        _check_output(output, overwrite, ray is not None, push_to_hub)
-        run: dict[str, Any]
+        _check_output(inputs, output, overwrite, ray is not None, push_to_hub)
+
+        from gpt_embeddings.checkpoints.bundled import ENGLISH
+
+        name = model or ENGLISH
         options: dict[str, Any] = {
+            "output": output,
+            "overwrite": overwrite,
             "column": reading.column,
             "output_column": output_column,
             "pooling": pooling,
@@ -143,34 +132,28 @@ def embed(
             "overflow": overflow,
             "dtype": dtype,
             "truncate_dim": truncate_dim,
+            "drop_empty": drop_empty,
         }
-        if ray is not None:
-            run = {"address": ray, "overwrite": overwrite, "drop_empty": drop_empty}
-            _embed_on_ray(inputs, reading, texts_only, output, model, tokenizer, run, options)
+        read = partial(reading.load, inputs, texts_only=texts_only, streaming=streaming and ray is None)
+        if ray is None:
+            progress = _embed_here(read, name, tokenizer, num_proc=num_proc, resume=resume, **options)
         else:
-            network, tokens, name = open_model_and_tokenizer(model, tokenizer, fresh, config, seed)
-            run = {"num_proc": num_proc, "resume": resume, "overwrite": overwrite, "drop_empty": drop_empty}
-            run["model_name"] = None if fresh or config is not None else name
-            dataset = reading.load(inputs, texts_only=texts_only, streaming=streaming)
-            _embed_here(dataset, output, (network, tokens, name), run, options)
+            progress = _embed_on_ray(read, [] if texts_only else inputs, name, tokenizer, address=ray, **options)
+        _report(output, reading.column, progress, name)
         if push_to_hub is not None:
             _push(output, push_to_hub, model, output_column)
         typer.echo(f"Result: {output.resolve()}")
 
 
-def _check_place(output: Path, inputs: list[str]) -> None:
-    """Refuse to replace what holds an input."""
+def _check_output(inputs: list[str], output: Path, overwrite: bool, on_cluster: bool, push_to_hub: str | None) -> None:
+    """Refuse before any work an output that could not be written or published, or that holds an input."""
+    from gpt_embeddings.embedding.shards import PARQUET, WRITTEN
+    from gpt_embeddings.outputs import check_output
+
     place = output.resolve()
     for name in inputs:
         if Path(name).exists() and place in (Path(name).resolve(), *Path(name).resolve().parents):
             raise ValueError(f"The output {str(output)!r} is, or holds, the input {name!r}; choose another output.")
-
-
-def _check_output(output: Path, overwrite: bool, on_cluster: bool, push_to_hub: str | None) -> None:
-    """Refuse before any work an output that could not be written, or published."""
-    from gpt_embeddings.embedding.shards import PARQUET, WRITTEN
-    from gpt_embeddings.outputs import check_output
-
     kind, suffixes = ("embed --ray", ()) if on_cluster else ("embed", PARQUET)
     check_output(output, kind, overwrite=overwrite, overwritable=WRITTEN, suffixes=suffixes)
     if push_to_hub is not None:
@@ -179,92 +162,66 @@ def _check_output(output: Path, overwrite: bool, on_cluster: bool, push_to_hub: 
         check_push(push_to_hub)
 
 
-def _embed_here(
-    dataset: Any,
-    output: Path,
-    model: "tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase, str]",
-    run: dict[str, Any],
-    options: dict[str, Any],
-) -> None:
-    """Embed on this machine, and say what came of it."""
-    from datasets import IterableDataset
+def _embed_here(read: Callable[[], Any], name: str, tokenizer: str | None, **options: Any) -> "Progress":
+    """Embed on this machine; return the counts."""
+    from datasets import Dataset
 
+    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
     from gpt_embeddings.embedding.dataset import embed_dataset
     from gpt_embeddings.progress import Progress
 
-    network, tokens, name = model
-    progress = Progress(None if isinstance(dataset, IterableDataset) else len(dataset))
+    loaded, dataset = load_model_and_tokenizer(name, tokenizer), read()
+    progress = Progress(len(dataset) if isinstance(dataset, Dataset) else None)
     try:
-        embedded = embed_dataset(dataset, network, tokens, output=output, progress=progress, **run, **options)
+        embed_dataset(dataset, *loaded, progress=progress, model_name=name, **options)
     except KeyboardInterrupt:
         typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
         sys.exit(130)
-    _show(embedded, options["column"], options["output_column"])
-    counts = progress.counts
-    rows = counts.documents + progress.resumed
-    again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
-    typer.echo(f"{rows} rows x {options['truncate_dim'] or network.config.n_embd} dimensions{again}, from {name}.")
-    typer.echo(progress.summary())
-    for warning in progress.warnings:
-        typer.echo(warning)
+    return progress
 
 
 def _embed_on_ray(
-    inputs: list[str],
-    reading: ReadingOptions,
-    texts_only: bool,
-    output: Path,
-    model: str | None,
-    tokenizer: str | None,
-    run: dict[str, Any],
-    options: dict[str, Any],
-) -> None:
-    """Embed on a cluster, and say what came of it."""
-    from datasets import DatasetDict
-
-    from gpt_embeddings.checkpoints.bundled import ENGLISH
-    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+    read: Callable[[], Any], files: list[str], name: str, tokenizer: str | None, **options: Any
+) -> "Progress":
+    """Embed on a cluster, whose nodes read Parquet files themselves; return the counts."""
     from gpt_embeddings.embedding.cluster import embed_on_cluster
-    from gpt_embeddings.embedding.embedder import Embedder
     from gpt_embeddings.progress import Progress
     from gpt_embeddings.text.sources import find_parquet
 
-    files = None if texts_only else find_parquet(inputs)
-    source: Any = reading.load(inputs, texts_only=texts_only) if files is None else files
-    if isinstance(source, DatasetDict):
-        raise ValueError(f"`--ray` embeds one split at a time; choose with `--split` from {', '.join(source)}.")
-    name, progress = model or ENGLISH, Progress(hidden=True)
-    rows = embed_on_cluster(source, output, name, tokenizer, progress=progress, **run, **options)
-    typer.echo(f"{rows} rows, from {name}.")
-    for warning in Embedder(*load_model_and_tokenizer(name, tokenizer), **options).warnings(progress.counts):
-        typer.echo(warning)
+    progress = Progress(hidden=True)
+    source: Any = (find_parquet(files) if files else None) or read()
+    embed_on_cluster(source, model=name, tokenizer=tokenizer, progress=progress, **options)
+    return progress
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
-    from datasets import DatasetDict, load_from_disk
-
     from gpt_embeddings.checkpoints.bundled import BUNDLED
-    from gpt_embeddings.embedding.shards import parquet_files
+    from gpt_embeddings.embedding.shards import open_output
     from gpt_embeddings.hub.push import push_to_hub
-    from gpt_embeddings.text.files import ReadOptions
-    from gpt_embeddings.text.sources import open_files
 
-    dataset: Any
-    if files := parquet_files(output):
-        dataset = open_files([str(path) for path in files], ReadOptions(format="parquet"))
-    else:
-        dataset = load_from_disk(str(output))
-    if model is None or model in BUNDLED or Path(model).exists() or isinstance(dataset, DatasetDict):
+    dataset: Any = open_output(output, streaming=False)
+    if model is None or model in BUNDLED or Path(model).exists():
         dataset.push_to_hub(name)
     else:
         push_to_hub(dataset, name, model_id=model, column=output_column)
 
 
-def _show(dataset: Any, column: str, output_column: str, rows: int = 3) -> None:
-    for row in islice(dataset, rows):
+def _report(output: Path, column: str, progress: "Progress", name: str) -> None:
+    """Print the first rows and the totals."""
+    from gpt_embeddings.embedding.provenance import read_provenance
+    from gpt_embeddings.embedding.shards import open_output
+
+    provenance = read_provenance(output)
+    for row in islice(open_output(output), SHOWN_ROWS):
         text = " ".join((row[column] or "").split())
-        vector = row[output_column]
+        vector = row[provenance.options["output_column"]]
         while vector and isinstance(vector[0], list):  # --pooling none: the first token
             vector = vector[0]
         numbers = ", ".join(f"{value:+.4f}" for value in vector[:4])
         typer.echo(f"  {text[:60]:60}  [{numbers}, ...]")
+    rows = progress.counts.documents + progress.resumed
+    again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
+    width = provenance.options["truncate_dim"] or provenance.n_embd
+    typer.echo(f"{rows} rows x {width} dimensions{again}, from {name}.")
+    for line in (progress.summary(), *progress.warnings):
+        typer.echo(line)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.common import check_one_model, errors_as_messages, load_libraries, open_model_and_tokenizer
+from gpt_embeddings_cli.common import errors_as_messages, load_libraries
 from gpt_embeddings_cli.options import MODEL, StartModel, Tokenizer, TrainingOutput, takes_options
 from gpt_embeddings_cli.reading import Data, ReadingOptions, check_inputs, check_names, reads_texts
 
@@ -60,8 +60,7 @@ def clm(
     Example: gpt-embeddings train clm corpus.parquet --output zero-layer --epochs 3
     """
     with errors_as_messages():
-        check_one_model(model, config)
-        _prepare(output, "train clm", [*data, *(held_out or ())], model, tokenizer)
+        _prepare(output, "train clm", [*data, *(held_out or ())], model, tokenizer, config)
 
         from gpt_embeddings.training.clm import train_clm
         from gpt_embeddings.training.options import ClmOptions
@@ -155,8 +154,7 @@ def contrastive(
     Example: gpt-embeddings train contrastive faq.csv --columns question answer --model meaning --output answers
     """
     with errors_as_messages():
-        check_one_model(model, config)
-        _prepare(output, "train contrastive", data, model, tokenizer)
+        _prepare(output, "train contrastive", data, model, tokenizer, config)
 
         from gpt_embeddings.training.contrastive import train_contrastive
         from gpt_embeddings.training.options import ContrastiveOptions
@@ -189,17 +187,27 @@ def weights(
     with errors_as_messages():
         _prepare(output, "train weights", data, model, tokenizer)
 
+        from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
         from gpt_embeddings.training.token_weights import train_token_weights
 
-        network, tokens, name = open_model_and_tokenizer(model, tokenizer, False, None, 0)
-        source, name = _load_texts(data, reading), Path(name).name
+        network, tokens = load_model_and_tokenizer(model, tokenizer)
+        source, name = _load_texts(data, reading), Path(model).name
         _run(train_token_weights, network, tokens, source, output, a=a, model_name=name, data=data, reading=reading)
 
 
-def _prepare(output: Path, kind: str, data: list[str], *names: str | None) -> None:
+def _prepare(
+    output: Path,
+    kind: str,
+    data: list[str],
+    model: str | None = None,
+    tokenizer: str | None = None,
+    config: Path | None = None,
+) -> None:
     """Refuse missing files before anything is imported, and an output that exists; silence transformers."""
+    if model is not None and config is not None:
+        raise ValueError("Give `--model` for a saved model, or `--config` for a random one, not both.")
     check_inputs(data)
-    check_names(*names)
+    check_names(model, tokenizer)
     load_libraries()
 
     from transformers.utils.logging import disable_progress_bar

@@ -53,7 +53,7 @@ class EmbedderActor:
         self._drop_empty = drop_empty
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Write a block with its vectors; return the name of the file, its rows and their counts, as one row."""
+        """Write a block with its vectors; return one row: the file, its rows and counts, the length of the model."""
         n_read = block.num_rows
         if self._drop_empty:
             block = block.filter(pa.array(~find_blank(take_column(block, self._embedder.column))))
@@ -73,7 +73,10 @@ class EmbedderActor:
                     writer = closing.enter_context(pq.ParquetWriter(partial, schema))
                 writer.write_table(extended.cast(schema))
                 counts = counts.plus(found)
-        return pa.Table.from_pylist([{"file": path.name, "rows": n_read, **counts._asdict()}])
+        n_positions = self._embedder.model.config.n_positions
+        return pa.Table.from_pylist(
+            [{"file": path.name, "rows": n_read, "n_positions": n_positions, **counts._asdict()}]
+        )
 
 
 def embed_on_cluster(
@@ -104,7 +107,7 @@ def embed_on_cluster(
             and writes.
         drop_empty: Whether to drop the rows whose text is missing or blank, instead of giving them zero vectors.
         overwrite: Whether to replace an existing output when the new one is complete.
-        progress: Receives the counts of the texts when all are embedded.
+        progress: Receives the counts of the texts, and warnings about them, when all are embedded.
         options: The options of [`Embedder`].
 
     Returns:
@@ -164,6 +167,9 @@ def embed_on_cluster(
     if progress is not None:
         for part in parts:
             progress.add(Counts(**{name: part[name] for name in Counts._fields}))
+        progress.close()
+        if parts:
+            progress.warnings = progress.counts.warnings(parts[0]["n_positions"], options.get("pooling"))
     return n_rows - sum(part["dropped"] for part in parts)
 
 

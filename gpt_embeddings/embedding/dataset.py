@@ -191,7 +191,8 @@ class _Job:
             yield progress
         finally:
             progress.close()
-        progress.warnings = self.embedder.warnings(progress.counts)
+        n_positions = self.embedder.model.config.n_positions
+        progress.warnings = progress.counts.warnings(n_positions, self.embedder.pooling)
         for warning in progress.warnings if self.progress is None else ():
             logger.warning(warning)
 

@@ -378,23 +378,6 @@ class Embedder:
             table = table.drop_columns(self.output_column)
         return table.append_column(self.output_column, column), counts
 
-    def warnings(self, counts: Counts) -> list[str]:
-        """Return warnings about missing, blank, dropped and truncated texts.
-
-        Args:
-            counts: The counts of the texts that were embedded.
-        """
-        zero = "they have no vectors" if self.pooling == "none" else "the vectors of missing and empty texts are zero"
-        found = [f"{counts.nulls:,} missing (null)"] * (counts.nulls > 0)
-        found += [f"{counts.blank:,} blank"] * (counts.blank > 0)
-        said = [f"{' and '.join(found)}: {zero}. `drop_empty=True` (--drop-empty) drops them."] if found else []
-        if counts.dropped:
-            said.append(f"{counts.dropped:,} missing or blank: their rows are dropped.")
-        if counts.truncated:
-            limit = f"{self.model.config.n_positions:,} tokens"
-            said.append(f"{counts.truncated:,} truncated at {limit}; overflow 'windows' keeps all tokens.")
-        return [f"Of {counts.documents + counts.dropped:,} texts {sentence}" for sentence in said]
-
     # Tokenize, pool, convert ------------------------------------------------------------------------------------
 
     def _embed(

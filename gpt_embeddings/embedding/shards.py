@@ -164,17 +164,12 @@ class Shards:
         return whole
 
 
-def open_output(output: Path) -> Dataset | IterableDataset:
-    """Open what `Shards.finish` made: Arrow memory-mapped, Parquet as a stream."""
+def open_output(output: Path, *, streaming: bool = True) -> Dataset | IterableDataset:
+    """Open what `Shards.finish` made: Arrow memory-mapped, Parquet as a stream or through the cache of `datasets`."""
     if (output / "state.json").is_file():
         return Dataset.load_from_disk(str(output))
-    files = parquet_files(output)
-    return open_files([str(path) for path in files], ReadOptions(format="parquet"), streaming=True)
-
-
-def parquet_files(output: Path) -> list[Path]:
-    """Return the Parquet files of an output, in order."""
-    return [output] if output.is_file() else sorted(output.glob("*.parquet"))
+    files = [output] if output.is_file() else sorted(output.glob("*.parquet"))
+    return open_files([str(path) for path in files], ReadOptions(format="parquet"), streaming=streaming)
 
 
 def shard_bounds(n_rows: int, row_bytes: float, *, for_workers: bool = False) -> list[tuple[int, int]]:

@@ -28,10 +28,15 @@ STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
 TEXTS = ["The tide clerk", "", "wrote down what the sea did.", "Olá, maré! 🌊", "<|endoftext|> is text here"]
 
 
+def new_model(seed=0) -> GPTEmbeddingsModel:
+    torch.manual_seed(seed)
+    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=64)).eval()
+
+
 @pytest.fixture
-def config(tmp_path) -> Path:
-    GPTEmbeddingsConfig(n_embd=16, n_positions=64).to_json_file(tmp_path / "small.json")
-    return tmp_path / "small.json"
+def model(tmp_path) -> Path:
+    new_model().save_pretrained(tmp_path / "small")
+    return tmp_path / "small"
 
 
 def run(*arguments):
@@ -40,14 +45,12 @@ def run(*arguments):
     return result
 
 
-def expected_vectors(texts, tokenizer, seed=0, **sizes) -> np.ndarray:
-    torch.manual_seed(seed)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(**{"n_embd": 16, "n_positions": 64, **sizes}))
-    return model.embed_bags(*encode_flat(texts, tokenizer)).detach().numpy()
+def expected_vectors(texts, tokenizer) -> np.ndarray:
+    return new_model().embed_bags(*encode_flat(texts, tokenizer)).detach().numpy()
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
-def test_formats(suffix, config, gpt2_tokenizer, tmp_path):
+def test_formats(suffix, model, gpt2_tokenizer, tmp_path):
     path = tmp_path / f"corpus{suffix}"
     table = pa.table({"text": TEXTS})
     if suffix == ".txt":
@@ -58,7 +61,7 @@ def test_formats(suffix, config, gpt2_tokenizer, tmp_path):
         table.to_pandas().to_csv(path, index=False)
     else:
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
-    result = run(path, "--output", tmp_path / "out", "--config", config)
+    result = run(path, "--output", tmp_path / "out", "--model", model)
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "out") in result.output.replace("\n", "")
     dataset = load_from_disk(str(tmp_path / "out"))
@@ -70,20 +73,19 @@ def test_formats(suffix, config, gpt2_tokenizer, tmp_path):
     assert not vectors[1].any()
 
 
-def test_parquet_out_and_several_files_in(config, gpt2_tokenizer, tmp_path):
+def test_parquet_out_and_several_files_in(model, gpt2_tokenizer, tmp_path):
     for name, texts in (("a", TEXTS[:2]), ("b", TEXTS[2:])):
         (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     output = tmp_path / "new" / "vectors.parquet"
-    result = run(tmp_path / "a.txt", tmp_path / "b.txt", "--output", output, "--config", config, "--seed", 3)
+    result = run(tmp_path / "a.txt", tmp_path / "b.txt", "--output", output, "--model", model)
     assert result.exit_code == 0, result.output
     table = pq.read_table(output)
     assert table["text"].to_pylist() == TEXTS
-    np.testing.assert_array_equal(table["embedding"].to_pylist(), expected_vectors(TEXTS, gpt2_tokenizer, seed=3))
+    np.testing.assert_array_equal(table["embedding"].to_pylist(), expected_vectors(TEXTS, gpt2_tokenizer))
 
 
 def test_saved_model_brings_its_tokenizer(gpt2_tokenizer, tmp_path):
-    torch.manual_seed(1)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=64))
+    model = new_model(seed=1)
     model.save_pretrained(tmp_path / "model")
     gpt2_tokenizer.save_pretrained(tmp_path / "model")
     result = run(STORY, "--model", tmp_path / "model", "--sample-by", "paragraph", "--output", tmp_path / "out")
@@ -94,10 +96,10 @@ def test_saved_model_brings_its_tokenizer(gpt2_tokenizer, tmp_path):
     np.testing.assert_array_equal(np.array(dataset["embedding"][:], dtype=np.float32), expected)
 
 
-def test_columns_that_cannot_be_kept_are_left_out_on_request(config, tmp_path):
+def test_columns_that_cannot_be_kept_are_left_out_on_request(model, tmp_path):
     table = pa.table([pa.array(TEXTS), pa.array([[("a", 1)]] * 5, pa.map_(pa.string(), pa.int64()))], ["text", "tags"])
     pq.write_table(table, tmp_path / "map.parquet")
-    arguments = (tmp_path / "map.parquet", "--output", tmp_path / "out", "--config", config)
+    arguments = (tmp_path / "map.parquet", "--output", tmp_path / "out", "--model", model)
     result = run(*arguments)
     assert result.exit_code == 1
     assert all(word in result.stderr for word in ("map.parquet", "'tags'", "--texts-only")), result.stderr
@@ -105,26 +107,26 @@ def test_columns_that_cannot_be_kept_are_left_out_on_request(config, tmp_path):
     assert load_from_disk(str(tmp_path / "out")).column_names == ["text", "embedding"]
 
 
-def test_overwrite(config, tmp_path):
-    arguments = (STORY, "--output", tmp_path / "out", "--config", config)
+def test_overwrite(model, tmp_path):
+    arguments = (STORY, "--output", tmp_path / "out", "--model", model)
     assert run(*arguments).exit_code == 0
     result = run(*arguments)
     assert result.exit_code == 1
     assert "exists; choose another, delete it, or give --overwrite" in result.output
     assert run(*arguments, "--overwrite").exit_code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "small.json"}  # nothing is left behind
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "small"}  # nothing is left behind
 
 
-def test_overwrite_spares_inputs_and_other_folders(config, tmp_path):
+def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "in.txt").write_text("a tide\n")
-    result = run(folder / "in.txt", "--output", folder, "--config", config, "--overwrite")
+    result = run(folder / "in.txt", "--output", folder, "--model", model, "--overwrite")
     assert (result.exit_code, "holds, the input" in result.stderr) == (1, True)
-    result = run(STORY, "--output", folder, "--config", config, "--overwrite")
+    result = run(STORY, "--output", folder, "--model", model, "--overwrite")
     assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
     (folder / "in").write_text("a tide\n")
-    result = run(STORY, "--output", folder / "in", "--config", config, "--overwrite")
+    result = run(STORY, "--output", folder / "in", "--model", model, "--overwrite")
     assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
     assert sorted(path.name for path in folder.iterdir()) == ["in", "in.txt"]
 
@@ -157,9 +159,7 @@ def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
         ("number.jsonl", b'{"text": 1}\n', (), "Column 'text' must hold strings"),
         ("ok.txt", b"x\n", ("none.txt",), "none.txt' does not exist"),
         ("ok.txt", b"x\n", ("ok.csv",), "mix the formats .csv, .txt"),
-        ("ok.txt", b"x\n", ("--config", "missing.json"), "missing.json"),
-        ("ok.txt", b"x\n", ("--config", "tiny.json"), "has 50257 entries, more than the model's `vocab_size` 100"),
-        ("ok.txt", b"x\n", ("--model", "a", "--config", "b"), "not both"),
+        ("ok.txt", b"x\n", ("--model", "tiny"), "has 50257 entries, more than the model's `vocab_size` 100"),
         ("ok.txt", b"x\n", ("--model", "no/such-model"), "no/such-model"),
         ("ok.txt", b"x\n", ("--tokenizer", "no/such-tokenizer"), "No tokenizer at 'no/such-tokenizer'"),
     ],
@@ -168,7 +168,7 @@ def test_messages(name, content, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(content)
     (tmp_path / "ok.csv").write_text("text\nx\n")
-    (tmp_path / "tiny.json").write_text('{"vocab_size": 100}')
+    GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=100, n_embd=4)).save_pretrained("tiny")
     result = run(tmp_path / name, "--output", tmp_path / "out", *options)
     assert result.exit_code == 1
     assert re.search(message, result.stderr, re.DOTALL), result.stderr
@@ -177,9 +177,8 @@ def test_messages(name, content, options, message, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run_small(tmp_path):
-    GPTEmbeddingsConfig(n_embd=16, n_positions=64).to_json_file(tmp_path / "small.json")
-    common = [STORY, "--sample-by", "paragraph", "--config", tmp_path / "small.json"]
+def run_small(model):
+    common = [STORY, "--sample-by", "paragraph", "--model", model]
     return lambda *arguments: CliRunner().invoke(app, ["embed", *map(str, [*common, *arguments])])
 
 
@@ -210,7 +209,6 @@ def test_every_option_reaches_the_vectors(run_small, tmp_path):
             ("--output", "x.jsonl"),
             "is named as a .jsonl file, which `embed` does not write.",
         ),
-        (("--ray", "auto"), "`--ray` needs a model that every node can read; save the fresh one and give `--model`"),
     ],
 )
 def test_messages_about_options(run_small, tmp_path, options, message):
@@ -219,19 +217,18 @@ def test_messages_about_options(run_small, tmp_path, options, message):
 
 
 @pytest.mark.parametrize("options", [(), ("--streaming",), ("--num-proc", 2)], ids=["threads", "stream", "processes"])
-def test_what_is_missing_blank_or_cut_is_told(run_small, tmp_path, options):
+def test_what_is_missing_blank_or_cut_is_told(model, tmp_path, options):
     rows = [{"text": text} for text in ("A bell.", None, "", "tide " * 70, None)]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = ["embed", source, "--config", tmp_path / "small.json", "--output", tmp_path / "out", *options]
+    command = ["embed", source, "--model", model, "--output", tmp_path / "out", *options]
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     assert (
         "\nOf 5 texts 2 missing (null) and 1 blank: the vectors of missing and empty texts are zero." in result.stdout
     )
     assert "\nOf 5 texts 1 truncated at 64 tokens; overflow 'windows' keeps all tokens.\n" in result.stdout
-    assert "The tables are random: their vectors mean nothing before training." in result.stderr
-    assert "from random, untrained tables (seed 0)." in result.stdout
+    assert f"5 rows x 16 dimensions, from {model}." in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -247,7 +244,7 @@ def test_what_cannot_be_published_is_refused_before_the_work(run_small, tmp_path
     monkeypatch.setenv("HF_TOKEN", token)
     result = run_small("--output", tmp_path / "out", "--push-to-hub", name)
     assert result.exit_code == 1 and message in result.stderr, result.output
-    assert "random" not in result.stderr and {path.name for path in tmp_path.iterdir()} == {"small.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"small"}
 
 
 def test_shards_of_another_job_are_not_mixed_in(run_small, tmp_path):

@@ -85,7 +85,7 @@ def commands(tmp_path_factory):
     (folder / "small.json").write_text('{"n_embd": 8, "n_positions": 64}')
     in_turn = {
         "windows": ["windows", STORY, "--dry-run"],
-        "embed": ["embed", STORY, "--config", "small.json", "--output", "vectors"],
+        "embed": ["embed", STORY, "--output", "vectors"],
         "train": ["train", "clm", STORY, "--config", "small.json", "--max-length", "64", "--output", "model"],
     }
     program = [sys.executable, "-c", IN_TURN, json.dumps(list(in_turn.values()))]

@@ -104,6 +104,7 @@ def test_a_dataset_that_was_shuffled(cluster, saved, tmp_path):
     assert embed_on_cluster(dataset, tmp_path / "out", saved, saved, n_actors=1, progress=progress) == 250
     nulls, blank = dataset["text"][:].count(None), dataset["text"][:].count("")
     assert (progress.counts.documents, progress.counts.nulls, progress.counts.blank) == (250, nulls, blank)
+    assert "missing (null)" in progress.warnings[0]
     table = pq.read_table(tmp_path / "out").sort_by("id")
     assert table["id"].to_pylist() == sorted(dataset["id"])
     assert read_provenance(tmp_path / "out").model == saved
