@@ -149,11 +149,7 @@ def check_output(
 
 
 def check_folder_name(folder: str | os.PathLike[str]) -> None:
-    """Refuse an empty or blank name where a folder is meant that need not be new: `Path("")` is the current one.
-
-    Raises:
-        ValueError: The name is empty or blank.
-    """
+    """Refuse an empty or blank name where a folder is meant that need not be new: `Path("")` is the current one."""
     name = os.fspath(folder)
     if not name.strip():
         raise ValueError(f"The folder {name!r} has a blank name. Give its name, or '.' for the current folder.")

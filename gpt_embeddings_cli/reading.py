@@ -60,11 +60,7 @@ def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_inputs(names: Iterable[str]) -> None:
-    """Refuse missing files before anything is imported; `find_files` of the library decides about the rest.
-
-    Raises:
-        FileNotFoundError: A name looks like a file or a pattern, and there is none.
-    """
+    """Refuse missing files before anything is imported; `find_files` of the library decides about the rest."""
     names = list(names)
     for name in names:
         if name == "-" or "://" in name or Path(name).exists():
@@ -77,11 +73,7 @@ def check_inputs(names: Iterable[str]) -> None:
 
 
 def check_names(*names: str | None) -> None:
-    """Refuse models and tokenizers whose name is a path that does not exist, before anything is imported.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-    """
+    """Refuse models and tokenizers whose name is a path that does not exist, before anything is imported."""
     for name in names:
         if name is not None and _is_path(name) and not Path(name).exists():
             raise FileNotFoundError(f"The folder {name!r} does not exist.")

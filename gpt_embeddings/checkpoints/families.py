@@ -205,9 +205,6 @@ def find_keys(
 
     Returns:
         Names by the component's own: `wte.weight` and, if there are any, `wpe.weight` and `project_in.weight`.
-
-    Raises:
-        ValueError: A tensor is missing, or several tensors could be it.
     """
     wanted = {"wte.weight": family.wte}
     if position_embedding_type == "learned" and family.wpe is not None:

@@ -60,10 +60,6 @@ def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsMo
         name: Folder or Hub name; None is the bundled English table.
         model_class: `GPTEmbeddingsForCausalLM` loads a saved GPTEmbeddings model with its head. GPTs and static models
             have only the input stage.
-
-    Raises:
-        OSError: There is no such model.
-        ValueError: It is broken, lacks weights, or has no input stage that could be extracted.
     """
     name = find_bundled(name)
     if model_class is GPTEmbeddingsModel:

@@ -39,9 +39,6 @@ def save_model_and_tokenizer(
 
     Returns:
         The tokenizer as it was saved: with the model's `n_positions` as its `model_max_length`.
-
-    Raises:
-        ValueError: The tokenizer has ids that the model lacks.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     model.save_pretrained(folder)

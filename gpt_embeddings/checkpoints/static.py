@@ -68,12 +68,7 @@ def from_static(
 
 
 def find_static(folder: Folder) -> str | None:
-    """Return the subfolder of a static model, such as `"0_StaticEmbedding/"`, or None if the folder has none.
-
-    Raises:
-        OSError: The folder cannot be reached.
-        ValueError: One of its files is broken.
-    """
+    """Return the subfolder of a static model, such as `"0_StaticEmbedding/"`, or None if the folder has none."""
     if folder.has("modules.json"):
         modules = read_json(folder, "modules.json", kind=list)
         first = modules[0] if modules and isinstance(modules[0], dict) else {}

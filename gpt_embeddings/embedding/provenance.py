@@ -54,9 +54,6 @@ class Provenance:
             other: What the other vectors are from.
             name: What the message calls these vectors or their model.
             other_name: The same for the others.
-
-        Raises:
-            ValueError: Weights or tokenizer differ.
         """
         for what, one, two in (
             ("weights", self.weights, other.weights),

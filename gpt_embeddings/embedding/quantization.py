@@ -20,9 +20,6 @@ def check_ranges(ranges: Any, dim: int) -> Ranges:
     Args:
         ranges: The smallest and the largest value of each dimension, `(2, dim)`.
         dim: Dimensions of a vector.
-
-    Raises:
-        ValueError: They have another shape, are not finite, or a smallest value is not below the largest.
     """
     ranges = np.asarray(ranges, np.float32)
     if ranges.shape != (2, dim) or not np.isfinite(ranges).all() or not (ranges[0] < ranges[1]).all():
@@ -72,9 +69,6 @@ def to_float32(vectors: npt.NDArray[Any], dtype: Dtype, dim: int, ranges: Ranges
 
     Returns:
         Vectors of shape `(..., dim)`.
-
-    Raises:
-        ValueError: `ranges` are missing.
     """
     if dtype == "binary":
         bits = np.unpackbits((vectors.astype(np.int16) + 128).astype(np.uint8), axis=-1, count=dim)

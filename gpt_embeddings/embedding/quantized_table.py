@@ -68,9 +68,6 @@ def quantize_table(table: torch.Tensor, dtype: TableDtype | None) -> QuantizedTa
 
     Returns:
         The copy; None if the table itself is to be summed.
-
-    Raises:
-        ValueError: The table has values that the dtype cannot hold, or is not on the CPU.
     """
     table = table.detach()
     if dtype in ("float16", "int8"):

@@ -107,9 +107,6 @@ class Shards:
 
         Returns:
             The folder, or the file.
-
-        Raises:
-            ValueError: The shards hold more or fewer rows.
         """
         for rest in self.folder.glob("*.tmp"):
             rest.unlink()

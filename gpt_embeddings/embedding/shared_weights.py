@@ -72,11 +72,7 @@ def is_offloaded(model: nn.Module) -> bool:
 
 
 def check_in_memory(model: nn.Module) -> None:
-    """Refuse a model whose weights are not in memory.
-
-    Raises:
-        ValueError: A weight is on the device `meta`.
-    """
+    """Refuse a model whose weights are not in memory."""
     if absent := next((name for name, weight in model.named_parameters() if weight.is_meta), None):
         raise ValueError(
             f"The weight `{absent}` is on the device 'meta', so there is nothing to embed with: the model was built "
@@ -118,11 +114,7 @@ def share(model: GPTEmbeddingsModel) -> SharedWeights:
 
 
 def open_shared(source: SharedWeights) -> GPTEmbeddingsModel:
-    """Return the model that was shared, in evaluation mode.
-
-    Raises:
-        pickle.UnpicklingError: The process that shared it has ended.
-    """
+    """Return the model that was shared, in evaluation mode."""
     model = _models.get(source.digest)
     if model is None:
         if not os.path.isfile(source.path):

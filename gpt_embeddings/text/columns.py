@@ -20,11 +20,7 @@ ALONE = "or read only the column of texts (`--texts-only`, `load_source(..., tex
 
 
 def check_column(names: Iterable[str], column: str) -> None:
-    """Refuse a column that is not there.
-
-    Raises:
-        ColumnError: It is not among the names.
-    """
+    """Refuse a column that is not there."""
     names = list(names)
     if column not in names:
         raise ColumnError(
@@ -139,9 +135,6 @@ def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
         table: The rows.
         schema: The schema.
         name: The file that they are from, for messages.
-
-    Raises:
-        ValueError: A column is not in the schema, or its values do not fit; the message names it.
     """
     if same_types(table.schema, schema):
         return table.cast(schema) if table.schema.metadata != schema.metadata else table
@@ -220,12 +213,7 @@ def _is_spelling(texts: pa.Array, numbers: pa.Array) -> bool:
 
 
 def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
-    """Refuse a dataset without a column of strings, if its columns are known before it is read.
-
-    Raises:
-        NotStringsError: The column holds something else.
-        ColumnError: There is no such column.
-    """
+    """Refuse a dataset without a column of strings, if its columns are known before it is read."""
     if dataset.column_names is None or dataset.features is None:
         return  # known when the first rows are read
     check_column(dataset.column_names, column)
@@ -235,12 +223,7 @@ def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
 
 
 def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
-    """Return the texts of a batch as `string` or `large_string`.
-
-    Raises:
-        NotStringsError: The column holds something else.
-        ColumnError: There is no such column.
-    """
+    """Return the texts of a batch as `string` or `large_string`."""
     check_column(batch.column_names, column)
     texts = batch[column]
     kind = plain_type(texts.type)

@@ -73,11 +73,7 @@ def find_files(inputs: Iterable[str]) -> list[str]:
 
 
 def format_of(paths: Sequence[str]) -> str:
-    """Return the common format of files by their suffixes.
-
-    Raises:
-        ValueError: A suffix is unknown, or the formats differ.
-    """
+    """Return the common format of files by their suffixes."""
     suffixes = {}
     for path in paths:
         suffix = suffix_of(path)

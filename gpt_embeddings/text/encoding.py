@@ -100,9 +100,6 @@ def as_texts(texts: Any) -> Any:
 
     Args:
         texts: A sequence, or a column of Arrow, numpy, pandas or polars.
-
-    Raises:
-        TypeError: It is one text, a table, a set, or holds something other than texts; the message says what to do.
     """
     names = getattr(texts, "column_names", getattr(texts, "columns", None))  # of Arrow and `datasets`, or of frames
     if names is not None:

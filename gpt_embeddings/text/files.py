@@ -95,10 +95,6 @@ def read_tables(
         schema: Known types of columns.
         part: The row group of a Parquet file to read; None reads all.
         size: Bytes of a block.
-
-    Raises:
-        ColumnError: A column of texts is missing or holds something else.
-        UnreadableFileError: The file is broken, or in another encoding.
     """
     read = _parquet if options.format == "parquet" else READERS[options.format]
     tables = read(path, options, schema, size) if part is None else _parquet(path, options, schema, size, part)
@@ -121,10 +117,6 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
     """Return the columns of the first rows of a file, or None if it has no rows.
 
     Of JSON lines all blocks are read up to one with texts, so that a missing column is found before the file is used.
-
-    Raises:
-        ColumnError: A column of texts is missing or holds something else.
-        UnreadableFileError: The file is broken, or in another encoding.
     """
     if options.format == "text":
         with open_bytes(path) as file:

@@ -30,9 +30,6 @@ class BatchNormalizer:
 
     Args:
         description: The value of `normalizer` there.
-
-    Raises:
-        NotImplementedError: It does something else; the message names it.
     """
 
     def __init__(self, description: Mapping[str, Any]) -> None:

@@ -172,10 +172,6 @@ def open_files(files: Sequence[str], options: ReadOptions, *, streaming: bool = 
         files: The files.
         options: How to read them.
         streaming: Read while iterating, without a copy on disk; every file is a shard.
-
-    Raises:
-        ValueError: They have no rows.
-        UnreadableFileError: One of them is broken.
     """
     found = [(path, sample_schema(path, options)) for path in files[:SAMPLED_FILES]]
     sampled = [(path, schema) for path, schema in found if schema is not None]
@@ -320,10 +316,6 @@ def read_blocks(
         dataset: The dataset; if it has a transform (`with_transform`), rows are read as that shows them.
         rows: Rows of a block; the last has fewer.
         columns: Columns of texts to read alone, as plain strings; None reads all columns as they are.
-
-    Raises:
-        NotStringsError: One of the columns holds something else.
-        ColumnError: One of the columns is not there.
     """
     blocks: Iterator[list[pa.Table]]
     if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":

@@ -73,11 +73,7 @@ _found: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, SpecialToken
 
 
 def find_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-    """Return what the post-processor of a fast tokenizer adds around each text; nothing for GPT-2's.
-
-    Raises:
-        ValueError: The post-processor does not add the same ids to every text.
-    """
+    """Return what the post-processor of a fast tokenizer adds around each text; nothing for GPT-2's."""
     processor = tokenizer.backend_tokenizer.post_processor
     if processor is None:
         return SpecialTokens()

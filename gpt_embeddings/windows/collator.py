@@ -30,11 +30,7 @@ class WindowCollator:
         self.return_flash_attn_kwargs = return_flash_attn_kwargs
 
     def __call__(self, windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return tensors of shape `(batch, max_length)`, int64, or flattened ones.
-
-        Raises:
-            ValueError: The windows have no `target_ids`, or no `document_ids` to flatten them by.
-        """
+        """Return tensors of shape `(batch, max_length)`, int64, or flattened ones."""
         if not windows or "target_ids" not in windows[0]:
             raise ValueError(
                 "The windows have no `target_ids`; with Trainer, set `remove_unused_columns=False` in its arguments."

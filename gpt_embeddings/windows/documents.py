@@ -191,9 +191,6 @@ def partition(
     A corpus with random access is split into contiguous rows, of the shuffled order if there is a seed. The shards of
     a streaming dataset are distributed round-robin; if their number is not a multiple of `world_size`, each rank reads
     every shard and keeps every `world_size`-th row.
-
-    Raises:
-        ValueError: There are fewer rows or shards than streams, or the corpus cannot be shuffled or split.
     """
     if isinstance(corpus, IterableDataset):
         return _partition_shards(corpus, column, num_streams, rank, world_size, seed)

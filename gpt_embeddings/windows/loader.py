@@ -157,11 +157,7 @@ class _Rows(torch.utils.data.IterableDataset[Any]):
                 yield from [None] * (size - len(ids))
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, which accelerate does without knowing of a loaded state.
-
-        Raises:
-            ValueError: A state of another epoch was loaded.
-        """
+        """Go to the beginning of an epoch, which accelerate does without knowing of a loaded state."""
         cursor = self._loader.windows.cursor
         if cursor.resumed and epoch != cursor.epoch:
             raise ValueError(

@@ -146,11 +146,7 @@ class MixedStream:
 
 
 def check_weights(weights: Any, datasets: Any) -> list[float]:
-    """Return the weights of several corpora as plain numbers.
-
-    Raises:
-        ValueError: They are not one positive number for each corpus.
-    """
+    """Return the weights of several corpora as plain numbers."""
     if not isinstance(datasets, (list, tuple)) or len(datasets) != len(weights):
         found = f"{len(datasets)} in a {type(datasets).__name__}" if hasattr(datasets, "__len__") else "no list"
         raise ValueError(f"`weights` has {len(weights)} numbers and needs a list of as many corpora, got {found}.")

@@ -47,11 +47,6 @@ def store_windows(corpus: Corpus | Mixture, epoch: int, folder: str | os.PathLik
 
     Returns:
         The dataset; one in a folder is memory-mapped.
-
-    Raises:
-        FileExistsError: The folder exists.
-        ValueError: There is no window, or a killed run left other windows there, or those of other text; the message
-            says what differs.
     """
     features = _features(corpus)
     if folder is None:

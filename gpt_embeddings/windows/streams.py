@@ -45,11 +45,7 @@ class TokenStream:
         self._tokenizer, self._empty = tokenizer, np.empty((0, spec.max_length + 1), np.int32)
 
     def take(self, n: int) -> Ids:
-        """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the stream.
-
-        Raises:
-            ValueError: A file could not be read, or the text is not the one that the state was saved with.
-        """
+        """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the stream."""
         if self._ended:
             return self._empty
         while (windows := self._packer.take(n, self._final)) is None:

@@ -157,9 +157,6 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
         It is with `shuffle="windows"`, after [`TokenWindows.count`], and for a corpus with random access and at most
         16 MiB of text, which is counted when its length is first needed.
-
-        Raises:
-            TypeError: The text would have to be read through.
         """
         return sum(self.stream_sizes())
 
