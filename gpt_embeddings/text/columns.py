@@ -117,15 +117,17 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
     Args:
         one: A type.
         other: Another.
-        as_texts: Whether values of any type can become texts, as in CSV.
+        as_texts: Whether values of different types become texts, as in CSV, where that changes no spelling.
     """
+    if as_texts and one != other and pa.null() not in (one, other):
+        return pa.string()
     if {one, other} == {pa.int64(), pa.uint64()}:  # Arrow says int64, which holds less
         return pa.uint64()
     schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
     try:
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return pa.string() if as_texts else None
+        return None
 
 
 def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
@@ -161,55 +163,30 @@ def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
 
 
 def as_numbers(texts: pa.Array) -> pa.Array:
-    """Return texts as numbers or truth values if every one of them is spelled as such a value is, else as they are.
+    """Return texts as numbers or truth values if each is spelled as Python prints that value, else as they are.
 
-    >>> [str(as_numbers(pa.array(texts)).type) for texts in (["1", None], ["1.5", "2"], ["1.50"], ["007"], ["True"])]
-    ['int64', 'double', 'string', 'string', 'bool']
-
-    The spelling must follow from the value, so a column is spelled in one way: `1` or `1.0`, `True` or `true`.
-
-    >>> [str(as_numbers(pa.array(texts)).type) for texts in (["1", "1.0"], ["True", "true"], ["-0", "1"])]
-    ['string', 'string', 'string']
+    >>> [str(as_numbers(pa.array(texts)).type) for texts in (["1", None], ["1.5", "2.0"], ["True"])]
+    ['int64', 'double', 'bool']
+    >>> [str(as_numbers(pa.array(texts)).type) for texts in (["1.50"], ["007"], ["1.5", "2"], ["-0"], ["true"])]
+    ['string', 'string', 'string', 'string', 'string']
     """
     given = texts.drop_null()
     if not len(given):
         return pa.nulls(len(texts))
-    for both in (["True", "False"], ["true", "false"]):
-        if pc.all(pc.is_in(given, pa.array(both))).as_py():
-            return texts.cast(pa.bool_())
+    if pc.all(pc.is_in(given, pa.array(["True", "False"]))).as_py():
+        return texts.cast(pa.bool_())
     for kind in (pa.int64(), pa.uint64(), pa.float64()):
         try:
             numbers = texts.cast(kind)
         except pa.ArrowInvalid:
             continue
-        if pc.all(pc.is_finite(numbers)).as_py() and _is_spelling(texts, numbers):
+        printed = numbers.cast(pa.string())
+        if kind == pa.float64():  # Arrow prints 2.0 as "2"
+            whole = pc.match_substring_regex(printed, "^-?[0-9]+$")
+            printed = pc.if_else(whole, pc.binary_join_element_wise(printed, "0", "."), printed)
+        if pc.all(pc.is_finite(numbers)).as_py() and pc.all(pc.equal(texts, printed)).as_py():
             return numbers
     return texts
-
-
-def spelling_of(texts: pa.Array, kind: pa.DataType) -> str | None:
-    """Return how a column that [`as_numbers`] gives this type is spelled, to compare with others of the same column.
-
-    >>> [spelling_of(pa.array([text]), pa.float64()) for text in ("2", "2.0", "1.5")]
-    ['1', '1.0', None]
-    """
-    patterns = {}
-    if pa.types.is_boolean(kind):
-        patterns = {"True": "^[TF]", "true": "^[tf]"}
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        patterns = {"1": "^-?[0-9]+$", "1.0": r"^-?[0-9]+\.0$"}
-    found = (name for name, pattern in patterns.items() if pc.any(pc.match_substring_regex(texts, pattern)).as_py())
-    return next(found, None)
-
-
-def _is_spelling(texts: pa.Array, numbers: pa.Array) -> bool:
-    """Return whether texts are what numbers are printed as, all whole ones without or all with `.0`."""
-    short = numbers.cast(pa.string())  # 2.0 is "2"
-    if pc.all(pc.equal(texts, short)).as_py():
-        return not pc.any(pc.equal(texts, "-0")).as_py()
-    whole = pc.match_substring_regex(short, "^-?[0-9]+$")
-    long = pc.if_else(whole, pc.binary_join_element_wise(short, "0", "."), short)
-    return bool(pc.all(pc.equal(texts, long)).as_py())
 
 
 def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:

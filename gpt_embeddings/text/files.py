@@ -32,7 +32,6 @@ from gpt_embeddings.text.columns import (
     check_column,
     is_text_type,
     plain_table,
-    spelling_of,
     types_message,
 )
 from gpt_embeddings.text.discovery import display_name, open_bytes, open_seekable, suffix_of
@@ -77,27 +76,15 @@ class ReadOptions:
     """What becomes a row of a text file, one of `SAMPLE_UNITS`."""
     encoding: str = "utf-8"
     """Of text, CSV and JSON."""
+    row_group: int | None = None
+    """The row group of a Parquet file to read; None reads all."""
 
 
 def read_tables(
-    path: str,
-    options: ReadOptions,
-    schema: pa.Schema | None = None,
-    *,
-    part: int | None = None,
-    size: int = BLOCK_BYTES,
+    path: str, options: ReadOptions, schema: pa.Schema | None = None, *, size: int = BLOCK_BYTES
 ) -> Blocks:
-    """Read a file block by block, with the types of the schema if the values have them, else with their own.
-
-    Args:
-        path: The file.
-        options: How to read it.
-        schema: Known types of columns.
-        part: The row group of a Parquet file to read; None reads all.
-        size: Bytes of a block.
-    """
-    read = _parquet if options.format == "parquet" else READERS[options.format]
-    tables = read(path, options, schema, size) if part is None else _parquet(path, options, schema, size, part)
+    """Read a file in blocks of `size` bytes, with the types of the schema if the values have them, else their own."""
+    tables = READERS[options.format](path, options, schema, size)
     while True:
         # `yield` stays outside: in a generator that is closed at exit, the names of these exceptions may be gone.
         try:
@@ -123,7 +110,7 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
             return pa.schema({"text": pa.string()}) if file.read(1) else None
     schema, without = None, set(options.texts if options.format == "json" else ())
     for table in read_tables(path, options, size=SAMPLE_BYTES):
-        if schema is None and (table.num_rows or (options.format == "parquet" and parquet_counts(path)[0])):
+        if schema is None and (table.num_rows or options.format == "parquet"):
             schema = table.schema
         without = {name for name in without if table[name].null_count == table.num_rows}
         if schema is not None and not without:
@@ -131,11 +118,10 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
     return schema
 
 
-def parquet_counts(path: str) -> tuple[int, int]:
-    """Return the number of rows of a Parquet file, and that of its row groups."""
+def count_row_groups(path: str) -> int:
+    """Return the number of row groups of a Parquet file."""
     with open_seekable(path) as file:
-        metadata = pq.ParquetFile(file).metadata
-        return int(metadata.num_rows), int(metadata.num_row_groups)
+        return int(pq.ParquetFile(file).num_row_groups)
 
 
 def _check_texts(table: pa.Table, options: ReadOptions) -> pa.Table:
@@ -297,18 +283,16 @@ def _csv(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -
         (row for row in _records(_blocks(path, options.encoding, SAMPLE_BYTES), options) if row), []
     )
     names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
-    spellings: dict[str, str] = {}  # of numbers and truth values, by column: other blocks must have the same
     for table in _csv_texts(path, options, size, header) if names else ():
         table = _check_texts(table.rename_columns(names), options)
         types = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
         columns = []
         for name, column in zip(table.column_names, table.columns, strict=True):
-            if name not in options.texts and types.get(name) != pa.string():
-                texts = column.combine_chunks()
-                column = as_numbers(texts)
-                spelling = spelling_of(texts, column.type)
-                if spelling is not None and spellings.setdefault(name, spelling) != spelling:
-                    column = texts
+            if name not in options.texts:
+                numbers = as_numbers(column.combine_chunks())
+                # With another type than in the blocks before, values would lose their spelling: "1" would be 1.0.
+                if pa.null() in (numbers.type, known := types.get(name, pa.null())) or numbers.type == known:
+                    column = numbers
             columns.append(column)
         yield pa.table(columns, table.column_names)
 
@@ -370,21 +354,31 @@ def _find_csv_fault(path: str, options: ReadOptions, size: int, n_columns: int) 
 
 def _json(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read JSON lines, or one JSON list of objects or texts."""
-    line, keys = 1, _Keys(options.texts)
-    blocks = _blocks(path, options.encoding, size)
+    without = set(options.texts)  # columns in which there was no text so far
+    for line, block in _json_lines(path, options, size):
+        table = _json_table(block, options, schema, line)
+        without -= {name for name in without if table[name].null_count < table.num_rows}
+        yield table
+    if without:  # Arrow gives a column of nulls, too, if no object has the key
+        keys: dict[str, None] = {}
+        for _, block in _json_lines(path, options, size):
+            keys |= dict.fromkeys(key for row in block.split(b"\n") if row.strip() for key in json.loads(row))
+            if without <= keys.keys():
+                break
+        for name in sorted(without) if keys else ():
+            check_column(keys, name)
+
+
+def _json_lines(path: str, options: ReadOptions, size: int) -> Iterator[tuple[int | None, bytes]]:
+    """Yield blocks of lines, each with the number of its first line, or a whole list or object as lines."""
+    line, blocks = 1, _blocks(path, options.encoding, size)
     for block in blocks:
         if line == 1 and _is_one_value(block, path):
-            lines = _as_lines(block + b"".join(blocks), options)
-            table = _json_table(lines, options, schema, None)
-            keys.note(table, lines)
-            yield table
-            break
+            yield None, _as_lines(block + b"".join(blocks), options)
+            return
         if block.strip():
-            table = _json_table(block, options, schema, line)
-            keys.note(table, block)
-            yield table
+            yield line, block
         line += block.count(b"\n")
-    keys.check()
 
 
 def _is_one_value(block: bytes, path: str) -> bool:
@@ -432,59 +426,26 @@ def _json_table(block: bytes, options: ReadOptions, schema: pa.Schema | None, li
         raise
 
 
-class _Keys:
-    """The keys of a file's objects, to refuse one in which none has the texts: Arrow gives a column of nulls then."""
-
-    def __init__(self, texts: tuple[str, ...]) -> None:
-        self._missing = set(texts)  # of which no key was seen
-        self._names: dict[str, None] = {}
-
-    def note(self, table: pa.Table, block: bytes) -> None:
-        """Note the keys of a block. Its rows are looked at one by one only if all texts are null."""
-        self._missing = {name for name in self._missing if table[name].null_count == table.num_rows}
-        # After the first rows, whose keys are for the message, only a key that is missing matters.
-        if self._missing and (not self._names or any(json.dumps(name).encode() in block for name in self._missing)):
-            self._names |= dict.fromkeys(
-                key for line in block.split(b"\n") if line.strip() for key in json.loads(line)
-            )
-            self._missing -= self._names.keys()
-
-    def check(self) -> None:
-        """Refuse a file that has ended without a key."""
-        for name in sorted(self._missing) if self._names else ():
-            check_column(self._names, name)
-
-
-class _Digits(str):
-    """A number as JSON spells it."""
-
-
 def _keep_digits(table: pa.Table, block: bytes) -> pa.Table:
     """Return columns with integers that a double cannot hold as `uint64` or as texts; Arrow would round them."""
     doubles = [field.name for field in table.schema if "double" in str(field.type)]
     if not doubles or not pc.match_substring_regex(_one_string(block), LONG_INTEGER)[0].as_py():
         return table
-    lines = (line for line in block.split(b"\n") if line.strip())
-    rows = [json.loads(line, parse_int=_Digits, parse_float=_Digits) for line in lines]
+    rows = [json.loads(line) for line in block.split(b"\n") if line.strip()]
     for name in doubles:
         values = [row.get(name) for row in rows]
-        if rounded := next(filter(None, map(_find_rounded, values)), None):
+        try:
+            pa.array(values)
+        except (OverflowError, pa.ArrowInvalid) as error:
             i = table.column_names.index(name)
             if not pa.types.is_floating(table.schema.types[i]):
                 raise ValueError(
-                    f"column {name!r} holds the integer {rounded}, which would be rounded inside a list or an object. "
+                    f"column {name!r} holds an integer that would be rounded inside a list or an object ({error}). "
                     "Write it as a string, or read only the column of texts (`--texts-only`, `texts_only=True`)."
-                )
-            table = table.set_column(i, name, as_numbers(pa.array(values, pa.string())))
+                ) from error
+            texts = [None if value is None else str(value) for value in values]
+            table = table.set_column(i, name, as_numbers(pa.array(texts, pa.string())))
     return table
-
-
-def _find_rounded(value: Any) -> str | None:
-    """Return an integer in a value of JSON that a double does not hold."""
-    if isinstance(value, _Digits):
-        return value if value.lstrip("-").isdigit() and float(value) != int(value) else None
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next(filter(None, map(_find_rounded, inner)), None)
 
 
 def _parse(block: bytes, schema: pa.Schema, unexpected: str) -> pa.Table:
@@ -520,14 +481,16 @@ def _find_json_fault(block: bytes, line: int | None) -> None:
             raise ValueError(f"line {i + (line or 1)} is not an object with columns: {row[:40].decode()!r}.")
 
 
-def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: int, part: int | None = None) -> Blocks:
+def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     with open_seekable(path) as handle:
         file = pq.ParquetFile(handle)
+        if not file.metadata.num_rows:
+            return
         names = file.schema_arrow.names
         wanted = [name for name in names if name in options.texts] if options.texts_only else None
         if wanted is not None and len(wanted) < len(set(options.texts)):
             wanted = None  # the message about a missing column lists all
-        groups = None if part is None else [part]
+        groups = None if options.row_group is None else [options.row_group]
         yield file.schema_arrow.empty_table()  # the columns are known before any row is read
         for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=wanted):
             yield pa.Table.from_batches([batch])

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -22,7 +23,6 @@ from datasets import (
     DatasetInfo,
     Features,
     IterableDataset,
-    NamedSplit,
     SplitGenerator,
     Value,
     concatenate_datasets,
@@ -31,7 +31,6 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
-from datasets.iterable_dataset import ArrowExamplesIterable
 
 from gpt_embeddings.text.columns import (
     ALONE,
@@ -44,14 +43,14 @@ from gpt_embeddings.text.columns import (
     types_message,
 )
 from gpt_embeddings.text.discovery import FORMATS, display_name, find_files, fingerprint, format_of, suffix_of
-from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, parquet_counts, read_tables, sample_schema
+from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, count_row_groups, read_tables, sample_schema
 
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 SAMPLED_FILES = 32  # files whose columns are read in advance; those of others are joined on the way
 CACHED_ROWS = 2**14  # rows of a record batch in the cache
-CACHE_VERSION = 3  # raise it when files are read differently, so that they are read again
+CACHE_VERSION = 4  # raise it when files are read differently, so that they are read again
 
 
 class SourceOptions(TypedDict, total=False):
@@ -166,80 +165,14 @@ def find_parquet(inputs: Sequence[str]) -> list[str] | None:
 
 
 def open_files(files: Sequence[str], options: ReadOptions, *, streaming: bool = False) -> Dataset | IterableDataset:
-    """Open files of one format as one dataset.
-
-    Args:
-        files: The files.
-        options: How to read them.
-        streaming: Read while iterating, without a copy on disk; every file is a shard.
-    """
+    """Open files of one format as one dataset; one that streams has a shard for every file."""
     found = [(path, sample_schema(path, options)) for path in files[:SAMPLED_FILES]]
     sampled = [(path, schema) for path, schema in found if schema is not None]
     if not sampled:
         raise ValueError(f"{', '.join(map(display_name, files[:3]))}: there are no rows; the input is empty.")
-    schema = _join_schemas(sampled, options)
-    if not streaming:
-        return _cached(files, options, schema)
-    schema = _settle(schema)
-    arguments: dict[str, Any] = {"files": list(files), "parts": [None] * len(files), "options": options}
-    source = ArrowExamplesIterable(_stream_tables, {**arguments, "schema": schema})
-    if options.format == "parquet":
-        source.generate_more_kwargs_fn = _row_groups  # an argument from datasets 4.6 on; before, it has no effect
-    info = DatasetInfo(features=Features.from_arrow_schema(schema))
-    return IterableDataset(source, info=info, split=NamedSplit("train"))
-
-
-def _stream_tables(
-    files: list[str], parts: list[int | None], options: ReadOptions, schema: pa.Schema
-) -> Iterator[tuple[str, pa.Table]]:
-    for path, part in zip(files, parts, strict=True):
-        for i, table in enumerate(read_tables(path, options, schema, part=part)):
-            if table.num_rows:
-                yield f"{i}", fit_table(table, schema, display_name(path))
-
-
-def _row_groups(
-    files: list[str], parts: list[int | None], options: ReadOptions, schema: pa.Schema
-) -> Iterator[dict[str, Any]]:
-    """Split Parquet files into their row groups, for `IterableDataset.reshard`."""
-    for path, part in zip(files, parts, strict=True):
-        groups = list(range(parquet_counts(path)[1])) if part is None else [part]
-        yield {"files": [path] * len(groups), "parts": groups, "options": options, "schema": schema}
-
-
-class _Wider(Exception):
-    """A block of rows has types that the schema does not hold; raised with a schema that holds both."""
-
-
-class _FilesBuilder(ArrowBasedBuilder):
-    """Reads files into the cache of `datasets`, under a hash of their names, sizes and times."""
-
-    def __init__(self, files: Sequence[str], options: ReadOptions, schema: pa.Schema) -> None:
-        self.files, self.options, self.schema = files, options, schema
-        content = repr((CACHE_VERSION, options, [fingerprint(path) for path in files]))
-        digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:32]
-        super().__init__(dataset_name="gpt_embeddings", hash=digest, writer_batch_size=CACHED_ROWS)
-
-    def _info(self) -> DatasetInfo:
-        return DatasetInfo(features=Features.from_arrow_schema(self.schema))
-
-    def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
-        return [SplitGenerator(name="train")]
-
-    def _generate_tables(self) -> Iterator[tuple[str, pa.Table]]:
-        for i, name in enumerate(self.files):
-            for j, table in enumerate(read_tables(name, self.options, self.schema)):
-                if not table.num_rows:
-                    continue
-                if not same_types(table.schema, self.schema):
-                    wider = _join_schemas([("the files before", self.schema), (name, table.schema)], self.options)
-                    if not wider.equals(self.schema):
-                        raise _Wider(wider)
-                yield f"{i} {j}", fit_table(table, self.schema, display_name(name))
-
-
-def _cached(files: Sequence[str], options: ReadOptions, schema: pa.Schema) -> Dataset:
-    """Return the rows of files from the cache of `datasets`, into which they are read if they are not there yet."""
+    schema = _join_schemas(sampled, options, final=streaming)
+    if streaming:
+        return _FilesBuilder(files, options, schema, streaming=True).as_streaming_dataset("train")
     while True:
         try:
             builder = _FilesBuilder(files, options, schema)
@@ -256,6 +189,50 @@ def _cached(files: Sequence[str], options: ReadOptions, schema: pa.Schema) -> Da
             raise _cache_error(error) from error
 
 
+class _Wider(Exception):
+    """A block of rows has types that the schema does not hold; raised with a schema that holds both."""
+
+
+class _FilesBuilder(ArrowBasedBuilder):
+    """Reads files as a stream, or into the cache of `datasets` under a hash of their names, sizes and times."""
+
+    def __init__(
+        self, files: Sequence[str], options: ReadOptions, schema: pa.Schema, *, streaming: bool = False
+    ) -> None:
+        self.files, self.options, self.schema, self.streaming = files, options, schema, streaming
+        content = repr((CACHE_VERSION, options, [] if streaming else [fingerprint(path) for path in files]))
+        digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:32]
+        cache = "memory://" if streaming else None  # a stream has no cache, which need not be writable
+        super().__init__(cache, "gpt_embeddings", hash=digest, writer_batch_size=CACHED_ROWS)
+
+    def _info(self) -> DatasetInfo:
+        return DatasetInfo(features=Features.from_arrow_schema(self.schema))
+
+    def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
+        arguments: dict[str, Any] = {"files": list(self.files), "row_groups": [None] * len(self.files)}
+        return [SplitGenerator(name="train", gen_kwargs=arguments)]
+
+    def _generate_tables(  # type: ignore[override]
+        self, files: list[str], row_groups: list[int | None]
+    ) -> Iterator[tuple[str, pa.Table]]:
+        for i, (path, group) in enumerate(zip(files, row_groups, strict=True)):
+            for j, table in enumerate(read_tables(path, replace(self.options, row_group=group), self.schema)):
+                if not table.num_rows:
+                    continue
+                if not self.streaming and not same_types(table.schema, self.schema):
+                    wider = _join_schemas([("the files before", self.schema), (path, table.schema)], self.options)
+                    if not wider.equals(self.schema):
+                        raise _Wider(wider)
+                yield f"{i} {j}", fit_table(table, self.schema, display_name(path))
+
+    def _generate_more_gen_kwargs(self, files: list[str], row_groups: list[int | None]) -> Iterator[dict[str, Any]]:
+        """Split Parquet files into their row groups, for `IterableDataset.reshard` (from datasets 4.6 on)."""
+        for path, group in zip(files, row_groups, strict=True):
+            parquet = self.options.format == "parquet" and group is None
+            groups: list[int | None] = list(range(count_row_groups(path))) if parquet else [group]
+            yield {"files": [path] * len(groups), "row_groups": groups}
+
+
 def _cache_error(error: OSError) -> OSError:
     return OSError(
         f"The cache of `datasets`, {str(config.HF_DATASETS_CACHE)!r}, cannot be written ({error}). Set HF_HOME or "
@@ -264,8 +241,11 @@ def _cache_error(error: OSError) -> OSError:
     )
 
 
-def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions) -> pa.Schema:
-    """Return one schema for the columns of all files, or raise an error that names the column and the file."""
+def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions, *, final: bool = False) -> pa.Schema:
+    """Return one schema for the columns of all files, or raise an error that names the column and the file.
+
+    Columns that had only nulls so far become columns of strings if they hold texts, or if the schema is final.
+    """
     features: dict[str, Any] = {}
     for path, schema in schemas:
         for name, feature in _features_of(path, schema).items():
@@ -276,8 +256,8 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions
             if joined != one or name not in features:
                 fields = pa.schema([(name, joined)])
                 features[name] = feature if joined == other else Features.from_arrow_schema(fields)[name]
-    for name in options.texts:
-        if name in features and pa.types.is_null(storage_of(features[name])):
+    for name, feature in features.items():
+        if (final or name in options.texts) and pa.types.is_null(storage_of(feature)):
             features[name] = Value("string")
     return Features(features).arrow_schema
 
@@ -295,13 +275,6 @@ def _features_of(path: str, schema: pa.Schema) -> Features:
                     f"not have. Leave the column out, {ALONE}."
                 ) from error
         raise
-
-
-def _settle(schema: pa.Schema) -> pa.Schema:
-    """Make columns that had only nulls so far columns of strings: a stream cannot go back."""
-    features = Features.from_arrow_schema(schema)
-    nothing = [name for name, feature in features.items() if pa.types.is_null(storage_of(feature))]
-    return Features({**features, **{name: Value("string") for name in nothing}}).arrow_schema
 
 
 def read_blocks(

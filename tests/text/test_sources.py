@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import io
-import json
 import lzma
 import os
 import sys
@@ -207,7 +206,7 @@ class TestTables:
         assert [row["n"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
     def test_numbers_of_csv_lose_nothing(self, streaming):
-        write("a.csv", "text,a,b,c,d\nx,007,1.5,True,\ny,1,2,False,\n")
+        write("a.csv", "text,a,b,c,d\nx,007,1.5,True,\ny,1,2.0,False,\n")
         first, second = load_source("a.csv", streaming=streaming)
         assert first == {"text": "x", "a": "007", "b": 1.5, "c": True, "d": None}
         assert second == {"text": "y", "a": "1", "b": 2.0, "c": False, "d": None}
@@ -218,32 +217,32 @@ class TestTables:
         assert [row["id"] for row in rows] == [10254939386542155530 + i for i in range(len(rows))]
 
     @pytest.mark.parametrize(
-        "spellings", [["1", "1.0"], ["1.5", "2", "2.0"], ["True", "true"], ["0", "-0"], ["1", "True"], ["1.5", "-0"]]
+        "spellings", [["1", "1.0"], ["1.5", "2"], ["True", "true"], ["0", "-0"], ["1", "True"], ["1.5", "-0"]]
     )
     def test_two_spellings_of_a_value_stay_texts(self, streaming, spellings):
         write("a.csv", "text,n\n" + "".join(f"{n},{n}\n" for n in spellings))
         assert [row["n"] for row in load_source("a.csv", streaming=streaming)] == spellings
 
-    @pytest.mark.parametrize("pair", [("1", "1.0"), ("1.0", "1"), ("True", "true"), ("2.0", "1.5"), ("2", "1.5")])
+    @pytest.mark.parametrize("pair", [("1", "1.0"), ("1.0", "1"), ("True", "true"), ("2", "1.5"), ("2.0", "1.5")])
     def test_another_spelling_further_on(self, streaming, pair):
         spellings = [pair[0]] * 50_000 + [pair[1]] * 10
         write("a.csv", "text,n\n" + "".join(f"xxxx,{n}\n" for n in spellings))
-        blocks = list(read_tables("a.csv", ReadOptions(format="csv", texts=("text",)), size=2**16))
-        numbers = pair[1] == "1.5"
-        assert pa.types.is_floating(blocks[-1]["n"].type) == numbers
-        if streaming and pair != ("2.0", "1.5"):
+        numbers = pair == ("2.0", "1.5")
+        if streaming and not numbers:
             with pytest.raises(ValueError, match=r"a\.csv: Column 'n' holds .* and, further on, "):
                 list(load_source("a.csv", streaming=True))
         else:
             found = [row["n"] for row in load_source("a.csv", streaming=streaming)]
             assert found == ([float(n) for n in spellings] if numbers else spellings)
 
-    @pytest.mark.parametrize("spellings", [["-0.0", "1.0"], ["2", "1.5", ""], ["2.0", "", "1e+20"], ["false", "true"]])
+    @pytest.mark.parametrize(
+        "spellings", [["-0.0", "1.0"], ["2.0", "1.5", ""], ["2.0", "", "1e+20"], ["False", "True"]]
+    )
     def test_one_spelling_of_a_value_becomes_a_number(self, streaming, spellings):
         write("a.csv", "text,n\n" + "".join(f"x,{n}\n" for n in spellings))
         found = [row["n"] for row in load_source("a.csv", streaming=streaming)]
         assert [repr(value) for value in found] == [
-            repr(json.loads(n) if n in ("false", "true") else float(n)) if n else "None" for n in spellings
+            repr(n == "True" if n in ("False", "True") else float(n)) if n else "None" for n in spellings
         ]
 
     def test_numbers_of_json_lose_nothing(self, streaming):
@@ -257,7 +256,7 @@ class TestTables:
         assert [(row["n"], row["x"]) for row in rows] == [("9007199254740993", 1.1), ("1.5", 2.0)]
         write("c.jsonl", '{"text": "a", "n": [9007199254740993, 1.5]}\n')
         with pytest.raises(
-            UnreadableFileError, match=r"c\.jsonl.*column 'n' holds the integer 9007199254740993, which"
+            UnreadableFileError, match=r"c\.jsonl.*column 'n' holds an integer that would .*9007199254740993"
         ):
             texts("c.jsonl", streaming=streaming)
         write("d.jsonl", '{"text": "a", "n": 0.5}\n')
