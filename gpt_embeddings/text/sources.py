@@ -212,9 +212,7 @@ class _FilesBuilder(ArrowBasedBuilder):
         arguments: dict[str, Any] = {"files": list(self.files), "row_groups": [None] * len(self.files)}
         return [SplitGenerator(name="train", gen_kwargs=arguments)]
 
-    def _generate_tables(  # type: ignore[override]
-        self, files: list[str], row_groups: list[int | None]
-    ) -> Iterator[tuple[str, pa.Table]]:
+    def _generate_tables(self, files: list[str], row_groups: list[int | None]) -> Iterator[tuple[str, pa.Table]]:
         for i, (path, group) in enumerate(zip(files, row_groups, strict=True)):
             for j, table in enumerate(read_tables(path, replace(self.options, row_group=group), self.schema)):
                 if not table.num_rows:
