@@ -280,7 +280,7 @@ def print_neighbours(models: list[tuple[str, GPTEmbeddingsModel]], tokenizer: An
     print("| --- " * (1 + len(models)) + "|")
     indexes = [Neighbours(model, tokenizer, whole_words(tokenizer).values()) for _, model in models]
     for word in WORDS:
-        found = [", ".join(near.piece.lstrip("␣") for near in index.of_word(word, 4)[1]) for index in indexes]
+        found = [", ".join(near.text.lstrip("␣") for near in index.of_word(word, 4)[1]) for index in indexes]
         print(f"| {word} | {' | '.join(found)} |")
 
 

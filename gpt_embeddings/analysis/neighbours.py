@@ -1,26 +1,28 @@
-"""The rows of a token table most similar to a vector by cosine, for a word or for the analogy `a - b + c`.
+"""The tokens or words most similar to a vector by cosine, for a word or for the analogy `a - b + c`.
 
-Every query is compared with the whole table, exactly. Rows that differ only in case or in the space before them
+Every query is compared with all of them, exactly. Tokens that differ only in case or in the space before them
 (` king`, `King`) count as one word, shown by its most similar row. Rows that no text can reach are never shown: rows
 of zeros, and tokens that the tokenizer's normalizer changes, such as capitals where it makes text lower case.
 Left out: approximate search, which a vocabulary does not need, and vectors of texts (`embedding.search`).
 """
 
 import math
-from collections.abc import Collection
-from contextlib import suppress
-from dataclasses import dataclass
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import token_vectors
-from gpt_embeddings.analysis.readable_tokens import reachable_tokens, readable_pieces, word_ids
+from gpt_embeddings.analysis.readable_tokens import encode_words, reachable_tokens, readable_pieces, word_ids
 from gpt_embeddings.analysis.similarity import top_k
+from gpt_embeddings.text.backend import FlatIds
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -35,6 +37,24 @@ SPREAD = 0.05  # how far the relative deviation of the lengths may be from 1 / s
 ANISOTROPY = 0.08  # how far mean and deviation of the cosines may be from 0 and 1 / sqrt(n_embd), as a share of that
 
 
+# Singular and plural endings in English and Portuguese, without accents: city, wolf, woman; homem, leão, pão, animal,
+# barril, fácil.
+PLURALS = (
+    ("", "s"),
+    ("", "es"),
+    ("y", "ies"),
+    ("f", "ves"),
+    ("fe", "ves"),
+    ("man", "men"),
+    ("m", "ns"),
+    ("ao", "oes"),
+    ("ao", "aes"),
+    ("l", "is"),
+    ("l", "s"),
+    ("il", "eis"),
+)
+
+
 @dataclass(frozen=True)
 class Word:
     """A word and its vector: the row of its token, or the mean of its rows if it has several."""
@@ -42,7 +62,7 @@ class Word:
     text: str
     input_ids: tuple[int, ...]
     pieces: tuple[str, ...]
-    vector: torch.Tensor
+    vector: torch.Tensor = field(compare=False)
     """Vector of shape `(n_embd,)`, float32."""
 
     @property
@@ -52,25 +72,26 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A row that is similar to the query."""
+class Neighbour(Word):
+    """A token or word that is similar to the query. The text of a token is its piece, such as `␣king`."""
 
-    input_id: int
-    piece: str
     score: float
     """Cosine."""
 
 
 class Neighbours:
-    """Search in the token table of a model.
+    """Search among the tokens of a model, or among words.
 
     Args:
         model: The model. Make a new object after its table has changed.
         tokenizer: A fast tokenizer whose ids are below the model's `vocab_size`.
-        candidates: Ids to search; None searches all rows that a text can reach.
+        candidates: Ids to search; None searches all tokens that a text can reach.
+        words: Words to search instead of tokens, such as those of `load_words`. Each has the vector that the model
+            gives it: the row of its token, or the mean of its rows.
 
     Raises:
-        ValueError: The tokenizer does not fit the model, or the table is not finite.
+        ValueError: The tokenizer does not fit the model, the table is not finite, or both candidates and words are
+            given.
     """
 
     def __init__(
@@ -78,27 +99,41 @@ class Neighbours:
         model: GPTEmbeddingsModel,
         tokenizer: PreTrainedTokenizerBase,
         candidates: Collection[int] | None = None,
+        *,
+        words: Sequence[str] | None = None,
     ) -> None:
         check_vocabulary(tokenizer, model.config.vocab_size)
+        if candidates is not None and words is not None:
+            raise ValueError("Give `candidates` (ids of tokens) or `words`, not both.")
         self.model, self.tokenizer = model, tokenizer
         self.table = token_vectors(model)  # (vocab_size, n_embd)
         lengths = self.table.norm(dim=1)
         if not bool(lengths.isfinite().all()):
             raise ValueError("The token table holds numbers that are not finite; the checkpoint is broken.")
-        self.scale = torch.where(lengths > 0, 1 / lengths, 0)  # (vocab_size,)
         shown = lengths.numpy() > 0
-        if candidates is None:
-            shown &= reachable_tokens(tokenizer, len(shown))
-        else:
+        if candidates is not None:
             shown &= np.isin(np.arange(len(shown)), list(candidates))
-        self.ids: npt.NDArray[np.int64] = np.flatnonzero(shown)
-        """The ids that are searched, ascending."""
-        self.looks_random = self._looks_random(lengths[self.ids])
+        elif words is None:
+            shown &= reachable_tokens(tokenizer, len(shown))
+        ids = np.flatnonzero(shown)
+        self.looks_random = _look_random(self.table, ids, lengths)
+        """Whether the token table looks untrained."""
+        self.words = None if words is None else list(dict.fromkeys(map(str.strip, words)))
+        if self.words is None:
+            self.vectors, self.rows = self.table, ids
+        else:
+            self._encoded = encode_words(tokenizer, self.words)
+            self.vectors = self._means(self._encoded)  # (n_words, n_embd)
+            lengths = self.vectors.norm(dim=1)
+            self.rows = np.flatnonzero(lengths.numpy() > 0)
+        self.scale = torch.where(lengths > 0, 1 / lengths, 0)
+        self.rows: npt.NDArray[np.int64]
+        """The rows of `vectors` that are searched, ascending: ids of tokens, or numbers of words."""
 
     @property
     def chance(self) -> float:
         """The median of the best cosine that a table of as many random rows would give."""
-        rows, n_embd = max(1, len(self.ids)), self.table.shape[1]
+        rows, n_embd = max(1, len(self.rows)), self.table.shape[1]
         if n_embd == 1:
             return 1.0
         # Between random directions the density of the angle is sin(angle)^(n_embd - 2).
@@ -114,41 +149,45 @@ class Neighbours:
             ValueError: There is no word, or the vocabulary has no token for a part of it.
         """
         input_ids = word_ids(self.tokenizer, word)
-        vector = self.table[torch.from_numpy(input_ids).long()].mean(0)
+        (vector,) = self._means((input_ids, np.array([0, len(input_ids)])))
         pieces = tuple(readable_pieces(self.tokenizer, input_ids.tolist()))
         return Word(word.strip(), tuple(input_ids.tolist()), pieces, vector)
 
     def nearest(
-        self, vector: torch.Tensor | npt.ArrayLike, count: int = 10, exclude: Collection[int] = ()
+        self,
+        vector: torch.Tensor | npt.ArrayLike,
+        count: int = 10,
+        exclude: Collection[int] = (),
+        similar_to: Sequence[torch.Tensor] = (),
     ) -> list[Neighbour]:
-        """Return the words with the largest cosine, each by its most similar row.
+        """Return the tokens or words with the largest cosine.
 
         Args:
             vector: Vector of shape `(n_embd,)`: a tensor, or numbers such as the mean of several texts' vectors.
-            count: How many words; fewer if the table has fewer.
-            exclude: Ids to leave out, with the other rows of the same words.
+            count: How many; fewer if there are fewer.
+            exclude: Rows of `vectors` to leave out, with the other spellings of the same words.
+            similar_to: Vectors with which an answer must not have a negative cosine.
 
         Raises:
             ValueError: The vector has another shape, is zero or is not finite.
         """
-        scores = torch.mv(self.table, self._check_query(vector)).mul_(self.scale).numpy()  # (vocab_size,)
+        scores = torch.mv(self.vectors, self._check_query(vector)).mul_(self.scale).numpy()  # (n_rows,)
+        for other in similar_to:
+            scores[torch.mv(self.vectors, other).numpy() < 0] = -np.inf
         order, bounds = self._rows_by_word
         if not len(order):
             return []
         best = np.maximum.reduceat(scores[order], bounds[:-1])  # (n_words,)
-        best[np.isin(self._words[order[bounds[:-1]]], self._words[list(exclude)])] = -np.inf
+        best[np.isin(self._numbers[order[bounds[:-1]]], self._numbers[list(exclude)])] = -np.inf
         found, words = top_k(best[None], count)
-        ids = []
+        chosen = []
         for word in words[0][np.isfinite(found[0])]:
             rows = order[bounds[word] : bounds[word + 1]]
-            ids.append(int(rows[scores[rows].argmax()]))
-        return [
-            Neighbour(row, piece, float(scores[row]))
-            for row, piece in zip(ids, readable_pieces(self.tokenizer, ids), strict=True)
-        ]
+            chosen.append(int(rows[scores[rows].argmax()]))
+        return [self._neighbour(row, float(scores[row])) for row in chosen]
 
     def of_word(self, word: str, count: int = 10, *, exclude_inputs: bool = True) -> tuple[Word, list[Neighbour]]:
-        """Return a word and its neighbours, with or without the word itself, its plural and its singular."""
+        """Return a word and its neighbours, with or without the word itself and its spelling variants."""
         found = self.find(word)
         return found, self.nearest(found.vector, count, self._variants(found) if exclude_inputs else ())
 
@@ -157,27 +196,53 @@ class Neighbours:
     ) -> tuple[tuple[Word, Word, Word], list[Neighbour]]:
         """Return three words and the neighbours of `a - b + c`, each vector taken at length 1.
 
+        Rows whose cosine with a or with c is negative are left out. Otherwise what is only near to c and far from b,
+        such as `female`, would come before `queen`.
+
         Args:
             a: For example king.
             b: man.
             c: woman.
             count: How many neighbours.
-            exclude_inputs: Whether to leave the three words out, with their plurals and singulars, as is usual:
-                otherwise one of them often comes first.
+            exclude_inputs: Whether to leave the three words and their spelling variants out, as is usual: otherwise
+                one of them often comes first.
         """
         words = self.find(a), self.find(b), self.find(c)
         first, second, third = (normalize(word.vector, dim=0) for word in words)
         inputs = set().union(*map(self._variants, words)) if exclude_inputs else set()
-        return words, self.nearest(first - second + third, count, inputs)
+        return words, self.nearest(first - second + third, count, inputs, (first, third))
+
+    def _neighbour(self, row: int, score: float) -> Neighbour:
+        if self.words is None:
+            (text,), ids = readable_pieces(self.tokenizer, [row]), (row,)
+            return Neighbour(text, ids, (text,), self.vectors[row], score)
+        input_ids, offsets = self._encoded
+        ids = tuple(input_ids[offsets[row] : offsets[row + 1]].tolist())
+        pieces = tuple(readable_pieces(self.tokenizer, ids))
+        return Neighbour(self.words[row], ids, pieces, self.vectors[row], score)
+
+    def _means(self, encoded: FlatIds) -> torch.Tensor:
+        """Return the mean of each word's rows, weighted if the model pools with weights, `(n_words, n_embd)`."""
+        input_ids, offsets = (torch.from_numpy(array).long() for array in encoded)
+        weights = torch.ones(len(input_ids))
+        if self.model.token_weights is not None:
+            weights = self.model.token_weights[input_ids].float().cpu()
+        sums = embedding_bag(
+            input_ids, self.table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        )
+        totals = torch.segment_reduce(weights, "sum", offsets=offsets)
+        return sums / totals.where(totals > 0, 1).unsqueeze(1)
 
     def _variants(self, word: Word) -> set[int]:
-        """Return the ids of a word, and those of its plural and singular in -s if they are single tokens."""
-        ids = set(word.input_ids)
-        for variant in (f"{word.text}s", f"{word.text}es", word.text.removesuffix("s"), word.text.removesuffix("es")):
-            with suppress(ValueError):  # no token, or nothing is left of the word
-                found = word_ids(self.tokenizer, variant)
-                ids.update(found.tolist() if len(found) == 1 else ())
-        return ids
+        """Return the rows of a word: its spelling variants, and its tokens or the words with its first token.
+
+        `cataract` (`cat·aract`) is near to `cat` by the token that they share, not by its meaning.
+        """
+        rows = set(word.input_ids)
+        if self.words is not None:
+            input_ids, offsets = self._encoded
+            rows = set(np.flatnonzero(input_ids[offsets[:-1]] == word.input_ids[0]).tolist())
+        return rows.union(*(self._rows_by_name.get(name, ()) for name in spelling_variants(word.text)))
 
     def _check_query(self, vector: torch.Tensor | npt.ArrayLike) -> torch.Tensor:
         """Return a query as a float32 tensor of length 1."""
@@ -192,34 +257,71 @@ class Neighbours:
         return (tensor / tensor.norm()).float()
 
     @cached_property
-    def _words(self) -> npt.NDArray[np.int64]:
-        """Number of the word of each row, `(vocab_size,)`: the same for rows that differ only in case or space."""
-        pieces = readable_pieces(self.tokenizer, range(len(self.table)))
-        names = [piece.lstrip("␣") for piece in pieces]
-        names = [name.casefold() if name.isalpha() else piece for name, piece in zip(names, pieces, strict=True)]
+    def _names(self) -> list[str]:
+        """The text of each row, without the space before a token."""
+        if self.words is not None:
+            return self.words
+        return [piece.lstrip("␣") or piece for piece in readable_pieces(self.tokenizer, range(len(self.table)))]
+
+    @cached_property
+    def _rows_by_name(self) -> dict[str, list[int]]:
+        """Rows by their text without case and accents."""
+        rows = defaultdict(list)
+        for row, name in enumerate(self._names):
+            rows[_fold(name)].append(row)
+        return rows
+
+    @cached_property
+    def _numbers(self) -> npt.NDArray[np.int64]:
+        """Number of the word of each row: the same for rows that differ only in case or in the space before them."""
+        names = [name.casefold() if name.isalpha() else name for name in self._names]
         return np.unique(np.array(names, object), return_inverse=True)[1]
 
     @cached_property
     def _rows_by_word(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The searched rows grouped by word; word i has the rows from bound i to bound i + 1."""
-        order = self.ids[np.argsort(self._words[self.ids], kind="stable")]
-        starts = np.unique(self._words[order], return_index=True)[1]
+        order = self.rows[np.argsort(self._numbers[self.rows], kind="stable")]
+        starts = np.unique(self._numbers[order], return_index=True)[1]
         return order, np.append(starts, len(order))
 
-    def _looks_random(self, lengths: torch.Tensor) -> bool:
-        """Return whether lengths and directions of the rows are distributed like those of normal random numbers."""
-        rows, n_embd = len(self.ids), self.table.shape[1]
-        if rows < LEAST_ROWS or n_embd < 2:
-            return False
-        spread = float(lengths.std() / lengths.mean()) * math.sqrt(2 * n_embd)  # near 1 for normal numbers
-        if abs(spread - 1) >= SPREAD + 3 / math.sqrt(rows):
-            return False
-        chosen = torch.from_numpy(self.ids)[torch.linspace(0, rows - 1, min(rows, SAMPLED_ROWS)).long().unique()]
-        units = self.table[chosen] * self.scale[chosen].unsqueeze(1)
-        cosines = (units @ units.T)[tuple(torch.triu_indices(len(chosen), len(chosen), 1))]
-        expected = 1 / math.sqrt(n_embd)
-        tolerance = expected * (ANISOTROPY + 3 / math.sqrt(len(cosines)))
-        return bool(abs(cosines.mean()) < tolerance and abs(cosines.std() - expected) < tolerance)
+
+def spelling_variants(word: str) -> set[str]:
+    """Return the spellings of a word, its plural and its singular, without case and accents.
+
+    >>> {"leoes", "leao"} <= spelling_variants("Leões")
+    True
+    """
+    name = _fold(word.strip())
+    found = {name}
+    for singular, plural in PLURALS:
+        for old, new in ((singular, plural), (plural, singular)):
+            if name.endswith(old) and len(name) > len(old):
+                found.add(name.removesuffix(old) + new)
+    return found
+
+
+def _fold(name: str) -> str:
+    """Return a name without case and accents."""
+    if name.isascii():
+        return name.lower()
+    return "".join(char for char in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(char))
+
+
+def _look_random(table: torch.Tensor, ids: npt.NDArray[np.int64], lengths: torch.Tensor) -> bool:
+    """Return whether lengths and directions of the rows are distributed like those of normal random numbers."""
+    rows, n_embd = len(ids), table.shape[1]
+    if rows < LEAST_ROWS or n_embd < 2:
+        return False
+    some = lengths[ids]
+    spread = float(some.std() / some.mean()) * math.sqrt(2 * n_embd)  # near 1 for normal numbers
+    if abs(spread - 1) >= SPREAD + 3 / math.sqrt(rows):
+        return False
+    chosen = torch.from_numpy(ids)[torch.linspace(0, rows - 1, min(rows, SAMPLED_ROWS)).long().unique()]
+    units = normalize(table[chosen], dim=1)
+    cosines = (units @ units.T)[tuple(torch.triu_indices(len(chosen), len(chosen), 1))]
+    expected = 1 / math.sqrt(n_embd)
+    tolerance = expected * (ANISOTROPY + 3 / math.sqrt(len(cosines)))
+    return bool(abs(cosines.mean()) < tolerance and abs(cosines.std() - expected) < tolerance)
 
 
 def describe_chance(neighbours: Neighbours, best: float | None) -> str:
@@ -229,7 +331,7 @@ def describe_chance(neighbours: Neighbours, best: float | None) -> str:
         neighbours: The table.
         best: The best score found, if any.
     """
-    rows, n_embd = len(neighbours.ids), neighbours.table.shape[1]
+    rows, n_embd = len(neighbours.rows), neighbours.table.shape[1]
     chance = f"A table of {rows:,} x {n_embd} random numbers would give a best score of about {neighbours.chance:.2f}"
     if neighbours.looks_random and (best is None or best <= CLEARLY * neighbours.chance):
         return f"This table looks untrained: its neighbours are near by chance. {chance}."

@@ -4,13 +4,14 @@ Left out: decoding whole texts, which `tokenizer.decode` does.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from gpt_embeddings.text.backend import FlatIds
 from gpt_embeddings.text.encoding import encode_flat
 
 
@@ -85,13 +86,25 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.in
     word = word.strip()
     if not word:
         raise ValueError("There is no word; type one.")
-    input_ids, offsets = encode_flat([f" {word}", word], tokenizer, add_special_tokens=False)
-    within, first = input_ids[: offsets[1]], input_ids[offsets[1] :]
-    chosen = within if len(within) <= len(first) else first
+    chosen, _ = encode_words(tokenizer, [word])
     unknown = tokenizer.unk_token_id
     if not len(chosen) or (unknown in chosen and word != tokenizer.unk_token):
         raise ValueError(f"The vocabulary has no tokens for {word!r}.")
     return chosen
+
+
+def encode_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> FlatIds:
+    """Return the ids of words, each as in `word_ids`, as flat ids and offsets like those of `encode_flat`."""
+    input_ids, offsets = encode_flat([f" {word}" for word in words], tokenizer, add_special_tokens=False)
+    starts, lengths = offsets[:-1].copy(), np.diff(offsets)
+    split = np.flatnonzero(lengths > 1)
+    first, bounds = encode_flat([words[i] for i in split], tokenizer, add_special_tokens=False)
+    shorter = np.diff(bounds) < lengths[split]
+    starts[split[shorter]] = (bounds[:-1] + len(input_ids))[shorter]
+    lengths[split[shorter]] = np.diff(bounds)[shorter]
+    offsets = np.append(0, np.cumsum(lengths))
+    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return np.concatenate([input_ids, first])[places], offsets
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

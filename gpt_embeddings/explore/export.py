@@ -5,6 +5,7 @@ Left out: pushing a Space, which `hf upload --repo-type space` does.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -60,9 +61,12 @@ def write_space(
     for i, (model, name) in enumerate(zip(models, names, strict=True)):
         loaded = model.load()  # a model that cannot be loaded here would fail there too
         if name is not None and Path(name).is_dir():
+            word_lists = Path(name).glob("words.*.txt")
             name = "model" if len(names) == 1 else f"model-{i + 1}"
             loaded.model.save_pretrained(folder / name)
             loaded.tokenizer.save_pretrained(folder / name)
+            for path in word_lists:
+                shutil.copyfile(path, folder / name / path.name)
         named.append(name)
     arguments = ", ".join([*map(repr, named), f"language={language!r}"])
     (folder / "app.py").write_text(APP.format(arguments=arguments), encoding="utf-8")

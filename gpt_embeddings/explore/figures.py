@@ -82,10 +82,12 @@ def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figur
     """Draw scores as bars, beside the best score that random rows would give.
 
     Args:
-        index: The table that was searched.
+        index: What was searched.
         found: The neighbours, best first.
     """
-    labels = [f"{escape_label(near.piece)} ({near.input_id})" for near in found]
+    labels = [escape_label(near.text) for near in found]
+    if index.words is None:  # different tokens may look the same
+        labels = [f"{label} ({near.input_ids[0]})" for label, near in zip(labels, found, strict=True)]
     figure = go.Figure(
         go.Bar(
             x=[near.score for near in found],

@@ -1,25 +1,38 @@
 """A model with its tokenizer and its neighbours, loaded once, when a view first needs it."""
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, cached_property
 
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.neighbours import Neighbours
+from gpt_embeddings.analysis.word_lists import load_words
 from gpt_embeddings.checkpoints.bundled import ENGLISH
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-@dataclass(frozen=True)
 class LoadedModel:
-    """What the views work with."""
+    """What the views work with.
 
-    model: GPTEmbeddingsModel
-    tokenizer: PreTrainedTokenizerBase
-    neighbours: Neighbours
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        words: Words to search, or none.
+    """
+
+    def __init__(
+        self, model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, words: Sequence[str] = ()
+    ) -> None:
+        self.model, self.tokenizer, self._words = model.eval(), tokenizer, words
+        self.tokens = Neighbours(model, tokenizer)
+
+    @cached_property
+    def words(self) -> Neighbours:
+        """Search among words; among tokens if the model has no word list."""
+        return Neighbours(self.model, self.tokenizer, words=self._words) if self._words else self.tokens
 
 
 class LazyModel:
@@ -28,26 +41,33 @@ class LazyModel:
     Args:
         name: The name that the page shows.
         load: Returns model and tokenizer. It is called once if it succeeds, and again after an error.
+        words: Word lists by language, as `load_words` returns them.
     """
 
-    def __init__(self, name: str, load: Callable[[], tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]]) -> None:
-        self.name = name
-        self._load = cache(load)
-        self._neighbours = cache(Neighbours)
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]],
+        words: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.name, self.words = name, words or {}
+        self._load = cache(lambda: LoadedModel(*load(), [word for listed in self.words.values() for word in listed]))
         self._lock = threading.Lock()  # `cache` alone would let two threads load at the same time
 
     @classmethod
     def from_pretrained(cls, name: str | None = None, tokenizer: str | None = None) -> "LazyModel":
-        """Return the model of a folder or a Hub name; nothing is read yet.
+        """Return the model of a folder or a Hub name; only its word lists are read yet.
 
         Args:
             name: A saved model, or any GPT checkpoint that `from_gpt` supports; None is the bundled English table.
             tokenizer: Folder or Hub name; None takes the model's own if it has one, else GPT-2's.
         """
-        return cls(name or ENGLISH, lambda: load_model_and_tokenizer(name, tokenizer))
+        words: dict[str, list[str]] = {}
+        with suppress(FileNotFoundError):  # of a bundled table that is missing, which `load` reports
+            words = load_words(name)
+        return cls(name or ENGLISH, lambda: load_model_and_tokenizer(name, tokenizer), words)
 
     def load(self) -> LoadedModel:
         """Return the model. Threads that ask while it is being loaded wait for it."""
         with self._lock:
-            model, tokenizer = self._load()
-            return LoadedModel(model.eval(), tokenizer, self._neighbours(model, tokenizer))
+            return self._load()

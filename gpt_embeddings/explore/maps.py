@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import split_parts
-from gpt_embeddings.analysis.neighbours import Neighbours
+from gpt_embeddings.analysis.neighbours import Neighbours, Word
 from gpt_embeddings.analysis.projections import Method, Projection, project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from gpt_embeddings.explore.style import COLOURS, escape_label, finish, scene
@@ -32,7 +32,7 @@ def words_map(index: Neighbours, words: Sequence[str], method: Method = "pca") -
     found = [index.find(word) for word in words]
     projection = project(torch.stack([word.vector for word in found]), 3, method)
     groups = ["one token" if len(word.input_ids) == 1 else "mean of several tokens" for word in found]
-    hover = [f"{escape_label(word.label)}<br>ids {', '.join(map(str, word.input_ids))}" for word in found]
+    hover = [f"{escape_label(word.label)}<br>ids {_ids(word)}" for word in found]
     return _draw_map(projection, [word.text for word in found], hover, groups)
 
 
@@ -55,21 +55,20 @@ def vectors_map(names: Sequence[str], vectors: npt.ArrayLike, method: Method = "
 
 
 def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Method = "pca") -> go.Figure:
-    """Draw a word among its nearest tokens.
+    """Draw a word among its neighbours.
 
     Args:
-        index: The token table.
+        index: The tokens or words to search.
         word: The word.
         count: How many neighbours.
         method: `"pca"` or `"umap"`.
     """
     centre, found = index.of_word(word, count)
-    ids = torch.tensor([neighbour.input_id for neighbour in found])
-    projection = project(torch.cat([centre.vector.unsqueeze(0), index.table[ids]]), 3, method)
+    projection = project(torch.stack([word.vector for word in (centre, *found)]), 3, method)
     hover = [f"{escape_label(centre.label)}<br>the word itself"]
-    hover += [f"{escape_label(near.piece)}<br>id {near.input_id}<br>cosine {near.score:.3f}" for near in found]
+    hover += [f"{escape_label(near.label)}<br>ids {_ids(near)}<br>cosine {near.score:.3f}" for near in found]
     groups = ["the word"] + ["neighbours"] * len(found)
-    return _draw_map(projection, [centre.text, *(near.piece for near in found)], hover, groups)
+    return _draw_map(projection, [centre.text, *(near.text for near in found)], hover, groups)
 
 
 def text_map(
@@ -95,6 +94,10 @@ def text_map(
     ]
     groups = ["token + position"] * len(ids) + ["token alone"] * len(ids)
     return _draw_map(projection, [*pieces, *[""] * len(ids)], hover, groups, line="token + position")
+
+
+def _ids(word: Word) -> str:
+    return ", ".join(map(str, word.input_ids))
 
 
 def _draw_map(

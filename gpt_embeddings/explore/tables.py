@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.analysis.decomposition import measure, measure_words, split_parts
 from gpt_embeddings.analysis.encodings import Encoding
-from gpt_embeddings.analysis.neighbours import Neighbour, Word
+from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours, Word
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from gpt_embeddings.text.encoding import find_words
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -91,14 +91,25 @@ def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, te
     return Table(("position", "token", "id", *measures), rows, f"{caption}.")
 
 
-def neighbours_table(words: Sequence[Word], found: Sequence[Neighbour]) -> Table:
-    """Return neighbours as rows; the caption has the words that were asked for."""
+def neighbours_table(index: Neighbours, words: Sequence[Word], found: Sequence[Neighbour]) -> Table:
+    """Return neighbours as rows; the caption has the words that were asked for, and which of them are split.
+
+    Args:
+        index: What was searched.
+        words: The words of the query.
+        found: The neighbours, best first.
+    """
     caption = f"Asked for: {', '.join(word.label for word in words)}."
     several = ", ".join(word.text for word in words if len(word.input_ids) > 1)
     if several:
-        caption += f" Words of several tokens, searched by the mean of their rows: {several}."
-    rows = [(rank, near.piece, near.input_id, near.score) for rank, near in enumerate(found, start=1)]
-    return Table(("rank", "token", "id", "cosine"), rows, caption)
+        caption += f" Split into several tokens, searched by the mean of their rows: {several}."
+    if index.words is None:
+        columns = ("rank", "token", "id", "cosine")
+        return Table(
+            columns, [(i, near.text, near.input_ids[0], near.score) for i, near in enumerate(found, 1)], caption
+        )
+    rows = [(i, near.text, near.label, near.score) for i, near in enumerate(found, 1)]
+    return Table(("rank", "word", "tokens", "cosine"), rows, caption)
 
 
 def encodings_table(encodings: Sequence[Encoding]) -> Table:

@@ -45,11 +45,11 @@ def translate_example(value: Any, language: Language) -> Any:
 
 
 def translate_table(table: Table, language: Language) -> Table:
-    """Translate columns, caption and cells, other than the tokens of a text."""
+    """Translate columns, caption and cells, other than tokens and words."""
     say = partial(translate, language=language)
     rows = [
         tuple(
-            say(cell) if isinstance(cell, str) and column != "token" else cell
+            say(cell) if isinstance(cell, str) and column not in ("token", "word", "tokens") else cell
             for column, cell in zip(table.columns, row, strict=True)
         )
         for row in table.rows

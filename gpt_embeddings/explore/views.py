@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from gpt_embeddings.analysis.decomposition import has_positions, position_vectors
 from gpt_embeddings.analysis.encodings import compare_encodings
-from gpt_embeddings.analysis.neighbours import describe_chance
+from gpt_embeddings.analysis.neighbours import Word, describe_chance
 from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.lazy_model import LazyModel, LoadedModel
@@ -37,7 +37,9 @@ MAX_SENTENCES = 12
 EXPECTED = (ImportError, OSError, TypeError, ValueError, StrictDataclassError)
 
 WORDS, TOKENS, AROUND = "words", "the tokens of a text", "around a word"
+ALL_TOKENS = "tokens"
 
+NO_WORDS = "This model has no word list, so its tokens are searched."
 NO_POSITIONS = "The model has no positions: each vector is its token's row."
 LEARNED_POSITIONS = Path(__file__).parent / "templates" / "learned_positions.safetensors"
 LEARNED_NOTE = (
@@ -121,7 +123,7 @@ def describe(loaded: LoadedModel) -> str:
     if not has_positions(loaded.model):
         positions = "no positions"
     sizes = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
-    return f"{sizes}; most of its token rows look untrained" if loaded.neighbours.looks_random else sizes
+    return f"{sizes}; most of its token rows look untrained" if loaded.tokens.looks_random else sizes
 
 
 def _parse_words(text: str) -> list[str]:
@@ -149,28 +151,32 @@ def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") ->
             notes = ["The dots are joined in the order of the text.", NO_POSITIONS]
         notes.append(tables.text_table(loaded.model, loaded.tokenizer, text).caption)  # says what was cut
     elif what == AROUND:
-        figure = maps.neighbourhood_map(loaded.neighbours, text or "", method=chosen)
-        notes = [describe_chance(loaded.neighbours, None)]
+        figure = maps.neighbourhood_map(loaded.words, text or "", method=chosen)
+        notes = [describe_chance(loaded.words, None)]
     else:
-        figure = maps.words_map(loaded.neighbours, _parse_words(text or ""), chosen)
+        figure = maps.words_map(loaded.tokens, _parse_words(text or ""), chosen)
         notes = ["A diamond is a word of several tokens, drawn at their mean."]
     return ViewResult((figure,), notes=tuple(notes))
 
 
-def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, exclude_inputs: bool) -> ViewResult:
-    index = loaded.neighbours
+def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, among: str, exclude_inputs: bool) -> ViewResult:
+    index = loaded.tokens if among == ALL_TOKENS else loaded.words
     b, c = (b or "").strip(), (c or "").strip()
     if bool(b) != bool(c):
         raise ValueError("An analogy takes both: a word to subtract and a word to add. Fill both or neither.")
+    words: tuple[Word, ...]
     if b:
         words, found = index.analogy(a or "", b, c, exclude_inputs=exclude_inputs)
     else:
         word, found = index.of_word(a or "", exclude_inputs=exclude_inputs)
-        words = (word,)  # type: ignore[assignment]
-    table = tables.neighbours_table(words, found)
-    own = {token_id for word in words for token_id in word.input_ids}
-    best = max((near.score for near in found if near.input_id not in own), default=None)
-    return ViewResult((figures.neighbours_figure(index, found),), table, (table.caption, describe_chance(index, best)))
+        words = (word,)
+    table = tables.neighbours_table(index, words, found)
+    own = {ids for word in words for ids in (word.input_ids, *((token_id,) for token_id in word.input_ids))}
+    best = max((near.score for near in found if near.input_ids not in own), default=None)
+    notes = [table.caption, describe_chance(index, best)]
+    if index.words is None and among == WORDS:
+        notes.append(NO_WORDS)
+    return ViewResult((figures.neighbours_figure(index, found),), table, tuple(notes))
 
 
 def _show_positions(loaded: LoadedModel) -> ViewResult:
@@ -247,12 +253,13 @@ VIEWS = (
     ),
     View(
         "Neighbours",
-        "The most similar rows of the token table by cosine; with all three words, those of the analogy a - b + c.",
+        "The most similar words or tokens by cosine; with all three words, the answers to the analogy a - b + c.",
         {
             "a": Field("Word (a)", "king"),
             "b": Field("minus (b)", ""),
             "c": Field("plus (c)", ""),
-            "exclude_inputs": Field("Exclude the inputs", True),
+            "among": Field("Search among", WORDS, choices=(WORDS, ALL_TOKENS)),
+            "exclude_inputs": Field("Exclude the inputs and their spelling variants", True),
         },
         _show_neighbours,
         1,

@@ -251,7 +251,7 @@ class _Student:
             results["Spearman correlation with the teacher on held-out pairs"] = found[0] + more
         for word in words:
             nearest = index.nearest(index.table[ids[word]], 5, [ids[word]])
-            results[f"Nearest to {word!r}"] = ", ".join(near.piece.lstrip("␣") for near in nearest)
+            results[f"Nearest to {word!r}"] = ", ".join(near.text.lstrip("␣") for near in nearest)
         return results
 
 

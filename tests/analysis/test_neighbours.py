@@ -3,6 +3,7 @@
 import copy
 import math
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
-from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance
+from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance, spelling_variants
 from gpt_embeddings.analysis.projections import has_umap, project
 
 
@@ -54,7 +55,7 @@ def test_neighbours_equal_numpy(model, index, gpt2_tokenizer, word, exclude_inpu
     expected = np.argsort(-cosines)[:10]
     asked, found = index.of_word(word, exclude_inputs=exclude_inputs)
     assert asked.input_ids == tuple(ids)
-    assert [near.input_id for near in found] == expected.tolist()
+    assert [near.input_ids[0] for near in found] == expected.tolist()
     np.testing.assert_allclose([near.score for near in found], cosines[expected], rtol=1e-4)
 
 
@@ -70,11 +71,11 @@ def test_analogy_worked_by_hand(royal):
     # (1, 1, 0, 0) / sqrt(2) - (0, 1, 0, 0) + (0, 0, 1, 0) against (1, 0, 1, 0) / sqrt(2)
     half = math.sqrt(0.5)
     target = np.array([half, half - 1, 1])
-    assert found[0].piece == "␣queen"
+    assert found[0].text == "␣queen"
     assert found[0].score == pytest.approx((half * half + half) / np.linalg.norm(target), rel=1e-5)
     assert [word.label for word in words] == ["␣king", "␣man", "␣woman"]
     _, with_inputs = royal.analogy("king", "man", "woman", count=3, exclude_inputs=False)
-    assert {near.piece for near in with_inputs} == {"␣queen", "␣woman", "␣king"}
+    assert {near.text for near in with_inputs} == {"␣queen", "␣woman", "␣king"}
 
 
 def test_case_and_space_make_no_other_word(royal, gpt2_tokenizer):
@@ -84,24 +85,78 @@ def test_case_and_space_make_no_other_word(royal, gpt2_tokenizer):
         rows[ids[piece]] = torch.tensor([1.0, near, 1.0 - near, 0.0])
     royal = Neighbours(royal.model, gpt2_tokenizer)
     _, found = royal.of_word("king", count=2)
-    assert [near.piece for near in found] == ["␣Queen", "␣man"]  # of cosines 0.93 and 0.71; ` queen` has 0.5
+    assert [near.text for near in found] == ["␣Queen", "␣man"]  # of cosines 0.93 and 0.71; ` queen` has 0.5
     _, found = royal.of_word("king", count=2, exclude_inputs=False)
-    assert [near.piece for near in found] == ["␣king", "␣Queen"]
+    assert [near.text for near in found] == ["␣king", "␣Queen"]
 
 
 def test_a_plural_is_no_answer(royal, gpt2_tokenizer):
     for word in ("kings", "queens"):
         royal.table[one_id(gpt2_tokenizer, word)] = royal.find(word.removesuffix("s")).vector
     royal = Neighbours(royal.model, gpt2_tokenizer)
-    assert "␣kings" not in {near.piece for near in royal.of_word("king", 9)[1]}
-    assert "␣king" not in {near.piece for near in royal.of_word("kings", 9)[1]}
-    assert "␣kings" in {near.piece for near in royal.of_word("king", 9, exclude_inputs=False)[1]}
-    assert royal.analogy("kings", "man", "woman", 1)[1][0].piece in ("␣queen", "␣queens")
+    assert "␣kings" not in {near.text for near in royal.of_word("king", 9)[1]}
+    assert "␣king" not in {near.text for near in royal.of_word("kings", 9)[1]}
+    assert "␣kings" in {near.text for near in royal.of_word("king", 9, exclude_inputs=False)[1]}
+    assert royal.analogy("kings", "man", "woman", 1)[1][0].text in ("␣queen", "␣queens")
+
+
+WORD_LIST = ["queen", "cats", "catatonic", "Lions", "leões", "gato", "gatos", "Tide"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+def test_words_are_searched_by_the_vectors_that_the_model_gives_them(gpt2_tokenizer, pooling):
+    torch.manual_seed(0)
+    config = GPTEmbeddingsConfig(n_embd=8, n_positions=9, position_embedding_type="none", pooling=pooling)
+    model = GPTEmbeddingsModel(config).eval()
+    if pooling == "weighted":
+        model.token_weights.copy_(torch.rand(50_257) + 0.1)
+    index = Neighbours(model, gpt2_tokenizer, words=[*WORD_LIST, "TIDE", " gato"])
+    for word, row in zip(index.words, index.vectors, strict=True):
+        ids = torch.tensor([gpt2_tokenizer(f" {word}").input_ids])
+        torch.testing.assert_close(row, model(ids).pooler_output[0])
+        assert torch.equal(row, index.find(word).vector)
+    cosines = torch.cosine_similarity(index.vectors, torch.ones(1, 8))
+    found = index.nearest(np.ones(8), 99)
+    expected = {word: float(cosine) for word, cosine in zip(index.words, cosines, strict=True)}
+    best = "Tide" if expected["Tide"] > expected["TIDE"] else "TIDE"  # one word, shown by its best spelling
+    assert {near.text: near.score for near in found} == pytest.approx(
+        {word: expected[word] for word in {*WORD_LIST} - {"Tide"} | {best}}
+    )
+    assert [near.score for near in found] == sorted((near.score for near in found), reverse=True)
+    with pytest.raises(ValueError, match="`candidates` .* or `words`, not both"):
+        Neighbours(model, gpt2_tokenizer, [1], words=["a"])
+
+
+@pytest.mark.parametrize(
+    ("query", "left_out"),
+    [
+        ("Queens", {"queen"}),
+        ("cat", {"cats", "catatonic"}),  # ␣cat·at·onic has the token of the query
+        ("lion", {"Lions"}),
+        (" Leão", {"leões"}),
+        ("GATO", {"gato", "gatos"}),
+    ],
+)
+def test_spelling_variants_are_no_answers(model, gpt2_tokenizer, query, left_out):
+    index = Neighbours(model, gpt2_tokenizer, words=WORD_LIST)
+    assert {near.text for near in index.of_word(query, 99)[1]} == set(WORD_LIST) - left_out
+    assert {near.text for near in index.of_word(query, 99, exclude_inputs=False)[1]} == set(WORD_LIST)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    "cat cats,city cities,wolf wolves,knife knives,Woman women,bus buses,avião aviões,pão pães,mão mãos,flor flores,"
+    "homem homens,animal animais,papel papéis,barril barris,fácil fáceis,azul azuis,avó AVÔS".split(","),
+)
+def test_singular_and_plural_are_variants_of_each_other(pair):
+    singular, plural = map(spelling_variants, pair.split())
+    first, second = unicodedata.normalize("NFKD", pair.lower()).encode("ascii", "ignore").decode().split()
+    assert {first, second} <= singular & plural
 
 
 def test_zero_rows_are_never_neighbours(royal):
     _, found = royal.of_word("tide", count=9)
-    assert {near.piece for near in found} == {"␣king", "␣queen", "␣man", "␣woman"}
+    assert {near.text for near in found} == {"␣king", "␣queen", "␣man", "␣woman"}
     assert [near.score for near in found] == [0, 0, 0, 0]
 
 
@@ -110,7 +165,7 @@ def test_a_vector_is_searched_by(index, royal):
     centroid = np.mean([royal.find(word).vector.numpy() for word in ("king", "queen")], axis=0)
     needs_gradient, huge = torch.tensor(centroid, requires_grad=True), centroid * np.float32(1e30)
     for vector in (centroid, centroid.tolist(), needs_gradient, huge):
-        assert [near.piece for near in royal.nearest(vector, 2)] == ["␣king", "␣queen"]
+        assert [near.text for near in royal.nearest(vector, 2)] == ["␣king", "␣queen"]
     centroid.flags.writeable = False
     assert royal.nearest(centroid.astype(np.float16), 1)[0].score == pytest.approx(math.sqrt(3) / 2, abs=1e-3)
     assert 30_000 < len(index.nearest(np.ones(32), 10**6)) < 50_257  # all words
@@ -141,13 +196,13 @@ def test_rows_that_no_text_can_reach_are_never_neighbours(gpt2_tokenizer):
     for token_id in ids.values():
         model.wte.weight.data[token_id] = torch.ones(4)
     cased, uncased = Neighbours(model, gpt2_tokenizer), Neighbours(model, tokenizer)
-    assert {near.piece.lower() for near in cased.nearest(np.ones(4), 3)} == {"␣king", "␣queen", "␣é"}
-    assert not {near.piece for near in uncased.nearest(np.ones(4), 10**6)} & {"␣King", "␣Queen", "␣É"}
-    assert {ids["king"], ids["é"]} <= set(uncased.ids.tolist())
+    assert {near.text.lower() for near in cased.nearest(np.ones(4), 3)} == {"␣king", "␣queen", "␣é"}
+    assert not {near.text for near in uncased.nearest(np.ones(4), 10**6)} & {"␣King", "␣Queen", "␣É"}
+    assert {ids["king"], ids["é"]} <= set(uncased.rows.tolist())
     results = [uncased.of_word(word) for word in ("Mug", "mug", " mug", "MUG")]
     assert all(found == results[0][1] and word.input_ids == results[0][0].input_ids for word, found in results)
     named = Neighbours(model, gpt2_tokenizer, [ids["King"], ids["Queen"]])
-    assert {near.input_id for near in named.nearest(np.ones(4))} == {ids["King"], ids["Queen"]}
+    assert {near.input_ids[0] for near in named.nearest(np.ones(4))} == {ids["King"], ids["Queen"]}
 
 
 def test_chance_is_what_random_tables_give(index):

@@ -142,7 +142,7 @@ def test_a_neighbourhood_holds_the_word_and_what_is_near(index):
     figure = maps.neighbourhood_map(index, "cat", 12)
     _, found = index.of_word("cat", 12)
     assert [len(trace.x) for trace in figure.data] == [1, 12]
-    assert [mark.text for mark in figure.layout.scene.annotations][1:] == [escape_label(n.piece) for n in found]
+    assert [mark.text for mark in figure.layout.scene.annotations][1:] == [escape_label(n.text) for n in found]
 
 
 def test_a_map_of_a_text_joins_its_tokens_in_order(model, gpt2_tokenizer):
@@ -156,11 +156,12 @@ def test_bars_of_neighbours_hold_scores_and_chance(index):
     figure = figures.neighbours_figure(index, found)
     np.testing.assert_allclose(figure.data[0].x, [near.score for near in found])
     assert figure.layout.shapes[0].x0 == index.chance
-    table = tables.neighbours_table([index.find("gato"), index.find("cat")], found)
+    table = tables.neighbours_table(index, [index.find("gato"), index.find("cat")], found)
     assert (
-        table.caption == "Asked for: ␣g·ato, ␣cat. Words of several tokens, searched by the mean of their rows: gato."
+        table.caption
+        == "Asked for: ␣g·ato, ␣cat. Split into several tokens, searched by the mean of their rows: gato."
     )
-    assert table.rows[0] == (1, found[0].piece, found[0].input_id, found[0].score)
+    assert table.rows[0] == (1, found[0].text, found[0].input_ids[0], found[0].score)
 
 
 def test_positions_equal_numpy_and_the_paper(model):

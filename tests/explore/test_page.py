@@ -21,10 +21,11 @@ from gpt_embeddings_cli import app
 
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
+from gpt_embeddings.checkpoints.bundled import BUNDLED, ENGLISH
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, table_to_html, text_to_html
 from gpt_embeddings.explore.translation import translate
-from gpt_embeddings.explore.views import AROUND, TOKENS, VIEWS, WORDS, ViewResult
+from gpt_embeddings.explore.views import ALL_TOKENS, AROUND, TOKENS, VIEWS, WORDS, ViewResult
 
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,7 @@ def saved(tmp_path_factory, gpt2_tokenizer):
         model.save_pretrained(folder / name)
         gpt2_tokenizer.save_pretrained(folder / name)
         model.wte.weight.data += 0.02
+    (folder / "after" / "words.pt.txt").write_text("gato\ngatos\nrainha\nrei\n", encoding="utf-8")
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text('{"model_type": "gpt_embeddings", "n_embd": 16}')
     return folder
@@ -54,6 +56,11 @@ def saved(tmp_path_factory, gpt2_tokenizer):
 @pytest.fixture(scope="module")
 def model(saved):
     return LazyModel.from_pretrained(str(saved / "before"))
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return {name: LazyModel.from_pretrained(name) for name in BUNDLED}
 
 
 def first_values(view):
@@ -74,8 +81,8 @@ def first_values(view):
         (MAP, [WORDS, ",".join(map(str, range(201)))], "201 words; at most 200"),
         (MAP, [AROUND, ""], "There is no word"),
         (MAP, [TOKENS, ""], "The text is empty"),
-        (NEIGHBOURS, ["", "", "", True], "There is no word"),
-        (NEIGHBOURS, ["king", "man", "", True], "Fill both or neither"),
+        (NEIGHBOURS, ["", "", "", WORDS, True], "There is no word"),
+        (NEIGHBOURS, ["king", "man", "", WORDS, True], "Fill both or neither"),
         (DENSE, ["one line"], "At least two sentences are needed, got 1"),
         (DENSE, ["a\n" * 13], "13 sentences; at most 12"),
     ],
@@ -120,7 +127,7 @@ def test_every_view_shows_its_first_values_in_two_languages(view, model):
     assert not english.failed and not result.failed, english.notes + result.notes
     assert len(english.figures) == len(result.figures) == view.n_figures
     labels = [field.label for field in view.fields.values()] + [c for f in view.fields.values() for c in f.choices]
-    same = {"vocab_size", "n_positions", "n_embd", "PCA", "UMAP", "17 tokens."}
+    same = {"vocab_size", "n_positions", "n_embd", "PCA", "UMAP", "tokens", "17 tokens."}
     for text in {view.name, view.about, *labels, *english.notes} - same:
         assert translate(text, "pt") != text, text
     for one, other in zip(english.figures, result.figures, strict=True):
@@ -157,9 +164,9 @@ def test_notes_say_what_was_cut(model):
 
 
 def test_an_untrained_table_is_called_so(saved, model):
-    assert "looks untrained" in NEIGHBOURS.render(model, "king", "", "", True).notes[1]
+    assert "looks untrained" in NEIGHBOURS.render(model, "king", "", "", ALL_TOKENS, True).notes[1]
     trained = LazyModel.from_pretrained(str(saved / "after"))
-    assert "looks untrained" not in NEIGHBOURS.render(trained, "king", "", "", True).notes[1]
+    assert "looks untrained" not in NEIGHBOURS.render(trained, "king", "", "", ALL_TOKENS, True).notes[1]
 
 
 def zero_positions():
@@ -188,12 +195,43 @@ def test_a_model_without_positions_shows_those_of_others(gpt2_tokenizer, make):
 
 
 def test_inputs_are_left_out_by_choice(model):
-    own = model.load().neighbours.find("king").input_ids[0]
+    own = model.load().tokens.find("king").input_ids[0]
     for leave_out in (True, False):
-        rows = NEIGHBOURS.render(model, "king", "", "", leave_out).table.rows
+        rows = NEIGHBOURS.render(model, "king", "", "", ALL_TOKENS, leave_out).table.rows
         assert (own in [row[2] for row in rows]) is not leave_out
     assert rows[0][2] == own and rows[0][3] == pytest.approx(1)
-    assert "Asked for: ␣king, ␣man, ␣woman." in NEIGHBOURS.render(model, "king", "man", "woman", True).notes[0]
+    assert (
+        "Asked for: ␣king, ␣man, ␣woman."
+        in NEIGHBOURS.render(model, "king", "man", "woman", ALL_TOKENS, True).notes[0]
+    )
+
+
+def test_words_are_searched_where_a_model_has_a_list_of_them(saved, model):
+    listed = LazyModel.from_pretrained(str(saved / "after"))
+    result = NEIGHBOURS.render(listed, "gato", "", "", WORDS, True)
+    assert result.table.columns == ("rank", "word", "tokens", "cosine")
+    assert {row[1:3] for row in result.table.rows} == {("rei", "␣re·i"), ("rainha", "␣rain·ha")}
+    assert "Split into several tokens, searched by the mean of their rows: gato." in result.notes[0]
+    assert set(result.figures[0].data[0].y) == {"rei", "rainha"}
+    labels = MAP.render(listed, AROUND, "gato", *(["PCA"] if "method" in MAP.fields else [])).figures[0].layout.scene
+    assert {mark.text for mark in labels.annotations} == {"gato", "rei", "rainha"}
+    assert NEIGHBOURS.render(listed, "gato", "", "", ALL_TOKENS, True).table.columns[1:3] == ("token", "id")
+    result = NEIGHBOURS.render(model, "gato", "", "", WORDS, True)
+    assert result.table.columns[1] == "token"
+    assert result.notes[-1] == "This model has no word list, so its tokens are searched."
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "best", "answers"),
+    [
+        (ENGLISH, "king - man + woman", 1, {"queen"}),
+        (ENGLISH, "cat", 3, {"kitten", "kitty", "kittens"}),
+    ],
+)
+def test_the_bundled_tables_know_words(bundled, name, query, best, answers):
+    result = NEIGHBOURS.render(bundled[name], *([*re.split(" [-+] ", query), "", ""][:3]), WORDS, True)
+    assert answers <= {row[1] for row in result.table.rows[:best]}
+    assert re.search(r"A table of \d\d,\d{3} x 256 random numbers", result.notes[1])
 
 
 def test_html_of_ours_is_text():
@@ -275,6 +313,7 @@ def test_a_space_is_complete(saved, tmp_path):
     assert (space / "requirements.txt").read_text().startswith("gpt-embeddings[explore,offline]==")
     loaded = GPTEmbeddingsModel.from_pretrained(space / "model-1")
     assert torch.equal(loaded.wte.weight, GPTEmbeddingsModel.from_pretrained(saved / "before").wte.weight)
+    assert sorted(path.parent.name for path in space.rglob("words.*.txt")) == ["model-2"]
     again = run(saved / "before", "--export", space)
     assert again.exit_code == 1 and "exists; choose another" in again.output
 
