@@ -119,16 +119,15 @@ class Neighbours:
         self.looks_random = _look_random(self.table, ids, lengths)
         """Whether the token table looks untrained."""
         self.words = None if words is None else list(dict.fromkeys(map(str.strip, words)))
-        if self.words is None:
-            self.vectors, self.rows = self.table, ids
-        else:
+        self.vectors = self.table
+        self.rows: npt.NDArray[np.int64] = ids
+        """The rows of `vectors` that are searched, ascending: ids of tokens, or numbers of words."""
+        if self.words is not None:
             self._encoded = encode_words(tokenizer, self.words)
             self.vectors = self._means(self._encoded)  # (n_words, n_embd)
             lengths = self.vectors.norm(dim=1)
             self.rows = np.flatnonzero(lengths.numpy() > 0)
         self.scale = torch.where(lengths > 0, 1 / lengths, 0)
-        self.rows: npt.NDArray[np.int64]
-        """The rows of `vectors` that are searched, ascending: ids of tokens, or numbers of words."""
 
     @property
     def chance(self) -> float:

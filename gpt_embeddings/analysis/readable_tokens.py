@@ -98,7 +98,7 @@ def encode_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Fl
     input_ids, offsets = encode_flat([f" {word}" for word in words], tokenizer, add_special_tokens=False)
     starts, lengths = offsets[:-1].copy(), np.diff(offsets)
     split = np.flatnonzero(lengths > 1)
-    first, bounds = encode_flat([words[i] for i in split], tokenizer, add_special_tokens=False)
+    first, bounds = encode_flat([words[i] for i in split.tolist()], tokenizer, add_special_tokens=False)
     shorter = np.diff(bounds) < lengths[split]
     starts[split[shorter]] = (bounds[:-1] + len(input_ids))[shorter]
     lengths[split[shorter]] = np.diff(bounds)[shorter]

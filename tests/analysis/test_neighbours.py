@@ -123,7 +123,7 @@ def test_words_are_searched_by_the_vectors_that_the_model_gives_them(gpt2_tokeni
         {word: expected[word] for word in {*WORD_LIST} - {"Tide"} | {best}}
     )
     assert [near.score for near in found] == sorted((near.score for near in found), reverse=True)
-    with pytest.raises(ValueError, match="`candidates` .* or `words`, not both"):
+    with pytest.raises(ValueError, match=r"`candidates` .* or `words`, not both"):
         Neighbours(model, gpt2_tokenizer, [1], words=["a"])
 
 
