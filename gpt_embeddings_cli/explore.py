@@ -32,7 +32,14 @@ def explore(
         str | None, typer.Option(metavar="MODEL", help="A second model, shown beside the first: before and after.")
     ] = None,
     tokenizer: Tokenizer = None,
-    lang: Annotated[Literal["en", "pt"], typer.Option(help="Language of the page.")] = "en",
+    lang: Annotated[
+        Literal["en", "pt"] | None,
+        typer.Option(
+            help="Language of the page, by default that of the browser, and of a report, by default English. Without "
+            "MODEL, `--lang pt` shows the bundled Portuguese table.",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -88,7 +95,7 @@ def explore(
         if report is not None:
             suffixes = (".html", ".htm")
             with AtomicOutput(report, "explore --report", overwrite=overwrite, suffixes=suffixes) as file:
-                write_report(file.result, models, lang)
+                write_report(file.result, models, lang or "en")
                 file.finish()
             typer.echo(f"Report: {file.path}")
 
@@ -96,7 +103,7 @@ def explore(
 def _serve(
     names: Sequence[str | None],
     tokenizer: str | None,
-    lang: Literal["en", "pt"],
+    lang: Literal["en", "pt"] | None,
     host: str,
     port: int | None,
     browser: bool,

@@ -11,7 +11,7 @@ import pytest
 
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 # What a block imports that the package does not bring, and the extra that does.
 EXTRAS = {
     r"sentence_transformers|accelerate|transformers import .*\bTrainer": "train",

@@ -37,22 +37,10 @@ SPREAD = 0.05  # how far the relative deviation of the lengths may be from 1 / s
 ANISOTROPY = 0.08  # how far mean and deviation of the cosines may be from 0 and 1 / sqrt(n_embd), as a share of that
 
 
-# Singular and plural endings in English and Portuguese, without accents: city, wolf, woman; homem, leão, pão, animal,
-# barril, fácil.
-PLURALS = (
-    ("", "s"),
-    ("", "es"),
-    ("y", "ies"),
-    ("f", "ves"),
-    ("fe", "ves"),
-    ("man", "men"),
-    ("m", "ns"),
-    ("ao", "oes"),
-    ("ao", "aes"),
-    ("l", "is"),
-    ("l", "s"),
-    ("il", "eis"),
-)
+# Singular and plural endings in English and Portuguese, without accents, as in city, wolf, woman; homem, leão, animal.
+PLURALS = [
+    pair.split("/") for pair in "/s /es y/ies f/ves fe/ves man/men m/ns ao/oes ao/aes l/is l/s il/eis".split(" ")
+]
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jinja2
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html, text_to_html
+from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html
 from gpt_embeddings.explore.translation import Language, translate, translate_example
-from gpt_embeddings.explore.views import VIEWS, View
+from gpt_embeddings.explore.views import TITLE, VIEWS, View
 from gpt_embeddings.outputs import atomic_file
 
 
@@ -47,7 +47,7 @@ def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], lang
 
 
 def write_space(
-    folder: Path, models: Sequence[LazyModel], names: Sequence[str | None], language: Language = "en"
+    folder: Path, models: Sequence[LazyModel], names: Sequence[str | None], language: Language | None = None
 ) -> None:
     """Write `app.py`, `requirements.txt`, the card, and copies of models that are local folders.
 
@@ -55,7 +55,7 @@ def write_space(
         folder: An existing folder.
         models: What the page shows.
         names: Their names: folders are copied, Hub names stay, None is the bundled English table.
-        language: Language of the page.
+        language: Language of the page; None follows the browser.
     """
     named = []
     for i, (model, name) in enumerate(zip(models, names, strict=True)):
@@ -68,12 +68,11 @@ def write_space(
             for path in word_lists:
                 shutil.copyfile(path, folder / name / path.name)
         named.append(name)
-    arguments = ", ".join([*map(repr, named), f"language={language!r}"])
+    arguments = ", ".join([*map(repr, named), *([f"language={language!r}"] if language else [])])
     (folder / "app.py").write_text(APP.format(arguments=arguments), encoding="utf-8")
     requirement = f"gpt-embeddings[explore,offline]=={version('gpt-embeddings')}\n"
     (folder / "requirements.txt").write_text(requirement, encoding="utf-8")
-    template = (Path(__file__).parent / "templates" / "space_card.md").read_text(encoding="utf-8")
-    card = jinja2.Template(template, keep_trailing_newline=True).render(
+    card = _template("space_card.md").render(
         sdk_version=version("gradio"),
         hub_names=[name for name in named if name is not None and "/" in name],
         titles=[
@@ -86,47 +85,35 @@ def write_space(
 
 def _render(models: Sequence[LazyModel], language: Language) -> str:
     say = partial(translate, language=language)
-    template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
-    parts = {
-        "language": language,
-        "title": text_to_html(say("The input stage of a GPT")),
-        "navigation": text_to_html(say("Views")),
-        "style": style_sheet(),
-        "plotly": get_plotlyjs(),
-        "sizes": "".join(sizes_to_html(model, language) for model in models),
-        "links": "".join(f'<a href="#{_anchor(view)}">{text_to_html(say(view.name))}</a> ' for view in VIEWS),
-        "views": "".join(_render_view(view, models, language) for view in VIEWS),
-    }
-    pieces = template.split("@@")  # no template engine: plotly.js contains what could be a placeholder of one
-    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
-
-
-def _render_view(view: View, models: Sequence[LazyModel], language: Language) -> str:
-    say = partial(translate, language=language)
-    values = [translate_example(field.value, language) for field in view.fields.values()]
-    shown: Sequence[LazyModel | None] = models if view.needs_model else [None]
-    panels = []
-    for model in shown:
-        result = view.render(model, *values, language=language)
-        name = f"<h3>{text_to_html(model.name)}</h3>" if model is not None and len(shown) > 1 else ""
-        drawn = "".join(map(_render_figure, result.figures))
-        table = table_to_html(result.table, f"{say(view.name)}, {say('as a table')}")
-        panels.append(f'<div>{name}{notes_to_html(result)}<div class="figures">{drawn}</div>{table}</div>')
-    fields = "".join(
-        f"<dt>{text_to_html(say(field.label))}</dt><dd>{text_to_html(say(str(value)))}</dd>"
-        for field, value in zip(view.fields.values(), values, strict=True)
-        if value not in ("", True)
-    )
-    return (
-        f'<section id="{_anchor(view)}"><h2>{text_to_html(say(view.name))}</h2><p>{text_to_html(say(view.about))}</p>'
-        f'<dl>{fields}</dl><div class="panels">{"".join(panels)}</div></section>'
+    examples = partial(translate_example, language=models[0].words_language or language)
+    views = []
+    for view in VIEWS:
+        values = [examples(field.value) for field in view.fields.values()]
+        panels = [
+            _render_panel(view, model, values, language) for model in (models if view.needs_model else models[:1])
+        ]
+        views.append((view, list(zip(view.fields.values(), values, strict=True)), panels))
+    return _template("report.html", autoescape=True).render(
+        language=language,
+        say=say,
+        title=TITLE,
+        style=style_sheet(),
+        plotly=get_plotlyjs(),
+        sizes="".join(sizes_to_html(model, language) for model in models),
+        views=views,
     )
 
 
-def _render_figure(figure: go.Figure) -> str:
+def _render_panel(
+    view: View, model: LazyModel, values: Sequence[Any], language: Language
+) -> tuple[str, str, list[str], str]:
+    """Return a model's name and what a view shows of it, as HTML: notes, figures and a table."""
+    result = view.render(model, *values, language=language)
     config = {"responsive": True, "displaylogo": False}
-    return f"<div>{figure.to_html(full_html=False, include_plotlyjs=False, config=config)}</div>"
+    drawn = [figure.to_html(full_html=False, include_plotlyjs=False, config=config) for figure in result.figures]
+    return model.name, notes_to_html(result), drawn, table_to_html(result.table, view.name, language)
 
 
-def _anchor(view: View) -> str:
-    return view.name.lower().replace(" ", "-")
+def _template(name: str, *, autoescape: bool = False) -> jinja2.Template:
+    text = (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+    return jinja2.Template(text, autoescape=autoescape, keep_trailing_newline=True)

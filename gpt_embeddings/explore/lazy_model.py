@@ -11,6 +11,7 @@ from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.word_lists import load_words
 from gpt_embeddings.checkpoints.bundled import ENGLISH
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+from gpt_embeddings.explore.translation import Language
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -66,6 +67,11 @@ class LazyModel:
         with suppress(FileNotFoundError):  # of a bundled table that is missing, which `load` reports
             words = load_words(name)
         return cls(name or ENGLISH, lambda: load_model_and_tokenizer(name, tokenizer), words)
+
+    @property
+    def words_language(self) -> Language | None:
+        """The language of the words to begin with: Portuguese if there are Portuguese words; None without a list."""
+        return "pt" if "pt" in self.words else "en" if self.words else None
 
     def load(self) -> LoadedModel:
         """Return the model. Threads that ask while it is being loaded wait for it."""

@@ -1,13 +1,12 @@
 """The HTML around the figures of page and report; every text is escaped here, once."""
 
-from functools import partial
 from html import escape
 from pathlib import Path
 
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.tables import Table
 from gpt_embeddings.explore.translation import Language, translate
-from gpt_embeddings.explore.views import EXPECTED, ViewResult, describe
+from gpt_embeddings.explore.views import ViewResult, describe, explain
 
 
 def style_sheet() -> str:
@@ -29,24 +28,21 @@ def notes_to_html(result: ViewResult) -> str:
     return "".join(f'<p class="note">{text_to_html(note)}</p>' for note in result.notes)
 
 
-def table_to_html(table: Table | None, label: str) -> str:
-    """Return a table in a region that scrolls, also by keyboard."""
+def table_to_html(table: Table | None, name: str, language: Language) -> str:
+    """Return the table of a view in a region that scrolls, also by keyboard."""
     if table is None:
         return ""
+    label = text_to_html(f"{translate(name, language)}, {translate('as a table', language)}")
     return (
-        f'<div class="prose-table" tabindex="0" role="region" aria-label="{text_to_html(label)}">'
-        f"{table.to_html(text_to_html)}</div>"
+        f'<div class="prose-table" tabindex="0" role="region" aria-label="{label}">{table.to_html(text_to_html)}</div>'
     )
 
 
 def sizes_to_html(model: LazyModel, language: Language) -> str:
     """Return a model's name and sizes, or why it could not be loaded."""
-    say = partial(translate, language=language)
     name = f"<strong>{text_to_html(model.name)}</strong>"
     try:
-        return f'<p class="facts">{name}: {text_to_html(say(describe(model.load())))}</p>'
-    except EXPECTED as error:
-        message = str(error)
+        return f'<p class="facts">{name}: {text_to_html(translate(describe(model.load()), language))}</p>'
     except Exception as error:  # libraries of tokenizers and checkpoints raise many classes
-        message = f"{type(error).__name__}: {error}"
-    return f'<p class="failed" role="alert">{name} {say("could not be loaded.")} {text_to_html(message)}</p>'
+        failed = translate("could not be loaded.", language)
+        return f'<p class="failed" role="alert">{name} {failed} {text_to_html(explain(error))}</p>'

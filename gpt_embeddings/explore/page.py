@@ -8,20 +8,28 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import Any, TypeAlias, get_args
 
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html, text_to_html
-from gpt_embeddings.explore.translation import Language, translate, translate_example
-from gpt_embeddings.explore.views import VIEWS, Field, View
+from gpt_embeddings.explore.translation import Language, language_of_browser, translate, translate_example
+from gpt_embeddings.explore.views import SHOW, TITLE, VIEWS, Field, View
 
 
-if TYPE_CHECKING:
-    import gradio as gr
+if find_spec("gradio") is None:
+    raise ImportError("The page needs the extra `explore`: `pip install 'gpt-embeddings[explore]'`.")
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, and at every launch
+import gradio as gr
+
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+PORTUGUESE_LOCALES = ("pt", "pt-BR", "pt-PT")
+
+# Marks a fixed text of the page for translation: in the browser, or now into the language that was asked for.
+Say: TypeAlias = Callable[[str], Any]
 
 # The variables of templates/explore.css, set from Gradio's theme.
 COLOURS_OF_THEME = """
@@ -39,8 +47,8 @@ def launch_page(
     port: int | None = None,
     open_browser: bool = False,
     block: bool = True,
-    language: Language = "en",
-) -> "gr.Blocks":
+    language: Language | None = None,
+) -> gr.Blocks:
     """Build a page, serve it, and load its models while the browser opens it.
 
     Args:
@@ -49,21 +57,16 @@ def launch_page(
         port: Port; None takes the first free one from 7860.
         open_browser: Whether to open the page in the browser of this machine.
         block: Whether to serve until interrupted; otherwise the page is served until the process ends.
-        language: Language of the page.
+        language: Language of the page; None follows the browser.
 
     Returns:
         The page, whose `local_url` is its address.
 
     Raises:
-        ImportError: The extra `explore` is not installed.
         OSError: The port is taken.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported, and at every launch
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ImportError("The page needs the extra `explore`: `pip install 'gpt-embeddings[explore]'`.") from error
-    page = _build_page(gr, models, language)
+    i18n = _translations()
+    page = _build_page(models, language, i18n)
     page.launch(
         server_name=f"[{host}]" if host is not None and ":" in host else host,
         server_port=port,
@@ -79,6 +82,7 @@ def launch_page(
         max_file_size=1,  # nothing is uploaded
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=style_sheet() + COLOURS_OF_THEME,
+        i18n=i18n,
     )
     for model in models:
         threading.Thread(target=_load, args=(model,), daemon=True).start()
@@ -87,12 +91,12 @@ def launch_page(
     return page
 
 
-def main(*names: str | None, language: Language = "en") -> None:
+def main(*names: str | None, language: Language | None = None) -> None:
     """Serve the page as a Space does: host and port from Gradio's environment variables.
 
     Args:
         names: Models, as `LazyModel.from_pretrained` takes them; without any, the bundled English table.
-        language: Language of the page.
+        language: Language of the page; None follows the browser.
     """
     launch_page([LazyModel.from_pretrained(name) for name in names or (None,)], host=None, language=language)
 
@@ -104,48 +108,77 @@ def _load(model: LazyModel) -> None:
         logger.warning("%s could not be loaded: %s", model.name, error)
 
 
-def _build_page(gr: Any, models: Sequence[LazyModel], language: Language) -> "gr.Blocks":
+def _translations() -> gr.I18n:
+    """Return what the browser translates: the texts that are fixed when the page is built, each under `_key(text)`."""
+    texts = {TITLE, SHOW}
+    for view in VIEWS:
+        labels = (text for field in view.fields.values() for text in (field.label, *field.choices))
+        texts |= {view.name, view.about, *labels}
+    english, portuguese = (
+        {_key(text): translate(text, language) for text in texts} for language in get_args(Language)
+    )
+    # Gradio says this to screen readers, and has no text for it.
+    english["common.complete"], portuguese["common.complete"] = "Complete", "Pronto"
+    # Every other language of a browser falls back to English.
+    return gr.I18n(en=english, **dict.fromkeys(PORTUGUESE_LOCALES, portuguese))
+
+
+def _key(text: str) -> str:
+    """Return a key that is no text of a field: Gradio translates the values of fields too."""
+    return f"text of the page: {text}"
+
+
+def _build_page(models: Sequence[LazyModel], language: Language | None, i18n: gr.I18n) -> gr.Blocks:
+    say: Say = partial(translate, language=language) if language else lambda text: i18n(_key(text))
+    example = partial(translate_example, language=models[0].words_language or language or "en")
+
+    def language_of(request: gr.Request) -> Language:
+        return language or language_of_browser(request.headers.get("accept-language"))
+
+    def show_sizes(request: gr.Request) -> str:
+        return "".join(sizes_to_html(model, language_of(request)) for model in models)
+
     with gr.Blocks(title="gpt-embeddings explore", analytics_enabled=False) as page:
-        gr.Markdown(f"# {translate('The input stage of a GPT', language)}")
-        sizes = _make_html(gr)
+        gr.Markdown(f"# {say(TITLE)}")
+        sizes = _make_html()
         with gr.Tabs():
-            draws = [_add_view(gr, view, models, language) for view in VIEWS]
-        show_sizes = partial(_sizes, models, language)
+            draws = [_add_view(view, models, say, example, language_of) for view in VIEWS]
         page.load(show_sizes, outputs=sizes, api_visibility="private")
         draws[0](page.load)
     page.queue(default_concurrency_limit=4, api_open=False)
     return page
 
 
-def _sizes(models: Sequence[LazyModel], language: Language) -> str:
-    return "".join(sizes_to_html(model, language) for model in models)
-
-
-def _add_view(gr: Any, view: View, models: Sequence[LazyModel], language: Language) -> Callable[[Any], None]:
+def _add_view(
+    view: View,
+    models: Sequence[LazyModel],
+    say: Say,
+    example: Callable[[Any], Any],
+    language_of: Callable[[gr.Request], Language],
+) -> Callable[[Any], None]:
     """Add a tab, and return a function that lets an event draw it."""
-    say = partial(translate, language=language)
-    shown: Sequence[LazyModel | None] = models if view.needs_model else [None]
+    shown = models if view.needs_model else models[:1]
     with gr.Tab(say(view.name)) as tab:
         gr.Markdown(say(view.about))
         with gr.Row():
-            widgets = {name: _make_widget(gr, field, language) for name, field in view.fields.items()}
+            widgets = {name: _make_widget(field, example(field.value), say) for name, field in view.fields.items()}
         with gr.Row():
-            button = gr.Button(say("Show"), variant="primary", scale=0, min_width=140, visible=bool(widgets))
+            button = gr.Button(say(SHOW), variant="primary", scale=0, min_width=140, visible=bool(widgets))
         outputs: list[Any] = []
         with gr.Row():
             for model in shown:
                 with gr.Column(min_width=320):
-                    outputs += _add_panel(gr, view, model, len(shown) > 1)
+                    outputs += _add_panel(view, model, len(shown) > 1)
     inputs = list(widgets.values())
 
-    def draw(*values: Any) -> list[Any]:
+    def draw(request: gr.Request, *values: Any) -> list[Any]:
+        language = language_of(request)
         updates: list[Any] = []
         for model in shown:
             result = view.render(model, *values, language=language)
             plots = [gr.Plot(value=figure, visible=True) for figure in result.figures]
             plots += [gr.Plot(value=None, visible=False)] * (view.n_figures - len(plots))
-            table = table_to_html(result.table, f"{say(view.name)}, {say('as a table')}")
-            updates += [notes_to_html(result), *plots, table]
+            updates += [notes_to_html(result), *plots, table_to_html(result.table, view.name, language)]
         return updates
 
     # The events of a view are answered one after the other, and typing ends with the last state of the field, so that
@@ -166,7 +199,7 @@ def _add_view(gr: Any, view: View, models: Sequence[LazyModel], language: Langua
             listen(widget.submit)
     if view.examples:  # first put an example of what was chosen into the text field
         widgets["what"].input(
-            lambda what: translate_example(view.examples[what], language),
+            lambda what: example(view.examples[what]),
             widgets["what"],
             widgets["text"],
             show_progress="hidden",
@@ -175,27 +208,27 @@ def _add_view(gr: Any, view: View, models: Sequence[LazyModel], language: Langua
     return listen
 
 
-def _add_panel(gr: Any, view: View, model: LazyModel | None, with_name: bool) -> list[Any]:
+def _add_panel(view: View, model: LazyModel, with_name: bool) -> list[Any]:
     """Add the place for what a view shows of one model: notes, figures in pairs, a table."""
-    if with_name and model is not None:
-        _make_html(gr, f"<h2>{text_to_html(model.name)}</h2>")
-    outputs = [_make_html(gr)]
+    if with_name:
+        _make_html(f"<h2>{text_to_html(model.name)}</h2>")
+    outputs = [_make_html()]
     for i in range(0, view.n_figures, 2):
         with gr.Row():
             pair = range(i, min(i + 2, view.n_figures))
             outputs += [gr.Plot(show_label=False, visible=False, min_width=300) for _ in pair]
-    return [*outputs, _make_html(gr)]
+    return [*outputs, _make_html()]
 
 
-def _make_html(gr: Any, value: str = "") -> Any:
+def _make_html(value: str = "") -> Any:
     """Make a place for HTML without the styles and scripts that Gradio adds to it."""
     return gr.HTML(value, apply_default_css=False, js_on_load=None)
 
 
-def _make_widget(gr: Any, field: Field, language: Language) -> Any:
-    label, value = translate(field.label, language), translate_example(field.value, language)
+def _make_widget(field: Field, value: Any, say: Say) -> Any:
+    label = say(field.label)
     if field.choices:
-        choices = [(translate(choice, language), choice) for choice in field.choices]
+        choices = [(say(choice), choice) for choice in field.choices]
         return gr.Radio(choices, value=value, label=label, min_width=280)
     if isinstance(value, bool):
         return gr.Checkbox(value, label=label, min_width=180)

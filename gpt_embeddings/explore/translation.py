@@ -1,6 +1,9 @@
 """The page in Portuguese: `templates/portuguese.json` has each text under the English one, with `{}` for what varies.
 
-All other modules are written in English. A text without an entry stays English, such as a rare error.
+Gradio's own `gr.I18n` translates in the browser what is fixed when the page is built: headings, labels, buttons, tabs.
+It does not reach what the server sends later (notes, tables, figures), which is translated here, in the language that
+the browser asks for. A text without an entry stays English, such as a rare error, and so do the buttons that plotly.js
+puts over a figure, whose other languages Gradio does not bring.
 """
 
 import json
@@ -21,6 +24,15 @@ Language: TypeAlias = Literal["en", "pt"]
 _TABLE = json.loads((Path(__file__).parent / "templates" / "portuguese.json").read_text(encoding="utf-8"))
 PORTUGUESE: dict[str, str] = _TABLE["texts"]
 EXAMPLES: dict[str, str] = _TABLE["examples"]  # the values that the fields begin with
+
+
+def language_of_browser(accept_language: str | None) -> Language:
+    """Return the language of the page for the header `Accept-Language`, which names the preferred one first.
+
+    >>> language_of_browser("pt-BR,pt;q=0.9,en;q=0.8"), language_of_browser("de,pt;q=0.5"), language_of_browser(None)
+    ('pt', 'en', 'en')
+    """
+    return "pt" if (accept_language or "").strip().lower().startswith("pt") else "en"
 
 
 def translate(text: str, language: Language) -> str:

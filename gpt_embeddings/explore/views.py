@@ -34,6 +34,8 @@ MAX_CHARACTERS = 1_000_000  # of a field; far more than any model has positions 
 MAX_WORDS = 200
 MAX_SENTENCES = 12
 
+TITLE, SHOW = "The input stage of a GPT", "Show"
+
 EXPECTED = (ImportError, OSError, TypeError, ValueError, StrictDataclassError)
 
 WORDS, TOKENS, AROUND = "words", "the tokens of a text", "around a word"
@@ -86,11 +88,11 @@ class View:
     examples: Mapping[str, str] = field(default_factory=dict)
     """The value of the field `text` for each value of the field `what`."""
 
-    def render(self, model: LazyModel | None, *values: Any, language: Language = "en") -> ViewResult:
+    def render(self, model: LazyModel, *values: Any, language: Language = "en") -> ViewResult:
         """Return what the view shows; errors become notes.
 
         Args:
-            model: The model; None for a view that needs none.
+            model: The model; a view that needs none does not load it.
             values: The values of the fields, in their order.
             language: Language of notes, figures and tables.
         """
@@ -103,17 +105,22 @@ class View:
                         f"{MAX_CHARACTERS:,} are allowed."
                     )
             named = dict(zip(self.fields, values, strict=True))
-            result = self.show(**named) if model is None else self.show(model.load(), **named)
-        except EXPECTED as error:
-            return ViewResult(notes=(say(str(error)),), failed=True)
+            result = self.show(model.load(), **named) if self.needs_model else self.show(**named)
         except Exception as error:
-            logger.exception("The view %s failed.", self.name)
-            return ViewResult(notes=(say(f"This could not be shown ({type(error).__name__}: {error})."),), failed=True)
+            return ViewResult(notes=(say(explain(error)),), failed=True)
         return ViewResult(
             tuple(translate_figure(figure, language) for figure in result.figures),
             result.table and translate_table(result.table, language),
             tuple(map(say, result.notes)),
         )
+
+
+def explain(error: Exception) -> str:
+    """Return an error as a note; one that is not expected is logged."""
+    if isinstance(error, EXPECTED):
+        return str(error)
+    logger.error("A view failed.", exc_info=error)
+    return f"This could not be shown ({type(error).__name__}: {error})."
 
 
 def describe(loaded: LoadedModel) -> str:

@@ -70,9 +70,9 @@ class Watched:
 
 
 class NewPage(Protocol):
-    """Opens a watched page of a width, light or dark."""
+    """Opens a watched page of a width, light or dark, in a browser of a language."""
 
-    def __call__(self, width: int = 1280, height: int = 900, dark: bool = False, scale: float = 1) -> Watched:
+    def __call__(self, width: int = 1280, height: int = 900, dark: bool = False, locale: str = "en-GB") -> Watched:
         """Open an empty page."""
 
 
@@ -82,11 +82,11 @@ def open_browser(timeout: int = 60_000) -> Iterator[NewPage]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=OPTIONS)
 
-        def new_page(width: int = 1280, height: int = 900, dark: bool = False, scale: float = 1) -> Watched:
+        def new_page(width: int = 1280, height: int = 900, dark: bool = False, locale: str = "en-GB") -> Watched:
             page = browser.new_page(
                 viewport={"width": width, "height": height},
                 color_scheme="dark" if dark else "light",
-                device_scale_factor=scale,
+                locale=locale,
             )
             page.set_default_timeout(timeout)
             return Watched(page)

@@ -1,8 +1,8 @@
 """Serve pages of `explore` to the tests in the browser: `python explore_server.py MODEL OTHER BROKEN`.
 
 One process, so that torch and Gradio are imported once. The pages compare the first two models, show the first, show
-the one that does not load, and show the first in Portuguese. It prints their addresses as JSON and ends with its
-standard input.
+the one that does not load, and show the first in Portuguese, whatever the browser prefers. It prints their addresses
+as JSON and ends with its standard input.
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> None:
         launch_page(
             [LazyModel.from_pretrained(name) for name in names], port=free_port(), block=False, language=language
         )
-        for names, language in (((model, other), "en"), ((model,), "en"), ((broken,), "en"), ((model,), "pt"))
+        for names, language in (((model, other), None), ((model,), None), ((broken,), None), ((model,), "pt"))
     ]
     sys.stdout.write(json.dumps([page.local_url for page in pages]) + "\n")
     sys.stdout.flush()

@@ -22,7 +22,8 @@ from browser import find_chromium, open_browser
 
 from gpt_embeddings.explore.export import write_report
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.views import VIEWS
+from gpt_embeddings.explore.translation import translate
+from gpt_embeddings.explore.views import SHOW, VIEWS
 
 
 pytestmark = [
@@ -222,12 +223,30 @@ def test_a_narrow_page_can_be_read(new_page, urls, dark):
     page.close()
 
 
-def test_the_page_in_portuguese_follows_its_fields(new_page, urls):
-    watched = new_page()
-    watched.open(urls[3])
+@pytest.mark.parametrize(("url", "locale"), [(1, "pt-BR"), (1, "pt-PT"), (3, "en-GB")], ids=["br", "pt", "lang"])
+def test_the_page_in_portuguese(new_page, urls, locale, url):
+    """The browser asks for Portuguese, or `--lang pt` does; what is on no other page than this is English."""
+    watched = new_page(locale=locale)
+    watched.open(urls[url])
     page = watched.page
     assert page.get_by_role("heading", name="A entrada de um GPT").is_visible()
     assert "50,257 tokens x 16 dimensões, 64 posições (learned)" in page.locator(".facts").inner_text()
+    for view in VIEWS:
+        watched.choose(translate(view.name, "pt"), view.n_figures)
+        shown = page.locator("body").inner_text()
+        labels = [field.label for field in view.fields.values()] + [c for f in view.fields.values() for c in f.choices]
+        assert "common." not in shown  # a text that Gradio lacks
+        for text in (view.about, *labels, *([SHOW] if labels else [])):
+            assert translate(text, "pt") in shown, text
+            assert translate(text, "pt") == text or not re.search(rf"\b{re.escape(text)}\b", shown), text
+    assert watched.faults == []
+    page.close()
+
+
+def test_a_picture_follows_its_fields(new_page, urls):
+    watched = new_page()
+    watched.open(urls[3])
+    page = watched.page
     watched.choose("Mapa", 1)
     field = page.get_by_label("Palavras separadas por vírgulas")
     assert field.input_value().startswith("gato, cachorro, ")
@@ -241,6 +260,12 @@ def test_the_page_in_portuguese_follows_its_fields(new_page, urls):
     watched.choose("Vizinhos", 1)
     page.get_by_label("Palavra (a)").fill("")
     page.locator(".failed:visible").filter(has_text="Falta uma palavra; digite uma.").wait_for()
+    assert page.locator(".js-plotly-plot:visible").count() == 0
+    page.get_by_label("tokens", exact=True).check()
+    page.get_by_label("Palavra (a)").fill("tide")
+    page.locator("th:visible").filter(has_text="token").wait_for()
+    page.get_by_label("palavras", exact=True).check()
+    page.locator(".note:visible").filter(has_text="Este modelo não tem lista de palavras").wait_for()
     assert watched.faults == []
     page.close()
 
