@@ -105,6 +105,9 @@ class GPTEmbeddingsConfig(PretrainedConfig):
             Width of both tables and of every vector, from 1 to 2^17.
         embd_pdrop (`float`, *optional*, defaults to 0.1):
             Dropout probability of the sum while training, from 0 to 1.
+        classifier_dropout (`float`, *optional*):
+            Dropout probability of the pooled vector in [`GPTEmbeddingsForSequenceClassification`], from 0 to 1; `None`
+            takes `embd_pdrop`.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of freshly initialised tables, from 0 to 1000.
         position_initializer_range (`float`, *optional*):
@@ -177,6 +180,7 @@ class GPTEmbeddingsConfig(PretrainedConfig):
     n_positions: int = 1024
     n_embd: int = 768
     embd_pdrop: float | int = 0.1
+    classifier_dropout: float | int | None = None
     initializer_range: float | int = 0.02
     position_initializer_range: float | int | None = None
     position_embedding_type: Literal["learned", "sinusoidal", "none"] = "learned"
@@ -264,6 +268,8 @@ class GPTEmbeddingsConfig(PretrainedConfig):
         _check_integer("n_embd", self.n_embd, 1, MAX_N_EMBD)
         _check_integer("num_hidden_layers", self.num_hidden_layers, 0, 0)
         _check_real("embd_pdrop", self.embd_pdrop, 1.0)
+        if self.classifier_dropout is not None:
+            _check_real("classifier_dropout", self.classifier_dropout, 1.0)
         _check_real("initializer_range", self.initializer_range, MAX_INITIALIZER_RANGE)
         if self.position_initializer_range is not None:
             _check_real("position_initializer_range", self.position_initializer_range, MAX_INITIALIZER_RANGE)

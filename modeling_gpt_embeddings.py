@@ -22,6 +22,7 @@ Three ways in: `forward` takes padded batches, as every transformers model does;
 length as one flat id array and gives their means without ever forming a vector per token; `embed_flat` gives those.
 
 `GPTEmbeddingsForCausalLM` sets an unembedding right behind it: the zero-layer GPT, which can learn bigrams.
+`GPTEmbeddingsForSequenceClassification` sets a linear layer behind the pooled vector.
 
 What is left out: blocks, attention and the final norm. This file travels to the Hub beside
 `configuration_gpt_embeddings.py`, so it imports nothing but torch, transformers and the standard library. Tested with
@@ -48,9 +49,16 @@ except ImportError:  # at the top level, as installed
     from configuration_gpt_embeddings import MAX_VOCAB_SIZE, UNTESTED, GPTEmbeddingsConfig
 
 try:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        GenerationMixin,
+        PreTrainedModel,
+    )
     from transformers.loss.loss_utils import ForCausalLMLoss
-    from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutput
+    from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutput, SequenceClassifierOutput
     from transformers.utils import can_return_tuple
 except ImportError as error:
     raise ImportError(UNTESTED) from error
@@ -196,6 +204,8 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
             if module is positions and self.config.position_initializer_range is not None:
                 std = float(self.config.position_initializer_range)
             init.normal_(module.weight, mean=0.0, std=std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -251,6 +261,15 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
             elif value is not None and value >= self.config.vocab_size:
                 setattr(self.config, name, None)
         return embeddings
+
+    def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
+        """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
+        return self.base_model.wpe  # type: ignore[return-value]
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
+        """Make `wpe` longer or shorter; see [`GPTEmbeddingsModel.resize_position_embeddings`]."""
+        table: PositionTable = self.base_model.resize_position_embeddings(new_num_position_embeddings)
+        return table
 
 
 class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
@@ -503,10 +522,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         position_ids = position_ids + self.config.position_offset
         rows = self.wpe(_beside(self.wte.weight, position_ids).unsqueeze(0)).squeeze(0)
         return vectors + rows.to(vectors.device, vectors.dtype)
-
-    def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
-        """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
-        return self.wpe
 
     @torch.no_grad()
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
@@ -1030,14 +1045,6 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
             logits = self.lm_head(_keep_positions(hidden_states, kept))
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
-    def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
-        """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
-        return self.transformer.get_position_embeddings()
-
-    def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
-        """Make `wpe` longer or shorter; see [`GPTEmbeddingsModel.resize_position_embeddings`]."""
-        return self.transformer.resize_position_embeddings(new_num_position_embeddings)
-
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         """Have `generate()` make no cache: the next token depends on the last one and its position alone."""
@@ -1107,6 +1114,101 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
                     f"`{name}` must lie from 0 to {rows - 1} (`vocab_size` is {rows}) or be {IGNORED_LABEL}, which is "
                     f"left out; got {int(bad[0])}. Does the tokenizer belong to this model?"
                 )
+
+
+class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
+    r"""A linear layer on the pooled vector of a text: `logits = score(dropout(pooler_output))`.
+
+    The layer has GPT-2's name, `score`, and its `problem_type`s, but classifies the mean of all real tokens, as the
+    last one has seen no other here. Unlike GPT-2's it has a bias: the mean vector of all texts is not zero. For many
+    texts without padding, `model.score(model.transformer.embed_bags(input_ids, offsets))` gives the same logits.
+
+    Args:
+        config ([`GPTEmbeddingsConfig`]): Sizes and options; `num_labels`, `id2label`, `problem_type` as in every
+            model of transformers.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from configuration_gpt_embeddings import GPTEmbeddingsConfig
+    >>> from modeling_gpt_embeddings import GPTEmbeddingsForSequenceClassification
+
+    >>> config = GPTEmbeddingsConfig(vocab_size=13, n_positions=20, n_embd=10, num_labels=3)
+    >>> model = GPTEmbeddingsForSequenceClassification(config)
+    >>> output = model(torch.tensor([[1, 2, 4], [6, 5, 8]]), labels=torch.tensor([0, 2]))
+    >>> output.logits.shape, output.loss.shape
+    (torch.Size([2, 3]), torch.Size([]))
+
+    ```
+    """
+
+    accepts_loss_kwargs = False  # `Trainer` averages over accumulated batches itself, for every problem type
+
+    def __init__(self, config: GPTEmbeddingsConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.transformer = GPTEmbeddingsModel(config)
+        rate = config.embd_pdrop if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(float(rate))
+        self.score = nn.Linear(config.n_embd, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        r"""Score the labels of each text.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
+                Token ids. Exactly one of `input_ids` and `inputs_embeds` is given.
+            attention_mask (`torch.Tensor` of shape `(batch, position)`, *optional*):
+                1 for real tokens, 0 for padding, which does not change the logits.
+            position_ids (`torch.LongTensor` of shape `(batch, position)` or `(1, position)`, *optional*):
+                Positions, used as they are.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, position, n_embd)`, *optional*):
+                Vectors to use in place of the rows of `wte`.
+            token_type_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
+                As in [`GPTEmbeddingsModel`].
+            labels (`torch.Tensor`, *optional*):
+                As in `GPT2ForSequenceClassification`: class numbers of shape `(batch,)` for cross-entropy; numbers of
+                shape `(batch,)` or `(batch, num_labels)` for regression (mean squared error); zeros and ones, floats
+                of shape `(batch, num_labels)`, for several labels at once (binary cross-entropy).
+                `config.problem_type` decides; None follows from `num_labels` and the dtype of the labels.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return `hidden_states`, the one-element tuple of what is pooled.
+            **kwargs:
+                Arguments of [`GPTEmbeddingsModel`].
+
+        Returns:
+            `SequenceClassifierOutput` with `loss`, a scalar, if there are labels, and `logits` of shape `(batch,
+            num_labels)`.
+
+        Raises:
+            ValueError: Inputs or labels are of a wrong shape, dtype or range.
+        """
+        outputs = self.transformer(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            output_hidden_states=output_hidden_states,
+            **{**kwargs, "return_dict": True},
+        )
+        logits = self.score(self.dropout(outputs.pooler_output))  # (batch, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -1381,14 +1483,19 @@ if __name__ == "modeling_gpt_embeddings":
     AutoConfig.register(GPTEmbeddingsConfig.model_type, GPTEmbeddingsConfig, exist_ok=True)
     AutoModel.register(GPTEmbeddingsConfig, GPTEmbeddingsModel, exist_ok=True)
     AutoModelForCausalLM.register(GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, exist_ok=True)
+    AutoModelForSequenceClassification.register(
+        GPTEmbeddingsConfig, GPTEmbeddingsForSequenceClassification, exist_ok=True
+    )
     GPTEmbeddingsConfig.register_for_auto_class()
     GPTEmbeddingsModel.register_for_auto_class("AutoModel")
     GPTEmbeddingsForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+    GPTEmbeddingsForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 
 
 __all__ = [
     "GPTEmbeddingsConfig",
     "GPTEmbeddingsForCausalLM",
+    "GPTEmbeddingsForSequenceClassification",
     "GPTEmbeddingsModel",
     "GPTEmbeddingsPreTrainedModel",
 ]

@@ -20,7 +20,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+from modeling_gpt_embeddings import (
+    GPTEmbeddingsForCausalLM,
+    GPTEmbeddingsForSequenceClassification,
+    GPTEmbeddingsModel,
+)
 
 
 if TYPE_CHECKING:
@@ -78,6 +82,7 @@ __all__ = [
     "Embedder",
     "GPTEmbeddingsConfig",
     "GPTEmbeddingsForCausalLM",
+    "GPTEmbeddingsForSequenceClassification",
     "GPTEmbeddingsModel",
     "TokenWindows",
     "WindowCollator",

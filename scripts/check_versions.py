@@ -90,7 +90,12 @@ def make_folders(root: Path) -> dict[str, Any]:
     from gpt_embeddings.checkpoints.export import export_model
     from gpt_embeddings.checkpoints.int8_rows import save_int8
     from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-    from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+    from modeling_gpt_embeddings import (
+        GPTEmbeddingsConfig,
+        GPTEmbeddingsForCausalLM,
+        GPTEmbeddingsForSequenceClassification,
+        GPTEmbeddingsModel,
+    )
 
     torch.manual_seed(0)
     tokenizer = load_tokenizer()
@@ -116,12 +121,18 @@ def make_folders(root: Path) -> dict[str, Any]:
         head = GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(**sizes, tie_word_embeddings=tied)).eval()
         head.save_pretrained(root / name)
         models[name] = head
+    config = GPTEmbeddingsConfig(vocab_size=40, n_positions=16, n_embd=8, num_labels=3)
+    models["classifier"] = GPTEmbeddingsForSequenceClassification(config).eval()
+    torch.nn.init.normal_(models["classifier"].score.bias)
+    models["classifier"].save_pretrained(root / "classifier")
     ids, mask = _inputs()
     with torch.no_grad():
+        outputs = {name: model(ids, mask) for name, model in models.items()}
         expected = {
-            name: (model(ids, mask).logits if name in ("head", "untied") else model(ids, mask).pooler_output).tolist()
-            for name, model in models.items()
+            name: (output.logits if "logits" in output else output.pooler_output).tolist()
+            for name, output in outputs.items()
         }
+        expected["loss"] = models["classifier"](ids, mask, labels=torch.tensor([0, 2])).loss.item()
         batch = tokenizer(list(TEXTS), return_tensors="pt", padding=True)
         expected["ids"] = batch["input_ids"].tolist()
         expected["sentence_transformers"] = models["text"](**batch).pooler_output.tolist()
@@ -195,7 +206,13 @@ def run_inside(folders: Path, output: Path) -> None:
     from importlib import metadata
 
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
     remote: dict[str, Any] = {"trust_remote_code": True}
     ids, mask = _inputs()
@@ -222,6 +239,11 @@ def run_inside(folders: Path, output: Path) -> None:
     def logits(folder: Path, tied: bool) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, **remote).eval()
         assert (model.lm_head.weight is model.transformer.wte.weight) == tied
+        return model(ids, mask).logits.tolist()
+
+    def classify() -> Any:
+        model = AutoModelForSequenceClassification.from_pretrained(folders / "classifier", **remote).eval()
+        found["loss"] = model(ids, mask, labels=torch.tensor([0, 2])).loss.item()
         return model(ids, mask).logits.tolist()
 
     def generate() -> Any:
@@ -272,6 +294,8 @@ def run_inside(folders: Path, output: Path) -> None:
         check(f"{name} saved", partial(save_again, name, AutoModel))
     check("head", lambda: logits(folders / "head", tied=True))
     check("untied", lambda: logits(folders / "untied", tied=False))
+    check("classifier", classify)
+    check("classifier saved", lambda: save_again("classifier", AutoModelForSequenceClassification))
     check("head saved", lambda: save_again("head", AutoModelForCausalLM))
     check("base of a head", lambda: pooled(output / "head"))
     for name, value in (("generate", generate), ("resize", resize), ("configuration", refuse)):

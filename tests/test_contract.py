@@ -14,7 +14,12 @@ import torch
 from datasets.fingerprint import Hasher
 from transformers import AutoConfig, AutoModel, PreTrainedModel, pipeline
 
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+from modeling_gpt_embeddings import (
+    GPTEmbeddingsConfig,
+    GPTEmbeddingsForCausalLM,
+    GPTEmbeddingsForSequenceClassification,
+    GPTEmbeddingsModel,
+)
 
 
 KINDS = ["learned", "sinusoidal", "none"]
@@ -320,7 +325,7 @@ class TestOtherWeights:
         assert Hasher.hash(first) == Hasher.hash(second) == digest
 
     @pytest.mark.filterwarnings("ignore::FutureWarning")  # the method has another name from 5.2x on
-    @pytest.mark.parametrize("of", ["base", "head", "parent"])
+    @pytest.mark.parametrize("of", ["base", "head", "classifier", "parent"])
     def test_gradient_checkpointing(self, of):
         class Parent(PreTrainedModel):
             config_class = GPTEmbeddingsConfig
@@ -332,7 +337,8 @@ class TestOtherWeights:
                 self.post_init()
 
         base = make_model("learned")
-        model = {"base": lambda c: base, "head": GPTEmbeddingsForCausalLM, "parent": Parent}[of](base.config)
+        kinds = {"head": GPTEmbeddingsForCausalLM, "classifier": GPTEmbeddingsForSequenceClassification}
+        model = base if of == "base" else kinds.get(of, Parent)(base.config)
         model.gradient_checkpointing_enable()
         if of != "parent":
             model.train()(IDS).to_tuple()[0].sum().backward()

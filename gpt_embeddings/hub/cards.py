@@ -105,9 +105,11 @@ def write_model_card(
     The examples in it load `repo_id`, a Hub name or a folder. The same arguments always give the same text.
     """
     stated = {"license": metadata.license, "base_model": metadata.base_model, "datasets": metadata.datasets}
+    architecture = type(model).__name__
+    classifies = architecture == "GPTEmbeddingsForSequenceClassification"
     defaults = ModelCardData(
         library_name="transformers",
-        pipeline_tag="feature-extraction",
+        pipeline_tag="text-classification" if classifies else "feature-extraction",
         tags=["gpt-embeddings", "embeddings", "sentence-transformers"],
     )
     fields = _complete(base, stated, defaults.to_dict())
@@ -115,7 +117,8 @@ def write_model_card(
         ModelCardData(**fields),
         template_str=_template("model_card.md"),
         config=model.config,
-        architecture=type(model).__name__,
+        architecture=architecture,
+        classifies=classifies,
         n_parameters=model.num_parameters(),
         dtype=str(model.dtype).removeprefix("torch."),
         n_tokens=len(tokenizer),

@@ -44,7 +44,12 @@ from gpt_embeddings.hub.repository import files_in, read_training_metadata, stal
 from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.text.tokenizer import load_tokenizer
-from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsPreTrainedModel
+from modeling_gpt_embeddings import (
+    GPTEmbeddingsForCausalLM,
+    GPTEmbeddingsForSequenceClassification,
+    GPTEmbeddingsModel,
+    GPTEmbeddingsPreTrainedModel,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -230,11 +235,9 @@ def _read_folder(
             f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}. Extract its "
             "input stage first (`gpt-embeddings extract`)."
         )
-    model: GPTEmbeddingsPreTrainedModel
-    if GPTEmbeddingsForCausalLM.__name__ in (config.get("architectures") or ()):
-        model = load_model(str(folder), GPTEmbeddingsForCausalLM)
-    else:
-        model = load_model(str(folder))
+    heads: tuple[type[Any], ...] = (GPTEmbeddingsForCausalLM, GPTEmbeddingsForSequenceClassification)
+    saved = config.get("architectures") or ()
+    model = load_model(str(folder), next((head for head in heads if head.__name__ in saved), GPTEmbeddingsModel))
     tokenizer = load_tokenizer(folder, model_max_length=model.config.n_positions)
     if not metadata.training:
         metadata = replace(metadata, training=read_training_metadata(folder))

@@ -25,7 +25,11 @@ from gpt_embeddings import CardMetadata, Embedder, embed_dataset, from_gpt, load
 from gpt_embeddings.checkpoints.bundled import PORTUGUESE
 from gpt_embeddings.hub.push import check_push
 from gpt_embeddings_cli import app
-from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+from modeling_gpt_embeddings import (
+    GPTEmbeddingsForCausalLM,
+    GPTEmbeddingsForSequenceClassification,
+    GPTEmbeddingsModel,
+)
 
 
 pytestmark = [
@@ -227,13 +231,24 @@ def test_pushes_over_what_is_there(client, tmp_path, caplog):
     assert "replaces" not in caplog.text
 
 
-def test_a_model_with_a_head_and_an_embedder(client, tmp_path):
-    torch.manual_seed(0)
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [(GPTEmbeddingsForCausalLM, "feature-extraction"), (GPTEmbeddingsForSequenceClassification, "text-classification")],
+)
+def test_a_model_with_a_head(client, tmp_path, kind, task):
     config = GPTEmbeddingsConfig(n_positions=N_POSITIONS, n_embd=N_EMBD, tie_word_embeddings=False)
-    save_folder(tmp_path, GPTEmbeddingsForCausalLM(config), load_tokenizer())
+    config.id2label = {0: "ebb", 1: "flood"}
+    save_folder(tmp_path, kind(config), load_tokenizer())
     push_to_hub(tmp_path, "alice/head")
     config = json.loads(client.text("alice/head", "config.json"))
-    assert config["architectures"] == ["GPTEmbeddingsForCausalLM"] and "AutoModelForCausalLM" in config["auto_map"]
+    assert config["architectures"] == [kind.__name__]
+    assert f"AutoModel{kind.__name__.removeprefix('GPTEmbeddings')}" in config["auto_map"]
+    card = client.text("alice/head", "README.md")
+    assert f"pipeline_tag: {task}\n" in card
+    assert ("with the labels ebb, flood:" in card) == (task == "text-classification")
+
+
+def test_an_embedder(client):
     Embedder(make_model(2), load_tokenizer()).push_to_hub("alice/embedder", private=True)
     assert client.hub.repositories["model", "alice/embedder"].private
     assert set(client.files("alice/embedder")) == REPOSITORY_FILES
