@@ -204,7 +204,7 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
             if module is positions and self.config.position_initializer_range is not None:
                 std = float(self.config.position_initializer_range)
             init.normal_(module.weight, mean=0.0, std=std)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
 
     @classmethod
@@ -264,11 +264,14 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
 
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
         """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
-        return self.base_model.wpe  # type: ignore[return-value]
+        model: Any = self.base_model
+        table: PositionTable = model.wpe
+        return table
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
         """Make `wpe` longer or shorter; see [`GPTEmbeddingsModel.resize_position_embeddings`]."""
-        table: PositionTable = self.base_model.resize_position_embeddings(new_num_position_embeddings)
+        model: Any = self.base_model
+        table: PositionTable = model.resize_position_embeddings(new_num_position_embeddings)
         return table
 
 

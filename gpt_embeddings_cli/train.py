@@ -23,7 +23,7 @@ FRESH_N_EMBD = 256  # without --model and --config
 
 @app.callback()
 def main() -> None:
-    """Train tables: on next tokens (clm), a teacher's vectors (distil), pairs (contrastive); or fit token weights."""
+    """Train on next tokens (clm), a teacher's vectors (distil), pairs (contrastive), labels (classes); fit weights."""
 
 
 @app.command()
@@ -164,6 +164,52 @@ def contrastive(
         network, tokens = _open("GPTEmbeddingsModel", model, tokenizer, config, checked.seed, fresh)
         source = _load_texts(data, reading, columns)
         _run(train_contrastive, network, tokens, source, output, checked, columns=columns, data=data, reading=reading)
+
+
+@app.command()
+@reads_texts
+@takes_options("ClassesOptions")
+def classes(
+    *,
+    data: Data,
+    label_column: Annotated[str, typer.Option(help="The column of labels: strings, integers or booleans.")],
+    output: TrainingOutput,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub name of a saved model to start from; by default the bundled English table.",
+        ),
+    ] = None,
+    tokenizer: Tokenizer = None,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rows to evaluate on, in the format of DATA; may be repeated. By default one row in ten of each "
+            "class is held out, which is then not trained on.",
+        ),
+    ] = None,
+    options: dict[str, Any],
+    reading: ReadingOptions,
+) -> None:
+    """Train a text classifier on the labels of DATA, and report its accuracy on held-out rows.
+
+    A linear layer on the vector of a text, and the table. The result is a `text-classification` model of
+    transformers. After an interruption the same command resumes.
+
+    Example: gpt-embeddings train classes reviews.csv --label-column stars --output reviews
+    """
+    with errors_as_messages():
+        _prepare(output, "train classes", [*data, *(validation or ())], model, tokenizer)
+
+        from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+        from gpt_embeddings.training.classification import train_classes
+        from gpt_embeddings.training.options import ClassesOptions
+
+        checked = ClassesOptions(**options)
+        network, tokens = load_model_and_tokenizer(model, tokenizer)
+        source, other = reading.load(data), reading.load(validation) if validation else None
+        more: dict[str, Any] = {"label_column": label_column, "validation": other}
+        _run(train_classes, network, tokens, source, output, checked, data=data, reading=reading, **more)
 
 
 @app.command()

@@ -47,7 +47,9 @@ def test_logits_are_a_linear_function_of_the_pooled_vector(pooling):
     torch.testing.assert_close(model.score(bags), logits)
 
 
-@pytest.mark.parametrize(("rates", "expected"), [({}, 0.1), ({"embd_pdrop": 0.4}, 0.4), ({"classifier_dropout": 0}, 0)])
+@pytest.mark.parametrize(
+    ("rates", "expected"), [({}, 0.1), ({"embd_pdrop": 0.4}, 0.4), ({"classifier_dropout": 0}, 0)]
+)
 def test_dropout(rates, expected):
     assert make_model(**rates).dropout.p == expected
 

@@ -19,13 +19,13 @@ from gpt_embeddings.exceptions import ColumnError, NotStringsError
 ALONE = "or read only the column of texts (`--texts-only`, `load_source(..., texts_only=True)`)"
 
 
-def check_column(names: Iterable[str], column: str) -> None:
-    """Refuse a column that is not there."""
+def check_column(names: Iterable[str], column: str, option: str = "column") -> None:
+    """Refuse a column that is not there; `option` is the one by which the user chooses it."""
     names = list(names)
     if column not in names:
         raise ColumnError(
-            f"There is no column {column!r}; the columns are {', '.join(names)}. Choose one with `--column` "
-            "(`column=` in Python)."
+            f"There is no column {column!r}; the columns are {', '.join(names)}. Choose one with "
+            f"`--{option.replace('_', '-')}` (`{option}=` in Python)."
         )
 
 

@@ -1,6 +1,7 @@
 """Training on pooled vectors: a loop whose steps update the rows of a batch alone, and that resumes bit for bit.
 
-The objective is a loss of the pooled vectors of some texts, as `distillation` and `contrastive` have it.
+The objective is a loss of the pooled vectors of some texts, as `distillation`, `contrastive` and
+`classification` have it.
 `transformers.Trainer` does not suit it: it pads texts, and its optimizers update every row of the table, which costs
 many times the few milliseconds of a step on 256 sentences. Left out: the objectives, and next-token training (`clm`).
 """
@@ -9,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ from gpt_embeddings.text.encoding import Texts, encode_flat
 from gpt_embeddings.training.options import TrainingOptions
 from gpt_embeddings.training.row_adam import RowAdam
 from gpt_embeddings.training.runs import RunFolder, non_finite_error
-from modeling_gpt_embeddings import GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
 SHOWN_STEPS = 50  # the bar shows a running mean of the loss
@@ -71,7 +73,7 @@ class Bags:
 
 
 def fit_pooled(
-    model: GPTEmbeddingsModel,
+    model: GPTEmbeddingsPreTrainedModel,
     n_examples: int,
     loss: Callable[[Rows, int], torch.Tensor],
     options: TrainingOptions,
@@ -125,11 +127,12 @@ def fit_pooled(
 
 
 @contextmanager
-def _sparse_gradients(model: GPTEmbeddingsModel) -> Iterator[None]:
+def _sparse_gradients(model: GPTEmbeddingsPreTrainedModel) -> Iterator[None]:
     """Give the token table sparse gradients, and clear the gradients at the end."""
-    sparse, model.wte.sparse = model.wte.sparse, True
+    wte: Any = model.base_model.wte
+    sparse, wte.sparse = wte.sparse, True
     try:
         yield
     finally:
-        model.wte.sparse = sparse
+        wte.sparse = sparse
         model.zero_grad()

@@ -233,7 +233,10 @@ def test_pushes_over_what_is_there(client, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("kind", "task"),
-    [(GPTEmbeddingsForCausalLM, "feature-extraction"), (GPTEmbeddingsForSequenceClassification, "text-classification")],
+    [
+        (GPTEmbeddingsForCausalLM, "feature-extraction"),
+        (GPTEmbeddingsForSequenceClassification, "text-classification"),
+    ],
 )
 def test_a_model_with_a_head(client, tmp_path, kind, task):
     config = GPTEmbeddingsConfig(n_positions=N_POSITIONS, n_embd=N_EMBD, tie_word_embeddings=False)

@@ -1,0 +1,286 @@
+"""Training a classifier: a linear layer on the pooled vector of a text, and the table behind it.
+
+The layer starts as a logistic regression on the vectors of the given table; then layer and table are trained together
+in `training.pooled_loop`, so that the rows of words get the weight that they have for these labels. Left out: several
+labels for one text, and regression, for which `transformers.Trainer` takes the same model.
+"""
+
+import copy
+import os
+from dataclasses import asdict
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+from datasets import ClassLabel, Dataset, IterableDataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from gpt_embeddings.exceptions import ColumnError
+from gpt_embeddings.text.columns import check_column, check_texts, find_blank, plain_table, take_column
+from gpt_embeddings.text.sources import read_blocks
+from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
+from gpt_embeddings.training.options import ClassesOptions
+from gpt_embeddings.training.pooled_loop import Bags, Rows, fit_pooled
+from gpt_embeddings.training.runs import RunFolder, describe_steps, versions
+from modeling_gpt_embeddings import GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
+
+
+HELD_OUT = 10  # one row in ten of each class is held out
+HEAD_ROWS = 100_000  # the layer starts from at most so many rows
+HEAD_STEPS = 200
+READ_ROWS = 1000
+EVALUATED_ROWS = 4096  # at a time
+
+
+def train_classes(
+    model: GPTEmbeddingsModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset | IterableDataset,
+    output: str | os.PathLike[str],
+    options: ClassesOptions = ClassesOptions(),  # noqa: B008 -- frozen
+    *,
+    label_column: str = "label",
+    validation: Dataset | IterableDataset | None = None,
+    column: str = "text",
+    data_name: str = "a dataset",
+) -> dict[str, Any]:
+    """Train a `GPTEmbeddingsForSequenceClassification`, and save it with its tokenizer and metadata.
+
+    After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run
+    without interruption (on the same machine, with the same number of threads).
+
+    Args:
+        model: The table to start from; it is trained in place, with its own pooling.
+        tokenizer: The tokenizer that belongs to it.
+        dataset: Texts and their labels.
+        output: Folder to make; it appears when the run is complete.
+        options: How to train.
+        label_column: The column of labels: strings, integers, booleans or a `ClassLabel`.
+        validation: Rows to evaluate on. None holds out one row in ten of each class, which is then not trained on.
+        column: The column of texts.
+        data_name: Name of the data in the metadata.
+
+    Returns:
+        The content of `training_metadata.json`: data, classes, steps, accuracy and macro F1 of held-out rows.
+
+    Raises:
+        OSError: The output exists, or could not be written; the last good checkpoint stays.
+        ValueError: A column is missing, labels are null, there is a single class, the settings or the data differ from
+            those of the unfinished run, or the loss is not finite.
+    """
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    texts, values, names, skipped = _read(dataset, column, label_column)
+    classes = sorted(set(values)) if names is None else list(range(len(names)))
+    names = [str(value) for value in classes] if names is None else names
+    labels = _number(values, classes, label_column)
+    if validation is None:
+        train, held_out = _split(labels, options.seed)
+    else:
+        more, more_values, _, more_skipped = _read(validation, column, label_column, least=1)
+        labels = np.concatenate([labels, _number(more_values, classes, label_column)])
+        train, held_out = np.arange(len(texts)), np.arange(len(texts), len(labels))
+        texts, skipped = pa.chunked_array([*texts.chunks, *more.chunks], texts.type), skipped + more_skipped
+    bags = Bags.of(texts, tokenizer, model.config.n_positions)
+    content = bags.offsets.tobytes() + bags.input_ids.tobytes() + labels.tobytes() + held_out.tobytes()
+    settings = {
+        **asdict(options),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "columns": (column, label_column),
+        "classes": names,
+        "data": data_name,
+        "rows": blake2b(content, digest_size=16).hexdigest(),
+        "n_embd": model.config.n_embd,
+        "pooling": model.config.pooling,
+    }
+    with RunFolder(output, "train classes", settings) as run:
+        classifier = _add_head(model, names)
+        targets = torch.from_numpy(labels).to(model.wte.weight.device)
+        _start_head(classifier, bags, train, targets)
+        start = _evaluate(classifier, bags, held_out, labels)
+        steps = {}
+        if not options.frozen:
+
+            def loss(rows: Rows, _: int) -> torch.Tensor:
+                return F.cross_entropy(_logits(classifier, bags, train[rows]), targets[train[rows]])
+
+            fit_pooled(classifier, len(train), loss, options, run, "Training")
+            steps = describe_steps(options, "RowAdam")
+        accuracy, f1 = _evaluate(classifier, bags, held_out, labels)
+        before = ("", "") if options.frozen else (f" ({start[0]:.1%} before)", f" ({start[1]:.3f} before)")
+        most = np.bincount(labels[held_out]).max() / len(held_out)
+        metadata = {
+            "Objective": "classes of texts (cross-entropy)" + (", the table as it was" if options.frozen else ""),
+            "Data": f"{data_name}; {len(train):,} rows, {len(held_out):,} held out"
+            + (f", {skipped:,} rows skipped without text" if skipped else ""),
+            "Classes": f"{len(names)} in column {label_column!r}; the most frequent has {most:.1%} of held-out rows",
+            **steps,
+            "Held-out accuracy": f"{accuracy:.1%}{before[0]}",
+            "Held-out macro F1": f"{f1:.3f}{before[1]}",
+            "Versions": versions(),
+        }
+        run.save(classifier, tokenizer, metadata)
+    return metadata
+
+
+def _read(
+    dataset: Dataset | IterableDataset, column: str, label_column: str, least: int = 2
+) -> tuple[pa.ChunkedArray, list[Any], list[str] | None, int]:
+    """Return texts, the values of their labels, the names of a `ClassLabel`, and how many rows had no text.
+
+    Raises:
+        ColumnError: A column is missing or has other types, labels are null, or there are fewer classes than `least`.
+    """
+    if column == label_column:
+        raise ColumnError(f"Column {column!r} cannot hold both texts and labels. Choose another `--label-column`.")
+    check_texts(dataset, column)
+    parts, labels = [], []
+    for name in (column, label_column) if dataset.column_names is not None else ():
+        check_column(dataset.column_names, name, "column" if name == column else "label_column")
+    if dataset.column_names is not None:
+        dataset = dataset.select_columns([column, label_column])
+    for table in read_blocks(dataset, READ_ROWS):
+        check_column(table.column_names, label_column, "label_column")
+        parts += take_column(table, column).cast(pa.large_string()).chunks
+        labels.append(plain_table(table.select([label_column])))
+    texts = pa.chunked_array(parts, pa.large_string())
+    values = pa.concat_tables(labels, promote_options="permissive")[label_column]
+    feature = (dataset.features or {}).get(label_column)
+    _check_labels(values, label_column, isinstance(feature, ClassLabel))
+    has_text = ~find_blank(texts)
+    texts, values = texts.filter(has_text), values.filter(has_text)
+    found = pc.value_counts(values.combine_chunks())
+    if len(found) < least:
+        only = f"a single class, {found[0]['values'].as_py()!r}, in {len(values):,} rows" if len(found) else "no rows"
+        raise ColumnError(
+            f"Column {label_column!r} has {only} with text; at least two classes are needed. Give more data or "
+            "another `--label-column` (`label_column=` in Python)."
+        )
+    if least > 1 and 2 * len(found) > len(values):
+        raise ColumnError(
+            f"Column {label_column!r} has {len(found):,} classes in {len(values):,} rows; at least two rows per class "
+            "are needed. Is it the column of labels (`--label-column`, `label_column=` in Python)?"
+        )
+    return (
+        texts,
+        values.to_pylist(),
+        feature.names if isinstance(feature, ClassLabel) else None,
+        int((~has_text).sum()),
+    )
+
+
+def _check_labels(values: pa.ChunkedArray, label_column: str, numbered: bool) -> None:
+    """Refuse types that name no class, and nulls: None, a blank text, or -1 of a `ClassLabel`."""
+    kind = values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        missing = find_blank(values)
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        missing = np.asarray(pc.is_null(values))
+        if numbered:
+            missing |= np.asarray(pc.fill_null(pc.less(values, 0), True))
+    else:
+        raise ColumnError(
+            f"Column {label_column!r} must hold strings, integers or booleans, one class a row; it holds {kind}. "
+            "Numbers to predict and several labels a row are for `transformers.Trainer` with "
+            "`GPTEmbeddingsForSequenceClassification` (docs/classification.md)."
+        )
+    if missing.any():
+        raise ColumnError(
+            f"Column {label_column!r} is null or blank in {missing.sum():,} of {len(values):,} rows; the first is row "
+            f"{missing.argmax()}. Give these rows a label or leave them out."
+        )
+
+
+def _number(values: list[Any], classes: list[Any], label_column: str) -> npt.NDArray[np.int64]:
+    """Return the number of each label among the classes, `(n_rows,)`."""
+    numbers = {value: i for i, value in enumerate(classes)}
+    if unknown := set(values) - numbers.keys():
+        raise ColumnError(
+            f"Column {label_column!r} of the validation rows has classes that the training rows lack: "
+            f"{', '.join(sorted(map(repr, unknown))[:5])}. Leave these rows out, or train on such rows too."
+        )
+    return np.array([numbers[value] for value in values], np.int64)
+
+
+def _split(labels: npt.NDArray[np.int64], seed: int) -> tuple[Rows, Rows]:
+    """Return training and held-out rows: one in ten of each class, at least one of a class with two rows.
+
+    >>> train, held_out = _split(np.repeat([0, 1, 2], [40, 20, 1]), seed=0)
+    >>> len(train), [int((held_out // 20 == part).sum()) for part in range(4)]
+    (55, [2, 2, 2, 0])
+    """
+    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
+    first = np.searchsorted(labels[order], np.arange(labels.max() + 1))
+    within = np.arange(len(order)) - first[labels[order]]  # 0, 1, ... in each class
+    held = within % HELD_OUT == 1
+    return np.sort(order[~held]), np.sort(order[held])
+
+
+def _add_head(model: GPTEmbeddingsModel, names: list[str]) -> GPTEmbeddingsForSequenceClassification:
+    """Return a classifier on the very tables of a model."""
+    config = copy.deepcopy(model.config)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+    config.problem_type = "single_label_classification"
+    with torch.device("meta"):
+        classifier = GPTEmbeddingsForSequenceClassification(config)
+    weight = model.wte.weight
+    classifier.score = nn.Linear(config.n_embd, len(names), device=weight.device, dtype=weight.dtype)
+    classifier.transformer = model
+    return classifier.eval()  # without dropout, also in training
+
+
+def _logits(classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows) -> torch.Tensor:
+    logits: torch.Tensor = classifier.score(classifier.transformer.embed_bags(*bags.take(rows)))
+    return logits
+
+
+@torch.no_grad()
+def _start_head(
+    classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, targets: torch.Tensor
+) -> None:
+    """Make the layer the logistic regression of vectors that are centred and of length 1 on average.
+
+    The penalty is scikit-learn's for several classes at C = log2(n_classes): the more classes, the larger the logits.
+    """
+    if len(rows) > HEAD_ROWS:
+        rows = rows[np.linspace(0, len(rows) - 1, HEAD_ROWS).astype(np.int64)]
+    blocks = np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
+    vectors = torch.cat([classifier.transformer.embed_bags(*bags.take(block)) for block in blocks]).float()
+    labels, n_classes = targets[torch.from_numpy(rows)], classifier.config.num_labels
+    mean = vectors.mean(0)
+    vectors -= mean
+    length = vectors.square().sum(1).mean().sqrt().clamp(min=1e-30)
+    vectors /= length
+    weight = vectors.new_zeros(n_classes, vectors.shape[1]).requires_grad_()
+    bias = vectors.new_zeros(n_classes).requires_grad_()
+    penalty = 1 / (2 * len(rows) * np.log2(n_classes))
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=HEAD_STEPS, line_search_fn="strong_wolfe")
+
+    @torch.enable_grad()
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(vectors, weight, bias), labels) + penalty * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    classifier.score.weight.copy_(weight / length)
+    classifier.score.bias.copy_(bias - weight @ mean / length)
+
+
+@torch.no_grad()
+def _evaluate(
+    classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, labels: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """Return accuracy and macro F1, the mean over classes that are there or were found, as scikit-learn has it."""
+    blocks = np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
+    found = torch.cat([_logits(classifier, bags, block).argmax(1) for block in blocks]).cpu().numpy()
+    right, n_classes = labels[rows], classifier.config.num_labels
+    true, both = (np.bincount(part, minlength=n_classes) for part in (right[found == right], np.append(right, found)))
+    return float((found == right).mean()), float((2 * true[both > 0] / both[both > 0]).mean())
