@@ -35,10 +35,8 @@ def save_model_and_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Write a model, with a head or without, and its tokenizer into a folder that exists.
 
-    `metadata` of a training run goes into `training_metadata.json`, which a push puts into the card.
-
-    Returns:
-        The tokenizer as it was saved: with the model's `n_positions` as its `model_max_length`.
+    `metadata` of a training run goes into `training_metadata.json`, which a push puts into the card. Returns the
+    tokenizer as it was saved: with the model's `n_positions` as its `model_max_length`.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     model.save_pretrained(folder)

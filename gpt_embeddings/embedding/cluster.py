@@ -34,15 +34,9 @@ KIND = "embed --ray"  # of job, for `outputs`
 class EmbedderActor:
     """An `Embedder` that loads its model where it is started, and writes what it embeds.
 
-    A task that is repeated, because an actor or its node was lost, writes another file. Ray returns the result of each
-    task once, which decides which files count, so no row and no count is there twice.
-
-    Args:
-        model: Folder or Hub name of a saved model; every node must be able to read it.
-        tokenizer: Folder or Hub name of its tokenizer; None means the model's own.
-        options: The options of `Embedder`.
-        folder: The folder of the files; every node must be able to write to it.
-        drop_empty: Whether to drop the rows whose text is missing or blank.
+    Every node must be able to read the model and to write to the folder. A task that is repeated, because an actor or
+    its node was lost, writes another file. Ray returns the result of each task once, which decides which files count,
+    so no row and no count is there twice.
     """
 
     def __init__(

@@ -48,13 +48,7 @@ class Provenance:
         return json.dumps({KEY: asdict(self)})
 
     def check_same_model(self, other: "Provenance", name: str, other_name: str) -> None:
-        """Refuse vectors of another model.
-
-        Args:
-            other: What the other vectors are from.
-            name: What the message calls these vectors or their model.
-            other_name: The same for the others.
-        """
+        """Refuse vectors of another model; `name` and `other_name` are what the message calls the two."""
         for what, one, two in (
             ("weights", self.weights, other.weights),
             ("tokenizer", self.tokenizer, other.tokenizer),

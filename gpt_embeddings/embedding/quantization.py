@@ -15,12 +15,7 @@ Ranges: TypeAlias = npt.NDArray[np.float32]
 
 
 def check_ranges(ranges: Any, dim: int) -> Ranges:
-    """Return ranges as an array.
-
-    Args:
-        ranges: The smallest and the largest value of each dimension, `(2, dim)`.
-        dim: Dimensions of a vector.
-    """
+    """Return ranges as an array, `(2, dim)`: the smallest and the largest value of each dimension."""
     ranges = np.asarray(ranges, np.float32)
     if ranges.shape != (2, dim) or not np.isfinite(ranges).all() or not (ranges[0] < ranges[1]).all():
         raise ValueError(
@@ -56,19 +51,12 @@ def to_binary(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int8]:
 
 
 def to_float32(vectors: npt.NDArray[Any], dtype: Dtype, dim: int, ranges: Ranges | None) -> npt.NDArray[np.float32]:
-    """Return vectors of any dtype as floats: int8 as the values of its steps, binary as -1 and 1.
+    """Return vectors of any dtype, `(..., width)`, as floats, `(..., dim)`.
+
+    int8 becomes the values of its steps, for which `ranges` are needed, `(2, dim)`; binary becomes -1 and 1.
 
     >>> to_float32(np.array([[49]], np.int8), "binary", 8, None).tolist()
     [[1.0, -1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0]]
-
-    Args:
-        vectors: Vectors of shape `(..., width)`.
-        dtype: Their dtype.
-        dim: Their dimensions.
-        ranges: The ranges of int8, `(2, dim)`.
-
-    Returns:
-        Vectors of shape `(..., dim)`.
     """
     if dtype == "binary":
         bits = np.unpackbits((vectors.astype(np.int16) + 128).astype(np.uint8), axis=-1, count=dim)

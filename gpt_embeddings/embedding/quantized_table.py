@@ -60,14 +60,9 @@ class QuantizedTable:
 
 
 def quantize_table(table: torch.Tensor, dtype: TableDtype | None) -> QuantizedTable | None:
-    """Copy a table.
+    """Copy a table of shape `(vocab_size, width)`; None if the table itself is to be summed.
 
-    Args:
-        table: Table of shape `(vocab_size, width)`.
-        dtype: Dtype of the copy. None means int8 if that is exact within rounding.
-
-    Returns:
-        The copy; None if the table itself is to be summed.
+    Without a dtype the copy is in int8 if that is exact within rounding.
     """
     table = table.detach()
     if dtype in ("float16", "int8"):
@@ -94,10 +89,7 @@ def find_quantized(
 ) -> QuantizedTable | None:
     """Return what [`quantize_table`] does, made again only if the table has changed.
 
-    Args:
-        table: Table of shape `(vocab_size, width)`, the same object each time.
-        dtype: As for `quantize_table`.
-        ids: Ids whose rows will be summed, of shape `(n_tokens,)`; None for any.
+    `table` must be the same object each time. `ids` are those whose rows will be summed, `(n_tokens,)`; None is any.
     """
     if dtype == "float32":
         return None

@@ -33,14 +33,7 @@ WRITTEN = ("state.json", "dataset_dict.json", "*.parquet", "*.pq", "*.PARQUET", 
 
 
 class Shards:
-    """The shards of one output, finished or not.
-
-    Args:
-        folder: Their folder, which is made.
-        features: Features of the rows.
-        provenance: What the vectors are made from.
-        format: `"arrow"` or `"parquet"`.
-    """
+    """The shards of one output, finished or not, in a folder that is made."""
 
     def __init__(self, folder: Path, features: Features, provenance: Provenance, *, format: Format = "arrow") -> None:
         self.folder, self.features, self.provenance, self.format = folder, features, provenance, format
@@ -97,16 +90,10 @@ class Shards:
             path.unlink()
 
     def finish(self, fingerprint: str, split: Any = None, *, n_rows: int, one_file: bool = False) -> Path:
-        """Make a dataset of the shards.
-
-        Args:
-            fingerprint: Fingerprint of the dataset.
-            split: Its split.
-            n_rows: How many rows it must have.
-            one_file: Whether to merge Parquet shards into one file.
+        """Make a dataset of the shards, which must have `n_rows` rows together.
 
         Returns:
-            The folder, or the file.
+            The folder, or with `one_file` the Parquet file into which the shards were merged.
         """
         for rest in self.folder.glob("*.tmp"):
             rest.unlink()

@@ -25,11 +25,7 @@ class Backend(Protocol):
 
 
 class ReferenceBackend:
-    """`tokenizers` itself.
-
-    Args:
-        backend: A tokenizer without truncation and padding.
-    """
+    """`tokenizers` itself, without truncation and padding."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
@@ -46,11 +42,7 @@ class ReferenceBackend:
 
 
 class FallbackCharacters:
-    """Characters beyond ASCII; texts that contain one are left to the reference.
-
-    Args:
-        ranges: The first and the last code point of each run of them.
-    """
+    """Characters beyond ASCII, as ranges of code points; texts that contain one are left to the reference."""
 
     def __init__(self, ranges: Iterable[Sequence[int]] = ()) -> None:
         self.ranges = [(int(first), int(last)) for first, last in ranges]

@@ -114,10 +114,7 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
     >>> join_types(pa.int64(), pa.string()) is None
     True
 
-    Args:
-        one: A type.
-        other: Another.
-        as_texts: Whether values of different types become texts, as in CSV, where that changes no spelling.
+    With `as_texts` values of different types become texts, as in CSV, where that changes no spelling.
     """
     if as_texts and one != other and pa.null() not in (one, other):
         return pa.string()
@@ -131,13 +128,7 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
 
 
 def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """Cast rows to a schema; missing columns become null.
-
-    Args:
-        table: The rows.
-        schema: The schema.
-        name: The file that they are from, for messages.
-    """
+    """Cast rows to a schema; missing columns become null. `name` is that of the file, for messages."""
     if same_types(table.schema, schema):
         return table.cast(schema) if table.schema.metadata != schema.metadata else table
     for column in table.column_names:

@@ -74,12 +74,7 @@ def encode_flat(
 
 
 def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> None:
-    """Load the fastest backend now, for example before a fork, so that the children need not load their own.
-
-    Args:
-        tokenizer: A fast tokenizer.
-        special_tokens: As for `encode_flat`.
-    """
+    """Load the fastest backend now, for example before a fork, so that the children need not load their own."""
     with encode_lock:
         _backend_of(tokenizer, special_tokens).prepare()
 
@@ -98,8 +93,7 @@ def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None
 def as_texts(texts: Any) -> Any:
     """Return texts as an Arrow column, or as a list with None for what is missing (None, NaN, `pandas.NA`).
 
-    Args:
-        texts: A sequence, or a column of Arrow, numpy, pandas or polars.
+    They may be a sequence, or a column of Arrow, numpy, pandas or polars.
     """
     names = getattr(texts, "column_names", getattr(texts, "columns", None))  # of Arrow and `datasets`, or of frames
     if names is not None:
@@ -174,12 +168,7 @@ def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".for
 
 
 class LazyBackend:
-    """`tokenizers` for the first texts, then the fastest backend.
-
-    Args:
-        backend: A tokenizer without truncation and padding.
-        special_tokens: Whether special tokens that a text spells out are recognized.
-    """
+    """`tokenizers` for the first texts, then the fastest backend; `backend` has no truncation and no padding."""
 
     def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
         self._backend, self._special_tokens = backend, special_tokens

@@ -53,13 +53,9 @@ _REPEATS = (15, 16, 17, 63, 64, 65, 499, 501, 1023)
 
 
 class GigatokenBackend:
-    """One tokenizer in gigatoken.
+    """One tokenizer in gigatoken, made from its `tokenizer.json` without a normalizer.
 
-    Args:
-        description: Its `tokenizer.json`, without a normalizer.
-        reference: Encodes the texts that contain a fallback character.
-        fallback: Those characters.
-        normalizer: What is applied to texts first.
+    The normalizer is applied to the texts first. Texts that contain a fallback character are encoded by the reference.
     """
 
     def __init__(
@@ -126,14 +122,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 
 def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) -> GigatokenBackend | None:
-    """Return a tokenizer in gigatoken that gives the ids of the reference, or None.
+    """Return a tokenizer in gigatoken that gives the ids of `backend`, or None.
 
-    There is no warning if gigatoken is not installed, and one if it cannot replace `tokenizers`.
-
-    Args:
-        backend: The reference tokenizer, without truncation and padding.
-        special_tokens: Whether special tokens that are spelled out in a text are recognised.
-        reference: Encodes texts with `backend` in that mode.
+    There is no warning if gigatoken is not installed, and one if it cannot replace `tokenizers`. `reference` encodes
+    texts with `backend`, which has no truncation and no padding.
     """
     try:
         import gigatoken  # noqa: F401

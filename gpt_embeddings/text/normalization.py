@@ -21,15 +21,14 @@ _COMPARED_AT_ONCE = 2**12  # characters
 
 
 class BatchNormalizer:
-    r"""A normalizer of a `tokenizer.json`: lower case, and single ASCII characters replaced by others.
+    r"""A normalizer as `tokenizer.json` describes it: lower case, and single ASCII characters replaced by others.
 
     >>> BatchNormalizer({"type": "Lowercase"}).apply(["Mug", "ÁGUA"]).to_pylist()
     ['mug', 'água']
     >>> BatchNormalizer({"type": "Replace", "pattern": {"String": "\n"}, "content": " "}).apply(["a\nb"]).to_pylist()
     ['a b']
 
-    Args:
-        description: The value of `normalizer` there.
+    One that does anything else raises a NotImplementedError that names it.
     """
 
     def __init__(self, description: Mapping[str, Any]) -> None:

@@ -278,15 +278,11 @@ def _features_of(path: str, schema: pa.Schema) -> Features:
 def read_blocks(
     dataset: Dataset | IterableDataset, rows: int, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """Iterate over a dataset in Arrow tables.
+    """Iterate over a dataset in Arrow tables of so many rows; a transform (`with_transform`) is applied.
 
     `iter(batch_size=rows)` fails on a stream that was filtered or mapped if a text is null, because each row then has
-    its own types. Here the types of a block are joined.
-
-    Args:
-        dataset: The dataset; if it has a transform (`with_transform`), rows are read as that shows them.
-        rows: Rows of a block; the last has fewer.
-        columns: Columns of texts to read alone, as plain strings; None reads all columns as they are.
+    its own types. Here the types of a block are joined. `columns` are columns of texts to read alone, as plain
+    strings; None reads all columns as they are.
     """
     blocks: Iterator[list[pa.Table]]
     if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":

@@ -37,7 +37,7 @@ class SpecialTokens:
         max_length: int | None = None,
         bare: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Add the special tokens to each of several texts.
+        """Add the special tokens to each of several texts, given as flat ids and offsets; return those of the results.
 
         Args:
             input_ids: Ids of shape `(n_tokens,)`.
@@ -45,9 +45,6 @@ class SpecialTokens:
             max_length: Longest sequence, special tokens included; the end of a longer text is cut, as with
                 `truncation=True`.
             bare: Texts that get no special tokens, of shape `(n_texts,)`.
-
-        Returns:
-            Flat ids and offsets.
         """
         lengths = np.diff(offsets)  # (n_texts,)
         if not len(self) and (max_length is None or lengths.max(initial=0) <= max_length):

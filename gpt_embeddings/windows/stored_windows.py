@@ -35,18 +35,10 @@ READ_ROWS = 256  # windows read at a time
 
 
 def store_windows(corpus: Corpus | Mixture, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
-    """Cut a whole epoch into windows and store them, stream after stream.
+    """Cut a whole epoch into windows and store them, stream after stream; see `TokenWindows.to_dataset`.
 
     `input_ids` are uint16 if the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and int32
     with `tail="pad"`, where they can be -100.
-
-    Args:
-        corpus: The text and how it is cut.
-        epoch: The epoch, which decides the order if the corpus is shuffled.
-        folder: Where to write, for `datasets.load_from_disk`. It must not exist. None keeps the result in memory.
-
-    Returns:
-        The dataset; one in a folder is memory-mapped.
     """
     features = _features(corpus)
     if folder is None:

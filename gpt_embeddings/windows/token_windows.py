@@ -223,11 +223,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return self._sizes[self._order]
 
     def to_dataset(self, folder: str | os.PathLike[str] | None = None) -> Dataset:
-        """Cut the whole epoch and store it; see `gpt_embeddings.windows.stored_windows.store_windows`.
+        """Cut the whole epoch and store it.
 
         Args:
-            folder: Where to write. The folder appears when it is complete; a run that was killed resumes where it
-                stopped. None keeps the windows in memory.
+            folder: Where to write. It must not exist and appears when it is complete; a run that was killed resumes
+                where it stopped. None keeps the windows in memory.
 
         Returns:
             A dataset with the columns `input_ids` and `target_ids`, fixed-size lists of `max_length`.
