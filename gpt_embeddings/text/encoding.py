@@ -3,9 +3,8 @@
 Left out: decoding, and padding (batches here are flat ids plus offsets).
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -14,20 +13,16 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import BadTextError
-from gpt_embeddings.text.backend import Backend, FlatIds, ReferenceBackend
 from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
-from gpt_embeddings.text.gigatoken_backend import encode_lock, find_gigatoken
+from gpt_embeddings.text.gigatoken_backend import FlatIds, GigatokenBackend, encode_lock, find_gigatoken
 from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
-from gpt_embeddings.text.tokenizer import backend_state, check_fast
+from gpt_embeddings.text.tokenizer import check_fast, remember
 
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
 
 SLOW_CHARACTERS = 2**20  # `tokenizers` encodes these in about the time that the accelerated backend takes to load
 SHORT_CALL = 2**12  # characters; a short call, such as a question to a server, does not wait for that
-
-# Backends by tokenizer and by mode, each beside the state of the tokenizer that it was made from.
-_backends: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bool, tuple[Hashable, LazyBackend]]]" = WeakKeyDictionary()
 
 
 def encode_flat(
@@ -167,13 +162,30 @@ def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".for
     return ValueError("The texts could not be encoded.")
 
 
+class ReferenceBackend:
+    """`tokenizers` itself, without truncation and padding."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+
+    def encode(self, texts: list[str]) -> FlatIds:
+        """Return flat ids and offsets as `encode_flat` does."""
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+        np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
+        input_ids = np.empty(offsets[-1], dtype=np.int32)
+        for i, encoding in enumerate(encodings):
+            input_ids[offsets[i] : offsets[i + 1]] = encoding.ids
+        return input_ids, offsets
+
+
 class LazyBackend:
     """`tokenizers` for the first texts, then the fastest backend; `backend` has no truncation and no padding."""
 
     def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
         self._backend, self._special_tokens = backend, special_tokens
         self._slow = ReferenceBackend(backend)
-        self._fast: Backend | None = None
+        self._fast: GigatokenBackend | ReferenceBackend | None = None
         self._seen = 0  # characters
 
     def encode(self, texts: list[str]) -> FlatIds:
@@ -189,7 +201,7 @@ class LazyBackend:
         """Return the number of each id's word."""
         return list(self._backend.encode(text, add_special_tokens=False).word_ids)
 
-    def prepare(self) -> Backend:
+    def prepare(self) -> GigatokenBackend | ReferenceBackend:
         """Return the fastest backend."""
         if self._fast is None:
             given = self._backend, self._special_tokens, self._slow.encode
@@ -198,18 +210,17 @@ class LazyBackend:
 
 
 def _backend_of(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> LazyBackend:
-    """Return the backend for a tokenizer; a tokenizer that has been changed since gets a new one."""
-    check_fast(tokenizer)
-    state = backend_state(tokenizer.backend_tokenizer)
-    backends = _backends.setdefault(tokenizer, {})
-    if special_tokens not in backends or backends[special_tokens][0] != state:
+    def make() -> LazyBackend:
         # A copy, so that the caller's tokenizer keeps its truncation, padding and mode.
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = not special_tokens
-        backends[special_tokens] = (state, LazyBackend(backend, special_tokens))
-    return backends[special_tokens][1]
+        return LazyBackend(backend, special_tokens)
+
+    check_fast(tokenizer)
+    backend: LazyBackend = remember(tokenizer, ("backend", special_tokens), make)
+    return backend
 
 
 def _as_list(texts: Texts) -> list[str]:

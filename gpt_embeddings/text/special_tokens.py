@@ -3,16 +3,13 @@
 Left out: special tokens that a text spells out, which stay plain text (`encoding`).
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.tokenizer import without_limits
+from gpt_embeddings.text.tokenizer import remember, without_limits
 
 
 _PROBES = ("The tide came in.", "a", "1 2", "água", "")
@@ -65,22 +62,16 @@ class SpecialTokens:
         return result, ends
 
 
-# Each beside the state of the post-processor it was found from, which may be changed in place.
-_found: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, SpecialTokens]]" = WeakKeyDictionary()
-
-
 def find_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
     """Return what the post-processor of a fast tokenizer adds around each text; nothing for GPT-2's."""
-    processor = tokenizer.backend_tokenizer.post_processor
-    if processor is None:
+    found: SpecialTokens = remember(tokenizer, "special tokens", lambda: _probe(tokenizer))
+    return found
+
+
+def _probe(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    backend = without_limits(tokenizer.backend_tokenizer)
+    if backend.post_processor is None:
         return SpecialTokens()
-    state = processor.__getstate__()
-    if tokenizer not in _found or _found[tokenizer][0] != state:
-        _found[tokenizer] = (state, _probe(without_limits(tokenizer.backend_tokenizer)))
-    return _found[tokenizer][1]
-
-
-def _probe(backend: Tokenizer) -> SpecialTokens:
     probe = backend.encode(_PROBES[0])
     inside = [i for i, sequence in enumerate(probe.sequence_ids) if sequence is not None]
     found = (

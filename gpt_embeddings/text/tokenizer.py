@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -48,10 +48,8 @@ OFFLINE_FILES = {
 PATIENCE = 4.0  # seconds
 TOKENIZER_MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "config.json")
 
-# What is found of a tokenizer, beside the state in which it was.
-_Known: TypeAlias = "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, Any]]"
-_digests: _Known = WeakKeyDictionary()
-_rows: _Known = WeakKeyDictionary()
+# What was made of a tokenizer or found out about it, beside the state in which it was.
+_remembered: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, dict[Hashable, Any]]]" = WeakKeyDictionary()
 
 
 def load_tokenizer(
@@ -157,7 +155,7 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
 def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the number of rows of a table for a tokenizer: its largest id plus one."""
     check_fast(tokenizer)
-    return int(_remembered(_rows, tokenizer, lambda: max(tokenizer.get_vocab().values(), default=-1) + 1))
+    return int(remember(tokenizer, "rows", lambda: max(tokenizer.get_vocab().values(), default=-1) + 1))
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
@@ -170,15 +168,15 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of a fast tokenizer, computed again only if it has been changed.
+    """Return a hash of a fast tokenizer.
 
     Truncation and padding do not count: flat ids have neither, and calls of the tokenizer change them.
     """
-    return str(_remembered(_digests, tokenizer, lambda: _digest(tokenizer)))
 
+    def find() -> str:
+        return hashlib.sha256(without_limits(tokenizer.backend_tokenizer).to_str().encode()).hexdigest()
 
-def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(without_limits(tokenizer.backend_tokenizer).to_str().encode()).hexdigest()
+    return str(remember(tokenizer, "digest", find))
 
 
 def without_limits(backend: Tokenizer) -> Tokenizer:
@@ -190,12 +188,15 @@ def without_limits(backend: Tokenizer) -> Tokenizer:
     return backend
 
 
-def _remembered(known: _Known, tokenizer: PreTrainedTokenizerBase, find: Callable[[], Any]) -> Any:
-    """Return a remembered property of a tokenizer, computed again if the tokenizer has been changed."""
+def remember(tokenizer: PreTrainedTokenizerBase, name: Hashable, find: Callable[[], Any]) -> Any:
+    """Return what `find` returns, remembered under a name until the tokenizer is changed."""
     state = backend_state(tokenizer.backend_tokenizer)
-    if tokenizer not in known or known[tokenizer][0] != state:
-        known[tokenizer] = (state, find())
-    return known[tokenizer][1]
+    if tokenizer not in _remembered or _remembered[tokenizer][0] != state:
+        _remembered[tokenizer] = (state, {})
+    known = _remembered[tokenizer][1]
+    if name not in known:
+        known[name] = find()
+    return known[name]
 
 
 def backend_state(backend: Tokenizer) -> Hashable:

@@ -26,9 +26,8 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text import gigatoken_backend as module
-from gpt_embeddings.text.backend import FallbackCharacters, ReferenceBackend
-from gpt_embeddings.text.encoding import as_texts, encode_flat, fill_missing, prepare
-from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
+from gpt_embeddings.text.encoding import ReferenceBackend, as_texts, encode_flat, fill_missing, prepare
+from gpt_embeddings.text.gigatoken_backend import FallbackCharacters, GigatokenBackend
 from gpt_embeddings.text.tokenizer import load_tokenizer
 
 
