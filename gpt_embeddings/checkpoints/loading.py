@@ -61,15 +61,7 @@ def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsMo
         model_class: `GPTEmbeddingsForCausalLM` loads a saved GPTEmbeddings model with its head. GPTs and static models
             have only the input stage.
     """
-    name = find_bundled(name)
-    if model_class is GPTEmbeddingsModel:
-        if _is_static(name):
-            return from_static(name)[0]
-        if _read_config(name).get("model_type") != MODEL_TYPE:
-            return from_gpt(name)
-    elif (found := _read_config(name).get("model_type")) != MODEL_TYPE:
-        raise ValueError(f"{name!r} holds a model of type {found!r}, not {MODEL_TYPE!r}.")
-    return _load(model_class, name)
+    return _load(find_bundled(name), model_class)[0]
 
 
 @overload
@@ -95,9 +87,9 @@ def load_model_and_tokenizer(
         ValueError: One of them is broken.
     """
     name = find_bundled(name)
-    if model_class is GPTEmbeddingsModel and tokenizer in (None, name) and _is_static(name):
-        return from_static(name)
-    model = load_model(name, model_class)
+    model, own = _load(name, model_class)
+    if own is not None and tokenizer in (None, name):
+        return model, own
     if tokenizer is None:
         tokenizer = name if any(map(open_folder(name).has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
     return model, load_tokenizer(find_bundled(tokenizer), model_max_length=model.config.n_positions)
@@ -126,39 +118,33 @@ def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path)
     return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
 
 
-def _is_static(name: str) -> bool:
-    """Return whether a name is that of a static model; a broken or missing one is reported by the other loaders."""
-    try:
-        return find_static(open_folder(name)) is not None
-    except (OSError, ValueError):
-        return False
+def _load(name: str, model_class: type[Any]) -> tuple[Any, PreTrainedTokenizerBase | None]:
+    """Return a model and, if it is a static one, its tokenizer, which is in the same files.
 
-
-def _read_config(name: str) -> dict[str, Any]:
+    Missing weights are refused; transformers would fill them with random numbers.
+    """
     try:
         folder = open_folder(name)
+        if model_class is GPTEmbeddingsModel and find_static(folder) is not None:
+            return from_static(name)
         if not folder.has("config.json"):
             raise FileNotFoundError("there is no config.json. Give a folder that `save_pretrained` wrote.")
-    except OSError as error:
-        raise OSError(f"No model at {name!r}: {error}") from error
-    return read_json(folder, "config.json")
-
-
-def _load(model_class: type[_Model], name: str) -> _Model:
-    """Load a GPTEmbeddings model; refuse missing weights, which transformers would fill with random numbers."""
-    try:
+        model_type = read_json(folder, "config.json").get("model_type")
+        if model_type != MODEL_TYPE and model_class is GPTEmbeddingsModel:
+            return from_gpt(name), None
+        if model_type != MODEL_TYPE:
+            raise ValueError(f"{name!r} holds a model of type {model_type!r}, not {MODEL_TYPE!r}.")
         with _quiet():
-            loaded: Any = model_class.from_pretrained(name, output_loading_info=True)
+            model, report = model_class.from_pretrained(name, output_loading_info=True)
     except OSError as error:
         raise OSError(f"No model at {name!r}: {error}") from error
     except (RuntimeError, SafetensorError) as error:
         advice = f" {REINSTALL}" if bundled_name(name) else ""
         raise ValueError(f"The model at {name!r} is broken, or not a GPTEmbeddings model: {error}.{advice}") from error
-    model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"]))
         raise ValueError(f"The model at {name!r} lacks {missing}, which must not be random. Save the model again.")
-    return model.eval()
+    return model.eval(), None
 
 
 @contextmanager

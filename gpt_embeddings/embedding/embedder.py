@@ -11,7 +11,6 @@ binary vectors (`quantization`).
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +154,9 @@ class Embedder:
         self.column, self.output_column = column, output_column
         self.pooling, self.normalize, self.overflow, self.dtype = pooling, bool(normalize), overflow, dtype
         self.truncate_dim, self.weights = truncate_dim, weights
+        self.dim = truncate_dim or n_embd  # dimensions of a vector
+        self.width = -(-self.dim // 8) if dtype == "binary" else self.dim  # how many numbers store it
+        self.storage = "int8" if dtype == "binary" else dtype  # their dtype
         self.ranges = None if ranges is None else check_ranges(ranges, self.dim)
         self._checked = 0.0  # when the whole quantized table was last compared with the model's
 
@@ -187,21 +189,6 @@ class Embedder:
         from gpt_embeddings.hub.push import push_to_hub  # of a later folder, and not needed for embedding
 
         return push_to_hub(self.model, repo_id, tokenizer=self.tokenizer, **options)
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a vector."""
-        return self.truncate_dim or self.model.config.n_embd
-
-    @property
-    def width(self) -> int:
-        """How many numbers store a vector: `dim`, or an eighth of it for binary ones."""
-        return -(-self.dim // 8) if self.dtype == "binary" else self.dim
-
-    @property
-    def storage(self) -> str:
-        """The dtype of those numbers."""
-        return "int8" if self.dtype == "binary" else self.dtype
 
     @property
     def feature(self) -> List:
@@ -273,7 +260,7 @@ class Embedder:
         parts = []
         with bar:
             for i in starts:
-                parts.append(self._embed(column[i : i + BLOCK_TEXTS], partial(_name_text, i))[0])
+                parts.append(self._embed(column[i : i + BLOCK_TEXTS], lambda row, first=i: f"Text {first + row}")[0])
                 bar.update()
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -551,10 +538,6 @@ def _as_vectors(given: Any) -> npt.NDArray[Any] | None:
         except ValueError as error:
             raise ValueError("`similarity` got vectors of different widths; give vectors of one width.") from error
     return given if isinstance(given, np.ndarray) and given.dtype.kind in "biufc" else None
-
-
-def _name_text(first: int, index: int) -> str:
-    return f"Text {first + index}"
 
 
 def _load(

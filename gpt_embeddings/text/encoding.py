@@ -4,6 +4,7 @@ Left out: decoding, and padding (batches here are flat ids plus offsets).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import BadTextError
 from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
-from gpt_embeddings.text.gigatoken_backend import FlatIds, GigatokenBackend, encode_lock, find_gigatoken
+from gpt_embeddings.text.gigatoken_backend import Encode, FlatIds, encode_lock, find_gigatoken
 from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
 from gpt_embeddings.text.tokenizer import check_fast, remember
 
@@ -162,21 +163,15 @@ def bad_text(texts: Sequence[object], name: Callable[[int], str] = "Text {}".for
     return ValueError("The texts could not be encoded.")
 
 
-class ReferenceBackend:
-    """`tokenizers` itself, without truncation and padding."""
-
-    def __init__(self, backend: Tokenizer) -> None:
-        self._backend = backend
-
-    def encode(self, texts: list[str]) -> FlatIds:
-        """Return flat ids and offsets as `encode_flat` does."""
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-        np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
-        input_ids = np.empty(offsets[-1], dtype=np.int32)
-        for i, encoding in enumerate(encodings):
-            input_ids[offsets[i] : offsets[i + 1]] = encoding.ids
-        return input_ids, offsets
+def encode_by_reference(backend: Tokenizer, texts: list[str]) -> FlatIds:
+    """Return flat ids and offsets by `tokenizers` itself; `backend` has no truncation and no padding."""
+    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
+    input_ids = np.empty(offsets[-1], dtype=np.int32)
+    for i, encoding in enumerate(encodings):
+        input_ids[offsets[i] : offsets[i + 1]] = encoding.ids
+    return input_ids, offsets
 
 
 class LazyBackend:
@@ -184,8 +179,8 @@ class LazyBackend:
 
     def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
         self._backend, self._special_tokens = backend, special_tokens
-        self._slow = ReferenceBackend(backend)
-        self._fast: GigatokenBackend | ReferenceBackend | None = None
+        self._slow = partial(encode_by_reference, backend)
+        self._fast: Encode | None = None
         self._seen = 0  # characters
 
     def encode(self, texts: list[str]) -> FlatIds:
@@ -194,18 +189,18 @@ class LazyBackend:
             size = sum(map(len, texts))
             self._seen += size
             if size < SHORT_CALL or self._seen <= SLOW_CHARACTERS:
-                return self._slow.encode(texts)
-        return self.prepare().encode(texts)
+                return self._slow(texts)
+        return self.prepare()(texts)
 
     def words(self, text: str) -> list[int | None]:
         """Return the number of each id's word."""
         return list(self._backend.encode(text, add_special_tokens=False).word_ids)
 
-    def prepare(self) -> GigatokenBackend | ReferenceBackend:
+    def prepare(self) -> Encode:
         """Return the fastest backend."""
         if self._fast is None:
-            given = self._backend, self._special_tokens, self._slow.encode
-            self._fast = find_gigatoken(*given) or self._slow
+            gigatoken = find_gigatoken(self._backend, self._special_tokens, self._slow)
+            self._fast = gigatoken.encode if gigatoken else self._slow
         return self._fast
 
 

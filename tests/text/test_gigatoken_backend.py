@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text import gigatoken_backend as module
-from gpt_embeddings.text.encoding import ReferenceBackend, as_texts, encode_flat, fill_missing, prepare
+from gpt_embeddings.text.encoding import as_texts, encode_by_reference, encode_flat, fill_missing, prepare
 from gpt_embeddings.text.gigatoken_backend import FallbackCharacters, GigatokenBackend
 from gpt_embeddings.text.tokenizer import load_tokenizer
 
@@ -71,8 +71,13 @@ def reference_ids(tokenizer, texts, special_tokens=False):
     return [backend.encode(text, add_special_tokens=False).ids for text in texts]
 
 
+def backend_of(tokenizer):
+    """The backend behind `encode_flat`; None is `tokenizers`."""
+    return getattr(encoding._backend_of(tokenizer, False).prepare(), "__self__", None)
+
+
 def reference_backend(tokenizer):
-    return ReferenceBackend(tokenizer.backend_tokenizer).encode
+    return functools.partial(encode_by_reference, tokenizer.backend_tokenizer)
 
 
 def split(input_ids, offsets):
@@ -95,7 +100,7 @@ def test_the_first_texts_and_short_calls_do_not_wait_for_gigatoken(monkeypatch, 
 
 
 def test_literal_ids(tokenizer, gpt2):
-    assert isinstance(encoding._backend_of(gpt2, False).prepare(), GigatokenBackend)
+    assert isinstance(backend_of(gpt2), GigatokenBackend)
     # The ids of OpenAI's own encoder.
     input_ids, offsets = encode_flat(["Hello world", "", " Hello, I'm"], tokenizer)
     assert input_ids.tolist() == [15496, 995, 18435, 11, 314, 1101]
@@ -283,7 +288,7 @@ def test_characters_that_only_one_of_the_two_knows(gpt2, texts):
 
 def test_the_proof_finds_those_characters(gpt2):
     """Without being left to `tokenizers` they would be encoded differently, or this test proves nothing."""
-    backend = encoding._backend_of(gpt2, False).prepare()
+    backend = backend_of(gpt2)
     for character in LATER_CHARACTERS:
         text = f"{character}'s 1{character}'s"
         assert backend._encode([text])[0].tolist() != reference_ids(gpt2, [text])[0]
@@ -388,7 +393,7 @@ def encode_unknown():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare(tokenizer)
-    backend = encoding._backend_of(tokenizer, False).prepare()
+    backend = backend_of(tokenizer)
     return isinstance(backend, GigatokenBackend), split(*encode_flat(DOCUMENTS, tokenizer)) == reference_ids(
         tokenizer, DOCUMENTS
     )
@@ -498,7 +503,7 @@ def corpus():
 @pytest.mark.slow
 @pytest.mark.parametrize("texts", [every_scalar, short_strings, corpus])
 def test_sweep(texts, gpt2):
-    reference = ReferenceBackend(plain_backend(False)).encode
+    reference = functools.partial(encode_by_reference, plain_backend(False))
     remaining = texts()
     while batch := list(islice(remaining, 4096)):
         ids, offsets = encode_flat(batch, gpt2)
