@@ -37,9 +37,6 @@ def split_parts(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
         model: The model; dropout is not applied.
         tokenizer: Its tokenizer.
         text: A text, truncated to `n_positions` tokens.
-
-    Raises:
-        ValueError: The text has no tokens or is not valid Unicode, or the tokenizer does not fit the model.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     flat, _ = encode_flat([text], tokenizer)

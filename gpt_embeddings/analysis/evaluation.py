@@ -128,9 +128,6 @@ def similar_pairs(vectors: Vectors, seed: int = 0) -> tuple[Rows, Rows, Vectors]
 
     Returns:
         The first and the second text of each pair, and their cosine, each of shape `(n_texts,)`.
-
-    Raises:
-        ValueError: There are fewer than 3 texts.
     """
     if len(vectors) < 3:
         raise ValueError(f"Pairs to compare need at least 3 texts, got {len(vectors)}.")

@@ -31,10 +31,6 @@ def project(vectors: npt.ArrayLike, n_components: int = 3, method: Method = "pca
         vectors: Vectors of shape `(n, n_embd)`, an array or a tensor.
         n_components: Dimensions to keep; dimensions that the vectors do not fill are zeros.
         method: `"pca"`, or `"umap"` if the package umap-learn is installed.
-
-    Raises:
-        ValueError: The method is unknown, there are too few vectors for it, or a number is not finite.
-        ImportError: scikit-learn or, for `"umap"`, umap-learn is not installed.
     """
     if method not in get_args(Method):
         raise ValueError(f"`method` must be 'pca' or 'umap', got {method!r}.")
@@ -61,11 +57,7 @@ def has_umap() -> bool:
 
 
 def import_sklearn(name: str) -> Any:
-    """Import a module of scikit-learn, such as `"decomposition"`.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """Import a module of scikit-learn, such as `"decomposition"`."""
     try:
         return importlib.import_module(f"sklearn.{name}")
     except ImportError as error:

@@ -79,9 +79,6 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.in
 
     Returns:
         Ids of shape `(n_tokens,)`, int32.
-
-    Raises:
-        ValueError: There is no word, or the vocabulary has no token for a part of it.
     """
     word = word.strip()
     if not word:

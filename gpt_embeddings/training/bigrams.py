@@ -64,9 +64,6 @@ class BigramCounts:
             input_ids: Token ids, an integer array of any shape.
             target_ids: The token that follows each, of the same shape; -100 is ignored.
             position_ids: Positions, of a shape that broadcasts to it; by default the index along the last axis.
-
-        Raises:
-            ValueError: The shapes differ, or an id or a position is out of range.
         """
         inputs, targets = np.asarray(input_ids, np.int64), np.asarray(target_ids, np.int64)
         if inputs.shape != targets.shape:
@@ -100,11 +97,7 @@ class BigramCounts:
         return len(self._keys)
 
     def bound(self) -> float:
-        """Return the conditional entropy of the pairs in nats: no zero-layer model has a lower mean loss on them.
-
-        Raises:
-            ValueError: There is no pair.
-        """
+        """Return the conditional entropy of the pairs in nats: no zero-layer model has a lower mean loss on them."""
         self._merge()
         if not len(self._keys):
             raise ValueError("There is no pair of tokens to compute a bound from; a text needs at least 2 tokens.")

@@ -23,12 +23,7 @@ _SAVE_STEPS = "Steps between checkpoints: at most so many are repeated after an 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What every objective has; the defaults are the objectives' own.
-
-    Raises:
-        TypeError: An integer option is not an integer; numpy's integers are.
-        ValueError: An option is out of its range.
-    """
+    """What every objective has; the defaults are the objectives' own."""
 
     batch_size: int
     epochs: float

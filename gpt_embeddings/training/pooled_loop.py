@@ -91,10 +91,6 @@ def fit_pooled(
         options: How to train.
         run: Where checkpoints are stored.
         title: Label of the progress bar.
-
-    Raises:
-        OSError: A checkpoint could not be written; the one before stays.
-        ValueError: The loss is not finite.
     """
     optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
     step, per_epoch = 0, max(1, n_examples // options.batch_size)

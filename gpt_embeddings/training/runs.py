@@ -50,11 +50,7 @@ class RunFolder(AtomicOutput):
         return bool(folders)
 
     def save_state(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write the state after a step: tensors, numbers and containers of them.
-
-        Raises:
-            OSError: It could not be written; the one before stays.
-        """
+        """Write the state after a step: tensors, numbers and containers of them."""
         try:
             with atomic_file(self.state) as partial:
                 torch.save({"step": step, **state}, partial)

@@ -62,9 +62,6 @@ class Teacher:
         tokenizer: Its tokenizer, if known.
         on_cpu: Whether it may encode in several threads at once, one for each CPU core.
         batch_size: Most tokens of a batch, padding included; characters if the tokenizer is not known.
-
-    Raises:
-        ValueError: It does not return one finite, non-zero vector for each of a few sentences.
     """
 
     def __init__(
@@ -164,11 +161,6 @@ def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLi
 
     Returns:
         Vectors of shape `(len(texts), width of the teacher)`, of length 1 (or 0, for empty texts).
-
-    Raises:
-        OSError: A block could not be written; those before it stay.
-        ValueError: There is no text, the teacher did not return a finite vector for each, or the blocks are from
-            another teacher.
     """
     if not len(texts):
         raise ValueError("There is no text to encode.")
