@@ -120,7 +120,14 @@ class AtomicOutput:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             write_json(job, self.folder / JOB)
-        elif differing := _differences(job["settings"], saved["settings"] or {}):
+            return
+        now, before = job["settings"], saved["settings"] or {}
+        differing = "; ".join(
+            f"`{name}` is {now.get(name)!r:.{SHOWN_VALUE}} and was {before.get(name)!r:.{SHOWN_VALUE}}"
+            for name in sorted(now.keys() | before.keys())
+            if now.get(name) != before.get(name)
+        )
+        if differing:
             again = "delete that folder" if resume is None else "give `resume=False` (--no-resume)"
             raise ValueError(
                 f"An earlier `{self.kind}` left unfinished work in {str(self.folder)!r} under other settings: "
@@ -295,14 +302,6 @@ def _saved_job(path: Path, kind: str) -> dict[str, Any] | None:
             "command again to finish it, choose another output, or delete that folder to discard its work."
         )
     return job
-
-
-def _differences(settings: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"`{name}` is {settings.get(name)!r:.{SHOWN_VALUE}} and was {saved.get(name)!r:.{SHOWN_VALUE}}"
-        for name in sorted(settings.keys() | saved.keys())
-        if settings.get(name) != saved.get(name)
-    )
 
 
 def _remove(path: Path) -> None:

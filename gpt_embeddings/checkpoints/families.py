@@ -277,12 +277,13 @@ def component_fields(family: Family, read: ReadField, *, position_embedding_type
     kind = position_embedding_type or family.position_embedding_type
     n_embd = read_size(read, "hidden_size")
     width = read("word_embed_proj_dim") if family.project_in is not None else None
+    scaled = read(family.scale) if isinstance(family.scale, str) else family.scale
     fields: dict[str, Any] = {
         "n_embd": n_embd,
         "embd_pdrop": _or(read(family.dropout), 0.0) if family.dropout is not None else 0.0,
         "initializer_range": _or(read(family.initializer_range), 0.02),
         "position_embedding_type": kind,
-        "token_scale": math.sqrt(n_embd) if _is_scaled(family, read) else 1.0,
+        "token_scale": math.sqrt(n_embd) if scaled else 1.0,
         "scale_inputs_embeds": family.scale_inputs_embeds,
         "word_embed_proj_dim": width if width != n_embd else None,
         "add_token_types": family.add_token_types,
@@ -315,10 +316,6 @@ def read_size(read: ReadField, name: str) -> int:
 def is_tied(read: ReadField) -> bool:
     """Return whether the source's head shares the token table, which is the default of transformers."""
     return _or(read("tie_word_embeddings"), True) is True
-
-
-def _is_scaled(family: Family, read: ReadField) -> bool:
-    return bool(read(family.scale)) if isinstance(family.scale, str) else family.scale
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -95,14 +95,12 @@ def find_quantized(
         return None
     copies = _copies.setdefault(table, {})
     state = (table.data_ptr(), None if table.is_inference() else table._version)
-    if dtype not in copies or copies[dtype][0] != state or _is_stale(copies[dtype][1], table, ids):
-        copies[dtype] = (state, quantize_table(table, dtype))
-    return copies[dtype][1]
-
-
-def _is_stale(copy: QuantizedTable | None, table: torch.Tensor, ids: npt.NDArray[np.int32] | None) -> bool:
+    known, copy = copies.get(dtype, (None, None))
     # Without a copy the table itself is summed, which is right whatever it holds by now.
-    return copy is not None and not copy.is_current(table, ids)
+    if known != state or (copy is not None and not copy.is_current(table, ids)):
+        copy = quantize_table(table, dtype)
+        copies[dtype] = (state, copy)
+    return copy
 
 
 def _quantize(table: torch.Tensor, dtype: Literal["float16", "int8"]) -> QuantizedTable:

@@ -131,17 +131,18 @@ def open_bytes(path: str) -> Iterator[Any]:
     else:
         opened = open(path, "rb")
     last = os.path.splitext(urlsplit(path).path if "://" in path else path)[1].lower()
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
+    openers: dict[str, Any] = {
+        ".gz": gzip.open,
+        ".bz2": bz2.open,
+        ".xz": lzma.open,
+        ".zst": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
+    }
     with opened as file:
         if last not in openers:
             yield file
         else:
             with openers[last](file) as decompressed:
                 yield decompressed
-
-
-def _open_zst(file: Any) -> Any:
-    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
 
 
 @contextmanager

@@ -76,8 +76,6 @@ class ReadOptions:
     """What becomes a row of a text file, one of `SAMPLE_UNITS`."""
     encoding: str = "utf-8"
     """Of text, CSV and JSON."""
-    row_group: int | None = None
-    """The row group of a Parquet file to read; None reads all."""
 
 
 def read_tables(
@@ -116,12 +114,6 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
         if schema is not None and not without:
             break
     return schema
-
-
-def count_row_groups(path: str) -> int:
-    """Return the number of row groups of a Parquet file."""
-    with open_seekable(path) as file:
-        return int(pq.ParquetFile(file).num_row_groups)
 
 
 def _check_texts(table: pa.Table, options: ReadOptions) -> pa.Table:
@@ -201,7 +193,10 @@ def _one_string(block: bytes) -> pa.Array:
 
 
 def _text(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
-    blocks = (_plain_line_ends(block) for block in _blocks(path, options.encoding, size))
+    blocks = (
+        block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
+        for block in _blocks(path, options.encoding, size)
+    )
     if options.sample_by == "line":
         for block in blocks:
             # Splitting in Arrow makes no Python string of a line.
@@ -214,10 +209,6 @@ def _text(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) 
         border = PARAGRAPHS if options.sample_by == "paragraph" else END_OF_TEXT
         for texts in _between(blocks, border, size):
             yield pa.table({"text": texts})
-
-
-def _plain_line_ends(block: bytes) -> bytes:
-    return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
 
 
 def _between(blocks: Iterator[bytes], border: bytes, size: int) -> Iterator[pa.Array]:
@@ -374,7 +365,10 @@ def _json_lines(path: str, options: ReadOptions, size: int) -> Iterator[tuple[in
     line, blocks = 1, _blocks(path, options.encoding, size)
     for block in blocks:
         if line == 1 and _is_one_value(block, path):
-            yield None, _as_lines(block + b"".join(blocks), options)
+            value = json.loads(block + b"".join(blocks))
+            rows = value if isinstance(value, list) else [value]
+            rows = [{options.texts[0]: row} if isinstance(row, str) else row for row in rows]
+            yield None, "\n".join(json.dumps(row) for row in rows).encode()
             return
         if block.strip():
             yield line, block
@@ -391,13 +385,6 @@ def _is_one_value(block: bytes, path: str) -> bool:
     except ValueError:
         return suffix_of(path) == ".json" and block.startswith(b"{")
     return False
-
-
-def _as_lines(content: bytes, options: ReadOptions) -> bytes:
-    value = json.loads(content)
-    rows = value if isinstance(value, list) else [value]
-    rows = [{options.texts[0]: row} if isinstance(row, str) else row for row in rows]
-    return "\n".join(json.dumps(row) for row in rows).encode()
 
 
 def _json_table(block: bytes, options: ReadOptions, schema: pa.Schema | None, line: int | None) -> pa.Table:
@@ -490,9 +477,8 @@ def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: in
         wanted = [name for name in names if name in options.texts] if options.texts_only else None
         if wanted is not None and len(wanted) < len(set(options.texts)):
             wanted = None  # the message about a missing column lists all
-        groups = None if options.row_group is None else [options.row_group]
         yield file.schema_arrow.empty_table()  # the columns are known before any row is read
-        for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=wanted):
+        for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
             yield pa.Table.from_batches([batch])
 
 

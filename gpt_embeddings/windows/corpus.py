@@ -201,8 +201,7 @@ def _warn_of_one_unit(dataset: Any) -> None:
         return
     what = "the shards (files) of a stream, and this has a single shard" if streams else "documents, and there is one"
     advice = (
-        "Split it with `dataset.reshard()` or into more files, or store the windows with `to_dataset(folder)` and "
-        "shuffle those: `.shuffle(seed)`."
+        "Split it into more files, or store the windows with `to_dataset(folder)` and shuffle those: `.shuffle(seed)`."
         if streams
         else '`shuffle="windows"` shuffles its windows.'
     )

@@ -227,7 +227,7 @@ def _partition_shards(
     if num_streams > len(own):
         raise ValueError(
             f"`num_streams` is {num_streams}, more than the {len(own)} shards (files) of the dataset that this rank "
-            "reads. Use at most that, or split the dataset further with `dataset.reshard()` or into more files."
+            "reads. Use at most that, or split the dataset into more files."
         )
     node = None if by_shards else (rank, world_size)
     return [ShardDocuments(corpus, column, own[stream::num_streams], node) for stream in range(num_streams)]

@@ -5,7 +5,7 @@ depends on how many there are, and it has no state. The state of torchdata's `St
 workers only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -61,27 +61,7 @@ class WindowLoader(DataLoader[Batch]):
 
     def read(self) -> Iterator[Ids]:
         """Iterate over the batches as arrays, `(batch, max_length + 1)`."""
-        cursor, turns = self.windows.cursor, self._open()
-        seen, dropped = cursor.is_inside, False
-        for stream, ids, state in turns:
-            if stream < 0:
-                continue
-            cursor.advance(stream, state)
-            if ids is None:
-                continue
-            if self._drops and len(ids) < int(self.batch_size or 1):
-                dropped = True
-                continue
-            seen = True
-            yield ids
-        if not seen and dropped:
-            self.windows.warn_of_nothing(
-                f"Epoch {cursor.epoch} has no batch of {self.batch_size} windows",
-                "no stream has that many. Use a smaller `batch_size`, fewer streams or `drop_last=False`",
-            )
-        elif not seen:
-            self.windows.warn_of_nothing(f"Epoch {cursor.epoch} has no window")
-        cursor.finish()
+        yield from hand_out(self.windows, self._open(), int(self.batch_size or 1), drop_last=self._drops)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
@@ -184,6 +164,32 @@ class _Rows(torch.utils.data.IterableDataset[Any]):
                 "Each stream ends with a batch that is not full, which cannot be split between processes without "
                 "losing windows: use `drop_last=True`, or one stream."
             )
+
+
+def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *, drop_last: bool) -> Iterator[Ids]:
+    """Yield the windows of turns with the cursor behind them, then end the epoch; warn if there was nothing."""
+    cursor, worker = windows.cursor, get_worker_info()
+    seen, dropped = cursor.is_inside, False
+    for stream, ids, state in turns:
+        if stream < 0:
+            continue
+        cursor.advance(stream, state)
+        if ids is None:
+            continue
+        if drop_last and len(ids) < batch_size:
+            dropped = True
+            continue
+        seen = True
+        yield ids
+    if not seen and dropped:
+        windows.warn_of_nothing(
+            f"Epoch {cursor.epoch} has no batch of {batch_size} windows",
+            "no stream has that many. Use a smaller `batch_size`, fewer streams or `drop_last=False`",
+        )
+    elif not seen:
+        of_worker = f" of worker {worker.id}" if worker is not None and worker.num_workers > 1 else ""
+        windows.warn_of_nothing(f"Epoch {cursor.epoch}{of_worker} has no window")
+    cursor.finish()
 
 
 def take_turns(

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.windows.corpus import Corpus, WindowCounts, check_tokenizer
 from gpt_embeddings.windows.cursor import Cursor, is_cursor
-from gpt_embeddings.windows.loader import WindowLoader, take_turns
+from gpt_embeddings.windows.loader import WindowLoader, hand_out, take_turns
 from gpt_embeddings.windows.mixture import Mixture, Stopping, check_weights
 from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec, check_integer
 from gpt_embeddings.windows.stored_windows import store_windows
@@ -171,16 +171,11 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         order = self.cursor.order()
         if worker is not None:
             order = [stream for stream in order if stream % worker.num_workers == worker.id]
-        seen = not order or self.cursor.is_inside
-        for stream, ids, state in take_turns(self.corpus, self.cursor, order, 1, drop_last=False):
-            self.cursor.advance(stream, state)
-            if ids is not None:
-                seen = True
-                yield {name: values[0] for name, values in self.as_batch(ids).items()}
-        if not seen:
-            of_worker = f" of worker {worker.id}" if worker is not None and worker.num_workers > 1 else ""
-            self.warn_of_nothing(f"Epoch {self.epoch}{of_worker} has no window")
-        self.cursor.finish()
+        if not order:  # there are more workers than streams
+            self.cursor.finish()
+            return
+        for ids in hand_out(self, take_turns(self.corpus, self.cursor, order, 1, False), 1, drop_last=False):
+            yield {name: values[0] for name, values in self.as_batch(ids).items()}
 
     def dataloader(
         self, batch_size: int = 8, *, drop_last: bool = False, num_workers: int = 0, persistent_workers: bool = False

@@ -455,14 +455,6 @@ def test_a_stream_goes_on_from_its_state():
     assert seen + list(resumed) == list(dataset)
 
 
-@pytest.mark.skipif(older("datasets", "4.6"), reason="datasets has `reshard` from 4.6 on")
-def test_parquet_is_cut_into_its_row_groups():
-    pq.write_table(pa.table({"text": [str(i) for i in range(10)]}), "a.parquet", row_group_size=3)
-    dataset = load_source("a.parquet", streaming=True).reshard()
-    assert dataset.num_shards == 4
-    assert list(dataset.shard(4, 1)) == [{"text": "3"}, {"text": "4"}, {"text": "5"}]
-
-
 ROWS = [{"text": None, "n": 1}, {"text": "a", "n": 2}, {"text": "b", "n": None}]
 
 

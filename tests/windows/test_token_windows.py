@@ -407,7 +407,7 @@ class TestBadInput:
 
     def test_more_streams_than_shards(self):
         corpus = Dataset.from_dict({"text": words(20)}).to_iterable_dataset(num_shards=2)
-        with pytest.raises(ValueError, match=r"more than the 2 shards \(files\).*reshard"):
+        with pytest.raises(ValueError, match=r"more than the 2 shards \(files\).*into more files"):
             TokenWindows(corpus, TOKENIZER, 8, num_streams=3)
 
     def test_no_corpus(self):
