@@ -32,7 +32,7 @@ StartModel = Annotated[str | None, typer.Option(help="Folder or Hub name of a sa
 def takes_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace the parameter `options` of a command by the fields of a dataclass of `gpt_embeddings.training.options`.
 
-    The command receives them as a dictionary. The file is run by its path: importing the package would import torch.
+    The command receives them as a dictionary.
     """
     parameters = [
         inspect.Parameter(
@@ -44,14 +44,15 @@ def takes_options(name: str) -> Callable[[Callable[..., None]], Callable[..., No
                 typer.Option(help=field.metadata["help"], min=field.metadata["least"], rich_help_panel=TRAINING),
             ],
         )
-        for field in fields(_training_options()[name])
+        for field in fields(run_file("training/options.py")[name])
     ]
     return lambda command: replace_parameter(command, "options", parameters, dict)
 
 
 @functools.cache
-def _training_options() -> dict[str, Any]:
-    return runpy.run_path(str(Path(__file__).parents[1] / "gpt_embeddings" / "training" / "options.py"))
+def run_file(name: str) -> dict[str, Any]:
+    """Return the names in a file of `gpt_embeddings`, run by its path: importing the package would import PyTorch."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "gpt_embeddings" / name))
 
 
 def replace_parameter(

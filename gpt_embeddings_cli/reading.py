@@ -1,24 +1,22 @@
 """How texts are read: one argument and five options that every command on texts has, declared once."""
 
-import glob
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from gpt_embeddings_cli.options import replace_parameter
+from gpt_embeddings_cli.options import replace_parameter, run_file
 
 
 TEXT = "Reading text"
 
-# The suffixes that `load_source` reads. A test compares the two: asking the library takes seconds of imports.
-SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
+DISCOVERY = run_file("text/discovery.py")
 SOURCE = (
-    f"Files of one format ({' '.join(SUFFIXES)}; also .gz .bz2 .xz .zst), folders, glob patterns or URLs; - for "
-    "standard input; saved datasets; or the name of one dataset on the Hub."
+    f"Files of one format ({' '.join(DISCOVERY['FORMATS'])}; also .gz .bz2 .xz .zst), folders, glob patterns or URLs; "
+    "- for standard input; saved datasets; or the name of one dataset on the Hub."
 )
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=SOURCE)]
@@ -59,26 +57,16 @@ def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
     return replace_parameter(command, "reading", inspect.signature(ReadingOptions).parameters.values(), ReadingOptions)
 
 
-def check_inputs(names: Iterable[str]) -> None:
-    """Refuse missing files before anything is imported; `find_files` of the library decides about the rest."""
-    names = list(names)
-    for name in names:
-        if name == "-" or "://" in name or Path(name).exists():
-            continue
-        if glob.has_magic(name):
-            if next(glob.iglob(name, recursive=True), None) is None:
-                raise FileNotFoundError(f"No file matches the input {name!r}.")
-        elif len(names) > 1 or _is_path(name) or any(suffix.lower() in SUFFIXES for suffix in Path(name).suffixes):
-            raise FileNotFoundError(f"The input {name!r} does not exist.")
+def check_inputs(names: Sequence[str]) -> None:
+    """Refuse missing files before anything is imported; folders are looked into later."""
+    if len(names) != 1 or not DISCOVERY["may_be_on_hub"](names[0]):
+        DISCOVERY["find_files"](
+            name for name in names if name != "-" and "://" not in name and not Path(name).is_dir()
+        )
 
 
 def check_names(*names: str | None) -> None:
     """Refuse models and tokenizers whose name is a path that does not exist, before anything is imported."""
     for name in names:
-        if name is not None and _is_path(name) and not Path(name).exists():
+        if name is not None and DISCOVERY["is_path"](name) and not Path(name).exists():
             raise FileNotFoundError(f"The folder {name!r} does not exist.")
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name cannot be one on the Hub, where it is `name` or `user/name`."""
-    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name

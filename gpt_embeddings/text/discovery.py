@@ -1,6 +1,7 @@
 """Find input files by name, folder, pattern or address, and open them decompressed.
 
-A name that exists is taken literally, whatever characters it has.
+A name that exists is taken literally, whatever characters it has. Only the standard library is imported at the top:
+the command line runs this file by its path, to refuse missing files before it imports PyTorch.
 
 Left out: the formats (`files`), and datasets (`sources`).
 """
@@ -22,8 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import pyarrow as pa
 
 
 FORMATS = {
@@ -68,8 +67,19 @@ def find_files(inputs: Iterable[str]) -> list[str]:
                 raise FileNotFoundError(f"No file matches the input {name!r}.")
             found += [path for match in matches for path in (_in_folder(match) if os.path.isdir(match) else [match])]
         else:
-            raise FileNotFoundError(f"Input {name!r} is not a file.")
+            raise FileNotFoundError(f"The input {name!r} does not exist.")
     return found
+
+
+def may_be_on_hub(name: str) -> bool:
+    """Return whether a name could be that of a dataset on the Hub, where it is `name` or `user/name`."""
+    is_file = name == "-" or "://" in name or os.path.exists(name) or glob.has_magic(name) or is_path(name)
+    return not is_file and suffix_of(name) not in FORMATS
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name cannot be one on the Hub."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
 
 
 def format_of(paths: Sequence[str]) -> str:
@@ -135,7 +145,7 @@ def open_bytes(path: str) -> Iterator[Any]:
         ".gz": gzip.open,
         ".bz2": bz2.open,
         ".xz": lzma.open,
-        ".zst": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
+        ".zst": _open_zst,
     }
     with opened as file:
         if last not in openers:
@@ -145,6 +155,12 @@ def open_bytes(path: str) -> Iterator[Any]:
                 yield decompressed
 
 
+def _open_zst(file: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+
+
 @contextmanager
 def open_seekable(path: str) -> Iterator[Any]:
     """Open a file to read its decompressed bytes in any order."""
@@ -152,6 +168,8 @@ def open_seekable(path: str) -> Iterator[Any]:
         with open_bytes(path) as file:
             yield io.BytesIO(file.read())
     else:
+        import pyarrow as pa
+
         with open_bytes(path) if "://" in path else pa.OSFile(path, "rb") as file:
             yield file
 

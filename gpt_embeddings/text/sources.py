@@ -7,7 +7,6 @@ Left out: reading a file (`files`), and shuffling.
 """
 
 import codecs
-import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -41,7 +40,7 @@ from gpt_embeddings.text.columns import (
     take_column,
     types_message,
 )
-from gpt_embeddings.text.discovery import FORMATS, display_name, find_files, fingerprint, format_of, suffix_of
+from gpt_embeddings.text.discovery import display_name, find_files, fingerprint, format_of, may_be_on_hub
 from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, read_tables, sample_schema
 
 
@@ -125,7 +124,7 @@ def load_source(
     dataset: Any
     if all(_is_saved(name) for name in names):
         dataset = _open_saved(names, split, streaming)
-    elif len(names) == 1 and _may_be_on_hub(names[0]):
+    elif len(names) == 1 and may_be_on_hub(names[0]):
         dataset = _load_from_hub(names[0], subset, split, streaming)
         subset = None
     else:
@@ -157,7 +156,7 @@ def file_being_read(dataset: IterableDataset) -> str | None:
 
 def find_parquet(inputs: Sequence[str]) -> list[str] | None:
     """Return the matching files if all are uncompressed Parquet, else None."""
-    if any(name == "-" or _is_saved(name) for name in inputs) or (len(inputs) == 1 and _may_be_on_hub(inputs[0])):
+    if any(name == "-" or _is_saved(name) for name in inputs) or (len(inputs) == 1 and may_be_on_hub(inputs[0])):
         return None
     files = find_files(inputs)
     return files if all(path.lower().endswith((".parquet", ".pq")) for path in files) else None
@@ -348,12 +347,6 @@ def _open_saved(names: Sequence[str], split: str, streaming: bool) -> Dataset | 
         raise ValueError(f"{', '.join(names)}: there are no rows; the input is empty.")
     n_files = min(len(dataset), max(1, len(dataset.cache_files)))
     return dataset.to_iterable_dataset(num_shards=n_files) if streaming else dataset
-
-
-def _may_be_on_hub(name: str) -> bool:
-    """Return whether a name could be that of a dataset on the Hub."""
-    is_file = name == "-" or "://" in name or os.path.exists(name) or glob.has_magic(name)
-    return not is_file and suffix_of(name) not in FORMATS
 
 
 def _load_from_hub(name: str, subset: str | None, split: str, streaming: bool) -> Dataset | IterableDataset:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_embeddings.text.discovery import FORMATS
 from gpt_embeddings_cli import common
-from gpt_embeddings_cli.reading import SUFFIXES, check_inputs, check_names
+from gpt_embeddings_cli.reading import check_inputs, check_names
 
 
 STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
@@ -165,10 +164,6 @@ print(heavy, AutoConfig.for_model("gpt_embeddings").__class__.__name__, "TokenWi
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == ["[]", "GPTEmbeddingsConfig", "True"]
-
-
-def test_suffixes_are_those_of_the_library():
-    assert sorted(SUFFIXES) == sorted(FORMATS)
 
 
 def test_what_may_be_there_passes(tmp_path, monkeypatch):
