@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers import CONFIG_MAPPING
@@ -93,26 +94,24 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def _tokens(wte: str) -> Family:
-    return Family(wte=wte, wpe=None, dropout=None, add_token_types=False)
-
+_tokens = partial(Family, wpe=None, dropout=None, add_token_types=False)
 
 # Families without absolute positions at the input: what they have instead, and their token table. Others with rotary
 # positions, known by the field `rope_parameters`, are ROTARY.
 WITHOUT_POSITIONS: dict[str, tuple[str, Family]] = {
-    "bloom": ("ALiBi", _tokens("word_embeddings.weight")),
+    "bloom": ("ALiBi", _tokens(wte="word_embeddings.weight")),
     "codegen": ("rotary positions", Family(wpe=None)),
-    "falcon": ("rotary positions or ALiBi", _tokens("word_embeddings.weight")),
-    "gpt_neox": ("rotary positions", _tokens("embed_in.weight")),
-    "gpt_neox_japanese": ("rotary positions", _tokens("embed_in.weight")),
+    "falcon": ("rotary positions or ALiBi", _tokens(wte="word_embeddings.weight")),
+    "gpt_neox": ("rotary positions", _tokens(wte="embed_in.weight")),
+    "gpt_neox_japanese": ("rotary positions", _tokens(wte="embed_in.weight")),
     "gptj": ("rotary positions", Family(wpe=None)),
-    "mamba": ("no positions", _tokens("embeddings.weight")),
-    "mamba2": ("no positions", _tokens("embeddings.weight")),
-    "mpt": ("ALiBi", _tokens("wte.weight")),
-    "rwkv": ("no positions", _tokens("embeddings.weight")),
-    "t5": ("relative positions", _tokens("shared.weight")),
+    "mamba": ("no positions", _tokens(wte="embeddings.weight")),
+    "mamba2": ("no positions", _tokens(wte="embeddings.weight")),
+    "mpt": ("ALiBi", _tokens(wte="wte.weight")),
+    "rwkv": ("no positions", _tokens(wte="embeddings.weight")),
+    "t5": ("relative positions", _tokens(wte="shared.weight")),
 }
-ROTARY = ("rotary positions", _tokens("embed_tokens.weight"))
+ROTARY = ("rotary positions", _tokens(wte="embed_tokens.weight"))
 
 # Prefixes that wrappers around a base model add to its keys.
 PREFIXES = re.compile(r"(?:(?:module|_orig_mod|transformer|model|biogpt)\.)*")

@@ -70,10 +70,6 @@ def load_source(
 def load_source(
     inputs: AnyPath | Sequence[AnyPath], *, streaming: Literal[True], **options: Unpack[SourceOptions]
 ) -> IterableDataset: ...
-@overload
-def load_source(
-    inputs: AnyPath | Sequence[AnyPath], *, streaming: bool, **options: Unpack[SourceOptions]
-) -> Dataset | IterableDataset: ...
 def load_source(
     inputs: AnyPath | Sequence[AnyPath],
     *,
@@ -138,20 +134,6 @@ def load_source(
     for name in texts:
         check_texts(dataset, name)
     return dataset.select_columns(list(texts)) if texts_only else dataset
-
-
-def file_being_read(dataset: IterableDataset) -> str | None:
-    """Return the file that a streaming dataset is reading, for error messages, or None if that is unknown."""
-    source: Any = getattr(dataset, "_ex_iterable", None)
-    while hasattr(source, "ex_iterable"):
-        source = source.ex_iterable
-    arguments, state = getattr(source, "kwargs", None), getattr(source, "_state_dict", None)
-    for name in ("base_files", "files"):
-        files = (arguments or {}).get(name)
-        if isinstance(files, list) and files:
-            shard = state["shard_idx"] if state else 0
-            return str(files[min(shard, len(files) - 1)])
-    return None
 
 
 def find_parquet(inputs: Sequence[str]) -> list[str] | None:

@@ -24,7 +24,7 @@ from datasets.distributed import split_dataset_by_node
 from gpt_embeddings.exceptions import ColumnError, UnreadableFileError
 from gpt_embeddings.text.columns import check_column, take_column
 from gpt_embeddings.text.encoding import as_texts, bad_text
-from gpt_embeddings.text.sources import file_being_read, read_blocks
+from gpt_embeddings.text.sources import read_blocks
 
 
 BLOCK_ROWS = 1024  # rows read at a time
@@ -110,8 +110,8 @@ class ShardDocuments:
         state, row = (cursor["state"], cursor["row"]) if cursor else (None, 0)
         if state is not None:
             dataset.load_state_dict(state)
-        for block in _readable(read_blocks(dataset, BLOCK_ROWS, [self.column]), dataset, shard):
-            for skip, piece in _readable(_pieces(block[self.column].slice(row), "a row"), dataset, shard):
+        for block in _readable(read_blocks(dataset, BLOCK_ROWS, [self.column]), shard):
+            for skip, piece in _readable(_pieces(block[self.column].slice(row), "a row"), shard):
                 yield {"shard": shard, "state": state, "row": row + skip}, piece
             state, row = dataset.state_dict(), 0
 
@@ -149,16 +149,15 @@ def _checksum(texts: list[str], before: int) -> int:
     return zlib.crc32("".join(f"{text}\0" for text in texts).encode(), before)
 
 
-def _readable(items: Iterator[Any], dataset: IterableDataset, shard: int | None) -> Iterator[Any]:
-    """Yield what is read; an error names the file. Errors of whoever uses the items do not pass here."""
+def _readable(items: Iterator[Any], shard: int | None) -> Iterator[Any]:
+    """Yield what is read; an error names the shard. Errors of whoever uses the items do not pass here."""
     while True:
         try:
             item = next(items, None)
         except (ColumnError, UnreadableFileError):
             raise  # it says which file and why
         except READING_ERRORS as error:
-            name = file_being_read(dataset) or f"Shard {shard or 0} of the dataset"
-            raise ValueError(f"{name} could not be read: {error}") from error
+            raise ValueError(f"Shard {shard or 0} of the dataset could not be read: {error}") from error
         if item is None:
             return
         yield item
