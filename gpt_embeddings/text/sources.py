@@ -290,8 +290,9 @@ def _has_one_schema(dataset: IterableDataset) -> bool:
 
 def _join_tables(tables: list[pa.Table]) -> pa.Table:
     try:
-        joined = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
-        return joined.combine_chunks()
+        if len(tables) == 1:
+            return tables[0]
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()  # else a chunk for each row
     except (pa.ArrowTypeError, pa.ArrowInvalid):
         for name in tables[0].column_names:
             kinds = [table.schema.field(name).type for table in tables if name in table.column_names]
