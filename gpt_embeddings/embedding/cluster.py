@@ -125,15 +125,7 @@ def embed_on_cluster(
             "int8 on a cluster needs `ranges`, which `Embedder.calibrate` finds on a sample of the texts."
         )
     check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN)
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False)
-    n_cpus = int(ray.cluster_resources().get("CPU", 0))
-    if n_cpus < 2:  # with its CPUs all taken by actors, Ray Data would wait for ever to read
-        raise ValueError(f"The cluster has {n_cpus} CPUs; one actor and one reader need at least 2.")
-    actors = min(n_actors or n_cpus - 1, n_cpus - 1)
-    context = ray.data.DataContext.get_current()
-    context.use_datasource_v2 = False  # the new reader feeds one actor only
-    context.execution_options.preserve_order = False
+    actors = _start(address, n_actors)
     n_blocks = 4 * actors
     if isinstance(inputs, Dataset):
         rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
@@ -153,7 +145,10 @@ def embed_on_cluster(
         parts = embedded.take_all()
         # Out of reach of a lost actor that is still writing.
         result = out.result.rename(out.folder / "whole")
-        _drop_others(result, {part["file"] for part in parts})
+        kept = {part["file"] for part in parts}
+        for path in result.iterdir():
+            if path.name not in kept:  # of a task that was repeated
+                path.unlink()
         n_rows, n_read = sum(part["rows"] for part in parts), rows.count()
         if n_rows != n_read:
             raise ValueError(f"{n_read} rows were read, but {n_rows} were embedded. There is no output; start again.")
@@ -167,8 +162,16 @@ def embed_on_cluster(
     return n_rows - sum(part["dropped"] for part in parts)
 
 
-def _drop_others(folder: Path, kept: set[str]) -> None:
-    """Delete the files of tasks that were repeated."""
-    for path in folder.iterdir():
-        if path.name not in kept:
-            path.unlink()
+def _start(address: str | None, n_actors: int | None) -> int:
+    """Join or start a cluster, and return the number of actors."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False)
+    n_cpus = int(ray.cluster_resources().get("CPU", 0))
+    if n_cpus < 2:  # with its CPUs all taken by actors, Ray Data would wait for ever to read
+        raise ValueError(f"The cluster has {n_cpus} CPUs; one actor and one reader need at least 2.")
+    context = ray.data.DataContext.get_current()
+    context.use_datasource_v2 = False  # the new reader feeds one actor only
+    context.execution_options.preserve_order = False
+    return min(n_actors or n_cpus - 1, n_cpus - 1)
