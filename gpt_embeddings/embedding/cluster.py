@@ -21,7 +21,7 @@ from datasets import Dataset
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import with_provenance
 from gpt_embeddings.embedding.shards import WRITTEN
-from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output
+from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.threads import n_cores
@@ -124,15 +124,14 @@ def embed_on_cluster(
         raise ValueError(
             "int8 on a cluster needs `ranges`, which `Embedder.calibrate` finds on a sample of the texts."
         )
-    check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN)
-    actors = _start(address, n_actors)
-    n_blocks = 4 * actors
-    if isinstance(inputs, Dataset):
-        rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
-    else:
-        rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=n_blocks)
-    check_column(rows.columns(), options.get("column", "text"))  # not by an actor that has loaded a model first
     with AtomicOutput(output, KIND, overwrite=overwrite, overwritable=WRITTEN) as out:
+        actors = _start(address, n_actors)
+        n_blocks = 4 * actors
+        if isinstance(inputs, Dataset):
+            rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
+        else:
+            rows = ray.data.read_parquet([os.fspath(name) for name in inputs], override_num_blocks=n_blocks)
+        check_column(rows.columns(), options.get("column", "text"))  # not by an actor that has loaded a model first
         out.result.mkdir(parents=True, exist_ok=True)
         embedded = rows.map_batches(
             EmbedderActor,
