@@ -249,8 +249,8 @@ def _read_differently(candidate: GigatokenBackend, reference: Encode) -> list[in
     """Return the characters beyond ASCII for which the two differ; they know different versions of Unicode."""
     blocks = [_CHARACTERS[i : i + _BLOCK] for i in range(0, len(_CHARACTERS), _BLOCK)]
     texts = ["\n".join(_beside(block)) for block in blocks]
-    doubtful = [c for i in _differing(texts, candidate, reference) for c in blocks[i]]
-    return [doubtful[i] for i in _differing(_beside(doubtful), candidate, reference)]
+    suspects = [c for i in _differing(texts, candidate, reference) for c in blocks[i]]
+    return [suspects[i] for i in _differing(_beside(suspects), candidate, reference)]
 
 
 def _first_difference(texts: list[str], candidate: GigatokenBackend, reference: Encode) -> str | None:
@@ -307,13 +307,13 @@ def _verdicts() -> Path:
 def _read_verdict(digest: str) -> tuple[str | None, FallbackCharacters]:
     try:
         content = json.loads((_verdicts() / f"{digest}.json").read_text(encoding="utf-8"))
-        return str(content["verdict"]), FallbackCharacters(content["doubtful"])
+        return str(content["verdict"]), FallbackCharacters(content["fallback"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, FallbackCharacters()  # absent or broken: the proof is made again
 
 
-def _write_verdict(digest: str, verdict: str, doubtful: FallbackCharacters) -> None:
+def _write_verdict(digest: str, verdict: str, fallback: FallbackCharacters) -> None:
     try:
-        write_json({"verdict": verdict, "doubtful": doubtful.ranges}, _verdicts() / f"{digest}.json")
+        write_json({"verdict": verdict, "fallback": fallback.ranges}, _verdicts() / f"{digest}.json")
     except (OSError, ValueError):
         return  # a cache that cannot be written costs three seconds next time

@@ -48,7 +48,7 @@ OFFLINE_FILES = {
 PATIENCE = 4.0  # seconds
 TOKENIZER_MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "config.json")
 
-# What was made of a tokenizer or found out about it, beside the state in which it was.
+# Values derived from a tokenizer by their names, with the state for which they hold.
 _remembered: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, dict[Hashable, Any]]]" = WeakKeyDictionary()
 
 

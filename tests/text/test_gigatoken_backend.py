@@ -295,16 +295,16 @@ def test_the_proof_finds_those_characters(gpt2):
         assert any(first <= ord(character) <= last for first, last in backend.fallback.ranges)
 
 
-def test_texts_with_doubtful_characters_are_left_to_the_reference():
+def test_texts_with_fallback_characters_are_left_to_the_reference():
     def lengths(of_one):
         return lambda texts: (
             np.repeat(np.arange(len(texts), dtype=np.int32) + of_one, [len(text) for text in texts]),
             np.cumsum([0, *map(len, texts)], dtype=np.int64),
         )
 
-    doubtful = FallbackCharacters([(0x3B1, 0x3B3), (0x1F600, 0x1F600)])
+    fallback = FallbackCharacters([(0x3B1, 0x3B3), (0x1F600, 0x1F600)])
     texts = ["ab", "\u03b1x", "", "\u03b4", "\U0001f600", "\u03b3\u03b4c", "z"]
-    input_ids, offsets = doubtful.encode(texts, lengths(0), lengths(100))
+    input_ids, offsets = fallback.encode(texts, lengths(0), lengths(100))
     assert input_ids.tolist() == [0, 0, 100, 100, 2, 101, 102, 102, 102, 3]
     assert offsets.tolist() == [0, 2, 4, 4, 5, 6, 9, 10]
     assert (input_ids.dtype, offsets.dtype) == (np.int32, np.int64)
@@ -333,15 +333,15 @@ def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
     expected = encode_flat(["clerk"], small_tokenizer())[0].tolist()
     (verdict,) = tmp_path.iterdir()
     kept = json.loads(verdict.read_text())
-    assert kept == {"verdict": "equal", "doubtful": []}
+    assert kept == {"verdict": "equal", "fallback": []}
 
-    verdict.write_text('{"verdict": "its ids differ", "doubtful": []}')
+    verdict.write_text('{"verdict": "its ids differ", "fallback": []}')
     as_new_process(monkeypatch, tmp_path)
     with pytest.warns(UserWarning, match="is not used: its ids differ. Encoding goes on"):
         assert encode_flat(["clerk"], small_tokenizer())[0].tolist() == expected
 
     # A broken file is no verdict: the proof is made again.
-    for broken in ("{", '{"verdict": "equal"}', '{"verdict": "equal", "doubtful": [["x", 1]]}', '"equal"', "[]"):
+    for broken in ("{", '{"verdict": "equal"}', '{"verdict": "equal", "fallback": [["x", 1]]}', '"equal"', "[]"):
         verdict.write_text(broken)
         as_new_process(monkeypatch, tmp_path)
         assert encode_flat(["clerk"], small_tokenizer())[0].tolist() == expected
