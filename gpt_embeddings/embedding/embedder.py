@@ -11,6 +11,7 @@ binary vectors (`quantization`).
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -260,7 +261,7 @@ class Embedder:
         parts = []
         with bar:
             for i in starts:
-                parts.append(self._embed(column[i : i + BLOCK_TEXTS], lambda row, first=i: f"Text {first + row}")[0])
+                parts.append(self._embed(column[i : i + BLOCK_TEXTS], partial(_name_text, i))[0])
                 bar.update()
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -538,6 +539,10 @@ def _as_vectors(given: Any) -> npt.NDArray[Any] | None:
         except ValueError as error:
             raise ValueError("`similarity` got vectors of different widths; give vectors of one width.") from error
     return given if isinstance(given, np.ndarray) and given.dtype.kind in "biufc" else None
+
+
+def _name_text(first: int, index: int) -> str:
+    return f"Text {first + index}"
 
 
 def _load(
