@@ -21,13 +21,14 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import token_vectors
 from gpt_embeddings.analysis.readable_tokens import encode_words, reachable_tokens, readable_pieces, word_ids
-from gpt_embeddings.analysis.similarity import top_k
+from gpt_embeddings.analysis.similarity import Floats, top_k
 from gpt_embeddings.text.backend import FlatIds
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 ANGLES = 100_001  # grid points of the integral in `chance`
+EPSILON = 0.2  # of `analogy`; the smaller, the more a small cosine with b counts
 CLEARLY = 1.1  # times the best score by chance
 
 # The test whether rows are random compares 512 rows: their 130,816 pairs give the figures below within one per cent.
@@ -141,11 +142,7 @@ class Neighbours:
         return Word(word.strip(), tuple(input_ids.tolist()), pieces, vector)
 
     def nearest(
-        self,
-        vector: torch.Tensor | npt.ArrayLike,
-        count: int = 10,
-        exclude: Collection[int] = (),
-        similar_to: Sequence[torch.Tensor] = (),
+        self, vector: torch.Tensor | npt.ArrayLike, count: int = 10, exclude: Collection[int] = ()
     ) -> list[Neighbour]:
         """Return the tokens or words with the largest cosine.
 
@@ -153,25 +150,12 @@ class Neighbours:
             vector: Vector of shape `(n_embd,)`: a tensor, or numbers such as the mean of several texts' vectors.
             count: How many; fewer if there are fewer.
             exclude: Rows of `vectors` to leave out, with the other spellings of the same words.
-            similar_to: Vectors with which an answer must not have a negative cosine.
 
         Raises:
             ValueError: The vector has another shape, is zero or is not finite.
         """
-        scores = torch.mv(self.vectors, self._check_query(vector)).mul_(self.scale).numpy()  # (n_rows,)
-        for other in similar_to:
-            scores[torch.mv(self.vectors, other).numpy() < 0] = -np.inf
-        order, bounds = self._rows_by_word
-        if not len(order):
-            return []
-        best = np.maximum.reduceat(scores[order], bounds[:-1])  # (n_words,)
-        best[np.isin(self._numbers[order[bounds[:-1]]], self._numbers[list(exclude)])] = -np.inf
-        found, words = top_k(best[None], count)
-        chosen = []
-        for word in words[0][np.isfinite(found[0])]:
-            rows = order[bounds[word] : bounds[word + 1]]
-            chosen.append(int(rows[scores[rows].argmax()]))
-        return [self._neighbour(row, float(scores[row])) for row in chosen]
+        cosines = self._cosines(vector)
+        return self._best(cosines, cosines, count, exclude)
 
     def of_word(self, word: str, count: int = 10, *, exclude_inputs: bool = True) -> tuple[Word, list[Neighbour]]:
         """Return a word and its neighbours, with or without the word itself and its spelling variants."""
@@ -181,23 +165,46 @@ class Neighbours:
     def analogy(
         self, a: str, b: str, c: str, count: int = 10, *, exclude_inputs: bool = True
     ) -> tuple[tuple[Word, Word, Word], list[Neighbour]]:
-        """Return three words and the neighbours of `a - b + c`, each vector taken at length 1.
+        """Return three words and the answers to a - b + c, by 3CosMul (Levy and Goldberg 2014).
 
-        Rows whose cosine with a or with c is negative are left out. Otherwise what is only near to c and far from b,
-        such as `female`, would come before `queen`.
+        An answer x has a large cos(x, a) cos(x, c) / (cos(x, b) + 0.2), where negative cosines count as 0, so it is
+        similar to both a and c. The largest cosine with a - b + c alone often belongs to a synonym of c. The score of
+        an answer is that cosine, with each of the three vectors taken at length 1.
 
         Args:
             a: For example king.
             b: man.
             c: woman.
-            count: How many neighbours.
+            count: How many answers.
             exclude_inputs: Whether to leave the three words and their spelling variants out, as is usual: otherwise
                 one of them often comes first.
         """
         words = self.find(a), self.find(b), self.find(c)
+        near_a, near_b, near_c = (self._cosines(word.vector) for word in words)
         first, second, third = (normalize(word.vector, dim=0) for word in words)
-        inputs = set().union(*map(self._variants, words)) if exclude_inputs else set()
-        return words, self.nearest(first - second + third, count, inputs, (first, third))
+        length = float((first - second + third).norm()) or 1.0
+        ranking = near_a.clip(0) * near_c.clip(0) / (near_b.clip(0) + EPSILON)
+        ranking[ranking == 0] = -np.inf
+        exclude = set().union(*map(self._variants, words)) if exclude_inputs else set()
+        return words, self._best(ranking, (near_a - near_b + near_c) / length, count, exclude)
+
+    def _cosines(self, vector: torch.Tensor | npt.ArrayLike) -> Floats:
+        """Return the cosine of each row with a vector, `(n_rows,)`."""
+        return torch.mv(self.vectors, self._check_query(vector)).mul_(self.scale).numpy()
+
+    def _best(self, ranking: Floats, scores: Floats, count: int, exclude: Collection[int]) -> list[Neighbour]:
+        """Return the words that rank highest, each by its best row."""
+        order, bounds = self._rows_by_word
+        if not len(order):
+            return []
+        best = np.maximum.reduceat(ranking[order], bounds[:-1])  # (n_words,)
+        best[np.isin(self._numbers[order[bounds[:-1]]], self._numbers[list(exclude)])] = -np.inf
+        found, words = top_k(best[None], count)
+        chosen = []
+        for word in words[0][np.isfinite(found[0])]:
+            rows = order[bounds[word] : bounds[word + 1]]
+            chosen.append(int(rows[ranking[rows].argmax()]))
+        return [self._neighbour(row, float(scores[row])) for row in chosen]
 
     def _neighbour(self, row: int, score: float) -> Neighbour:
         if self.words is None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,19 +21,28 @@ class LoadedModel:
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        words: Words to search, or none.
+        words: Word lists by language, or none.
     """
 
     def __init__(
-        self, model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, words: Sequence[str] = ()
+        self, model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, words: Mapping[str, Sequence[str]]
     ) -> None:
-        self.model, self.tokenizer, self._words = model.eval(), tokenizer, words
+        self.model, self.tokenizer = model.eval(), tokenizer
         self.tokens = Neighbours(model, tokenizer)
+        self._ranks = {language: {word: i for i, word in enumerate(listed)} for language, listed in words.items()}
+        self._among = cache(lambda language: Neighbours(model, tokenizer, words=words[language]))
 
-    @cached_property
-    def words(self) -> Neighbours:
-        """Search among words; among tokens if the model has no word list."""
-        return Neighbours(self.model, self.tokenizer, words=self._words) if self._words else self.tokens
+    def words(self, *query: str) -> Neighbours:
+        """Return the search among the words of the language of a query; among tokens if there is no word list.
+
+        It is the language in which the words of the query are most frequent.
+        """
+
+        def rank(language: str) -> int:
+            ranks = self._ranks[language]
+            return sum(ranks.get(word.strip().lower(), len(ranks)) for word in query)
+
+        return self._among(min(self._ranks, key=rank)) if self._ranks else self.tokens
 
 
 class LazyModel:
@@ -52,7 +61,7 @@ class LazyModel:
         words: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name, self.words = name, words or {}
-        self._load = cache(lambda: LoadedModel(*load(), [word for listed in self.words.values() for word in listed]))
+        self._load = cache(lambda: LoadedModel(*load(), self.words))
         self._lock = threading.Lock()  # `cache` alone would let two threads load at the same time
 
     @classmethod

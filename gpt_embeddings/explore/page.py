@@ -31,14 +31,6 @@ PORTUGUESE_LOCALES = ("pt", "pt-BR", "pt-PT")
 # Marks a fixed text of the page for translation: in the browser, or now into the language that was asked for.
 Say: TypeAlias = Callable[[str], Any]
 
-# The variables of templates/explore.css, set from Gradio's theme.
-COLOURS_OF_THEME = """
-.gradio-container {
-  --ink: var(--body-text-color); --line: var(--border-color-primary); --paper: var(--background-fill-primary);
-  --wash: var(--background-fill-secondary);
-}
-"""
-
 
 def launch_page(
     models: Sequence[LazyModel],
@@ -81,7 +73,7 @@ def launch_page(
         enable_monitoring=False,
         max_file_size=1,  # nothing is uploaded
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=style_sheet() + COLOURS_OF_THEME,
+        css=style_sheet(),
         i18n=i18n,
     )
     for model in models:
@@ -103,7 +95,7 @@ def main(*names: str | None, language: Language | None = None) -> None:
 
 def _load(model: LazyModel) -> None:
     try:
-        model.load()
+        logger.info("%s: %d words or tokens", model.name, len(model.load().words().rows))
     except Exception as error:  # the page shows the same message
         logger.warning("%s could not be loaded: %s", model.name, error)
 

@@ -41,6 +41,10 @@ EXPECTED = (ImportError, OSError, TypeError, ValueError, StrictDataclassError)
 WORDS, TOKENS, AROUND = "words", "the tokens of a text", "around a word"
 ALL_TOKENS = "tokens"
 
+ANALOGY = (
+    "The answers x are ordered by cos(x, a) cos(x, c) / (cos(x, b) + 0.2), without negative cosines, so that they are "
+    "similar to both a and c. The numbers are cosines with a - b + c."
+)
 NO_WORDS = "This model has no word list, so its tokens are searched."
 NO_POSITIONS = "The model has no positions: each vector is its token's row."
 LEARNED_POSITIONS = Path(__file__).parent / "templates" / "learned_positions.safetensors"
@@ -158,8 +162,9 @@ def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") ->
             notes = ["The dots are joined in the order of the text.", NO_POSITIONS]
         notes.append(tables.text_table(loaded.model, loaded.tokenizer, text).caption)  # says what was cut
     elif what == AROUND:
-        figure = maps.neighbourhood_map(loaded.words, text or "", method=chosen)
-        notes = [describe_chance(loaded.words, None)]
+        index = loaded.words(text or "")
+        figure = maps.neighbourhood_map(index, text or "", method=chosen)
+        notes = [describe_chance(index, None)]
     else:
         figure = maps.words_map(loaded.tokens, _parse_words(text or ""), chosen)
         notes = ["A diamond is a word of several tokens, drawn at their mean."]
@@ -167,8 +172,8 @@ def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") ->
 
 
 def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, among: str, exclude_inputs: bool) -> ViewResult:
-    index = loaded.tokens if among == ALL_TOKENS else loaded.words
     b, c = (b or "").strip(), (c or "").strip()
+    index = loaded.tokens if among == ALL_TOKENS else loaded.words(a or "", b, c)
     if bool(b) != bool(c):
         raise ValueError("An analogy takes both: a word to subtract and a word to add. Fill both or neither.")
     words: tuple[Word, ...]
@@ -180,7 +185,7 @@ def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, among: str, ex
     table = tables.neighbours_table(index, words, found)
     own = {ids for word in words for ids in (word.input_ids, *((token_id,) for token_id in word.input_ids))}
     best = max((near.score for near in found if near.input_ids not in own), default=None)
-    notes = [table.caption, describe_chance(index, best)]
+    notes = [table.caption, *([ANALOGY] if b else []), describe_chance(index, best)]
     if index.words is None and among == WORDS:
         notes.append(NO_WORDS)
     return ViewResult((figures.neighbours_figure(index, found),), table, tuple(notes))

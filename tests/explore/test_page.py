@@ -47,7 +47,8 @@ def saved(tmp_path_factory, gpt2_tokenizer):
         model.save_pretrained(folder / name)
         gpt2_tokenizer.save_pretrained(folder / name)
         model.wte.weight.data += 0.02
-    (folder / "after" / "words.pt.txt").write_text("gato\ngatos\nrainha\nrei\n", encoding="utf-8")
+    for language, words in {"en": "cat king queen", "pt": "gato gatos rainha rei"}.items():
+        (folder / "after" / f"words.{language}.txt").write_text(words.replace(" ", "\n") + "\n", encoding="utf-8")
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text('{"model_type": "gpt_embeddings", "n_embd": 16}')
     return folder
@@ -204,6 +205,7 @@ def test_words_are_searched_where_a_model_has_a_list_of_them(saved, model):
     assert {row[1:3] for row in result.table.rows} == {("rei", "␣re·i"), ("rainha", "␣rain·ha")}
     assert "Split into several tokens, searched by the mean of their rows: gato." in result.notes[0]
     assert set(result.figures[0].data[0].y) == {"rei", "rainha"}
+    assert {row[1] for row in show(NEIGHBOURS, listed, "King").table.rows} == {"cat", "queen"}
     labels = show(MAP, listed, AROUND, "gato").figures[0].layout.scene
     assert {mark.text for mark in labels.annotations} == {"gato", "rei", "rainha"}
     assert show(NEIGHBOURS, listed, "gato", "", "", ALL_TOKENS).table.columns[1:3] == ("token", "id")
@@ -222,7 +224,7 @@ def test_words_are_searched_where_a_model_has_a_list_of_them(saved, model):
 def test_the_bundled_tables_know_words(bundled, name, query, best, answers):
     result = show(NEIGHBOURS, bundled[name], *re.split(" [-+] ", query))
     assert answers <= {row[1] for row in result.table.rows[:best]}
-    assert re.search(r"A table of \d\d,\d{3} x 256 random numbers", result.notes[1])
+    assert re.search(r"A table of \d\d,\d{3} x 256 random numbers", result.notes[-1])
 
 
 def test_html_of_ours_is_text():
@@ -304,7 +306,7 @@ def test_a_space_is_complete(saved, tmp_path):
     assert (space / "requirements.txt").read_text().startswith("gpt-embeddings[explore,offline]==")
     loaded = GPTEmbeddingsModel.from_pretrained(space / "model-1")
     assert torch.equal(loaded.wte.weight, GPTEmbeddingsModel.from_pretrained(saved / "before").wte.weight)
-    assert sorted(path.parent.name for path in space.rglob("words.*.txt")) == ["model-2"]
+    assert sorted(path.parent.name for path in space.rglob("words.*.txt")) == ["model-2"] * 2
     again = run(saved / "before", "--export", space)
     assert again.exit_code == 1 and "exists; choose another" in again.output
 

@@ -261,10 +261,10 @@ def test_a_picture_follows_its_fields(new_page, urls):
     page.get_by_label("Palavra (a)").fill("")
     page.locator(".failed:visible").filter(has_text="Falta uma palavra; digite uma.").wait_for()
     assert page.locator(".js-plotly-plot:visible").count() == 0
-    page.get_by_label("tokens", exact=True).check()
+    page.get_by_role("radio", name="tokens", exact=True).check()
     page.get_by_label("Palavra (a)").fill("tide")
     page.locator("th:visible").filter(has_text="token").wait_for()
-    page.get_by_label("palavras", exact=True).check()
+    page.get_by_role("radio", name="palavras", exact=True).check()
     page.locator(".note:visible").filter(has_text="Este modelo não tem lista de palavras").wait_for()
     assert watched.faults == []
     page.close()
