@@ -11,8 +11,8 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from gpt_embeddings.text.backend import FlatIds
 from gpt_embeddings.text.encoding import encode_flat
+from gpt_embeddings.text.gigatoken_backend import FlatIds
 
 
 SPACE_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
