@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from gpt_embeddings import GPTEmbeddingsModel
+from gpt_embeddings.analysis.word_lists import load_words
 from gpt_embeddings.checkpoints.bundled import ENGLISH
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.explore.lazy_model import LazyModel
@@ -67,8 +68,8 @@ def main(only: Sequence[str]) -> None:
     torch.manual_seed(0)
     fresh = GPTEmbeddingsModel(model.config).eval()
     models = [
-        LazyModel("before: fresh tables", lambda: (fresh, tokenizer)),
-        LazyModel(ENGLISH, lambda: (model, tokenizer)),
+        LazyModel("before: fresh tables", lambda: (fresh, tokenizer), load_words()),
+        LazyModel(ENGLISH, lambda: (model, tokenizer), load_words()),
     ]
     alone = launch_page(models[1:], block=False)
     both = launch_page(models, block=False)

@@ -221,7 +221,7 @@ def _make_widget(field: Field, value: Any, say: Say) -> Any:
     label = say(field.label)
     if field.choices:
         choices = [(say(choice), choice) for choice in field.choices]
-        return gr.Radio(choices, value=value, label=label, min_width=280)
+        return gr.Radio(choices, value=value, label=label, min_width=140 * len(choices))
     if isinstance(value, bool):
         return gr.Checkbox(value, label=label, min_width=180)
     if isinstance(value, int):

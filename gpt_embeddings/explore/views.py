@@ -265,13 +265,14 @@ VIEWS = (
     ),
     View(
         "Neighbours",
-        "The most similar words or tokens by cosine; with all three words, the answers to the analogy a - b + c.",
+        "The most similar words or tokens by cosine; with all three words, the answers to the analogy a - b + c. With "
+        "the inputs, their spelling variants are excluded.",
         {
             "a": Field("Word (a)", "king"),
             "b": Field("minus (b)", ""),
             "c": Field("plus (c)", ""),
             "among": Field("Search among", WORDS, choices=(WORDS, ALL_TOKENS)),
-            "exclude_inputs": Field("Exclude the inputs and their spelling variants", True),
+            "exclude_inputs": Field("Exclude the inputs", True),
         },
         _show_neighbours,
         1,
