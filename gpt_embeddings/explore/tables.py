@@ -45,25 +45,25 @@ class Table:
         Args:
             to_html: Escapes a text, so that markup in it is shown and not run.
         """
-        numeric = [not isinstance(value, str) for value in self.rows[0]] if self.rows else [False] * len(self.columns)
-        head = "".join(
-            f'<th scope="col"{RIGHT if right else ""}>{to_html(column)}</th>'
-            for column, right in zip(self.columns, numeric, strict=True)
-        )
-        cells = (("".join(_cell(value, to_html) for value in row)) for row in self.rows)
-        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        right = [not isinstance(value, str) for value in self.rows[0]] if self.rows else [False] * len(self.columns)
+
+        def line(row: Sequence[Cell], tag: str) -> str:
+            cells = (
+                f"<{tag}{RIGHT if aligned else ''}>{to_html(_format(value))}</{tag}>"
+                for value, aligned in zip(row, right, strict=True)
+            )
+            return f"<tr>{''.join(cells)}</tr>"
+
         caption = f"<caption>{to_html(self.caption)}</caption>" if self.caption else ""
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        body = "".join(line(row, "td") for row in self.rows)
+        return f"<table>{caption}<thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>"
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
 
-def _cell(value: Cell, to_html: Callable[[str], str]) -> str:
-    if isinstance(value, str):
-        return f"<td>{to_html(value)}</td>"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-    return f"<td{RIGHT}>{text}</td>"
+def _format(value: Cell) -> str:
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Table:

@@ -74,26 +74,19 @@ def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
     if language == "en":
         return figure
     say = partial(translate, language=language)
-
-    def translate_title(item: Any) -> None:
-        if item.title.text:
-            item.title.text = ", ".join(map(say, item.title.text.split(", ", 1)))  # "Cosines, sinusoidal"
-
-    def translate_trace(trace: Any) -> None:
+    for titled in (*figure.select_xaxes(), *figure.select_yaxes(), figure.layout):
+        if titled.title.text:
+            titled.title.text = ", ".join(map(say, titled.title.text.split(", ", 1)))  # "Cosines, sinusoidal"
+    for annotation in figure.layout.annotations:
+        annotation.text = say(annotation.text)
+    for trace in figure.data:
         trace.name = say(trace.name) if trace.name else trace.name
+        trace.hovertemplate = say(trace.hovertemplate)
         if trace.type == "heatmap" and isinstance(trace.y[0], str):
             trace.y = [say(name) for name in trace.y]
-        trace.hovertemplate = say(trace.hovertemplate)
         if trace.customdata is not None:
             hover = np.array(trace.customdata, object)
             trace.customdata = np.vectorize(lambda item: say(item) if "<br>" in str(item) else item, [object])(hover)
-
-    figure.for_each_trace(translate_trace)
-    figure.for_each_xaxis(translate_title)
-    figure.for_each_yaxis(translate_title)
-    for annotation in figure.layout.annotations:
-        annotation.text = say(annotation.text)
-    translate_title(figure.layout)
     return figure
 
 
