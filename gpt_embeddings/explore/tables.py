@@ -99,17 +99,20 @@ def neighbours_table(index: Neighbours, words: Sequence[Word], found: Sequence[N
         words: The words of the query.
         found: The neighbours, best first.
     """
-    caption = f"Asked for: {', '.join(word.label for word in words)}."
-    several = ", ".join(word.text for word in words if len(word.input_ids) > 1)
-    if several:
-        caption += f" Split into several tokens, searched by the mean of their rows: {several}."
     if index.words is None:
         columns = ("rank", "token", "id", "cosine")
-        return Table(
-            columns, [(i, near.text, near.input_ids[0], near.score) for i, near in enumerate(found, 1)], caption
-        )
-    rows = [(i, near.text, near.label, near.score) for i, near in enumerate(found, 1)]
-    return Table(("rank", "word", "tokens", "cosine"), rows, caption)
+        rows: list[tuple[Cell, ...]] = [(i, n.text, n.input_ids[0], n.score) for i, n in enumerate(found, 1)]
+    else:
+        columns = ("rank", "word", "tokens", "cosine")
+        rows = [(i, n.text, n.label, n.score) for i, n in enumerate(found, 1)]
+    return Table(columns, rows, asked_for(words))
+
+
+def asked_for(words: Sequence[Word]) -> str:
+    """Return a sentence with the words of a query, and one on those that are split."""
+    asked = f"Asked for: {', '.join(word.label for word in words)}."
+    split = ", ".join(word.text for word in words if len(word.input_ids) > 1)
+    return f"{asked} Split into several tokens, searched by the mean of their rows: {split}." if split else asked
 
 
 def encodings_table(encodings: Sequence[Encoding]) -> Table:

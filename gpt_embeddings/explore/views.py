@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from gpt_embeddings.analysis.decomposition import has_positions, position_vectors
 from gpt_embeddings.analysis.encodings import compare_encodings
-from gpt_embeddings.analysis.neighbours import Word, describe_chance
+from gpt_embeddings.analysis.neighbours import Neighbours, Word, describe_chance
 from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.lazy_model import LazyModel, LoadedModel
@@ -164,11 +164,15 @@ def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") ->
     elif what == AROUND:
         index = loaded.words(text or "")
         figure = maps.neighbourhood_map(index, text or "", method=chosen)
-        notes = [describe_chance(index, None)]
+        notes = [tables.asked_for([index.find(text)]), describe_chance(index, None), *_no_words(index)]
     else:
         figure = maps.words_map(loaded.tokens, _parse_words(text or ""), chosen)
         notes = ["A diamond is a word of several tokens, drawn at their mean."]
     return ViewResult((figure,), notes=tuple(notes))
+
+
+def _no_words(index: Neighbours) -> list[str]:
+    return [NO_WORDS] if index.words is None else []
 
 
 def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, among: str, exclude_inputs: bool) -> ViewResult:
@@ -186,8 +190,7 @@ def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, among: str, ex
     own = {ids for word in words for ids in (word.input_ids, *((token_id,) for token_id in word.input_ids))}
     best = max((near.score for near in found if near.input_ids not in own), default=None)
     notes = [table.caption, *([ANALOGY] if b else []), describe_chance(index, best)]
-    if index.words is None and among == WORDS:
-        notes.append(NO_WORDS)
+    notes += _no_words(index) if among == WORDS else []
     return ViewResult((figures.neighbours_figure(index, found),), table, tuple(notes))
 
 

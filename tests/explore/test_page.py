@@ -206,8 +206,9 @@ def test_words_are_searched_where_a_model_has_a_list_of_them(saved, model):
     assert "Split into several tokens, searched by the mean of their rows: gato." in result.notes[0]
     assert set(result.figures[0].data[0].y) == {"rei", "rainha"}
     assert {row[1] for row in show(NEIGHBOURS, listed, "King").table.rows} == {"cat", "queen"}
-    labels = show(MAP, listed, AROUND, "gato").figures[0].layout.scene
-    assert {mark.text for mark in labels.annotations} == {"gato", "rei", "rainha"}
+    around = show(MAP, listed, AROUND, "gato")
+    assert {mark.text for mark in around.figures[0].layout.scene.annotations} == {"gato", "rei", "rainha"}
+    assert "Split into several tokens" in around.notes[0]
     assert show(NEIGHBOURS, listed, "gato", "", "", ALL_TOKENS).table.columns[1:3] == ("token", "id")
     result = show(NEIGHBOURS, model, "gato")
     assert result.table.columns[1] == "token"
