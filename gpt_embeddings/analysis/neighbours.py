@@ -107,7 +107,7 @@ class Neighbours:
         ids = np.flatnonzero(shown)
         self.looks_random = _look_random(self.table, ids, lengths)
         """Whether the token table looks untrained."""
-        self.words = None if words is None else list(dict.fromkeys(map(str.strip, words)))
+        self.words = None if words is None else [word for word in dict.fromkeys(map(str.strip, words)) if word]
         self.vectors = self.table
         self.rows: npt.NDArray[np.int64] = ids
         """The rows of `vectors` that are searched, ascending: ids of tokens, or numbers of words."""

@@ -17,4 +17,4 @@ def load_words(name: str | None = None) -> dict[str, list[str]]:
             gives an empty dictionary.
     """
     paths = sorted(Path(find_bundled(name)).glob("words.*.txt"))
-    return {path.name.split(".")[1]: path.read_text(encoding="utf-8").split() for path in paths}
+    return {path.name.split(".")[1]: path.read_text(encoding="utf-8").splitlines() for path in paths}
