@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, TypeAlias, get_args
+from typing import Any
 
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html, text_to_html
-from gpt_embeddings.explore.translation import Language, language_of_browser, translate, translate_example
+from gpt_embeddings.explore.translation import PORTUGUESE, Language, language_of_browser, translate, translate_example
 from gpt_embeddings.explore.views import SHOW, TITLE, VIEWS, Field, View
 
 
@@ -27,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 PORTUGUESE_LOCALES = ("pt", "pt-BR", "pt-PT")
-
-# Marks a fixed text of the page for translation: in the browser, or now into the language that was asked for.
-Say: TypeAlias = Callable[[str], Any]
 
 
 def launch_page(
@@ -101,17 +98,11 @@ def _load(model: LazyModel) -> None:
 
 
 def _translations() -> gr.I18n:
-    """Return what the browser translates: the texts that are fixed when the page is built, each under `_key(text)`."""
-    texts = {TITLE, SHOW}
-    for view in VIEWS:
-        labels = (text for field in view.fields.values() for text in (field.label, *field.choices))
-        texts |= {view.name, view.about, *labels}
-    english, portuguese = (
-        {_key(text): translate(text, language) for text in texts} for language in get_args(Language)
-    )
-    # Gradio says this to screen readers, and has no text for it.
-    english["common.complete"], portuguese["common.complete"] = "Complete", "Pronto"
-    # Every other language of a browser falls back to English.
+    """Return the texts that the browser translates, each under `_key(text)`."""
+    # Gradio says this to screen readers, and has no text for it. Other languages fall back to English.
+    english, portuguese = {"common.complete": "Complete"}, {"common.complete": "Pronto"}
+    for text, translated in PORTUGUESE.items():
+        english[_key(text)], portuguese[_key(text)] = text, translated
     return gr.I18n(en=english, **dict.fromkeys(PORTUGUESE_LOCALES, portuguese))
 
 
@@ -121,7 +112,12 @@ def _key(text: str) -> str:
 
 
 def _build_page(models: Sequence[LazyModel], language: Language | None, i18n: gr.I18n) -> gr.Blocks:
-    say: Say = partial(translate, language=language) if language else lambda text: i18n(_key(text))
+    def say(text: str) -> Any:
+        """Translate a fixed text now, or leave it to the browser."""
+        if language is None and text in PORTUGUESE:
+            return i18n(_key(text))
+        return translate(text, language or "en")
+
     example = partial(translate_example, language=models[0].words_language or language or "en")
 
     def language_of(request: gr.Request) -> Language:
@@ -144,7 +140,7 @@ def _build_page(models: Sequence[LazyModel], language: Language | None, i18n: gr
 def _add_view(
     view: View,
     models: Sequence[LazyModel],
-    say: Say,
+    say: Callable[[str], Any],
     example: Callable[[Any], Any],
     language_of: Callable[[gr.Request], Language],
 ) -> Callable[[Any], None]:
@@ -217,7 +213,7 @@ def _make_html(value: str = "") -> Any:
     return gr.HTML(value, apply_default_css=False, js_on_load=None)
 
 
-def _make_widget(field: Field, value: Any, say: Say) -> Any:
+def _make_widget(field: Field, value: Any, say: Callable[[str], Any]) -> Any:
     label = say(field.label)
     if field.choices:
         choices = [(say(choice), choice) for choice in field.choices]
