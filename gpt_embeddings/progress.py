@@ -57,25 +57,22 @@ class Bar(tqdm):
         file = options.get("file") or sys.stderr
         # A notebook is no terminal either, and draws bars of its own.
         if "ipykernel" not in sys.modules and not file.isatty():
-            options |= {"file": _Lines(file), "mininterval": LINE_SECONDS}
+            options |= {"file": _Lines(file), "mininterval": LINE_SECONDS, "delay": LINE_SECONDS}
         super().__init__(*args, **options)
 
 
 class _Lines(io.TextIOBase):
-    """Takes what `tqdm` draws, and writes a line of it every ten seconds and at the end."""
+    """Writes what `tqdm` draws over the line before as a line of its own."""
 
     def __init__(self, file: Any) -> None:
-        self._file, self._time, self._drawn, self._written = file, time.monotonic(), "", ""
+        self._file, self._last = file, ""
 
     def write(self, text: str) -> int:
-        self._drawn = text.strip() or self._drawn
-        due = time.monotonic() >= self._time + LINE_SECONDS
-        ends = text == "\n" and self._written  # `tqdm` writes this when it closes a bar
-        done = self._drawn.partition("[")[0]  # without the times
-        if (due or ends) and done != self._written:
-            self._file.write(f"{self._drawn}\n")
+        line = text.strip()
+        if line not in ("", self._last):
+            self._file.write(f"{line}\n")
             self._file.flush()
-            self._time, self._written = time.monotonic(), done
+            self._last = line
         return len(text)
 
 
