@@ -38,8 +38,12 @@ from gpt_embeddings.text.discovery import display_name, open_bytes, open_seekabl
 
 
 SAMPLE_UNITS = ("line", "paragraph", "document", "endoftext")
-PARAGRAPHS = b"\n\n"
-END_OF_TEXT = b"<|endoftext|>"  # as GPT-2's training text has it between documents
+# What stands between two texts, for Arrow's RE2: lines of blanks alone, that is of the characters for which
+# `str.isspace` is true, or what GPT-2's training text has between documents.
+BORDERS = {
+    "paragraph": r"\n(?:[\t\x0b\x0c \x1c-\x1f\x{85}\p{Z}]*\n)+",
+    "endoftext": r"<\|endoftext\|>",
+}
 
 BLOCK_BYTES = 2**24  # of a file, read at a time
 SAMPLE_BYTES = 2**18  # of a file, read to learn its columns
@@ -49,13 +53,6 @@ JSON_THREADS = 32  # parts of a block of JSON lines that are parsed at once
 
 READING_ERRORS = (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, zlib.error, lzma.LZMAError)
 
-# A line of blanks ends a paragraph. These are all characters for which `str.isspace` is true.
-_BLANK = (
-    rb"(?:[ \t\x0b\x0c\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|"
-    rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80)"
-)
-BLANKS = re.compile(rb"\n" + _BLANK + rb"+(?=\n|\Z)")
-BLANKS_FIRST = re.compile(rb"\A" + _BLANK + rb"+(?=\n|\Z)")
 LONG_INTEGER = r"[:\[, -][0-9]{16,}[,\]} ]"  # of JSON: the shortest that a double may not hold
 CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # a message of Arrow's JSON reader
 
@@ -206,47 +203,32 @@ def _text(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) 
         if text := b"".join(blocks):
             yield pa.table({"text": _one_string(text)})
     else:
-        border = PARAGRAPHS if options.sample_by == "paragraph" else END_OF_TEXT
-        for texts in _between(blocks, border, size):
-            yield pa.table({"text": texts})
+        for texts in _between(blocks, options.sample_by, size):
+            yield pa.table({"text": texts.filter(pc.not_equal(texts, ""))})
 
 
-def _between(blocks: Iterator[bytes], border: bytes, size: int) -> Iterator[pa.Array]:
-    r"""Yield the texts between borders: paragraphs between `\n\n`, or documents. Empty texts are left out.
+def _between(blocks: Iterator[bytes], sample_by: str, size: int) -> Iterator[pa.Array]:
+    r"""Yield the texts between the borders of paragraphs or documents, some of them empty.
 
-    >>> [texts.to_pylist() for texts in _between(iter([b"one\n \n\ntwo\n", b"lines\n"]), b"\n\n", 2**20)]
-    [['one', 'two\nlines']]
+    >>> [texts.to_pylist() for texts in _between(iter([b"one\n \n\ntwo\n", b"lines\n"]), "paragraph", 2**20)]
+    [['one', 'two\nlines', '']]
     """
-    paragraphs = border == PARAGRAPHS
-    text, limit = b"", size
-    parts: list[bytes] = []
+    # With it, a line of blanks is a border at the beginning and the end of the file, too.
+    edge = b"\n" if sample_by == "paragraph" else b""
+
+    def split(text: bytes) -> pa.Array:
+        texts = pc.split_pattern_regex(_one_string(text), BORDERS[sample_by]).flatten()
+        return pc.ascii_ltrim(texts, "\n") if edge else texts
+
+    parts, limit = [edge], size
     for block in blocks:
         parts.append(block)
         if sum(map(len, parts)) >= limit:
-            text = b"".join(parts)
-            text = _without_blanks(text) if paragraphs else text
-            whole, found, text = text.rpartition(border)
-            if found:
-                yield _split(whole, border)
-            parts, limit = [text], max(size, 2 * len(text))  # a long text is not looked through with each block
-    text = b"".join(parts)
-    yield _split(_without_blanks(text) if paragraphs else text, border)
-
-
-def _without_blanks(text: bytes) -> bytes:
-    """Remove the blanks of blank lines, and all blank lines at the beginning."""
-    text = BLANKS_FIRST.sub(b"", text)
-    # A search is several times as fast as a substitution, and most texts have no such lines.
-    return (BLANKS.sub(b"\n", text) if BLANKS.search(text) else text).lstrip(b"\n")
-
-
-def _split(text: bytes, border: bytes) -> pa.Array:
-    if border == PARAGRAPHS:
-        text = text.rstrip(b"\n")
-    texts = pc.split_pattern(_one_string(text), border.decode()).flatten()
-    if border == PARAGRAPHS:
-        texts = pc.ascii_ltrim(texts, "\n")  # the rest of an odd number of line ends
-    return texts.filter(pc.not_equal(texts, ""))
+            texts = split(b"".join(parts))
+            yield texts[:-1]
+            rest = edge + texts[-1].as_py().encode()
+            parts, limit = [rest], max(size, 2 * len(rest))  # a long text is not looked through with each block
+    yield split(b"".join([*parts, edge, edge]))
 
 
 class _Stream(io.RawIOBase):
