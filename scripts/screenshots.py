@@ -1,7 +1,7 @@
 """Make the pictures of the README and of docs/explore.md: `python scripts/screenshots.py [--only NAME]`.
 
-The page is that of `gpt-embeddings explore`, served here and driven in headless Chromium: the table that comes with
-the package, and fresh tables of its size beside it. It takes a minute and needs no network.
+The page is that of `gpt-embeddings explore`, served here and driven in headless Chromium: the tables that come with
+the package, and fresh tables beside the English one. It takes a minute and needs no network.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from PIL import Image
 
 from gpt_embeddings import GPTEmbeddingsModel
 from gpt_embeddings.analysis.word_lists import load_words
-from gpt_embeddings.checkpoints.bundled import ENGLISH
+from gpt_embeddings.checkpoints.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.page import launch_page
@@ -53,11 +53,11 @@ def save(watched: Watched, name: str, height: int) -> None:
         raise SystemExit(f"{path} has {n_bytes} bytes, more than {MAX_BYTES}; take a smaller part.")
 
 
-def ask(watched: Watched, values: dict[str, str]) -> None:
+def ask(watched: Watched, values: dict[str, str], button: str = "Show") -> None:
     """Fill fields by their labels, ask, and wait for the answer."""
     for label, value in values.items():
         watched.page.get_by_label(label).locator("visible=true").first.fill(value)
-    watched.page.get_by_role("button", name="Show").locator("visible=true").click()
+    watched.page.get_by_role("button", name=button).locator("visible=true").click()
     watched.page.wait_for_timeout(2500)
 
 
@@ -113,6 +113,14 @@ def main(only: Sequence[str]) -> None:
             page.choose("Neighbours", 1)
             ask(page, {"Word (a)": "king"})
             save(page, "phone", 1120)
+            page.page.close()
+        if wanted("vizinhos"):
+            portuguese = launch_page([LazyModel.from_pretrained(PORTUGUESE)], block=False)
+            page = new_page(locale="pt-BR")
+            page.open(str(portuguese.local_url))
+            page.choose("Vizinhos", 1)
+            ask(page, {"Palavra (a)": "rei", "menos (b)": "homem", "mais (c)": "mulher"}, "Mostrar")
+            save(page, "vizinhos", 860)
             page.page.close()
 
 

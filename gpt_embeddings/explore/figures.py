@@ -94,7 +94,7 @@ def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figur
             y=labels,
             orientation="h",
             marker={"color": COLOURS[0]},
-            text=[f"{near.score:.3f}" for near in found],
+            texttemplate="%{x:.3f}",
             hovertemplate="%{y}<br>cosine %{x:.4f}<extra></extra>",
         )
     )

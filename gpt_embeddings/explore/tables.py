@@ -38,6 +38,8 @@ class Table:
     columns: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
     caption: str = ""
+    separators: str = ".,"
+    """Of decimals and of thousands, as in Plotly."""
 
     def to_html(self, to_html: Callable[[str], str] = escape) -> str:
         """Return the table as HTML.
@@ -49,7 +51,7 @@ class Table:
 
         def line(row: Sequence[Cell], tag: str) -> str:
             cells = (
-                f"<{tag}{RIGHT if aligned else ''}>{to_html(_format(value))}</{tag}>"
+                f"<{tag}{RIGHT if aligned else ''}>{to_html(self._format(value))}</{tag}>"
                 for value, aligned in zip(row, right, strict=True)
             )
             return f"<tr>{''.join(cells)}</tr>"
@@ -61,9 +63,11 @@ class Table:
     def _repr_html_(self) -> str:
         return self.to_html()
 
-
-def _format(value: Cell) -> str:
-    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    def _format(self, value: Cell) -> str:
+        if isinstance(value, str):
+            return value
+        number = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+        return number.translate(str.maketrans(".,", self.separators))
 
 
 def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Table:

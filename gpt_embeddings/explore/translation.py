@@ -47,7 +47,7 @@ def translate(text: str, language: Language) -> str:
         return PORTUGUESE[text]
     for pattern, translated in _patterns():
         if found := pattern.fullmatch(text):
-            return translated.format(*found.groups())
+            return translated.format(*map(_translate_number, found.groups()))
     return text
 
 
@@ -58,7 +58,12 @@ def translate_example(value: Any, language: Language) -> Any:
 
 def translate_table(table: Table, language: Language) -> Table:
     """Translate columns, caption and cells, other than tokens and words."""
-    say = partial(translate, language=language)
+    if language == "en":
+        return table
+
+    def say(text: str) -> str:
+        return _translate_number(translate(text, language))
+
     rows = [
         tuple(
             say(cell) if isinstance(cell, str) and column not in ("token", "word", "tokens") else cell
@@ -66,7 +71,9 @@ def translate_table(table: Table, language: Language) -> Table:
         )
         for row in table.rows
     ]
-    return replace(table, columns=tuple(map(say, table.columns)), rows=rows, caption=say(table.caption))
+    return replace(
+        table, columns=tuple(map(say, table.columns)), rows=rows, caption=say(table.caption), separators=",."
+    )
 
 
 def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
@@ -74,6 +81,7 @@ def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
     if language == "en":
         return figure
     say = partial(translate, language=language)
+    figure.layout.separators = ",."
     for titled in (*figure.select_xaxes(), *figure.select_yaxes(), figure.layout):
         if titled.title.text:
             titled.title.text = ", ".join(map(say, titled.title.text.split(", ", 1)))  # "Cosines, sinusoidal"
@@ -86,8 +94,22 @@ def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
             trace.y = [say(name) for name in trace.y]
         if trace.customdata is not None:
             hover = np.array(trace.customdata, object)
-            trace.customdata = np.vectorize(lambda item: say(item) if "<br>" in str(item) else item, [object])(hover)
+            trace.customdata = np.vectorize(
+                lambda item: _translate_number(say(item)) if isinstance(item, str) else item, [object]
+            )(hover)
     return figure
+
+
+def _translate_number(text: str) -> str:
+    """Write a number, also one with a unit, as in Portuguese: 50.257 for 50,257 and 0,25 for 0.25.
+
+    >>> [_translate_number(text) for text in ("50,257 x 256", "99.998 %", "gpt2.5", "1.5.2, 3")]
+    ['50.257 x 256', '99,998 %', 'gpt2.5', '1.5.2, 3']
+    """
+    number = r"-?\d{1,3}(,?\d{3})*(\.\d+)?"
+    if re.fullmatch(f"{number}( x {number}| %| \\w+)?", text):
+        return text.translate(str.maketrans(",.", ".,"))
+    return text
 
 
 @cache

@@ -133,6 +133,14 @@ def test_every_view_shows_its_first_values_in_two_languages(view, model):
         assert not {c for c in english.table.columns if " " in c} & set(result.table.columns)
 
 
+def test_numbers_in_portuguese(model):
+    table, figure = show(COSTS, model, 1000, 64, 32, language="pt").table, show(COSTS, model, language="pt").figures[0]
+    assert [value in table.to_html() for value in ("<td>133,0 KiB</td>", ">32.000<")] == [True, True]
+    assert figure.layout.separators == ",." and "150,2 MiB" in figure.data[1].customdata
+    assert "1.001 tokens, cortados nos primeiros 64" in show(TEXT, model, "a " * 1000, language="pt").notes[0]
+    assert [row[1] for row in show(TEXT, model, "1.5", language="pt").table.rows] == ["1", ".", "5"]
+
+
 def test_words_of_the_visitor_are_not_translated(model):
     result = show(MAP, model, WORDS, "position, no, norm", language="pt")
     assert [mark.text for mark in result.figures[0].layout.scene.annotations] == ["position", "no", "norm"]

@@ -230,7 +230,7 @@ def test_the_page_in_portuguese(new_page, urls, locale, url):
     watched.open(urls[url])
     page = watched.page
     assert page.get_by_role("heading", name="A entrada de um GPT").is_visible()
-    assert "50,257 tokens x 16 dimensões, 64 posições (learned)" in page.locator(".facts").inner_text()
+    assert "50.257 tokens x 16 dimensões, 64 posições (learned)" in page.locator(".facts").inner_text()
     for view in VIEWS:
         watched.choose(translate(view.name, "pt"), view.n_figures)
         shown = page.locator("body").inner_text()
