@@ -2,6 +2,7 @@
 
 import copy
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import two_processes
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from installed import older
@@ -145,19 +147,19 @@ class TestLoss:
 
     @pytest.mark.slow
     def test_logits_are_never_whole(self):
-        """64 times the tokens, and the peak of memory in a fresh process grows by vectors alone, not by logits."""
+        """With ten times the tokens the peak of memory of a process grows by vectors alone, not by logits."""
         code = """if True:
-            import resource, sys, torch
+            import resource, torch
             from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
             torch.set_num_threads(1)
             model = GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(n_embd=16, position_embedding_type="none"))
-            ids = torch.randint(50257, (1, 64 * int(sys.argv[1])))
-            model.config.n_positions = ids.shape[1]
-            model(ids, labels=ids).loss.backward()
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            model.config.n_positions = 64 * 64
+            for times in (6, 64):
+                ids = torch.randint(50257, (1, 64 * times))
+                model(ids, labels=ids).loss.backward()
+                print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         """
-        command = [sys.executable, "-c", code]
-        peaks = [int(subprocess.check_output([*command, times], cwd=ROOT)) for times in ("6", "64")]
+        peaks = [int(line) for line in subprocess.check_output([sys.executable, "-c", code], cwd=ROOT).split()]
         # Whole logits would add 58 * 64 * 50,257 * 4 bytes = 746 MB, and as much again for their gradient.
         assert peaks[1] - peaks[0] < 150_000  # kB
 
@@ -267,10 +269,9 @@ class TestGenerate:
         frequency = torch.bincount(drawn, minlength=40) / 4000
         assert (frequency - expected).abs().max() < 5 * (0.25 / 4000) ** 0.5
 
-    @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
-    def test_beams(self, options):
-        out = self.greedy(make_model(tie_word_embeddings=False), IDS, **options)
-        assert out.shape == (2 * options.get("num_return_sequences", 1), 15)
+    def test_beams(self):
+        out = self.greedy(make_model(tie_word_embeddings=False), IDS, num_beams=3, num_return_sequences=2)
+        assert out.shape == (4, 15)
 
     def test_past_the_last_position(self):
         with pytest.raises(ValueError, match="n_positions"):
@@ -306,36 +307,6 @@ class TestContract:
         base.save_pretrained(tmp_path)
         head = GPTEmbeddingsForCausalLM.from_pretrained(tmp_path)
         assert torch.equal(head.lm_head.weight, base.wte.weight)
-
-    @pytest.mark.slow
-    def test_remote_code_where_the_package_is_missing(self, tmp_path):
-        from test_contract import run_python
-
-        model = make_model(tie_word_embeddings=False)
-        model.save_pretrained(tmp_path / "saved")
-        code = """if True:
-            import json, sys, torch
-            from transformers import AutoModel, AutoModelForCausalLM
-            folder, ids, again = sys.argv[1], torch.tensor(json.loads(sys.argv[2])), sys.argv[3]
-            base = AutoModel.from_pretrained(folder, trust_remote_code=True)
-            assert type(base).__name__ == "GPTEmbeddingsModel"
-            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-            assert type(model).__module__.startswith("transformers_modules.")
-            model.save_pretrained(again)
-            print(json.dumps(model.generate(ids, do_sample=False, max_new_tokens=5, pad_token_id=0).tolist()))
-        """
-        out = run_python(
-            code,
-            str(tmp_path / "saved"),
-            json.dumps(IDS.tolist()),
-            str(tmp_path / "again"),
-            cwd=tmp_path,
-            isolated=True,
-        )
-        expected = model.generate(IDS, do_sample=False, max_new_tokens=5, pad_token_id=0)
-        assert json.loads(out.splitlines()[-1]) == expected.tolist()
-        for path in (tmp_path / "saved").iterdir():
-            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
     @pytest.mark.parametrize("tied", [True, False])
     def test_resized(self, tied):
@@ -449,24 +420,16 @@ class TestTrainer:
             arguments,
             data_collator=WindowCollator(),
             train_dataset=windows,
-            eval_dataset=windows.select(range(2)),
         )
         trainer.train()
-        return trainer
+        return trainer.model
 
     def test_gradient_accumulation_is_one_large_batch(self, windows, tmp_path):
         # The last window is padded, so that batches of unlike numbers of labels are averaged.
         rows = windows.select([0, 1, 2, len(windows) - 1] * 4)
-        one, four = (self.train(rows, tmp_path, batch, steps).model for batch, steps in ((8, 1), (2, 4)))
+        one, four = (self.train(rows, tmp_path, batch, steps) for batch, steps in ((8, 1), (2, 4)))
         for (name, ours), theirs in zip(one.named_parameters(), four.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, msg=name, rtol=1e-3, atol=1e-5)
-
-    def test_evaluation(self, windows, tmp_path):
-        trainer = self.train(windows, tmp_path, 8, 1)
-        rows = windows.select(range(2))
-        batch = WindowCollator()(list(rows))
-        expected = trainer.model(**batch).loss.item()
-        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
     def test_metrics_of_predictions_as_with_gpt2(self, windows, tmp_path):
         """What `compute_metrics` is given, for us and for GPT-2 with the same weights."""
@@ -494,12 +457,14 @@ class TestTrainer:
         for name in ("eval_loss", "eval_logit", "eval_best"):
             assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
 
-    def test_two_processes(self, tmp_path):
+    def test_two_processes(self, tmp_path, monkeypatch):
         """DDP over gloo: two processes with half a batch each take the steps of one with the whole batch."""
         script = tmp_path / "step.py"
         script.write_text(DDP_STEP, encoding="utf-8")
-        for count, launcher in (("2", [two_processes.__file__]), ("1", [])):
-            subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / count)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, two_processes.__file__, script, tmp_path / "2"], cwd=ROOT, check=True)
+        monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "1")])
+        runpy.run_path(str(script))
+        AcceleratorState._reset_state(reset_partial_state=True)
         one, two = (torch.load(tmp_path / count, weights_only=True) for count in ("1", "2"))
         for name in one:
             torch.testing.assert_close(one[name], two[name])
@@ -511,7 +476,6 @@ import torch
 from accelerate import Accelerator
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
 
-torch.set_num_threads(1)
 torch.manual_seed(0)
 accelerator = Accelerator(cpu=True)
 config = GPTEmbeddingsConfig(vocab_size=40, n_positions=32, n_embd=8, embd_pdrop=0.0)

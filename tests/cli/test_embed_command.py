@@ -49,18 +49,14 @@ def expected_vectors(texts, tokenizer) -> np.ndarray:
     return new_model().embed_bags(*encode_flat(texts, tokenizer)).detach().numpy()
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])  # all of them: tests/text/test_sources.py
 def test_formats(suffix, model, gpt2_tokenizer, tmp_path):
     path = tmp_path / f"corpus{suffix}"
     table = pa.table({"text": TEXTS})
-    if suffix == ".txt":
-        path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
-    elif suffix == ".parquet":
+    if suffix == ".parquet":
         pq.write_table(table, path)
-    elif suffix == ".csv":
-        table.to_pandas().to_csv(path, index=False)
     else:
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+        table.to_pandas().to_csv(path, index=False)
     result = run(path, "--output", tmp_path / "out", "--model", model)
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "out") in result.output.replace("\n", "")
@@ -216,12 +212,11 @@ def test_messages_about_options(run_small, tmp_path, options, message):
     assert result.exit_code == 1 and message in result.stderr
 
 
-@pytest.mark.parametrize("options", [(), ("--streaming",), ("--num-proc", 2)], ids=["threads", "stream", "processes"])
-def test_what_is_missing_blank_or_cut_is_told(model, tmp_path, options):
+def test_what_is_missing_blank_or_cut_is_told(model, tmp_path):
     rows = [{"text": text} for text in ("A bell.", None, "", "tide " * 70, None)]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = ["embed", source, "--model", model, "--output", tmp_path / "out", *options]
+    command = ["embed", source, "--model", model, "--output", tmp_path / "out"]
     result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     assert (
@@ -258,11 +253,7 @@ def test_shards_of_another_job_are_not_mixed_in(run_small, tmp_path):
 
 def test_as_a_program(tmp_path):
     program = Path(sys.executable).parent / "gpt-embeddings"
-    for arguments, words in (
-        (["--help"], ["embed"]),
-        (["--version"], ["."]),
-        (["embed", STORY, "--output", tmp_path / "out", "--sample-by", "paragraph"], ["30 rows x 256", "Result:"]),
-    ):
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert all(word in done.stdout for word in words)
+    arguments = ["embed", STORY, "--output", tmp_path / "out", "--sample-by", "paragraph"]
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "30 rows x 256" in done.stdout and "Result:" in done.stdout

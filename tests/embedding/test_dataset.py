@@ -526,30 +526,27 @@ from gpt_embeddings.embedding import dataset as embed, shards
 shards.SHARD_BYTES = 2**19
 torch.manual_seed(0)
 model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32))
-num_proc = int(sys.argv[3]) or None
-print("begin", flush=True)
-embed_dataset(datasets.load_from_disk(sys.argv[1]), model, load_tokenizer(), output=sys.argv[2], num_proc=num_proc)
+embed_dataset(datasets.load_from_disk(sys.argv[1]), model, load_tokenizer(), output=sys.argv[2], num_proc=2)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
-@pytest.mark.parametrize("num_proc", [0, 2])
-def test_sigkill(model, tokenizer, tmp_path, num_proc):
+def test_sigkill(model, tokenizer, tmp_path, monkeypatch):
+    """Of two worker processes and their parent; `test_resume` stops a run in other ways."""
     texts = [f"{i} " + "the tide " * 100 for i in range(20_000)]
     Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "data")
-    command = [sys.executable, "-c", LONG_RUN, str(tmp_path / "data"), str(tmp_path / "out"), str(num_proc)]
-    partial, killed = tmp_path / ".out.partial" / "result", 0
-    for shards in (1, 8):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(partial.glob("data-*.arrow"))) < shards:
+    command = [sys.executable, "-c", LONG_RUN, str(tmp_path / "data"), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while len(list((tmp_path / ".out.partial" / "result").glob("data-*.arrow"))) < 4:
+            assert process.poll() is None
             time.sleep(0.002)
-        killed += process.poll() is None
         process.kill()
-        process.wait()
-    assert killed and not (tmp_path / "out").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", 2**19)
+    progress, data = Progress(hidden=True), datasets.load_from_disk(tmp_path / "data")
+    embed_dataset(data, model, tokenizer, output=tmp_path / "out", num_proc=2, progress=progress)
+    assert progress.resumed > 0
     embedded = datasets.load_from_disk(tmp_path / "out")
     assert embedded["text"][:] == texts
     found = embedded.data.column("embedding").combine_chunks().flatten().to_numpy().reshape(-1, 16)
@@ -582,16 +579,16 @@ print(json.dumps([before, peak, watch.counts.text_bytes]))
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell resident memory")
 def test_memory_stays_flat(tmp_path):
-    """1 GB of text, by repetition: anonymous memory grows by less than 100 MB over that after 3 MB of text."""
+    """400 MB of text, by repetition: anonymous memory grows by less than 100 MB over that after 3 MB of text."""
     story = (embed_module.Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
     part = Dataset.from_dict({"text": [story[i : i + 1000] for i in range(0, len(story) - 1000, 7)]})
     part.save_to_disk(tmp_path / "part")
     size = os.path.getsize(next((tmp_path / "part").glob("*.arrow")))
-    arguments = [str(tmp_path / "part"), str(tmp_path / "out"), str(10**9 // size + 1)]
+    arguments = [str(tmp_path / "part"), str(tmp_path / "out"), str(4 * 10**8 // size + 1)]
     done = subprocess.run([sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     before, peak, text_bytes = json.loads(done.stdout)
-    assert text_bytes > 0.95e9
+    assert text_bytes > 0.38e9
     assert peak - before < 100e6
 
 

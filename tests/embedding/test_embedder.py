@@ -25,7 +25,6 @@ from gpt_embeddings.threads import n_cores
 TEXTS = ["The tide clerk counts.", "", None, "Lamp oil", "a<|endoftext|>b", " ".join(["wave"] * 40), "é\0漢字"]
 
 forking = [
-    pytest.mark.timeout(120),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # what the test is about
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
 ]
@@ -397,43 +396,37 @@ def test_map_forks_after_a_multi_threaded_forward(model, tokenizer, num_proc):
     assert np.array_equal(vectors, embedder.encode([text or "" for text in texts]))
 
 
-def embed_elsewhere(pickled):
-    embedder = pickle.loads(pickled)
-    return embedder.encode(["Hello world"] * 3000), embedder.digest
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
-def test_a_pickle_is_small_and_works_elsewhere(tokenizer, context):
-    model = new_model(position_embedding_type="sinusoidal")
-    embedder = Embedder(model, tokenizer, normalize=True)
-    without_tokenizer = len(pickle.dumps(embedder)) - len(pickle.dumps(tokenizer))
-    assert without_tokenizer < 10_000 < model.wte.weight.nbytes
-    with multiprocessing.get_context(context).Pool(1) as pool:
-        vectors, digest = pool.apply_async(embed_elsewhere, (pickle.dumps(embedder),)).get()
-    assert np.array_equal(vectors, embedder.encode(["Hello world"] * 3000))
-    assert digest == embedder.digest
-
-
-def test_a_pickle_in_the_same_process_shares_the_model(model, tokenizer):
-    assert pickle.loads(pickle.dumps(Embedder(model, tokenizer))).model is model
-
-
 def map_once(folder):
     """Runs here and in another process."""
     datasets.load_from_disk(folder).map(Embedder(new_model(), load_tokenizer()), batched=True)
 
 
+def embed_elsewhere(pickled, folder):
+    embedder = pickle.loads(pickled)
+    map_once(folder)
+    return embedder.encode(["Hello world"] * 3000), embedder.digest
+
+
 @pytest.mark.slow
-def test_the_cache_of_datasets_hits_in_another_process(tmp_path):
+@pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
+def test_a_pickle_is_small_and_works_elsewhere(tokenizer, context, tmp_path):
+    """And the cache of `datasets` knows what `map` has done in another process."""
     Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path)
-    process = multiprocessing.get_context("spawn").Process(target=map_once, args=(tmp_path,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    model = new_model(position_embedding_type="sinusoidal")
+    embedder = Embedder(model, tokenizer, normalize=True)
+    without_tokenizer = len(pickle.dumps(embedder)) - len(pickle.dumps(tokenizer))
+    assert without_tokenizer < 10_000 < model.wte.weight.nbytes
+    with multiprocessing.get_context(context).Pool(1) as pool:
+        vectors, digest = pool.apply_async(embed_elsewhere, (pickle.dumps(embedder), tmp_path)).get()
+    assert np.array_equal(vectors, embedder.encode(["Hello world"] * 3000))
+    assert digest == embedder.digest
     (cached,) = tmp_path.glob("cache-*.arrow")
     map_once(tmp_path)
     assert list(tmp_path.glob("cache-*.arrow")) == [cached]
+
+
+def test_a_pickle_in_the_same_process_shares_the_model(model, tokenizer):
+    assert pickle.loads(pickle.dumps(Embedder(model, tokenizer))).model is model
 
 
 def test_a_pickle_whose_weights_are_gone_says_so(tokenizer, monkeypatch):

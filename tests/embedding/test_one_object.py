@@ -261,9 +261,13 @@ class TestTables:
         assert embedder.weights_error == 0
         np.testing.assert_array_equal(embedder.encode(TEXTS), plain.encode(TEXTS))
 
-    @pytest.mark.parametrize("many", [False, True], ids=["few ids", "many ids"])
-    @pytest.mark.parametrize("weights", [None, "float16"])
-    @pytest.mark.parametrize("edit", EDITS)
+    @pytest.mark.parametrize(
+        ("edit", "weights", "many"),
+        [
+            *((edit, None, many) for edit in EDITS for many in (False, True)),
+            *((edit, "float16", False) for edit in ("mul_", "numpy", "one entry")),
+        ],
+    )
     def test_every_change_of_the_table_is_seen(self, stored, gpt2_tokenizer, edit, weights, many):
         """Also changes that torch does not count; every embedder of the model sees them."""
         texts = TEXTS * 20 if many else TEXTS

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
@@ -76,7 +74,7 @@ class TestPersistentWorkers:
 
         def epochs(**options):
             windows = some_windows()
-            loader = DataLoader(windows, batch_size=4, num_workers=2, timeout=300, **options)
+            loader = DataLoader(windows, batch_size=4, num_workers=2, **options)
             found = []
             for epoch in (0, 1, 2):
                 windows.set_epoch(epoch)
@@ -90,14 +88,14 @@ class TestPersistentWorkers:
         assert living[0] != plain(DataLoader(some_windows(), batch_size=4))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("start", ["fork", "spawn"])
-    def test_each_epoch_has_its_order_in_our_loader(self, start):
+    @pytest.mark.parametrize(("start", "num_workers"), [("fork", 2), ("spawn", 1)])
+    def test_each_epoch_has_its_order_in_our_loader(self, start, num_workers):
         alone = some_windows().dataloader(4)
         wanted = [plain(alone) for _ in range(3)]
         before = multiprocessing.get_start_method(allow_none=True)
         multiprocessing.set_start_method(start, force=True)
         try:
-            loader = some_windows().dataloader(4, num_workers=2, persistent_workers=True)
+            loader = some_windows().dataloader(4, num_workers=num_workers, persistent_workers=True)
             assert [plain(loader) for _ in range(2)] == wanted[:2]
             next(iter(loader))  # broken off: the epoch begins again
             assert plain(loader) == wanted[2]
@@ -148,24 +146,21 @@ class TestPersistentWorkers:
 
     @pytest.mark.slow
     def test_under_trainer(self, tmp_path):
-        def steps(**options):
-            model = Watched()
-            train(model, some_windows(), tmp_path, max_steps=70, dataloader_num_workers=2, **options)
-            return model.seen
-
-        living = steps(dataloader_persistent_workers=True)
-        assert len(living) == 70 and living == steps()
-        n_batches = len(list(DataLoader(some_windows(), batch_size=8)))
-        assert n_batches < 35 and living[:n_batches] != living[n_batches : 2 * n_batches]
+        model, plain_loader = Watched(), DataLoader(some_windows(), batch_size=8, num_workers=2)
+        options = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+        train(model, some_windows(), tmp_path, max_steps=70, **options)
+        first = [batch["input_ids"].tolist() for batch in plain_loader]
+        plain_loader.dataset.set_epoch(1)
+        second = [batch["input_ids"].tolist() for batch in plain_loader]
+        assert len(model.seen) == 70 and first != second
+        assert model.seen[: len(first) + len(second)] == first + second
 
 
 class TestEndOfEpoch:
     """A state saved at the end of an epoch leads to the next one, whole and in its own order."""
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(
-        ("num_workers", "set_epoch"), [(0, "before"), (0, "never"), (1, "after"), (2, "before"), (2, "never")]
-    )
+    @pytest.mark.parametrize(("num_workers", "set_epoch"), [(0, "before"), (1, "after"), (2, "never")])
     def test_stateful_dataloader(self, num_workers, set_epoch):
         def loader():
             windows = some_windows()
@@ -269,26 +264,19 @@ class TestAccelerate:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    """They share what accelerate prepares, and the parts of `rank` and `world_size` are the whole."""
+    """They share what accelerate prepares."""
     script = tmp_path / "share.py"
     script.write_text(TWO_PROCESSES, encoding="utf-8")
-    for i in range(6):
-        texts = words(100 + 30 * i, seed=i, longest=12)
-        pq.write_table(pa.table({"text": texts}), tmp_path / f"{i}.parquet", row_group_size=60)
-    files = sorted(str(path) for path in tmp_path.glob("*.parquet"))
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows", "HF_HUB_OFFLINE": "1"}
-    arguments = [sys.executable, ROOT / "tests/windows/two_processes.py", script, *files]
+    arguments = [sys.executable, ROOT / "tests/windows/two_processes.py", script]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
 
 
 TWO_PROCESSES = """
-import sys
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, gather_object
-from datasets import load_dataset
 from windows_reference import TOKENIZER, words
 from gpt_embeddings import TokenWindows
 
@@ -315,14 +303,6 @@ for options, message in ((streams, "use `drop_last=True`"), (part, "leave out `r
         assert message in str(error), error
     else:
         raise AssertionError(message)
-rank, world_size = dist.get_rank(), dist.get_world_size()
-for streaming in (False, True):
-    dataset = load_dataset("parquet", data_files=sys.argv[1:], split="train", streaming=streaming)
-    def documents(**options):
-        return rows(TokenWindows(dataset, TOKENIZER, 64, packing="document", shuffle=True, **options).dataloader(64))
-    own = documents(rank=rank, world_size=world_size)
-    found = gather_object(own)
-    assert sorted(found) == sorted(documents()) and 0 < len(own) < len(found), "the union is not the corpus"
 if accelerator.is_main_process:
     print("EXACT")
 accelerator.end_training()

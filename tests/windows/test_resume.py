@@ -19,13 +19,11 @@ from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchdata.stateful_dataloader import StatefulDataLoader
-from typer.testing import CliRunner
 from windows_reference import TOKENIZER, joined, plain, reference, words
 
 from gpt_embeddings import TokenWindows, load_source, load_tokenizer
 from gpt_embeddings.windows import stored_windows
 from gpt_embeddings.windows.packing import StreamPacker, WindowSpec
-from gpt_embeddings_cli import app
 
 
 ROOT = Path(__file__).parents[2]
@@ -284,8 +282,7 @@ WRITE_BATCHES = """
 import json, os, sys
 from pathlib import Path
 from datasets import load_dataset
-from gpt_embeddings import TokenWindows, load_source, load_tokenizer
-from gpt_embeddings.windows import stored_windows
+from gpt_embeddings import TokenWindows, load_tokenizer
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 files = sorted(map(str, folder.glob("*.parquet")))
 dataset = load_dataset("parquet", data_files=files, split="train", streaming=True)
@@ -299,29 +296,6 @@ with open(out / "batches", "w") as file:
         os.replace(out / "checkpoint.tmp", out / "checkpoint.json")
 """
 
-WRITE_STORED = """
-import sys
-from gpt_embeddings.windows import stored_windows
-from gpt_embeddings_cli import app
-stored_windows.FILE_BYTES = 2**15
-app(sys.argv[1:])
-"""
-
-
-def run_and_kill(code, arguments, condition):
-    """Start a program and send SIGKILL to it and its workers while it works."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
 
 @pytest.mark.slow
 def test_sigkill_in_mid_epoch(folder, tmp_path):
@@ -329,7 +303,16 @@ def test_sigkill_in_mid_epoch(folder, tmp_path):
         place = tmp_path / "batches"
         return place.read_text().splitlines() if place.exists() else []
 
-    run_and_kill(WRITE_BATCHES, [folder, tmp_path], lambda: len(lines()) > 150)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE_BATCHES, folder, tmp_path],
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    while len(lines()) <= 150:
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)  # with its workers
+    process.wait()
     checkpoint = json.loads((tmp_path / "checkpoint.json").read_text())
     windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8, shuffle=True, num_streams=2)
     wanted = plain(windows.dataloader(4))
@@ -338,23 +321,6 @@ def test_sigkill_in_mid_epoch(folder, tmp_path):
     resumed = windows.dataloader(4)
     resumed.load_state_dict(checkpoint["state"])
     assert seen + plain(resumed) == wanted and 150 <= len(seen) < len(wanted)
-
-
-@pytest.mark.slow
-def test_sigkill_while_storing(folder, tmp_path):
-    output, partial = tmp_path / "stored", tmp_path / ".stored.partial"
-    arguments = ["windows", *sorted(folder.glob("*.parquet")), "--output", output, "--max-length", 32, "--stride", 8]
-    run_and_kill(WRITE_STORED, arguments, lambda: len(list((partial / "result").glob("*.arrow"))) > 20)
-    assert not output.exists()
-    first = json.loads((partial / "progress.json").read_text())["windows"]
-    assert first > 0
-    refused = CliRunner().invoke(app, [*map(str, arguments[:-1]), "16"])
-    assert "`stride` is 16 and was 8" in refused.output and refused.exit_code == 1
-    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
-    wanted = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8).to_dataset()
-    found = Dataset.load_from_disk(str(output))
-    assert found.num_rows > first and found[:] == wanted[:]
-    assert not partial.exists()
 
 
 def stream_of_lines(path, texts):
@@ -401,6 +367,7 @@ def test_storing_resumes_only_with_the_same_text(tmp_path, monkeypatch, opened, 
     for stop in (n_files // 2, n_files - 2):
         with pytest.raises(KeyboardInterrupt):
             store(documents, stop)
+        assert not output.exists()
     for row in (100, 101):
         edited = [text + " edited" if i == row else text for i, text in enumerate(documents)]
         with pytest.raises(ValueError, match=r"text has changed|different text"):

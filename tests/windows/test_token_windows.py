@@ -18,8 +18,6 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
 )
 from windows_reference import (
     BOOK_TOKENIZER,
@@ -36,8 +34,6 @@ from windows_reference import (
 )
 
 from gpt_embeddings import (
-    GPTEmbeddingsConfig,
-    GPTEmbeddingsModel,
     TokenWindows,
     WindowCollator,
     load_source,
@@ -275,26 +271,6 @@ class TestCollator:
     def test_flattening_takes_document_ids(self):
         with pytest.raises(ValueError, match="return_document_ids=True"):
             WindowCollator(return_flash_attn_kwargs=True)(list(TokenWindows(words(9), TOKENIZER, 16)))
-
-
-class TestModels:
-    def test_input_stage(self):
-        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=256)).eval()
-        batch = next(iter(TokenWindows(words(100), TOKENIZER, 4).dataloader(8)))
-        assert model(batch["input_ids"]).last_hidden_state.shape == (8, 4, 256)
-
-    @pytest.mark.slow
-    def test_trainer(self, tmp_path):
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path), max_steps=12, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1,
-            remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
-        )  # fmt: skip
-        windows = TokenWindows(words(100), TOKENIZER, 32, return_position_ids=True)
-        trainer = Trainer(tiny_gpt2(), arguments, data_collator=WindowCollator(), train_dataset=windows)
-        trainer.train()
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        assert losses[0] == pytest.approx(np.log(50257), rel=0.05)
-        assert losses[-1] < 0.9 * losses[0]
 
 
 class TestShuffle:
