@@ -44,7 +44,7 @@ def test_the_notebook_in_a_kernel():
     (recipe,) = (recipe for recipe in RECIPES if recipe.startswith("In a notebook"))
     cells = [*BLOCK.findall(START), *BLOCK.findall(recipe)[0].split("\n\n")]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, timeout=300).execute()  # raises the error of a cell
+    nbclient.NotebookClient(notebook).execute()  # raises the error of a cell
     shown = ["".join(output.get("data", {})) for cell in notebook.cells for output in cell.outputs]
     for kind in ("widget-view", "text/html", "plotly"):
         assert any(kind in one for one in shown), shown

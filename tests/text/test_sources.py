@@ -82,8 +82,10 @@ class TestNames:
         dataset = load_source("-", streaming=streaming)
         assert [list(dataset), list(dataset)] == [[{"text": "one"}, {"text": "água"}]] * 2
 
-    @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
-    @pytest.mark.parametrize("inner", [".txt", ".csv", ".jsonl"])
+    @pytest.mark.parametrize(
+        ("inner", "suffix"),
+        [(".txt", ".gz"), (".txt", ".bz2"), (".csv", ".xz"), (".jsonl", ".gz"), (".jsonl", ".zst")],
+    )
     def test_compressed(self, streaming, suffix, inner):
         content = {".txt": b"zipped\n", ".csv": b"text\nzipped\n", ".jsonl": b'{"text": "zipped"}\n'}[inner]
         compress = {
@@ -94,7 +96,7 @@ class TestNames:
         }[suffix]
         write(f"a{inner}{suffix}", compress(content))
         assert texts(f"a{inner}{suffix}", streaming=streaming) == ["zipped"]
-        write(f"cut{inner}{suffix}", compress(np.random.default_rng(0).bytes(2**20).hex().encode())[:-9000])
+        write(f"cut{inner}{suffix}", compress(np.random.default_rng(0).bytes(2**16).hex().encode())[:-9000])
         with pytest.raises(UnreadableFileError, match=rf"cut{inner}{suffix} could not be read"):
             texts(f"cut{inner}{suffix}", streaming=streaming)
 
@@ -223,7 +225,7 @@ class TestTables:
         write("a.csv", "text,n\n" + "".join(f"{n},{n}\n" for n in spellings))
         assert [row["n"] for row in load_source("a.csv", streaming=streaming)] == spellings
 
-    @pytest.mark.parametrize("pair", [("1", "1.0"), ("1.0", "1"), ("True", "true"), ("2", "1.5"), ("2.0", "1.5")])
+    @pytest.mark.parametrize("pair", [("1", "1.0"), ("True", "true"), ("2", "1.5"), ("2.0", "1.5")])
     def test_another_spelling_further_on(self, streaming, pair):
         spellings = [pair[0]] * 50_000 + [pair[1]] * 10
         write("a.csv", "text,n\n" + "".join(f"xxxx,{n}\n" for n in spellings))
@@ -413,8 +415,6 @@ class TestTables:
 def test_types_that_come_late_are_joined_where_all_is_read_first():
     rows = ['{"text": "a", "n": 1}'] * 20000 + ['{"text": "b", "n": 1.5, "late": "x"}']
     write("a.jsonl", "\n".join(rows))
-    write("b.jsonl", '{"text": "c"}\n')
-    write("more/a.jsonl", "\n".join(rows[:20000]) + "\n" + '{"text": "b", "n": 1.5}\n' * 800_000)
     dataset = load_source("a.jsonl")
     assert dataset[20000] == {"text": "b", "n": 1.5, "late": "x"}
     assert dataset[0] == {"text": "a", "n": 1.0, "late": None}
