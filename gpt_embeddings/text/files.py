@@ -101,8 +101,11 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
     Of JSON lines all blocks are read up to one with texts, so that a missing column is found before the file is used.
     """
     if options.format == "text":
-        with open_bytes(path) as file:
-            return pa.schema({"text": pa.string()}) if file.read(1) else None
+        try:
+            with open_bytes(path) as file:
+                return pa.schema({"text": pa.string()}) if file.read(1) else None
+        except READING_ERRORS as error:
+            raise UnreadableFileError(f"{display_name(path)} could not be read: {_advice(error, options)}") from error
     schema, without = None, set(options.texts if options.format == "json" else ())
     for table in read_tables(path, options, size=SAMPLE_BYTES):
         if schema is None and (table.num_rows or options.format == "parquet"):

@@ -57,46 +57,42 @@ def test_answers_without_the_library(tmp_path):
     assert {name.partition(".")[0] for name in modules}.isdisjoint(LIBRARIES)
 
 
-# Commands of one process, and the modules that are there when each has ended.
+# Imports the package, then runs the program with one command after another; prints the modules after each step.
 IN_TURN = """
 import json, sys
-from gpt_embeddings_cli import app
+import gpt_embeddings
+from transformers import AutoConfig
+assert type(AutoConfig.for_model("gpt_embeddings")) is gpt_embeddings.GPTEmbeddingsConfig
+assert "TokenWindows" in dir(gpt_embeddings)
+print("ENDED", json.dumps([0, sorted(sys.modules)]))
+from gpt_embeddings_cli import main
 for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command
     try:
-        app(command)
+        main()
     except SystemExit as end:
         print("ENDED", json.dumps([end.code, sorted(sys.modules)]), flush=True)
 """
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    """The modules that are imported when a command has done its work, one after another: each adds its own."""
-    folder = tmp_path_factory.mktemp("commands")
-    (folder / "small.json").write_text('{"n_embd": 8, "n_positions": 64}')
-    in_turn = {
-        "windows": ["windows", STORY, "--dry-run"],
-        "embed": ["embed", STORY, "--output", "vectors"],
-        "train": ["train", "clm", STORY, "--config", "small.json", "--max-length", "64", "--output", "model"],
-    }
-    program = [sys.executable, "-c", IN_TURN, json.dumps(list(in_turn.values()))]
-    done = subprocess.run(program, cwd=folder, capture_output=True, text=True)
-    ends = [json.loads(line.removeprefix("ENDED ")) for line in done.stdout.splitlines() if line.startswith("ENDED ")]
-    assert [code for code, _ in ends] == [0, 0, 0], done.stdout + done.stderr
-    return dict(zip(in_turn, (set(modules) for _, modules in ends), strict=True))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "spared"),
-    [
-        ("embed", ["transformers.trainer", "gpt_embeddings.training", "gpt_embeddings.hub", "gradio", "ray", "faiss"]),
-        ("windows", ["transformers.trainer", "gpt_embeddings.training", "gpt_embeddings.embedding", "gradio", "ray"]),
-        ("train", ["gpt_embeddings.explore", "gpt_embeddings.hub", "gradio", "plotly", "ray"]),
-    ],
-)
-def test_a_command_imports_what_it_uses(command, spared, commands):
-    assert "torch" in commands[command] and commands[command].isdisjoint(spared)
+def test_what_is_imported_by_the_package_and_by_each_command(tmp_path):
+    """All in one process, in which each command adds its own."""
+    (tmp_path / "small.json").write_text('{"n_embd": 8, "n_positions": 64}')
+    commands = [
+        ["windows", STORY, "--dry-run"],
+        ["embed", STORY, "--output", "vectors"],
+        ["train", "clm", STORY, "--config", "small.json", "--max-length", "64", "--output", "model"],
+    ]
+    program = [sys.executable, "-c", IN_TURN, json.dumps(commands)]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    ends = [json.loads(line.removeprefix("ENDED ")) for line in done.stdout.splitlines() if line.startswith("ENDED ")]
+    assert [code for code, _ in ends] == [0, 0, 0, 0], done.stdout + done.stderr
+    package, windows, embed, train = (set(modules) for _, modules in ends)
+    assert "torch" in package
+    assert train.isdisjoint(["gpt_embeddings.explore", "gpt_embeddings.hub", "gradio", "plotly", "ray"])
+    assert embed.isdisjoint(["transformers.trainer", "gpt_embeddings.training", "gradio", "ray", "faiss"])
+    assert "gpt_embeddings.embedding" not in windows and package.isdisjoint(["datasets", "pyarrow"])
 
 
 INTERRUPTED = """
@@ -132,18 +128,6 @@ def test_a_terminal_says_that_libraries_are_loaded(stream, said, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     common.load_libraries()
     assert sys.stderr.getvalue() == said and signal.getsignal(signal.SIGINT) == handler
-
-
-@pytest.mark.slow
-def test_the_package_imports_the_model_alone(tmp_path):
-    code = """
-import sys, gpt_embeddings
-from transformers import AutoConfig
-heavy = [name for name in ("datasets", "pyarrow", "transformers.trainer", "gradio", "ray") if name in sys.modules]
-print(heavy, AutoConfig.for_model("gpt_embeddings").__class__.__name__, "TokenWindows" in dir(gpt_embeddings))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["[]", "GPTEmbeddingsConfig", "True"]
 
 
 def test_what_may_be_there_passes(tmp_path, monkeypatch):

@@ -224,8 +224,8 @@ def test_ids_are_those_of_tokenizers(texts, special, gpt2):
     assert split(*encode_flat(["x", *texts], gpt2, special_tokens=special)) == wanted
 
 
-@pytest.mark.slow
-def test_a_changed_tokenizer_gets_a_new_engine():
+def test_a_changed_tokenizer_gets_a_new_engine(monkeypatch, tmp_path):
+    as_new_process(monkeypatch, tmp_path)
     tokenizer = load_tokenizer()
     assert encode_flat(["a tidewaiter"], tokenizer)[0].tolist() != [64, 220, 50257]
     tokenizer.add_tokens(["tidewaiter"])
@@ -314,7 +314,7 @@ def test_a_handle_that_has_read_much_is_made_anew(gpt2, monkeypatch):
     monkeypatch.setattr(module, "MAX_TOKENS", 1000)
     backend = GigatokenBackend(plain_backend(False).to_str(), reference_backend(gpt2))
     handles = set()
-    for document in DOCUMENTS[:8]:
+    for document in DOCUMENTS[:4]:
         assert split(*backend.encode([document])) == reference_ids(gpt2, [document])
         handles.add(backend._handle)
     assert len(handles) > 1
@@ -400,8 +400,9 @@ def encode_unknown():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("marked", [pytest.param(None, marks=forking)])
-def test_a_forked_child_makes_an_engine_of_its_own(gpt2, marked):
+def test_a_forked_child_makes_an_engine_of_its_own(gpt2, marked, monkeypatch, tmp_path):
     count_ids(gpt2)  # with threads, which the child does not have
+    as_new_process(monkeypatch, tmp_path)
     assert in_process(encode_unknown) == [(True, True)] * 2
 
 
@@ -464,7 +465,8 @@ def test_a_pickled_tokenizer_finds_its_backend(gpt2):
 
 
 def every_scalar():
-    for start in range(0, sys.maxunicode + 1, 64):
+    # Past the assigned planes every sixteenth block will do: there is nothing but private use and what has no meaning.
+    for start in [*range(0, 0x34000, 64), *range(0x34000, sys.maxunicode + 1, 1024)]:
         if not 0xD800 <= start < 0xE000:
             block = ["a{0} {0}1".format(chr(c)) for c in range(start, start + 64)]
             yield "\n".join(block)
