@@ -256,4 +256,4 @@ def test_as_a_program():
     """The console script; the rest of the program: tests/cli/test_front_door.py."""
     program = Path(sys.executable).parent / "gpt-embeddings"
     done = subprocess.run([program, "--version"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.strip()) == (0, f"gpt-embeddings {version('gpt-embeddings')}"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, version("gpt-embeddings")), done.stderr

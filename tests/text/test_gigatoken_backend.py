@@ -224,8 +224,8 @@ def test_ids_are_those_of_tokenizers(texts, special, gpt2):
     assert split(*encode_flat(["x", *texts], gpt2, special_tokens=special)) == wanted
 
 
-def test_a_changed_tokenizer_gets_a_new_engine(monkeypatch, tmp_path):
-    as_new_process(monkeypatch, tmp_path)
+@pytest.mark.slow
+def test_a_changed_tokenizer_gets_a_new_engine():
     tokenizer = load_tokenizer()
     assert encode_flat(["a tidewaiter"], tokenizer)[0].tolist() != [64, 220, 50257]
     tokenizer.add_tokens(["tidewaiter"])
