@@ -197,11 +197,11 @@ def test_a_model_with_a_head(client, tmp_path, kind, task):
     config = GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False)
     config.id2label = {0: "ebb", 1: "flood"}
     save_folder(tmp_path, kind(config), small_tokenizer())
-    push_to_hub(tmp_path, "alice/head")
-    config = json.loads(client.text("alice/head", "config.json"))
+    push_to_hub(tmp_path, name := f"alice/{task}")
+    config = json.loads(client.text(name, "config.json"))
     assert config["architectures"] == [kind.__name__]
     assert f"AutoModel{kind.__name__.removeprefix('GPTEmbeddings')}" in config["auto_map"]
-    card = client.text("alice/head", "README.md")
+    card = client.text(name, "README.md")
     assert f"pipeline_tag: {task}\n" in card
     assert ("with the labels ebb, flood:" in card) == (task == "text-classification")
 
