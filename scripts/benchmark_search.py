@@ -48,7 +48,7 @@ def main() -> None:
     def by_index(name: str) -> Callable[[], Rows]:
         start = time.process_time()
         index = faiss.index_factory(dim, name, faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors[: 100 * lists])
+        index.train(vectors[: 64 * lists])
         index.add(vectors)
         faiss.extract_index_ivf(index).nprobe = 32
         print(f"{name}: made in {time.process_time() - start:.0f} s", flush=True)
@@ -57,7 +57,7 @@ def main() -> None:
     def best(scores: Floats) -> Rows:
         return top_k(scores, K)[1]
 
-    lists = 4 * int(len(vectors) ** 0.5)
+    lists = int(len(vectors) ** 0.5)
     ways: dict[str, tuple[int, Callable[[], Rows]]] = {
         "float32": (4 * dim, lambda: best(queries @ vectors.T)),
         "int8": (dim, lambda: best(queries @ to_float32(steps, "int8", dim, ranges).T)),
