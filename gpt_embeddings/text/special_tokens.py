@@ -48,18 +48,15 @@ class SpecialTokens:
             return input_ids, offsets
         wrapped = np.ones(len(lengths), dtype=bool) if bare is None else ~bare
         added = len(self) * wrapped  # (n_texts,)
-        kept = lengths if max_length is None else np.minimum(lengths, np.maximum(max_length - added, 0))
-        ends = np.concatenate([[0], np.cumsum(kept + added)])  # (n_texts + 1,)
-        first = np.cumsum(kept) - kept
-        within = np.arange(kept.sum())
-        result = np.empty(ends[-1], dtype=np.int32)
-        target = np.repeat(ends[:-1] + len(self.before) * wrapped - first, kept) + within
-        result[target] = input_ids[np.repeat(offsets[:-1] - first, kept) + within]
-        for i, token in enumerate(self.before):
-            result[ends[:-1][wrapped] + i] = token
-        for i, token in enumerate(self.after):
-            result[ends[1:][wrapped] - len(self.after) + i] = token
-        return result, ends
+        if max_length is not None:
+            kept = np.minimum(lengths, np.maximum(max_length - added, 0))
+            within = np.arange(len(input_ids)) - np.repeat(offsets[:-1], lengths)
+            input_ids = input_ids[within < np.repeat(kept, lengths)]
+            offsets = np.concatenate([[0], np.cumsum(kept)])
+        # Text by text: where one ends, the next begins, and equal places keep their order.
+        places = np.repeat([offsets[:-1][wrapped], offsets[1:][wrapped]], [len(self.before), len(self.after)], axis=0)
+        ids = np.insert(input_ids, places.T.ravel(), np.tile([*self.before, *self.after], wrapped.sum()))
+        return ids, offsets + np.concatenate([[0], np.cumsum(added)])
 
 
 def find_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:

