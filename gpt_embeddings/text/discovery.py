@@ -26,16 +26,16 @@ from urllib.parse import urlsplit
 
 
 FORMATS = {
-    ".arrow": "arrow",
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
+    ".txt": "text",
     ".md": "text",
+    ".jsonl": "json",
     ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
-    ".tsv": "tsv",
-    ".txt": "text",
+    ".arrow": "arrow",
 }
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 

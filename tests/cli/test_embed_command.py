@@ -145,7 +145,7 @@ def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
     ("name", "content", "options", "message"),
     [
         ("empty.txt", b"", (), "is empty"),
-        ("image.png", b"\x89PNG", (), "unknown suffix '.png'. Known suffixes are .arrow"),
+        ("image.png", b"\x89PNG", (), "unknown suffix '.png'. Known suffixes are .txt"),
         ("bad.jsonl", b'{"text": "a"}\n{oops\n', (), "bad.jsonl could not be read"),
         ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: line 1 is not valid UTF-8 .*--encoding cp1252"),
         ("other.csv", b"name\nx\n", (), "no column 'text'; the columns are name"),
