@@ -64,7 +64,7 @@ class ReadOptions:
     """How files of one format are read."""
 
     format: str
-    """One of the values of `inputs.FORMATS`."""
+    """One of the values of `discovery.FORMATS`."""
     texts: tuple[str, ...] = ()
     """The columns that hold texts."""
     texts_only: bool = False
