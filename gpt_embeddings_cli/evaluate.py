@@ -91,7 +91,7 @@ def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tupl
 
     for pair in [columns] if columns else PAIRS:
         try:
-            return load_source(data, column=pair[0], split=split), pair
+            return load_source(data, column=pair, split=split), pair
         except ColumnError as error:
             message = str(error).partition(" Choose one with `--column`")[0]
     message += " Name the two columns of texts with --columns."
@@ -104,10 +104,6 @@ def _take(
     pairs: "Dataset", columns: tuple[str, str], score: str | None
 ) -> tuple[list[str], list[str], list[float], int]:
     """Return the complete pairs, their scores, and the number of incomplete ones; a blank text counts as missing."""
-    from gpt_embeddings.text.columns import check_texts
-
-    for column in columns:
-        check_texts(pairs, column)
     complete = [
         row
         for row in zip(pairs[columns[0]], pairs[columns[1]], pairs[score] if score else [0] * len(pairs), strict=True)

@@ -166,7 +166,7 @@ class TestCommand:
         ("options", "message"),
         [
             (["--score", "points"], "There is no column 'points' of scores; the columns are question, answer, n"),
-            (["--columns", "question", "n"], "Column 'n' must hold strings"),
+            (["--columns", "question", "m"], "There is no column 'm'; the columns are question, answer, n"),
             (["--score", "n"], "at least 3"),
         ],
     )
