@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.arguments import check_choice
 from gpt_embeddings.checkpoints.saving import save_tokenizer
 from gpt_embeddings.checkpoints.static import MODEL2VEC, UNLIMITED, from_static, unknown_id
 from gpt_embeddings.outputs import check_folder_name, write_json
@@ -74,8 +75,7 @@ def export_model(
         ImportError: The exporter of ONNX is not installed.
         ValueError: The format is unknown, or cannot hold this model, or the folder's name is blank.
     """
-    if format not in get_args(Format):
-        raise ValueError(f"`format` must be one of {', '.join(map(repr, get_args(Format)))}, got {format!r}.")
+    check_choice("format", format, get_args(Format))
     check_vocabulary(tokenizer, model.config.vocab_size)
     check_folder_name(folder)
     folder = Path(folder)

@@ -32,6 +32,7 @@ import torch
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import Provenance
 from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
@@ -114,8 +115,8 @@ def embed_dataset(
             transform, the output has the name of another format, there are shards of another job, or rows were lost.
     """
     embedder = Embedder(model, tokenizer, **options)
-    if num_proc is not None and num_proc < 1:
-        raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
+    if num_proc is not None:
+        num_proc = check_integer("num_proc", num_proc, 1)
     target = None if output is None else Path(output).resolve()
     if output is not None:
         check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
@@ -265,8 +266,7 @@ def _find_format(format: Format | None, target: Path | None) -> Format:
     one_file = suffix.lower() in PARQUET
     if format is None:
         return "parquet" if one_file else "arrow"
-    if format not in get_args(Format):
-        raise ValueError(f"`format` must be 'arrow' or 'parquet', got {format!r}.")
+    check_choice("format", format, get_args(Format))
     if one_file and format != "parquet":
         raise ValueError(f"`format` is {format!r}, but the output is named as a {suffix} file.")
     return format

@@ -29,6 +29,7 @@ from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.similarity import unit_rows
+from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.checkpoints.bundled import bundled_name
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
@@ -128,22 +129,13 @@ class Embedder:
             check_in_memory(model)
         check_fast(tokenizer)
         pooling = model.config.pooling if pooling is None else pooling
-        for name, value, known in (
-            ("pooling", pooling, get_args(Pooling)),
-            ("overflow", overflow, get_args(Overflow)),
-            ("dtype", dtype, get_args(Dtype)),
-            ("weights", weights, (None, *get_args(TableDtype))),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.")
+        check_choice("pooling", pooling, get_args(Pooling))
+        check_choice("overflow", overflow, get_args(Overflow))
+        check_choice("dtype", dtype, get_args(Dtype))
+        check_choice("weights", weights, (None, *get_args(TableDtype)))
         n_embd = model.config.n_embd
         if truncate_dim is not None:
-            is_integer = isinstance(truncate_dim, (int, np.integer)) and not isinstance(truncate_dim, bool)
-            if not (is_integer and 1 <= truncate_dim <= n_embd):
-                raise ValueError(
-                    f"`truncate_dim` must be None or from 1 to `n_embd` = {n_embd}, got {truncate_dim!r}."
-                )
-            truncate_dim = int(truncate_dim)
+            truncate_dim = check_integer("truncate_dim", truncate_dim, 1, n_embd, "The model has no more dimensions.")
         check_vocabulary(tokenizer, model.config.vocab_size)
         if pooling == "weighted" and model.token_weights is None:
             raise ValueError(

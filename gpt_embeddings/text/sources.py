@@ -30,6 +30,7 @@ from datasets import (
 )
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
+from gpt_embeddings.arguments import check_choice
 from gpt_embeddings.text.columns import (
     ALONE,
     check_texts,
@@ -109,8 +110,7 @@ def load_source(
     texts = (column,) if isinstance(column, str) else tuple(column)
     if not names:
         raise ValueError("No input was given. Name at least one file or a dataset on the Hub.")
-    if sample_by not in SAMPLE_UNITS:
-        raise ValueError(f"`sample_by` must be one of {', '.join(map(repr, SAMPLE_UNITS))}, got {sample_by!r}.")
+    check_choice("sample_by", sample_by, SAMPLE_UNITS)
     try:
         codecs.lookup(encoding)
     except LookupError:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpt_embeddings.arguments import check_integer
 from gpt_embeddings.windows.packing import IGNORED
 
 
@@ -43,10 +44,8 @@ class BigramCounts:
     """
 
     def __init__(self, vocab_size: int, n_positions: int | None = None) -> None:
-        for name, value in (("vocab_size", vocab_size), ("n_positions", n_positions)):
-            if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
-        vocab_size, n_positions = int(vocab_size), None if n_positions is None else int(n_positions)
+        vocab_size = check_integer("vocab_size", vocab_size, 1)
+        n_positions = None if n_positions is None else check_integer("n_positions", n_positions, 1)
         if vocab_size**2 * (n_positions or 1) >= 2**63:
             raise ValueError(
                 f"`vocab_size` = {vocab_size} with `n_positions` = {n_positions} has more keys than fit into 63 bits; "

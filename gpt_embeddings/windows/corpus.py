@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.text.columns import check_texts
 from gpt_embeddings.text.encoding import as_texts
 from gpt_embeddings.text.sources import steps_of
@@ -27,7 +28,7 @@ from gpt_embeddings.windows.documents import (
     partition,
     take_texts,
 )
-from gpt_embeddings.windows.packing import WindowSpec, check_choice, check_integer
+from gpt_embeddings.windows.packing import WindowSpec
 from gpt_embeddings.windows.streams import BufferedStream, TokenBuffer, TokenStream, fill_buffer
 
 

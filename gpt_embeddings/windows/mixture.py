@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from gpt_embeddings.arguments import check_choice
 from gpt_embeddings.windows.corpus import Corpus, WindowCounts, count_streams
-from gpt_embeddings.windows.packing import Ids, check_choice
+from gpt_embeddings.windows.packing import Ids
 from gpt_embeddings.windows.streams import BufferedStream, TokenStream
 
 

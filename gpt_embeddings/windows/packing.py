@@ -7,12 +7,13 @@ the input, the last `max_length` the targets. -100 stands where a window is padd
 
 from collections import deque
 from dataclasses import dataclass
-from operator import index
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
+
+from gpt_embeddings.arguments import check_choice, check_integer
 
 
 IGNORED = -100  # the target that torch's cross-entropy ignores
@@ -50,24 +51,6 @@ class WindowSpec:
         if self.tail == "pad":
             return "a window needs 2 tokens. Check the column and the files"
         return f'a window needs {self.max_length + 1} tokens (`max_length` + 1). Use a shorter one, or `tail="pad"`'
-
-
-def check_integer(name: str, value: Any, low: int, high: int | None = None, advice: str = "") -> int:
-    """Return an integer of any type, numpy's too, as a plain one, or refuse it with its range and the advice."""
-    try:
-        number = None if isinstance(value, (bool, np.bool_)) else index(value)
-    except TypeError:
-        number = None
-    if number is None or number < low or (high is not None and number > high):
-        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"`{name}` must be an integer {limits}, got {value!r}. {advice}".rstrip())
-    return number
-
-
-def check_choice(name: str, value: Any, choices: tuple[str | bool, ...]) -> None:
-    """Refuse a value that is not among the choices."""
-    if not isinstance(value, (str, bool)) or value not in choices:
-        raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
 
 
 def add_separators(

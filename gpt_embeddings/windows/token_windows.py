@@ -16,11 +16,12 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.arguments import check_integer
 from gpt_embeddings.windows.corpus import Corpus, WindowCounts, check_tokenizer
 from gpt_embeddings.windows.cursor import Cursor, is_cursor
 from gpt_embeddings.windows.loader import WindowLoader, hand_out, take_turns
 from gpt_embeddings.windows.mixture import Mixture, Stopping, check_weights
-from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec, check_integer
+from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
 from gpt_embeddings.windows.stored_windows import store_windows
 
 

@@ -435,9 +435,9 @@ def test_errors(model, tokenizer, tmp_path):
         embed_dataset(dataset, model, tokenizer, column="id")
     with pytest.raises(ValueError, match="already has a column 'id'"):
         embed_dataset(dataset, model, tokenizer, output_column="id")
-    with pytest.raises(ValueError, match="`num_proc` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_proc` must be an integer of at least 1, got 0"):
         embed_dataset(dataset, model, tokenizer, num_proc=0)
-    with pytest.raises(ValueError, match="`format` must be 'arrow' or 'parquet', got 'csv'"):
+    with pytest.raises(ValueError, match="`format` must be one of 'arrow', 'parquet', got 'csv'"):
         embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", format="csv")
     with pytest.raises(ValueError, match="`num_proc` does not work on a streaming dataset"):
         embed_dataset(dataset.to_iterable_dataset(), model, tokenizer, num_proc=2)

@@ -294,8 +294,8 @@ def test_no_rows(model, tokenizer, pooling):
     [
         ({"pooling": "max"}, "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
         ({"overflow": "cut"}, "`overflow` must be one of 'truncate', 'windows', got 'cut'"),
-        ({"truncate_dim": np.int64(17)}, "`truncate_dim` must be None or from 1 to `n_embd` = 16"),
-        ({"truncate_dim": True}, "`truncate_dim` must be None or from 1 to `n_embd` = 16"),
+        ({"truncate_dim": np.int64(17)}, "`truncate_dim` must be an integer from 1 to 16"),
+        ({"truncate_dim": True}, "`truncate_dim` must be an integer from 1 to 16"),
         ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', 'int8', 'binary', got 'bfloat16'"),
         ({"output_column": "text"}, "`column` and `output_column` are both 'text'"),
     ],

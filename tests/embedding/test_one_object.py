@@ -118,7 +118,7 @@ class TestVectors:
         assert short.digest != Embedder(model, gpt2_tokenizer).digest
         assert Embedder(model, gpt2_tokenizer, truncate_dim=np.int64(5)).options == short.options
         for wrong in (0, 17, 2.5):
-            with pytest.raises(ValueError, match="`truncate_dim` must be None or from 1 to `n_embd` = 16"):
+            with pytest.raises(ValueError, match="`truncate_dim` must be an integer from 1 to 16"):
                 Embedder(model, gpt2_tokenizer, truncate_dim=wrong)
 
     @pytest.mark.parametrize("dtype", ["int8", "binary"])

@@ -126,7 +126,7 @@ def test_bad_weights(weights, message):
 
 def test_bad_mixtures():
     with pytest.raises(
-        ValueError, match="`stopping_strategy` must be 'first_exhausted' or 'all_exhausted', got 'any'"
+        ValueError, match="`stopping_strategy` must be one of 'first_exhausted', 'all_exhausted', got 'any'"
     ):
         mixture(stopping_strategy="any")
     windows = TokenWindows([["a b c d"], [""]], TOKENIZER, 2, weights=[1, 1], stopping_strategy="all_exhausted")

@@ -127,7 +127,7 @@ class TestRefusedOrTold:
 
     @pytest.mark.parametrize("value", ["documents", "Windows", None, 1, ["windows"]])
     def test_other_values(self, value):
-        with pytest.raises(ValueError, match="`shuffle` must be False or True or 'windows', got"):
+        with pytest.raises(ValueError, match="`shuffle` must be one of False, True, 'windows', got"):
             TokenWindows(words(3), TOKENIZER, 8, shuffle=value)
 
     def test_one_document_is_told(self):
