@@ -29,6 +29,7 @@ COMMANDS = {  # what gives each kind of output in little time; the output itself
     "train clm": ["train", "clm", STORY, "--tokenizer", "model", "--max-length", "64", "--output"],
     "train distil": ["train", "distil", STORY, "--teacher", TEACHER, *DISTIL, "--output"],
     "train contrastive": ["train", "contrastive", STORY, "--model", "model", "--epochs", "1", "--output"],
+    "train classes": ["train", "classes", "labels.csv", "--label-column", "label", "--output"],
     "train weights": ["train", "weights", "model", STORY, "--output"],
     "extract": ["extract", "gpt", "--output"],
     "export": ["export", "plain", "--output"],
@@ -53,13 +54,16 @@ def models(tmp_path_factory):
     GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).save_pretrained(folder / "model")
     GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes, position_embedding_type="none")).save_pretrained(folder / "plain")
     GPT2Model(GPT2Config(**sizes, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)).save_pretrained(folder / "gpt")
+    (folder / "labels.csv").write_text("text,label\nebb,0\nflood,1\nlow,0\nhigh,1\n")
     for name in ("model", "plain", "gpt"):
         tokenizer.save_pretrained(folder / name)
     return folder
 
 
 def arguments(kind: str, models: Path, output: Path) -> list[str]:
-    named = [str(models / part) if part in ("model", "plain", "gpt") else str(part) for part in COMMANDS[kind]]
+    named = [
+        str(models / part) if part in ("model", "plain", "gpt", "labels.csv") else str(part) for part in COMMANDS[kind]
+    ]
     return [*named, str(output)]
 
 

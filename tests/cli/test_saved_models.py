@@ -26,6 +26,8 @@ def things(tmp_path_factory):
     folder = tmp_path_factory.mktemp("things")
     sentences = [f"The {word} came in again, and it was the {i}th {word}." for i, word in enumerate("abcdefgh" * 8)]
     (folder / "text.txt").write_text("\n\n".join(sentences), encoding="utf-8")
+    labelled = "".join(f'"{sentence}",{i % 2}\n' for i, sentence in enumerate(sentences))
+    (folder / "labels.csv").write_text("text,label\n" + labelled, encoding="utf-8")
     small = load_tokenizer().train_new_from_iterator(sentences + TEXTS, 400)
     small.save_pretrained(folder / "tokenizer")
     torch.manual_seed(0)
@@ -46,6 +48,7 @@ def things(tmp_path_factory):
         "train clm {0}/text.txt --tokenizer {0}/tokenizer --max-length 8",
         "train contrastive {0}/text.txt --tokenizer {0}/tokenizer --batch-size 4 --epochs 1 --sample-by document",
         "train distil {0}/text.txt --teacher {0}/static --tokenizer {0}/tokenizer --n-embd 4 --epochs 1 --phrases 9",
+        "train classes {0}/labels.csv --label-column label --model {0}/gpt",
         "train weights {0}/gpt {0}/text.txt",
     ],
 )
