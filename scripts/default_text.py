@@ -569,9 +569,16 @@ SOURCES = [
 
 
 # What `refine_default.py` has the teacher read: short statements about everyday scenes, and headlines.
-INFERENCE, CAPTIONS, SOUNDS, HEADLINES = "inference", "captions", "descriptions of sounds", "headlines"
+INFERENCE, EXPLANATIONS, SOUNDS, HEADLINES = "inference", "explanations", "descriptions of sounds", "headlines"
 EVENTS = "everyday events"
-REFINING_WEIGHTS = {INFERENCE: 4.0, CAPTIONS: 0.5, SOUNDS: 0.5, HEADLINES: 0.7, EVENTS: 1.0}  # how often a text comes
+REFINING_WEIGHTS = {  # how often a text comes
+    INFERENCE: 4.0,
+    EXPLANATIONS: 0.5,
+    SOUNDS: 0.3,
+    HEADLINES: 0.7,
+    "everyday statements": 1.5,
+    "encyclopaedia": 1.5,
+}
 REFINING = [
     Source(
         "OanaMariaCamburu/e-SNLI",
@@ -579,6 +586,23 @@ REFINING = [
         r"dataset/eSNLI/s[12]\.(dev|test)",
         tokenized,
         "MIT; SNLI CC-BY-SA-4.0",
+        INFERENCE,
+    ),
+    Source(
+        "OanaMariaCamburu/e-SNLI",
+        "7b585a3f077fdea899780eb0473940522ae44a2e",
+        r"dataset/eSNLI/preproc1_expl_[123]\.(dev|test)",
+        tokenized,
+        "MIT; SNLI CC-BY-SA-4.0",
+        EXPLANATIONS,
+        most=28_672,
+    ),
+    Source(
+        "verypluming/HELP",
+        "3ee5c298d48549704629a3687ccd8a00168281b8",
+        r"output_en/leskexppmb_(and|or)\.tsv",
+        pairs(8, 9, untokenize=True),
+        BY_SA,
         INFERENCE,
     ),
     Source(
@@ -596,15 +620,6 @@ REFINING = [
         updates,
         "MIT; SNLI CC-BY-SA-4.0",
         INFERENCE,
-    ),
-    Source(
-        "multi30k/dataset",
-        "a3d2e0d26b56f3846f66a952536ffed4e401d05a",
-        r"data/task2/raw/train\.\d\.en\.gz",
-        zipped_lines,
-        "Flickr30k captions, CC-BY-SA",
-        CAPTIONS,
-        most=77_824,
     ),
     Source(
         "cdjkim/audiocaps",

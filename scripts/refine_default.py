@@ -1,12 +1,13 @@
 """Take the table of `train_default.py` further, in the text form of the bundled tables: lower case after a space.
 
-start      the rows of the previous version; a word's row becomes the mean of the rows of its spellings (`mug`, ` mug`,
+start      the rows of the first stage; a word's row becomes the mean of the rows of its spellings (`mug`, ` mug`,
            `Mug`), each weighed by how often it occurs; its positions are dropped
-texts      those of `REFINING` in `default_text.py`, which the teacher reads, and up to 40,000 of each kind that the
-           table before was learned from
-training   batches of one kind each; the loss is the squared differences of all cosines within a batch from the aims,
-           at 256, 128, 64 and 32 dimensions, plus a tenth of 1 - cosine to the vectors of the previous version. The
-           aims are the teacher's cosines, or, for the texts that were learned before, those of the previous version
+texts      those of `REFINING` in `default_text.py` and some kinds of the first stage, which the teacher reads, up to
+           40,000 of each other kind of the first stage, and groups of a sentence and its variations
+training   batches of one kind each, of variations mostly whole groups; the aims are the teacher's cosines, or, for
+           kinds that it has not read, those of the first stage. The loss, at 256, 128, 64 and 32 dimensions: the
+           Kullback-Leibler divergence of the softmax over a batch, squared differences of cosines, those of similar
+           texts weighed most, and a little of 1 - cosine to the vectors that training began with
 end        rows of tokens that no text in this form contains are zero, and rows of spaces alone are short, so that
            they change no direction
 
@@ -27,9 +28,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from default_text import INFERENCE, LEMMAS, REFINING, REFINING_WEIGHTS, SOURCES, Source
+from default_text import HEADLINES, INFERENCE, LEMMAS, REFINING, REFINING_WEIGHTS, SOURCES, Source
 from train_default import Teacher, digest, fetch, is_prose, minilm, minilm_ids, normalize, read, sentences
 from transformers import PreTrainedTokenizerBase
+from variations import GROUP, Variations
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
@@ -37,18 +39,32 @@ from gpt_embeddings.training.pooled_loop import Bags
 from gpt_embeddings.training.row_adam import RowAdam
 
 
-READ_KINDS = {"conversation", "requests and questions", "web, mail, reviews", "descriptions of pictures"}
-OLD_KINDS = {
-    "computing",
-    "definitions and examples",
-    "encyclopaedia",
-    "everyday statements",
-    "read-aloud sentences",
-    "sayings and jokes",
+EVERYDAY, CONVERSATION, REQUESTS = "everyday statements", "conversation", "requests and questions"
+READ_KINDS = {  # kinds of the first stage that the teacher reads, and how many texts of each
+    CONVERSATION: None,
+    REQUESTS: None,
+    "web, mail, reviews": None,
+    "descriptions of pictures": None,
+    EVERYDAY: 18_432,
+    "encyclopaedia": 20_480,
 }
+OLD_KINDS = {"computing", "definitions and examples", "read-aloud sentences", "sayings and jokes"}
 OLD_TEXTS = 40_000  # of a kind, at most
+VARIED = {  # sentences of a kind of which there are variations
+    INFERENCE: 5200,
+    EVERYDAY: 3400,
+    HEADLINES: 5000,
+    CONVERSATION: 2000,
+    REQUESTS: 1800,
+    "encyclopaedia": 700,
+}
+VARIATIONS = "variations"
+WEIGHTS = {**REFINING_WEIGHTS, "web, mail, reviews": 2.0, VARIATIONS: 2.5}
 WIDTHS = {256: 1.0, 128: 0.4, 64: 0.3, 32: 0.3}  # dimensions, and the weight of their loss
-SIMILARITY_WEIGHT, BATCH = 10.0, 512
+BATCH = 512
+TEMPERATURE, DIVERGENCE_WEIGHT, DIFFERENCE_WEIGHT = 0.1, 0.5, 5.0
+ANCHOR_WEIGHT = 0.05
+GROUPED = 0.6  # of the batches of variations are whole groups
 
 
 @dataclass(frozen=True)
@@ -56,17 +72,13 @@ class Run:
     """One run of the training."""
 
     steps: int
-    anchor: float
-    """Weight of 1 - cosine to the vectors of the previous version."""
-
-    inference: float = REFINING_WEIGHTS[INFERENCE]
-    """How often texts of inference come."""
-
+    seed: int
     learning_rate: float = 4e-3
+    grouped: float = GROUPED
 
 
-RUNS = [Run(1000, 0.1), Run(1000, 0.02), Run(3000, 0.05, inference=8.0)]
-LAST_RUN = Run(200, 0.05, learning_rate=2e-3)
+RUNS = [Run(1000, seed=2), Run(1000, seed=3)]
+LAST_RUN = Run(200, seed=0, learning_rate=2e-3, grouped=1.0)
 SHORTEST, LONGEST = 8, 300  # characters
 SHORT_ROW = 1e-4  # length of a row of spaces alone; those of words are some tenths long
 HELD_OUT = 50  # one text of so many is kept from training, to judge by
@@ -82,8 +94,8 @@ class Part:
     aims: npt.NDArray[np.float16]
     """Unit vectors whose cosines are the aim, `(n_texts, width)`."""
 
-    before: npt.NDArray[np.float16]
-    """Unit vectors of the previous version, `(n_texts, n_embd)`."""
+    anchors: npt.NDArray[np.float16]
+    """Unit vectors that training begins with, `(n_texts, n_embd)`."""
 
     kind: str
 
@@ -107,24 +119,29 @@ def main() -> None:
     seen = {key(cell) for file in options.leave_out for cell in cells(file)}
     to_read = [*REFINING, *(source for source in SOURCES if source.kind in READ_KINDS)]
     kinds = choose(to_read, options.work, options.repositories, seen)
+    kinds = {kind: texts[: READ_KINDS.get(kind)] for kind, texts in kinds.items()}
     old = choose([source for source in SOURCES if source.kind in OLD_KINDS], options.work, options.repositories, seen)
-    new = [text for texts in kinds.values() for text in texts]
-    vectors = read(new, options.work, options.processes, Teacher(minilm, minilm_ids))
+    cased_bags = {kind: Bags.of(texts[:OLD_TEXTS], cased, limit=1024) for kind, texts in old.items()}
+    counts = sum(np.bincount(bags.input_ids, minlength=before.config.vocab_size) for bags in cased_bags.values())
+    start = join_spellings(before.wte.weight.detach(), np.asarray(counts), cased)
+    variations = Variations(start, tokenizer)
+    kinds[VARIATIONS] = [
+        text for kind, most in VARIED.items() for text in variations.groups(kinds.get(kind, []), most)
+    ]
+
+    read_texts = [text for texts in kinds.values() for text in texts]
+    vectors = read(read_texts, options.work, options.processes, Teacher(minilm, minilm_ids))
     parts, first = [], 0
     for kind, texts in kinds.items():
-        aims = vectors[first : first + len(texts)]
-        parts.append(make_part(texts, aims, before, cased, tokenizer, kind))
+        parts.append(make_part(texts, vectors[first : first + len(texts)], start, tokenizer, kind))
         first += len(texts)
     for kind, texts in old.items():
-        parts.append(make_part(texts[:OLD_TEXTS], None, before, cased, tokenizer, kind))
+        with torch.no_grad():
+            aims = F.normalize(before.embed_bags(cased_bags[kind].input_ids, cased_bags[kind].offsets), dim=1).numpy()
+        parts.append(make_part(texts[:OLD_TEXTS], aims, start, tokenizer, kind))
 
-    counts = np.bincount(
-        Bags.of([text for texts in old.values() for text in texts], cased, limit=1024).input_ids,
-        minlength=before.config.vocab_size,
-    )
-    start = join_spellings(before.wte.weight.detach(), counts, cased)
     rows = torch.stack([learn(parts, start, run) for run in RUNS]).mean(0)
-    rows = (rows + learn([part for part in parts if part.kind == INFERENCE], rows, LAST_RUN)) / 2
+    rows = (rows + learn([part for part in parts if part.kind in (INFERENCE, VARIATIONS)], rows, LAST_RUN)) / 2
     model = finish(rows, tokenizer)
     error = save_int8(model, options.output)
     print(f"The table is in {options.output}, its rows off by at most {error:.2%} of their largest value.")
@@ -171,18 +188,20 @@ def cells(file: str) -> Iterable[str]:
 
 def make_part(
     texts: list[str],
-    aims: npt.NDArray[np.floating] | None,
-    before: GPTEmbeddingsModel,
-    cased: PreTrainedTokenizerBase,
+    aims: npt.NDArray[np.floating],
+    rows: torch.Tensor,
     tokenizer: PreTrainedTokenizerBase,
     kind: str,
 ) -> Part:
-    """Encode texts in both forms; without aims, the vectors of the previous version are the aims."""
-    with torch.no_grad():
-        bags = Bags.of(texts, cased, limit=1024)
-        vectors = F.normalize(before.embed_bags(bags.input_ids, bags.offsets), dim=1).half().numpy()
-    aims = vectors if aims is None else aims.astype(np.float16)
-    return Part(Bags.of(texts, tokenizer, limit=1024), aims, vectors, kind)
+    """Encode texts, and add the vectors that training begins with."""
+    bags = Bags.of(texts, tokenizer, limit=1024)
+    return Part(bags, aims.astype(np.float16), F.normalize(pool(bags, rows), dim=1).half().numpy(), kind)
+
+
+def pool(bags: Bags, rows: torch.Tensor) -> torch.Tensor:
+    """Return the mean row of each text, `(n_texts, n_embd)`."""
+    input_ids, offsets = map(torch.from_numpy, (bags.input_ids, bags.offsets))
+    return F.embedding_bag(input_ids, rows, offsets.to(input_ids.dtype), mode="mean", include_last_offset=True)
 
 
 def join_spellings(rows: torch.Tensor, counts: npt.NDArray[np.int64], cased: PreTrainedTokenizerBase) -> torch.Tensor:
@@ -209,28 +228,33 @@ def join_spellings(rows: torch.Tensor, counts: npt.NDArray[np.int64], cased: Pre
 
 def learn(parts: list[Part], rows: torch.Tensor, run: Run) -> torch.Tensor:
     """Return the trained rows; the given ones stay."""
-    table, rng = torch.nn.Parameter(rows.clone()), np.random.default_rng(0)
+    table, rng = torch.nn.Parameter(rows.clone()), np.random.default_rng(run.seed)
     optimizer = RowAdam([table], lr=run.learning_rate)
-    weights = {**REFINING_WEIGHTS, INFERENCE: run.inference}
-    shares = np.array([weights.get(part.kind, 1.0) * len(part.bags) for part in parts])
+    shares = np.array([WEIGHTS.get(part.kind, 1.0) * len(part.bags) for part in parts])
     orders = [np.zeros(0, np.int64) for _ in parts]
     for step in range(run.steps):
         i = rng.choice(len(parts), p=shares / shares.sum())
         part = parts[i]
-        if len(orders[i]) < BATCH:
+        grouped = part.kind == VARIATIONS and rng.random() < run.grouped
+        size = BATCH // GROUP if grouped else BATCH
+        if len(orders[i]) < size:
             orders[i] = rng.permutation(len(part.bags))
-        batch, orders[i] = orders[i][:BATCH], orders[i][BATCH:]
+        batch, orders[i] = orders[i][:size], orders[i][size:]
+        if grouped:
+            batch = (batch[:, None] // GROUP * GROUP + np.arange(GROUP)).reshape(-1)
         optimizer.param_groups[0]["lr"] = run.learning_rate * (1 - step / run.steps)
-        input_ids, offsets = map(torch.from_numpy, part.bags.take(batch))
+        input_ids, offsets = part.bags.take(batch)
         ours = F.embedding_bag(
-            input_ids, table, offsets.to(input_ids.dtype), mode="mean", include_last_offset=True, sparse=True
+            torch.from_numpy(input_ids).long(),
+            table,
+            torch.from_numpy(offsets),
+            mode="mean",
+            include_last_offset=True,
+            sparse=True,
         )  # (batch, n_embd)
         aims = torch.from_numpy(part.aims[batch].astype(np.float32))
-        before = torch.from_numpy(part.before[batch].astype(np.float32))
-        loss = run.anchor * (1 - F.cosine_similarity(ours, before).mean())
-        for width, weight in WIDTHS.items():
-            unit = F.normalize(ours[:, :width], dim=1)
-            loss = loss + weight * SIMILARITY_WEIGHT * (unit @ unit.T - aims @ aims.T).square().mean()
+        anchors = torch.from_numpy(part.anchors[batch].astype(np.float32))
+        loss = similarity_loss(ours, aims) + ANCHOR_WEIGHT * (1 - F.cosine_similarity(ours, anchors).mean())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -238,6 +262,28 @@ def learn(parts: list[Part], rows: torch.Tensor, run: Run) -> torch.Tensor:
             print(f"\rstep {step} of {run.steps}, loss {loss.item():.3f}", end="", flush=True)
     print()
     return table.detach()
+
+
+def similarity_loss(ours: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
+    """Return how far the cosines within a batch are from their aims, at each of `WIDTHS`.
+
+    Args:
+        ours: Vectors, `(batch, n_embd)`.
+        aims: Unit vectors, `(batch, width)`.
+    """
+    targets = aims @ aims.T
+    itself = torch.eye(len(aims), dtype=torch.bool)
+    shares = (targets / TEMPERATURE).masked_fill(itself, -1e4).softmax(1)
+    importance = (0.1 + targets.clamp(min=0)).square() / 0.1  # of the difference; unrelated texts matter least
+    loss = ours.new_zeros(())
+    for width, weight in WIDTHS.items():
+        unit = F.normalize(ours[:, :width], dim=1)
+        cosines = unit @ unit.T
+        logits = (cosines / TEMPERATURE).masked_fill(itself, -1e4)
+        divergence = F.kl_div(logits.log_softmax(1), shares, reduction="batchmean")
+        difference = ((cosines - targets) * importance).square().mean()
+        loss = loss + weight * (DIVERGENCE_WEIGHT * divergence + DIFFERENCE_WEIGHT * difference)
+    return loss
 
 
 def finish(rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> GPTEmbeddingsModel:
