@@ -103,6 +103,6 @@ class ClassesOptions(TrainingOptions):
     frozen: bool = _option(False, "Train the linear layer alone, and leave the table as it is.")
     batch_size: int = _option(64, "Texts per step.", least=1)
     epochs: int = _option(8, _EPOCHS, least=1)
-    learning_rate: float = _option(0.0005, _LEARNING_RATE)
+    learning_rate: float = _option(0.001, _LEARNING_RATE)
     save_steps: int = _option(1000, _SAVE_STEPS, least=1)
     seed: int = _option(0, "Seed of the choice of held-out rows and of the order of texts.", least=0)
