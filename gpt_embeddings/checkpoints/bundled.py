@@ -1,7 +1,8 @@
-"""The tables that come with the package: GPT-2's tokens, 256 dimensions, int8 rows.
+"""The tables that come with the package: 50,257 tokens, 256 dimensions, int8 rows.
 
-    gpt-embeddings-english       English, distilled from all-MiniLM-L6-v2; the default where no model is named
-    gpt-embeddings-portuguese    Portuguese and English, distilled from multilingual-e5-small
+    gpt-embeddings-english       English, GPT-2's vocabulary, distilled from all-MiniLM-L6-v2; the default
+    gpt-embeddings-portuguese    Portuguese and English, its own vocabulary, distilled from both teachers: that one
+                                 and multilingual-e5-small
 
 `scripts/train_default.py` and `scripts/train_portuguese.py` make them. Left out: loading them, which `loading` does as
 with any saved model, and checking them for damage, for which pip keeps the hashes (`RECORD`).

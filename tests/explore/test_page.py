@@ -228,6 +228,8 @@ def test_words_are_searched_where_a_model_has_a_list_of_them(saved, model):
     [
         (ENGLISH, "king - man + woman", 1, {"queen"}),
         (PORTUGUESE, "king - man + woman", 1, {"queen"}),
+        (PORTUGUESE, "rei - homem + mulher", 1, {"rainha"}),
+        (PORTUGUESE, "brasília - brasil + portugal", 3, {"lisboa"}),
         (ENGLISH, "cat", 3, {"kitten", "kitty", "kittens"}),
     ],
 )

@@ -1,0 +1,81 @@
+"""A vocabulary of one's own: what the script trains, and its way through the library."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, encode_flat, load_tokenizer
+from gpt_embeddings.text import encoding, gigatoken_backend
+from gpt_embeddings.text.tokenizer import check_vocabulary
+
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_vocabulary.py"
+ENGLISH = ["The cat sleeps on the sofa.", "A cat and a dog sleep.", "The dog barks."] * 20
+PORTUGUESE = ["A raposa não dorme no sofá.", "O cão ladra, e a raposa foge."] * 20
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("train_vocabulary", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(script, tmp_path_factory):
+    tokenizer, shares = script.train([ENGLISH, PORTUGUESE], vocab_size=311, frequent=6, share=1.0)
+    assert shares == [1.0, 1.0]
+    place = tmp_path_factory.mktemp("vocabulary")
+    script.save(tokenizer, place)
+    return place
+
+
+def test_it_is_gpt2s_form_with_frequent_words_as_tokens(folder):
+    for tokenizer in (load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)):
+        assert len(tokenizer) == 311 and tokenizer.eos_token_id == 310 and tokenizer.eos_token == "<|endoftext|>"
+        assert [tokenizer.decode(i) for i in tokenizer("THE\nNÃO")["input_ids"]] == [" the", " não"]
+        assert tokenizer.decode(tokenizer("Any text: 12 €, ação!")["input_ids"]) == " any text: 12 €, ação!"
+
+
+def test_the_library_treats_it_as_any_other(folder):
+    tokenizer = load_tokenizer(folder)
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=len(tokenizer), n_embd=8))
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    texts = [*ENGLISH, *PORTUGUESE, "Straße\r\n\tİ ǅ 🙂"]
+    ids, offsets = encode_flat(texts, tokenizer)
+    wanted = tokenizer(texts)["input_ids"]
+    assert np.array_equal(ids, np.concatenate(wanted)) and np.array_equal(np.diff(offsets), [len(x) for x in wanted])
+    with pytest.raises(ValueError, match="311 entries, more than the model's `vocab_size` 300"):
+        check_vocabulary(tokenizer, 300)
+
+
+def test_gigatoken_is_proved_equal(folder, monkeypatch):
+    pytest.importorskip("gigatoken")
+    monkeypatch.setattr(encoding, "SLOW_CHARACTERS", -1)
+    monkeypatch.setattr(encoding, "SHORT_CALL", 0)
+    tokenizer = load_tokenizer(folder)
+    encode_flat(ENGLISH, tokenizer)
+    backend = tokenizer.backend_tokenizer
+    digest = gigatoken_backend._digest(backend.to_str(), False)
+    assert gigatoken_backend._backends[digest] is not None
+    assert json.loads((gigatoken_backend._verdicts() / f"{digest}.json").read_text())["verdict"] == "equal"
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        ([ENGLISH], {"vocab_size": 257}, "above 257 .*, got 257"),
+        ([ENGLISH], {"vocab_size": 50_257, "frequent": 2}, r"fills \d+ of 50,257 entries"),
+        ([ENGLISH, [""]], {}, "language 2 has no words"),
+        ([ENGLISH, PORTUGUESE], {"words": [["the"]]}, "2 languages in `--text` and 1 in `--words`"),
+        ([ENGLISH], {"vocab_size": 262, "frequent": 9}, r"one token are \d.*%; 95% was asked"),
+    ],
+)
+def test_bad_input(script, texts, options, message):
+    with pytest.raises(ValueError, match=message):
+        script.train(texts, **options)
