@@ -26,6 +26,7 @@ import zlib
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,8 @@ WEIGHTS = {  # how often a text comes
 IN_ENGLISH = 0.35  # of texts with translations
 WORDS, FIRST_RANK = 60_000, 1500.0  # weight of all words together, as of so many texts; frequent ones come more often
 STEPS, LEARNING_RATE, ANCHOR = 2500, 4e-3, 0.3
+BACK = 0.3  # of the way to the start, after training
+DEFINED = {"brasília": "Brasilia: the capital of Brazil; a city built on the central plateau"}  # not translated
 RIDGE = 5.0
 WORDNET = replace(
     next(source for source in SOURCES if source.name == "wordnet-base"),
@@ -138,7 +141,9 @@ def main() -> None:
     parts = sentence_parts(english, translated, native, table, options.work, options.processes)
     words = Words(options.work, options.repositories, root, options.processes, options.limit)
     rows = start(tokenizer, words, parts, table)
-    model = finish(learn([*parts, words.part()], rows, tokenizer, options.steps), tokenizer)
+    rows = torch.lerp(learn([*parts, words.part()], rows, tokenizer, options.steps), rows, BACK)
+    define(rows, tokenizer, words, from_meaning(words, parts))
+    model = finish(rows, tokenizer)
     error = save_int8(model, options.output)
     print(f"The table is in {options.output}, its rows off by at most {error:.2%} of their largest value.")
 
@@ -223,6 +228,7 @@ class Words:
         english: English ones.
         translation: Number of the English word for a Portuguese one.
         meaning: Unit vectors of the English words and their definitions, `(n_english, 384)`.
+        defined: The same of `DEFINED`, `(n, 384)`.
         second: The second teacher's vectors of the Portuguese words, less their mean, `(n_portuguese, 384)`.
     """
 
@@ -243,10 +249,12 @@ class Words:
         defined = definitions_of_words(self.english, dict(zip(names, files, strict=True)))
         for place in (work / "words", work / "words_e5"):
             place.mkdir(exist_ok=True)
-        vectors = read([*self.english, *defined], work / "words", processes, Teacher(minilm, minilm_ids))
-        own, of_definitions = vectors[: len(self.english)], vectors[len(self.english) :]
-        has = np.array([bool(text) for text in defined])[:, None]
-        self.meaning = unit(own + of_definitions * has)
+        defined += DEFINED.values()
+        names = [*self.english, *(text.split(":")[0] for text in DEFINED.values())]
+        vectors = read([*names, *defined], work / "words", processes, Teacher(minilm, minilm_ids))
+        own, of_definitions = vectors[: len(names)], vectors[len(names) :]
+        meaning = unit(own + of_definitions * np.array([bool(text) for text in defined])[:, None])
+        self.meaning, self.defined = meaning[: len(self.english)], meaning[len(self.english) :]
         second = read(self.portuguese, work / "words_e5", processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
         self.second = center(second.astype(np.float32), first=len(second))
 
@@ -271,17 +279,16 @@ def start(tokenizer: PreTrainedTokenizerBase, words: Words, parts: list[Part], t
     of_english = table.vectors(words.english)
     lengths = np.linalg.norm(of_english, axis=1)
     several = np.diff(Bags.of(words.english, table.tokenizer, limit=1024).offsets) > 1
-    *taught, native = parts
+    native = parts[-1]
     from_second = words.second @ least_squares(native.aims, native.english)
-    by_first = np.concatenate([unit(part.aims[:, : words.meaning.shape[1]]) for part in taught])
-    from_meaning = words.meaning @ least_squares(by_first, np.concatenate([part.english for part in taught]))
+    of_meaning = words.meaning @ from_meaning(words, parts)
     ranks = [{word: i for i, word in enumerate(some)} for some in (words.portuguese, words.english)]
     for i, piece in enumerate(pieces):
         in_portuguese, in_english = (some.get(piece[1:]) if piece.startswith(" ") else None for some in ranks)
         if in_english is not None and (in_portuguese is None or in_english <= in_portuguese):
-            rank, english = in_english, in_english
-            if not several[english]:
+            if not several[in_english]:
                 continue  # it has a row of its own there
+            rank, english = in_english, cast(int | None, in_english)
         elif in_portuguese is not None:
             rank, english = in_portuguese, words.translation.get(piece[1:])
         else:
@@ -289,12 +296,30 @@ def start(tokenizer: PreTrainedTokenizerBase, words: Words, parts: list[Part], t
         if english is None:
             vector = from_second[rank]
         elif several[english]:  # the pieces of such a word belong to other words too
-            vector = from_meaning[english]
+            vector = of_meaning[english]
         else:
             vector = of_english[english]
         usual = float(np.median(lengths[max(0, min(rank, len(lengths) - 1) - 50) : rank + 50]))
         rows[i] = torch.from_numpy(vector / np.linalg.norm(vector) * usual)
     return rows
+
+
+def from_meaning(words: Words, parts: list[Part]) -> npt.NDArray[np.float32]:
+    """Return the matrix from the first teacher's vectors to those of the English table, `(384, n_embd)`."""
+    *taught, _ = parts
+    by_first = np.concatenate([unit(part.aims[:, : words.meaning.shape[1]]) for part in taught])
+    return least_squares(by_first, np.concatenate([part.english for part in taught]))
+
+
+def define(
+    rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase, words: Words, mapping: npt.NDArray[np.float32]
+) -> None:
+    """Take the rows of words that are not translated a part of the way to their definitions, in place."""
+    for word, vector in zip(DEFINED, words.defined @ mapping, strict=True):
+        ids = tokenizer(word)["input_ids"]
+        if len(ids) == 1:
+            own, aim = F.normalize(rows[ids[0]], dim=0), F.normalize(torch.from_numpy(vector), dim=0)
+            rows[ids[0]] = F.normalize(torch.lerp(own, aim, BACK), dim=0) * rows[ids[0]].norm()
 
 
 def learn(
