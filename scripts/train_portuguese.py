@@ -6,7 +6,7 @@ teachers    all-MiniLM-L6-v2 reads the English texts, and a translation has the 
             multilingual-e5-small reads the Portuguese texts, and some of the English ones as a second teacher. A
             word's vector is the mean of those of the word and of its definition in WordNet, and a Portuguese word has
             that of its translation
-start       rows of English tokens from the English table; those of Portuguese words from their translations there, or
+start       rows of English tokens from the English table (that of commit edfdc8d was taken); those of Portuguese words from their translations there, or
             from the second teacher's vector of the word, mapped to that table by least squares
 training    batches of one kind, each text in English or in one of its translations. The loss is the squared
             differences of all cosines within a batch from the teachers', at 256 dimensions and in every other step at
@@ -36,7 +36,7 @@ from apertium import TO_ENGLISH, TO_PORTUGUESE, translate, unpack
 from default_text import INFERENCE, LEMMAS, REFINING, SOURCES
 from e5_teacher import e5, e5_ids
 from portuguese_text import PORTUGUESE_SOURCES, definitions_of_words
-from refine_default import BATCH, HELD_OUT, SIMILARITY_WEIGHT, WIDTHS, cells, choose, finish, key
+from refine_default import BATCH, HELD_OUT, WIDTHS, cells, choose, finish, key
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tokenizers import pre_tokenizers
 from train_default import Teacher, Vectors, fetch, minilm, minilm_ids, read
@@ -71,7 +71,7 @@ WEIGHTS = {  # how often a text comes
 }
 IN_ENGLISH = 0.35  # of texts with translations
 WORDS, FIRST_RANK = 60_000, 1500.0  # weight of all words together, as of so many texts; frequent ones come more often
-STEPS, LEARNING_RATE, ANCHOR = 2500, 4e-3, 0.3
+STEPS, LEARNING_RATE, ANCHOR, SIMILARITY_WEIGHT = 2500, 4e-3, 0.3, 10.0
 BACK = 0.3  # of the way to the start, after training
 DEFINED = {"brasília": "Brasilia: the capital of Brazil; a city built on the central plateau"}  # not translated
 RIDGE = 5.0
