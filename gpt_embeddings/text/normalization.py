@@ -57,10 +57,12 @@ class BatchNormalizer:
         if self._lowercase:
             column = _lower(column, texts)
         data = column.buffers()[2]
-        if self._last >= 0 and data is not None:
+        if self._last >= 0 and data is not None and data.size:
             replaced = np.frombuffer(data, np.uint8)
+            if replaced.min() > self._last:  # the usual case: no control characters, so nothing to look for
+                return column
             replaced = replaced if replaced.flags.writeable else replaced.copy()  # nobody else has this column
-            places = np.flatnonzero(replaced <= self._last)  # few, where control characters are replaced
+            places = np.flatnonzero(replaced <= self._last)
             replaced[places] = self._table[replaced[places]]
             column = pa.LargeStringArray.from_buffers(len(column), column.buffers()[1], pa.py_buffer(replaced))
         return column
