@@ -199,7 +199,7 @@ def sentence_parts(
     first = read(everything, work / "minilm", processes, Teacher(minilm, minilm_ids))
     second = read([*native, *twice], work / "e5", processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
     of_native, of_twice = (
-        center(some.astype(np.float32), first=len(some)) for some in (second[: len(native)], second[len(native) :])
+        center(some.astype(np.float32), first=0) for some in (second[: len(native)], second[len(native) :])
     )
     parts, i, j = [], 0, 0
     for name, texts in english.items():
@@ -258,7 +258,7 @@ class Words:
         meaning = unit(own + of_definitions * np.array([bool(text) for text in defined])[:, None])
         self.meaning, self.defined = meaning[: len(self.english)], meaning[len(self.english) :]
         second = read(self.portuguese, work / "words_e5", processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
-        self.second = center(second.astype(np.float32), first=len(second))
+        self.second = center(second.astype(np.float32), first=0)
 
     def part(self) -> Part:
         """Return words of both languages as texts to learn from; those of grammar have no meaning of their own."""
