@@ -43,26 +43,26 @@ def assert_same(got, model, dtype=torch.float32) -> None:
 
 
 class TestSaveAndLoad:
-    def test_files(self, model, tmp_path):
-        model.save_pretrained(tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {
+    def test_saved_and_loaded(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "one")
+        assert {path.name for path in (tmp_path / "one").iterdir()} == {
             "config.json",
             "configuration_gpt_embeddings.py",
             "model.safetensors",
             "modeling_gpt_embeddings.py",
         }
-        assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+        assert json.loads((tmp_path / "one" / "config.json").read_text())["auto_map"] == {
             "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
             "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
         }
-
-    def test_auto_classes(self, model, tmp_path):
-        model.save_pretrained(tmp_path)
-        assert type(AutoConfig.from_pretrained(tmp_path)) is GPTEmbeddingsConfig
+        assert type(AutoConfig.from_pretrained(tmp_path / "one")) is GPTEmbeddingsConfig
         for loader in (AutoModel, GPTEmbeddingsModel):
-            loaded = loader.from_pretrained(tmp_path)
-            assert type(loaded) is GPTEmbeddingsModel
+            loaded, report = loader.from_pretrained(tmp_path / "one", output_loading_info=True)
+            assert type(loaded) is GPTEmbeddingsModel and not any(report.values())
             assert_same(loaded, model)
+        loaded.save_pretrained(tmp_path / "two")
+        for path in (tmp_path / "one").iterdir():
+            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
     def test_sharded(self, model, tmp_path):
         model.save_pretrained(tmp_path, max_shard_size="1KB")
@@ -70,12 +70,6 @@ class TestSaveAndLoad:
             model.config.position_embedding_type == "learned"
         )
         assert_same(AutoModel.from_pretrained(tmp_path), model)
-
-    def test_saved_twice(self, model, tmp_path):
-        model.save_pretrained(tmp_path / "one")
-        GPTEmbeddingsModel.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "two")
-        for path in (tmp_path / "one").iterdir():
-            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
     def test_dtype(self, model, tmp_path, dtype):
@@ -109,11 +103,6 @@ class TestSaveAndLoad:
         empty.initialize_weights()  # what is not in a state dict is filled here
         empty.load_state_dict(model.state_dict())
         assert_same(empty.eval(), model)
-
-    def test_sinusoidal_and_learned_checkpoints_tell_apart(self, tmp_path, model):
-        model.save_pretrained(tmp_path)
-        _, report = GPTEmbeddingsModel.from_pretrained(tmp_path, output_loading_info=True)
-        assert not any(report.values())
 
 
 class TestProcesses:

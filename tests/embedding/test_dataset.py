@@ -223,20 +223,13 @@ def test_rows_that_are_lost_are_an_error(model, tokenizer, small, tmp_path, monk
         assert not (tmp_path / "out").exists()
 
 
-def test_a_stream_of_unknown_columns_that_begins_with_missing_texts(model, tokenizer, small, tmp_path):
+@pytest.mark.parametrize("way", ["lazy", "mapped", "output"])
+def test_a_stream_of_unknown_columns_that_begins_with_missing_texts(model, tokenizer, small, tmp_path, way):
     texts = [None] * 100 + TEXTS
     stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
-    embedded = embed_dataset(stream, model, tokenizer, output=tmp_path / "out")
-    assert embedded["text"][:] == texts and not np.any(embedded["embedding"][:100])
-
-
-@pytest.mark.parametrize("mapped", [False, True])
-def test_a_lazy_stream_of_unknown_columns_that_begins_with_missing_texts(model, tokenizer, small, mapped):
-    texts = [None] * 100 + TEXTS
-    stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
-    if mapped:
+    if way == "mapped":
         stream = stream.map(lambda row: {"n": len(row["text"] or "")})
-    rows = list(embed_dataset(stream, model, tokenizer))
+    rows = list(embed_dataset(stream, model, tokenizer, output=tmp_path / "out" if way == "output" else None))
     assert [row["text"] for row in rows] == texts and type(rows[0]["embedding"]) is list
     found = np.array([row["embedding"] for row in rows], np.float32)
     assert np.array_equal(found, Embedder(model, tokenizer).encode(texts))

@@ -393,6 +393,7 @@ def test_a_saved_folder_can_be_written_again(tmp_path):
     assert not list((tmp_path / "small").iterdir())
 
 
+@pytest.mark.timeout(1800)  # two processes that import everything, on a busy machine
 def test_every_library_loads_it(client, monkeypatch, capfd):
     """`scripts/check_hub.py`, for the real Hub, passes here and cleans up after itself."""
     before = set(client.hub.repositories)
