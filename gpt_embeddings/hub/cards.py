@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 SECTION = re.compile(r"<!-- gpt-embeddings section\b.*?<!-- end of the gpt-embeddings section -->", re.DOTALL)
+TASKS = ("feature-extraction", "text-classification")  # of a model without and with a layer for classes
 TITLE = re.compile(r"\A\s*# .*")
 
 
@@ -107,12 +108,15 @@ def write_model_card(
     stated = {"license": metadata.license, "base_model": metadata.base_model, "datasets": metadata.datasets}
     architecture = type(model).__name__
     classifies = architecture == "GPTEmbeddingsForSequenceClassification"
+    task = TASKS[classifies]
     defaults = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-classification" if classifies else "feature-extraction",
+        pipeline_tag=task,
         tags=["gpt-embeddings", "embeddings", "sentence-transformers"],
     )
     fields = _complete(base, stated, defaults.to_dict())
+    if fields["pipeline_tag"] in TASKS:  # ours, perhaps of another model that was pushed here before
+        fields["pipeline_tag"] = task
     fresh = ModelCard.from_template(
         ModelCardData(**fields),
         template_str=_template("model_card.md"),

@@ -16,7 +16,7 @@ from gpt_embeddings.hub.cards import (
     write_model_card,
 )
 from gpt_embeddings.text.tokenizer import load_tokenizer
-from modeling_gpt_embeddings import GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,14 @@ def test_what_is_stated_is_written(model, tokenizer):
 def test_one_dataset_may_be_a_string(model, tokenizer):
     card = write_model_card(model, tokenizer, "me/tides", CardMetadata(datasets="me/text"))
     assert parse_card(card).metadata["datasets"] == ["me/text"]
+
+
+@pytest.mark.parametrize(("before", "after"), [("feature-extraction", "text-classification"), ("other", "other")])
+def test_a_classifier_over_another_model(before, after, model, tokenizer, fresh):
+    old = parse_card(fresh.replace("pipeline_tag: feature-extraction", f"pipeline_tag: {before}"))
+    classifier = GPTEmbeddingsForSequenceClassification(model.config)
+    card = write_model_card(classifier, tokenizer, "me/tides", CardMetadata(), old)
+    assert parse_card(card).metadata["pipeline_tag"] == after
 
 
 def test_metadata_of_the_user_stands_and_is_completed(model, tokenizer, fresh):
