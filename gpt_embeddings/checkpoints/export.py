@@ -164,6 +164,9 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase, length: int) -> Tokenizer
     """Return a tokenizer that encodes as `encode_flat` does: literal special tokens of a text are plain text."""
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     known = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    if document["model"]["type"] == "BPE":  # no merge makes them, so as plain entries they are never found in a text
+        special = {token["content"]: token["id"] for token in document["added_tokens"] if token["special"]}
+        known = document["model"]["vocab"] = special | known
     added = [token for token in document["added_tokens"] if not (token["special"] and token["content"] in known)]
     backend = Tokenizer.from_str(json.dumps({**document, "added_tokens": added, "post_processor": None}))
     backend.no_padding()
