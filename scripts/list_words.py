@@ -19,7 +19,7 @@ from portuguese_text import PORTUGUESE_SOURCES
 from train_default import fetch
 
 
-LISTED = 20_000
+LISTED = {"pt": 12_000, "en": 20_000}  # rarer Portuguese words are mostly split into tokens of other words
 WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 LETTERS = re.compile("[a-zà-öø-ÿ]{1,25}(?:-[a-zà-öø-ÿ]+)*")
 ONE_LETTER = "aeoéài"
@@ -49,7 +49,7 @@ def main() -> None:
         counts[language] = lower, capital, subtitles
     frequencies = {language: frequency(a + b, c) for language, (a, b, c) in counts.items()}
     for language, other in (("pt", "en"), ("en", "pt")):
-        words = choose(*counts[language], frequencies[language], frequencies[other])
+        words = choose(*counts[language], frequencies[language], frequencies[other])[: LISTED[language]]
         (options.output / f"words.{language}.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
 
 
@@ -84,7 +84,7 @@ def choose(
         is_rare_name = capital[word] > FOREIGN * lower[word] and n < RARE_NAME
         return bool(LETTERS.fullmatch(word) and subtitles[word] and n >= least and not foreign and not is_rare_name)
 
-    return sorted(filter(fits, own), key=lambda word: (-own[word], word))[:LISTED]
+    return sorted(filter(fits, own), key=lambda word: (-own[word], word))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ it is a set that sentence vectors are evaluated on (ASSIN, ASSIN 2, translations
 import gzip
 import html
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -34,6 +35,7 @@ from default_text import (
 
 
 MOST_FREQUENT = 16_000  # words of a list
+LOCATIONS = "15"  # the file of places among those of WordNet's lexicographers
 AFTER_DE = re.compile("[oa]s?$|est|ess|aquel|aquil|iss|ist|el[ae]s?$|aqui|aí|ali|um|onde|outr|entre")
 NOT_WORDS = re.compile(r"\?\S|\?,|\? [a-zà-ý]")  # of commas that became question marks on their way
 OF_NAMES = re.compile(r"(?:(?:[A-ZÀ-Ý]\S*|d[aeo]s?|e)\s*)+\.?")
@@ -171,6 +173,38 @@ def definitions_of_words(words: list[str], files: dict[str, bytes]) -> list[str]
         known = next((form for form in forms if form in senses), None)
         found.append(f"{word}: {senses[known][1]}" if known and len(word) > 2 else "")
     return found
+
+
+def definitions_of_places(files: dict[str, bytes]) -> dict[str, str]:
+    """Return WordNet's definitions of names of places, with the name before each, by the name in lower case.
+
+    A name that is also another word is left out.
+
+    Args:
+        files: As `definitions_of_words` takes them.
+    """
+    data = files["data.noun"]
+    others = {
+        line.split(" ", 1)[0] for kind in ("verb", "adj", "adv") for line in decode(files[f"index.{kind}"]).split("\n")
+    }
+    found = {}
+    for line in decode(files["index.noun"]).split("\n"):
+        cells = line.split()
+        if not cells or line.startswith(" ") or cells[0] in others:
+            continue
+        senses = [data[i : data.index(b"\n", i)].decode() for i in map(int, cells[4 + int(cells[3]) + 2 :])]
+        if all(sense.split(" ", 2)[1] == LOCATIONS for sense in senses):
+            words = senses[0].split(" | ")[0].split()[4::2]
+            name = next((word for word in words if word.lower() == cells[0] and word[0].isupper()), None)
+            if name is not None:
+                glosses = [sense.split("|", 1)[1].split('"')[0].strip(" ;\n")[:90] for sense in senses[:2]]
+                found[cells[0]] = f"{name}: {'; '.join(glosses)}"
+    return found
+
+
+def without_accents(word: str) -> str:
+    """Return a word without the marks on its letters."""
+    return "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
 
 
 def headwords(data: bytes) -> Iterator[str]:

