@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from gpt_embeddings.text.encoding import encode_flat
-from gpt_embeddings.text.gigatoken_backend import FlatIds
+from gpt_embeddings.text.flat_ids import FlatIds, take_spans
 
 
 SPACE_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
@@ -99,9 +99,7 @@ def encode_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Fl
     shorter = np.diff(bounds) < lengths[split]
     starts[split[shorter]] = (bounds[:-1] + len(input_ids))[shorter]
     lengths[split[shorter]] = np.diff(bounds)[shorter]
-    offsets = np.append(0, np.cumsum(lengths))
-    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    return np.concatenate([input_ids, first])[places], offsets
+    return take_spans(np.concatenate([input_ids, first]), starts, lengths)
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -50,6 +50,7 @@ from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
+from gpt_embeddings.text.flat_ids import take_spans
 from gpt_embeddings.text.special_tokens import find_special_tokens
 from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
 from gpt_embeddings.threads import n_cores, thread_pool, torch_threads, was_forked
@@ -454,12 +455,11 @@ class Embedder:
         if self.pooling == "last":
             some = kept > 0
             positions = kept[some] - 1
-            index = starts[some] + positions
+            input_ids = input_ids[starts[some] + positions]
         else:
-            ends = np.concatenate([[0], np.cumsum(kept)])
+            input_ids, ends = take_spans(input_ids, starts, kept)
             positions = np.arange(ends[-1]) - np.repeat(ends[:-1], kept)
-            index = positions + np.repeat(starts, kept)
-        vectors = self.model.embed_flat(input_ids[index], positions % n_positions)
+        vectors = self.model.embed_flat(input_ids, positions % n_positions)
         if self.pooling == "none":
             return vectors, ends
         result = vectors.new_zeros(len(lengths), vectors.shape[1])

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import BadTextError
 from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
-from gpt_embeddings.text.gigatoken_backend import Encode, FlatIds, encode_lock, find_gigatoken
+from gpt_embeddings.text.flat_ids import FlatIds
+from gpt_embeddings.text.gigatoken_backend import Encode, encode_lock, find_gigatoken
 from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
 from gpt_embeddings.text.tokenizer import check_fast, remember
 

@@ -30,6 +30,7 @@ from huggingface_hub import cached_assets_path
 from tokenizers import Tokenizer
 
 from gpt_embeddings.outputs import write_json
+from gpt_embeddings.text.flat_ids import FlatIds
 from gpt_embeddings.text.normalization import BatchNormalizer, normalized_differently
 
 
@@ -46,7 +47,6 @@ MAX_TOKENS = 2**26
 # So few are encoded one by one: a batch takes 0.3 ms to be wrapped up, a single text microseconds.
 FEW_TEXTS, FEW_CHARACTERS = 64, 2**17
 
-FlatIds: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 Encode: TypeAlias = Callable[[list[str]], FlatIds]
 
 # What a probe is made of. `tokenizers` and gigatoken cut text by code and Unicode tables of their own, so the probes

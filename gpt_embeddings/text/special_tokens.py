@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from gpt_embeddings.text.flat_ids import take_spans
 from gpt_embeddings.text.tokenizer import remember, without_limits
 
 
@@ -50,9 +51,7 @@ class SpecialTokens:
         added = len(self) * wrapped  # (n_texts,)
         if max_length is not None:
             kept = np.minimum(lengths, np.maximum(max_length - added, 0))
-            within = np.arange(len(input_ids)) - np.repeat(offsets[:-1], lengths)
-            input_ids = input_ids[within < np.repeat(kept, lengths)]
-            offsets = np.concatenate([[0], np.cumsum(kept)])
+            input_ids, offsets = take_spans(input_ids, offsets[:-1], kept)
         # Text by text: where one ends, the next begins, and equal places keep their order.
         places = np.repeat([offsets[:-1][wrapped], offsets[1:][wrapped]], [len(self.before), len(self.after)], axis=0)
         ids = np.insert(input_ids, places.T.ravel(), np.tile([*self.before, *self.after], wrapped.sum()))

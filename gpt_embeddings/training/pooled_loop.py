@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import Texts, encode_flat
+from gpt_embeddings.text.flat_ids import FlatIds, take_spans
 from gpt_embeddings.training.options import TrainingOptions
 from gpt_embeddings.training.row_adam import RowAdam
 from gpt_embeddings.training.runs import RunFolder, non_finite_error
@@ -61,12 +62,9 @@ class Bags:
         texts = pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
         return texts.dictionary_encode().indices.to_numpy().astype(np.int64)
 
-    def take(self, rows: Rows | list[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    def take(self, rows: Rows | list[int]) -> FlatIds:
         """Return ids and offsets of some of the texts."""
-        starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return self.input_ids[index], offsets
+        return take_spans(self.input_ids, self.offsets[:-1][rows], np.diff(self.offsets)[rows])
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
