@@ -8,7 +8,6 @@ labels for one text, and regression, for which `transformers.Trainer` takes the 
 import copy
 import os
 from dataclasses import asdict
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import ColumnError
+from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.columns import check_column, check_texts, find_blank, plain_table, take_column
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
@@ -88,14 +88,13 @@ def train_classes(
         train, held_out = np.arange(len(texts)), np.arange(len(texts), len(labels))
         texts, skipped = pa.chunked_array([*texts.chunks, *more.chunks], texts.type), skipped + more_skipped
     bags = Bags.of(texts, tokenizer, model.config.n_positions)
-    content = bags.offsets.tobytes() + bags.input_ids.tobytes() + labels.tobytes() + held_out.tobytes()
     settings = {
         **asdict(options),
         "tokenizer": tokenizer_digest(tokenizer),
         "columns": (column, label_column),
         "classes": names,
         "data": data_name,
-        "rows": blake2b(content, digest_size=16).hexdigest(),
+        "rows": bags.digest(labels, held_out),
         "n_embd": model.config.n_embd,
         "pooling": model.config.pooling,
     }
@@ -144,11 +143,10 @@ def _read(
         raise ColumnError(f"Column {column!r} cannot hold both texts and labels. Choose another `--label-column`.")
     check_texts(dataset, column)
     parts, labels = [], []
-    for name in (column, label_column) if dataset.column_names is not None else ():
-        check_column(dataset.column_names, name, "column" if name == column else "label_column")
     if dataset.column_names is not None:
+        check_column(dataset.column_names, label_column, "label_column")
         dataset = dataset.select_columns([column, label_column])
-    for table in read_blocks(dataset, READ_ROWS):
+    for table in Bar(read_blocks(dataset, READ_ROWS), desc="Reading", unit="batch", leave=False):
         check_column(table.column_names, label_column, "label_column")
         parts += take_column(table, column).cast(pa.large_string()).chunks
         labels.append(plain_table(table.select([label_column])))
@@ -246,6 +244,11 @@ def _logits(classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows
     return logits
 
 
+def _blocks(rows: Rows) -> list[Rows]:
+    """Split rows, so that no more than `EVALUATED_ROWS` are gathered at a time."""
+    return np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
+
+
 @torch.no_grad()
 def _start_head(
     classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, targets: torch.Tensor
@@ -256,8 +259,8 @@ def _start_head(
     """
     if len(rows) > HEAD_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, HEAD_ROWS).astype(np.int64)]
-    blocks = np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
-    vectors = torch.cat([classifier.transformer.embed_bags(*bags.take(block)) for block in blocks]).float()
+    blocks = [classifier.transformer.embed_bags(*bags.take(block)) for block in _blocks(rows)]
+    vectors = torch.cat(blocks).float()
     labels, n_classes = targets[torch.from_numpy(rows)], classifier.config.num_labels
     mean = vectors.mean(0)
     vectors -= mean
@@ -285,8 +288,7 @@ def _evaluate(
     classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, labels: npt.NDArray[np.int64]
 ) -> tuple[float, float]:
     """Return accuracy and macro F1, the mean over classes that are there or were found, as scikit-learn has it."""
-    blocks = np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
-    found = torch.cat([_logits(classifier, bags, block).argmax(1) for block in blocks]).cpu().numpy()
+    found = torch.cat([_logits(classifier, bags, block).argmax(1) for block in _blocks(rows)]).cpu().numpy()
     right, n_classes = labels[rows], classifier.config.num_labels
     true, both = (np.bincount(part, minlength=n_classes) for part in (right[found == right], np.append(right, found)))
     return float((found == right).mean()), float((2 * true[both > 0] / both[both > 0]).mean())

@@ -10,7 +10,6 @@ Left out: hard negatives, and more than two texts per example.
 import math
 import os
 from dataclasses import asdict
-from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
@@ -78,7 +77,7 @@ def train_contrastive(
         "tokenizer": tokenizer_digest(tokenizer),
         "columns": columns or column,
         "data": data_name,
-        "pairs": pairs.digest(),
+        "pairs": pairs.texts.digest(),
         "n_embd": model.config.n_embd,
         "pooling": model.config.pooling,
     }
@@ -114,9 +113,6 @@ class _Pairs:
 
     def __len__(self) -> int:
         return self.n_pairs
-
-    def digest(self) -> str:
-        return blake2b(self.texts.offsets.tobytes() + self.texts.input_ids.tobytes(), digest_size=16).hexdigest()
 
     def loss(self, model: GPTEmbeddingsModel, rows: Rows) -> torch.Tensor:
         scores = self._cosines(model, rows) / TEMPERATURE

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,11 @@ class Bags:
         buffers = [None, pa.py_buffer(self.offsets * self.input_ids.itemsize), pa.py_buffer(self.input_ids)]
         texts = pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
         return texts.dictionary_encode().indices.to_numpy().astype(np.int64)
+
+    def digest(self, *more: npt.NDArray[np.int64]) -> str:
+        """Return a hash of the texts and of more arrays, by which a run knows its data again."""
+        content = self.offsets.tobytes() + self.input_ids.tobytes() + b"".join(array.tobytes() for array in more)
+        return blake2b(content, digest_size=16).hexdigest()
 
     def take(self, rows: Rows | list[int]) -> FlatIds:
         """Return ids and offsets of some of the texts."""
