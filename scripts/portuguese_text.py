@@ -144,6 +144,25 @@ def frequent(data: bytes) -> Iterator[str]:
             yield word
 
 
+def entries(index: bytes) -> Iterator[tuple[str, int, list[int]]]:
+    """Yield WordNet's entries of a part of speech: how many senses occur in its examples, and where each sense is."""
+    for line in decode(index).split("\n"):
+        if line and not line.startswith(" "):  # of the licence
+            cells = line.split()
+            after = 4 + int(cells[3])  # the symbols of its pointers
+            yield cells[0], int(cells[after + 1]), [int(cell) for cell in cells[after + 2 :]]
+
+
+def synsets(data: bytes, places: list[int]) -> list[str]:
+    """Return the senses at these places of a file of WordNet."""
+    return [data[i : data.index(b"\n", i)].decode() for i in places]
+
+
+def definition(senses: list[str]) -> str:
+    """Return the definitions of senses, without WordNet's examples."""
+    return "; ".join(sense.split("|", 1)[1].split('"')[0].strip(" ;")[:90] for sense in senses)
+
+
 def definitions_of_words(words: list[str], files: dict[str, bytes]) -> list[str]:
     """Return WordNet's definition of each word, with the word before it, or nothing.
 
@@ -155,17 +174,9 @@ def definitions_of_words(words: list[str], files: dict[str, bytes]) -> list[str]
     """
     senses: dict[str, tuple[int, str]] = {}  # of a word: how many senses occur in the examples, and the definition
     for kind in ("noun", "verb", "adj", "adv"):
-        data = files[f"data.{kind}"]
-        for line in decode(files[f"index.{kind}"]).split("\n"):
-            cells = line.split()
-            if not cells or line.startswith(" "):
-                continue
-            after = 4 + int(cells[3])  # the symbols of its pointers
-            often, places = int(cells[after + 1]), [int(cell) for cell in cells[after + 2 :][:2]]
-            if cells[0] in senses and often <= 3 * senses[cells[0]][0] + 1:
-                continue
-            glosses = [data[i : data.index(b"\n", i)].decode().split("|", 1)[1] for i in places]
-            senses[cells[0]] = (often, "; ".join(gloss.split('"')[0].strip(" ;")[:90] for gloss in glosses))
+        for word, often, places in entries(files[f"index.{kind}"]):
+            if word not in senses or often > 3 * senses[word][0] + 1:
+                senses[word] = (often, definition(synsets(files[f"data.{kind}"], places[:2])))
     found = []
     for word in words:
         endings = [("", ""), ("ies", "y"), ("es", ""), ("s", "")]
@@ -183,22 +194,16 @@ def definitions_of_places(files: dict[str, bytes]) -> dict[str, str]:
     Args:
         files: As `definitions_of_words` takes them.
     """
-    data = files["data.noun"]
-    others = {
-        line.split(" ", 1)[0] for kind in ("verb", "adj", "adv") for line in decode(files[f"index.{kind}"]).split("\n")
-    }
+    others = {word for kind in ("verb", "adj", "adv") for word, _, _ in entries(files[f"index.{kind}"])}
     found = {}
-    for line in decode(files["index.noun"]).split("\n"):
-        cells = line.split()
-        if not cells or line.startswith(" ") or cells[0] in others:
+    for word, _, places in entries(files["index.noun"]):
+        senses = synsets(files["data.noun"], places) if word not in others else []
+        if not senses or any(sense.split(" ", 2)[1] != LOCATIONS for sense in senses):
             continue
-        senses = [data[i : data.index(b"\n", i)].decode() for i in map(int, cells[4 + int(cells[3]) + 2 :])]
-        if all(sense.split(" ", 2)[1] == LOCATIONS for sense in senses):
-            words = senses[0].split(" | ")[0].split()[4::2]
-            name = next((word for word in words if word.lower() == cells[0] and word[0].isupper()), None)
-            if name is not None:
-                glosses = [sense.split("|", 1)[1].split('"')[0].strip(" ;\n")[:90] for sense in senses[:2]]
-                found[cells[0]] = f"{name}: {'; '.join(glosses)}"
+        names = senses[0].split(" | ")[0].split()[4::2]
+        name = next((name for name in names if name.lower() == word and name[0].isupper()), None)
+        if name is not None:
+            found[word] = f"{name}: {definition(senses[:2])}"
     return found
 
 

@@ -47,6 +47,7 @@ from train_default import choose as choose_portuguese
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings import load_tokenizer
+from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.checkpoints.bundled import PORTUGUESE, folder_of
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.checkpoints.loading import load_model
@@ -179,11 +180,6 @@ class English:
         return self.model.embed_bags(np.concatenate([*map(np.array, ids), np.empty(0)]).astype(np.int64), offsets)
 
 
-def unit(vectors: Vectors) -> npt.NDArray[np.float32]:
-    """Return vectors of length 1; zeros stay."""
-    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-
-
 def sentence_parts(
     english: dict[str, list[str]],
     translated: dict[str, list[list[str]]],
@@ -204,7 +200,7 @@ def sentence_parts(
     )
     parts, i, j = [], 0, 0
     for name, texts in english.items():
-        own = unit(table.vectors(texts)).astype(np.float16)
+        own = unit_rows(table.vectors(texts)).astype(np.float16)
         weight = WEIGHTS.get(name.split("/")[0], 1.0)
         aims, more = first[i : i + len(texts)], of_twice[j : j + min(len(texts), BY_BOTH)]
         both = np.concatenate([aims[: len(more)], more], axis=1) / 2**0.5
@@ -212,8 +208,10 @@ def sentence_parts(
             forms = [texts[rows], *(form[rows] for form in translated[name])]
             parts.append(Part(forms, vectors.astype(np.float16), own[rows], weight))
         i, j = i + len(texts), j + len(more)
-    mapped = of_native @ least_squares(of_twice, unit(table.vectors(twice)))
-    parts.append(Part([native], of_native.astype(np.float16), unit(mapped).astype(np.float16), WEIGHTS["Portuguese"]))
+    mapped = of_native @ least_squares(of_twice, unit_rows(table.vectors(twice)))
+    parts.append(
+        Part([native], of_native.astype(np.float16), unit_rows(mapped).astype(np.float16), WEIGHTS["Portuguese"])
+    )
     return [part for part in parts if len(part.aims)]
 
 
@@ -263,7 +261,7 @@ class Words:
         names = [*self.english, *(text.split(":")[0] for text in self.places.values())]
         vectors = read([*names, *defined], work / "words", processes, Teacher(minilm, minilm_ids))
         own, of_definitions = vectors[: len(names)], vectors[len(names) :]
-        meaning = unit(own + of_definitions * np.array([bool(text) for text in defined])[:, None])
+        meaning = unit_rows(own + of_definitions * np.array([bool(text) for text in defined])[:, None])
         self.meaning, self.defined = meaning[: len(self.english)], meaning[len(self.english) :]
         second = read(self.portuguese, work / "words_e5", processes, Teacher(e5, e5_ids, "[^n]/output/dense"))
         self.second = center(second.astype(np.float32), first=0)
@@ -317,7 +315,7 @@ def start(tokenizer: PreTrainedTokenizerBase, words: Words, parts: list[Part], t
 def from_meaning(words: Words, parts: list[Part]) -> npt.NDArray[np.float32]:
     """Return the matrix from the first teacher's vectors to those of the English table, `(384, n_embd)`."""
     *taught, _ = parts
-    by_first = np.concatenate([unit(part.aims[:, : words.meaning.shape[1]]) for part in taught])
+    by_first = np.concatenate([unit_rows(part.aims[:, : words.meaning.shape[1]]) for part in taught])
     return least_squares(by_first, np.concatenate([part.english for part in taught]))
 
 
