@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import two_processes
 from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from two_processes import run_two
 
 import modeling_gpt_embeddings
 from gpt_embeddings import TokenWindows, WindowCollator
@@ -461,7 +461,7 @@ class TestTrainer:
         """DDP over gloo: two processes with half a batch each take the steps of one with the whole batch."""
         script = tmp_path / "step.py"
         script.write_text(DDP_STEP, encoding="utf-8")
-        subprocess.run([sys.executable, two_processes.__file__, script, tmp_path / "2"], cwd=ROOT, check=True)
+        run_two(script, tmp_path / "2")
         monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "1")])
         runpy.run_path(str(script))
         AcceleratorState._reset_state(reset_partial_state=True)

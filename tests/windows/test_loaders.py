@@ -3,9 +3,6 @@
 import copy
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import Trainer, TrainingArguments
+from two_processes import run_two
 from windows_reference import TOKENIZER, plain, words
 
 import gpt_embeddings.windows.corpus
@@ -267,10 +265,7 @@ def test_two_processes(tmp_path):
     """They share what accelerate prepares."""
     script = tmp_path / "share.py"
     script.write_text(TWO_PROCESSES, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows", "HF_HUB_OFFLINE": "1"}
-    arguments = [sys.executable, ROOT / "tests/windows/two_processes.py", script]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "EXACT" in done.stdout, done.stderr[-3000:]
+    assert "EXACT" in run_two(script, env={"PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows", "HF_HUB_OFFLINE": "1"})
 
 
 TWO_PROCESSES = """
