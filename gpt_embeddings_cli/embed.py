@@ -119,7 +119,7 @@ def embed(
         load_libraries()
         _check_output(inputs, output, overwrite, ray is not None, push_to_hub)
 
-        from gpt_embeddings.checkpoints.bundled import ENGLISH
+        from gpt_embeddings.bundled import ENGLISH
 
         name = model or ENGLISH
         options: dict[str, Any] = {
@@ -195,7 +195,7 @@ def _embed_on_ray(
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
-    from gpt_embeddings.checkpoints.bundled import BUNDLED
+    from gpt_embeddings.bundled import BUNDLED
     from gpt_embeddings.embedding.shards import open_output
     from gpt_embeddings.hub.push import push_to_hub
 

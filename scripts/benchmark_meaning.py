@@ -44,7 +44,7 @@ from gpt_embeddings.analysis.evaluation import Vectors, similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.analysis.similarity import unit_rows
-from gpt_embeddings.checkpoints.bundled import find_bundled
+from gpt_embeddings.bundled import find_bundled
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.training import distillation as ours
 

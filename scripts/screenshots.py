@@ -15,7 +15,7 @@ from PIL import Image
 
 from gpt_embeddings import GPTEmbeddingsModel
 from gpt_embeddings.analysis.word_lists import load_words
-from gpt_embeddings.checkpoints.bundled import ENGLISH, PORTUGUESE
+from gpt_embeddings.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.page import launch_page

@@ -48,7 +48,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings import load_tokenizer
 from gpt_embeddings.analysis.similarity import unit_rows
-from gpt_embeddings.checkpoints.bundled import PORTUGUESE, folder_of
+from gpt_embeddings.bundled import PORTUGUESE, folder_of
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.checkpoints.loading import load_model
 from gpt_embeddings.training.distillation import center

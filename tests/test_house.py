@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 COMPONENT = ["configuration_gpt_embeddings", "modeling_gpt_embeddings"]
 # A room imports from itself and from those to its left.
-MODULES = ["exceptions", "arguments", "outputs", "threads", "progress"]
+MODULES = ["exceptions", "arguments", "outputs", "threads", "progress", "bundled"]
 ROOMS = [*MODULES, *"text checkpoints analysis windows hub embedding training explore".split()]
 ORDER = [*COMPONENT, *ROOMS, "gpt_embeddings", "gpt_embeddings_cli"]
 FILES = sorted(

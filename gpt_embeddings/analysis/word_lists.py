@@ -6,7 +6,7 @@ loaded from the Hub by name has none.
 
 from pathlib import Path
 
-from gpt_embeddings.checkpoints.bundled import find_bundled
+from gpt_embeddings.bundled import find_bundled
 
 
 def load_words(name: str | None = None) -> dict[str, list[str]]:

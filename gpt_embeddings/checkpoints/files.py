@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from gpt_embeddings.checkpoints.bundled import suggest_bundled
+from gpt_embeddings.bundled import suggest_bundled
 from gpt_embeddings.text.tokenizer import hub_timeout
 
 

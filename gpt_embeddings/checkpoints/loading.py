@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.checkpoints.bundled import REINSTALL, bundled_name, find_bundled
+from gpt_embeddings.bundled import REINSTALL, bundled_name, find_bundled
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
@@ -92,7 +92,7 @@ def load_model_and_tokenizer(
         return model, own
     if tokenizer is None:
         tokenizer = name if any(map(open_folder(name).has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
-    return model, load_tokenizer(find_bundled(tokenizer), model_max_length=model.config.n_positions)
+    return model, load_tokenizer(tokenizer, model_max_length=model.config.n_positions)
 
 
 def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path) -> str:

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.arguments import check_choice, check_integer
-from gpt_embeddings.checkpoints.bundled import bundled_name
+from gpt_embeddings.bundled import bundled_name
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.embedding.provenance import Provenance

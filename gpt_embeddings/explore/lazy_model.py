@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.word_lists import load_words
-from gpt_embeddings.checkpoints.bundled import ENGLISH
+from gpt_embeddings.bundled import ENGLISH
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.explore.translation import Language
 from modeling_gpt_embeddings import GPTEmbeddingsModel

@@ -20,6 +20,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gpt_embeddings.bundled import find_bundled
+
 
 GPT2 = "openai-community/gpt2"
 GPT2_NAMES = frozenset({GPT2, "gpt2"})
@@ -69,7 +71,7 @@ def load_tokenizer(
     (['M', 'ug'], ['Ġmug'])
 
     Args:
-        name_or_path: A Hub name, or a folder that a tokenizer was saved to.
+        name_or_path: A Hub name, a folder that a tokenizer was saved to, or the name of a bundled table.
         canonical: Lower-case every text, make line ends and tabs spaces, and put a space before it, so that each word
             has one spelling. The bundled tables read text in this form; training windows and tables taken out of a
             GPT need GPT-2's own.
@@ -86,7 +88,7 @@ def load_tokenizer(
         ValueError: The vocabulary files of the extra `offline` are not OpenAI's, or a canonical form was asked of a
             tokenizer that is not byte-level.
     """
-    name = os.fspath(name_or_path)
+    name = find_bundled(os.fspath(name_or_path))
     form = CANONICAL_FORM if canonical else None
     if os.path.isfile(os.path.join(name, FORM_FILE)):
         form = json.loads(Path(name, FORM_FILE).read_text(encoding="utf-8"))

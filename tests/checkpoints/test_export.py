@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, export_model, from_static, load_tokenizer
-from gpt_embeddings.checkpoints.bundled import BUNDLED
+from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.checkpoints.export import SAMPLES
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer

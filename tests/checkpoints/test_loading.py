@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from gpt_embeddings import Embedder, from_gpt, from_static
-from gpt_embeddings.checkpoints.bundled import ENGLISH, PORTUGUESE
+from gpt_embeddings.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model, load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel

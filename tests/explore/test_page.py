@@ -21,7 +21,7 @@ from gpt_embeddings_cli import app
 
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
-from gpt_embeddings.checkpoints.bundled import BUNDLED, ENGLISH, PORTUGUESE
+from gpt_embeddings.bundled import BUNDLED, ENGLISH, PORTUGUESE
 from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, table_to_html, text_to_html
 from gpt_embeddings.explore.translation import translate

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings import CardMetadata, Embedder, embed_dataset, from_gpt, load_tokenizer, push_to_hub, save_folder
-from gpt_embeddings.checkpoints.bundled import PORTUGUESE
+from gpt_embeddings.bundled import PORTUGUESE
 from gpt_embeddings.hub.push import check_push
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import (

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from gpt_embeddings import Embedder, embed_dataset, encode_flat, export_model, load_tokenizer, save_folder
-from gpt_embeddings.checkpoints.bundled import BUNDLED
+from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text.gigatoken_backend import GigatokenBackend

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from gpt_embeddings import Embedder, load_tokenizer
-from gpt_embeddings.checkpoints import bundled
-from gpt_embeddings.checkpoints.bundled import ENGLISH, PORTUGUESE, folder_of
+from gpt_embeddings import Embedder, bundled, load_tokenizer
+from gpt_embeddings.bundled import ENGLISH, PORTUGUESE, folder_of
 from gpt_embeddings.checkpoints.loading import load_model, load_model_and_tokenizer
 from gpt_embeddings_cli import app
 
@@ -87,7 +86,7 @@ def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, e
 
 
 def test_frequent_words_of_both_languages_are_tokens():
-    tokenizer = load_tokenizer(folder_of(PORTUGUESE))
+    tokenizer = load_tokenizer(PORTUGUESE)
     for language in ("pt", "en"):
         words = (folder_of(PORTUGUESE) / f"words.{language}.txt").read_text(encoding="utf-8").split("\n")[:10_000]
         lengths = [len(ids) for ids in tokenizer(words)["input_ids"]]

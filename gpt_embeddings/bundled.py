@@ -4,15 +4,15 @@
     gpt-embeddings-portuguese    Portuguese and English, its own vocabulary, distilled from both teachers: that one
                                  and multilingual-e5-small
 
-`scripts/train_default.py` and `scripts/train_portuguese.py` make them. Left out: loading them, which `loading` does as
-with any saved model, and checking them for damage, for which pip keeps the hashes (`RECORD`).
+`scripts/train_default.py` and `scripts/train_portuguese.py` make them. They are loaded as any saved model is; pip
+keeps the hashes of their files (`RECORD`).
 """
 
 import difflib
 from pathlib import Path
 
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "checkpoints"
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
 BUNDLED = (ENGLISH, PORTUGUESE)
 REINSTALL = (
