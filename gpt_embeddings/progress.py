@@ -97,7 +97,7 @@ class Progress:
         self.seconds = time.perf_counter() - self._began
         tokens, megabytes = self.counts.tokens / self.seconds, self.counts.text_bytes / self.seconds / 1e6
         self._bar.set_postfix_str(f"{tokens:,.0f} tokens/s, {megabytes:.1f} MB/s", refresh=False)
-        self._bar.update(counts.documents)
+        self._bar.update(counts.documents + counts.dropped)
 
     def skip(self, documents: int) -> None:
         """Count documents that an earlier run has finished."""

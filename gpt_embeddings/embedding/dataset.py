@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -35,11 +35,11 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.provenance import Provenance
-from gpt_embeddings.embedding.shards import PARQUET, SHARD_BYTES, WRITTEN, Format, Shards, open_output, shard_bounds
+from gpt_embeddings.embedding.shards import PARQUET, WRITTEN, Format, Shards, open_output
 from gpt_embeddings.outputs import AtomicOutput, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
-from gpt_embeddings.text.columns import check_column, check_texts, find_blank, same_rows, take_column
-from gpt_embeddings.text.encoding import as_texts, prepare
+from gpt_embeddings.text.columns import check_column, check_texts, find_blank, same_rows, storage_of, take_column
+from gpt_embeddings.text.encoding import as_texts, bad_text, fill_missing, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -59,6 +59,7 @@ VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
 TEXT_BYTES_PER_TOKEN = 4  # English with GPT-2's vocabulary
 CALIBRATION_ROWS = 10_000
+PART_ROWS, MAX_PARTS = 1024, 256  # for worker processes: at least so many rows, and at most so many parts
 
 _of_worker: dict[str, Any] = {}  # of a worker process: its dataset, embedder and shards
 
@@ -117,40 +118,34 @@ def embed_dataset(
     embedder = Embedder(model, tokenizer, **options)
     if num_proc is not None:
         num_proc = check_integer("num_proc", num_proc, 1)
-    target = None if output is None else Path(output).resolve()
+    target = None if output is None else Path(output)
+    format = _find_format(format, target)
     if output is not None:
         check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
     dataset = _as_dataset(data, embedder.column)
     splits = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {"": dataset}
     for split in splits.values():
         _check_dataset(split, embedder, num_proc)
-    if target is None and any(isinstance(split, IterableDataset) for split in splits.values()):
+    streams = isinstance(dataset, (IterableDataset, IterableDatasetDict))
+    if streams and target is None:
         if drop_empty:
             raise ValueError(
                 "`drop_empty` needs an `output` for a stream, or the dropped rows could not be counted. "
                 f"Or drop them yourself: `stream.filter(lambda row: (row[{embedder.column!r}] or '').strip())`."
             )
-        lazy = {name: _embed_lazily(split, embedder) for name, split in splits.items()}
-        return IterableDatasetDict(lazy) if isinstance(dataset, IterableDatasetDict) else lazy[""]
+        return _join({name: _embed_lazily(split, embedder) for name, split in splits.items()})
     if embedder.dtype == "int8" and embedder.ranges is None:
         _calibrate(embedder, next(iter(splits.values())))
-    job = _Job(
-        embedder=embedder,
-        provenance=embedder.provenance(model_name),
-        format=_find_format(format, target),
-        num_proc=num_proc or 0,
-        drop_empty=drop_empty,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-    )
-    if target is not None:
-        return _embed_splits(splits, target, job) if "" not in splits else _embed_to(target, splits[""], job)
-    embedded = {name: _embed_in_memory(split, job) for name, split in splits.items()}
-    return embedded.get("", DatasetDict(embedded))
+    with _counting(progress, None if streams else sum(map(len, splits.values())), embedder) as counting:
+        job = _Job(embedder, embedder.provenance(model_name), format, num_proc or 0, drop_empty, counting)
+        if drop_empty and not streams:
+            splits = {name: _drop_empty(split, job) for name, split in splits.items()}
+        if target is None:
+            return _join({name: _embed_in_memory(split, job) for name, split in splits.items()})
+        return _join(_embed_to(target, splits, job, resume, overwrite))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Job:
     """What is the same for all splits."""
 
@@ -161,41 +156,28 @@ class _Job:
     """Worker processes; 0 means threads."""
 
     drop_empty: bool
-    resume: bool
-    overwrite: bool
-    progress: Progress | None
+    progress: Progress
 
-    def open(self, target: Path, identity: Mapping[str, Any]) -> AtomicOutput:
-        """Open the output of a dataset; the identity tells the dataset from others."""
-        settings = {**self.provenance.options, "format": self.format, **identity}
-        settings["digest of model, tokenizer and options"] = self.provenance.digest
-        if self.num_proc:
-            settings["shards for worker processes (--num-proc)"] = True
-        if self.drop_empty:
-            settings["drop_empty"] = True
-        return AtomicOutput(
-            target,
-            KIND,
-            settings,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            overwritable=WRITTEN,
-            suffixes=PARQUET,
-        )
 
-    @contextmanager
-    def counting(self, total: int | None, dropped: int = 0) -> Iterator[Progress]:
-        """Yield the caller's progress, or one of our own, whose warnings are logged."""
-        progress = self.progress or Progress(total)
-        progress.add(Counts(dropped=dropped))
-        try:
-            yield progress
-        finally:
-            progress.close()
-        n_positions = self.embedder.model.config.n_positions
-        progress.warnings = progress.counts.warnings(n_positions, self.embedder.pooling)
-        for warning in progress.warnings if self.progress is None else ():
-            logger.warning(warning)
+@contextmanager
+def _counting(given: Progress | None, total: int | None, embedder: Embedder) -> Iterator[Progress]:
+    """Yield the caller's progress, or one of our own, whose warnings are logged."""
+    progress = given or Progress(total)
+    try:
+        yield progress
+    finally:
+        progress.close()
+    progress.warnings = progress.counts.warnings(embedder.model.config.n_positions, embedder.pooling)
+    for warning in progress.warnings if given is None else ():
+        logger.warning(warning)
+
+
+def _join(splits: Mapping[str, Any]) -> AnyDataset:
+    """Return the dataset that has no name, or the splits as one object."""
+    if "" in splits:
+        return splits[""]
+    lazy = any(isinstance(split, IterableDataset) for split in splits.values())
+    return (IterableDatasetDict if lazy else DatasetDict)(splits)
 
 
 def _as_dataset(data: Any, column: str) -> AnyDataset:
@@ -205,29 +187,17 @@ def _as_dataset(data: Any, column: str) -> AnyDataset:
     if hasattr(data, "to_arrow") and hasattr(data, "columns"):  # polars
         return Dataset(data.to_arrow())
     if hasattr(data, "isna") and hasattr(data, "columns"):  # pandas
-        try:
-            table = pa.Table.from_pandas(data, preserve_index=False)
-        except pa.ArrowException:
-            _check_strings(as_texts(data[column]) if column in data.columns else [], f"Column {column!r}, row")
-            raise  # another column: the message names it
-        index = table.schema.get_field_index(column)
-        if index >= 0 and table[index].null_count == len(table):  # pandas keeps missing values alone as floats
-            table = table.set_column(index, column, pa.nulls(len(table), pa.string()))
-        return Dataset(table)
+        return Dataset.from_pandas(data, preserve_index=False)
     if isinstance(data, (str, bytes, Path, Mapping)) or not hasattr(data, "__len__"):
         raise TypeError(
             f"`data` must be a dataset, a table of pandas or polars, or a list of strings, got {type(data).__name__}. "
             "`load_source` opens files; `IterableDataset.from_generator` takes a function that yields rows."
         )
     texts = as_texts(data)
-    _check_strings(texts, "`data`, item")
-    return Dataset(pa.table({column: pa.array(texts, pa.string()) if isinstance(texts, list) else texts}))
-
-
-def _check_strings(texts: Any, name: str) -> None:
-    for i, text in enumerate(texts if isinstance(texts, list) else []):
-        if not isinstance(text, (str, type(None))):
-            raise TypeError(f"{name} {i} must be a string, got {type(text).__name__}: {text!r:.80}.")
+    try:
+        return Dataset(pa.table({column: pa.array(texts, pa.string()) if isinstance(texts, list) else texts}))
+    except (TypeError, ValueError):  # Arrow does not say which text it is
+        raise bad_text(fill_missing(texts)[0], "`data`, item {}".format) from None
 
 
 def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder, num_proc: int | None) -> None:
@@ -287,33 +257,27 @@ def _embed_lists(embedder: Embedder, batch: dict[str, list[Any]]) -> dict[str, l
 
 def _embed_in_memory(dataset: Dataset, job: _Job) -> Dataset:
     embedder = job.embedder
-    dataset, dropped = _drop_empty(dataset, job)
-    with job.counting(len(dataset), dropped) as progress:
-        only = dataset.select_columns([embedder.column])
-        columns = [
-            table[embedder.output_column].combine_chunks()
-            for table in _embed_tables(embedder, _slices(only, embedder, 0, len(only)), progress, 0)
-        ]
-    arrow_type = Features({"x": embedder.feature}).arrow_schema.field("x").type
+    only = dataset.select_columns([embedder.column])
+    embedded = _embed_tables(embedder, _slices(only, embedder, 0, len(only)), job.progress)
+    columns = [table[embedder.output_column].combine_chunks() for table in embedded]
     provenance = job.provenance.to_json()
-    embedded = dataset.add_column(
+    result = dataset.add_column(
         embedder.output_column,
-        pa.chunked_array(columns, type=arrow_type),
+        pa.chunked_array(columns, type=storage_of(embedder.feature)),
         new_fingerprint=_fingerprint(dataset._fingerprint, provenance),
         feature=embedder.feature,
     )
-    embedded.info.description = provenance
-    return embedded
+    result.info.description = provenance
+    return result
 
 
-def _drop_empty(dataset: Dataset, job: _Job) -> tuple[Dataset, int]:
-    """Return a dataset without its missing and blank texts, if that is wanted, and how many they were."""
-    if not job.drop_empty:
-        return dataset, 0
+def _drop_empty(dataset: Dataset, job: _Job) -> Dataset:
+    """Return a dataset without its missing and blank texts, and count them."""
     column = job.embedder.column
     batches = dataset.select_columns([column]).with_format("arrow").iter(batch_size=MAX_BATCH_ROWS)
     blank = np.concatenate([np.zeros(0, bool), *(find_blank(take_column(batch, column)) for batch in batches)])
-    return (dataset.select(np.flatnonzero(~blank)) if blank.any() else dataset), int(blank.sum())
+    job.progress.add(Counts(dropped=int(blank.sum())))
+    return dataset.select(np.flatnonzero(~blank)) if blank.any() else dataset
 
 
 def _fingerprint(*parts: str) -> str:
@@ -323,55 +287,54 @@ def _fingerprint(*parts: str) -> str:
 # To disk ---------------------------------------------------------------------------------------------------------
 
 
-def _embed_to(target: Path, source: "Dataset | IterableDataset | _Stream", job: _Job) -> Dataset | IterableDataset:
-    """Write the rows of a dataset with their vectors, and open what was written."""
+def _embed_to(
+    target: Path, splits: Mapping[str, Any], job: _Job, resume: bool, overwrite: bool
+) -> dict[str, Dataset | IterableDataset]:
+    """Write the rows of all splits with their vectors, and open what was written."""
     embedder, one_file = job.embedder, target.suffix.lower() in PARQUET
-    dropped = 0
-    if isinstance(source, Dataset):
-        source, dropped = _drop_empty(source, job)
-    elif isinstance(source, IterableDataset):
-        source = _Stream(source, job)
-    total = len(source) if isinstance(source, Dataset) else None
-    identity = _identity(source)
-    with job.counting(total, dropped) as progress, job.open(target, identity) as out:
-        features = Features({**source.features, embedder.output_column: embedder.feature})
-        shards = Shards(out.result, features, job.provenance, format=job.format)
-        if isinstance(source, Dataset):
-            if one_file:
-                shards.check_room(_row_sizes(source, embedder)[1] * len(source))
-            _write_dataset(source, job, shards, progress)
-            n_rows = len(source)
-        else:
-            _write_stream(source, embedder, shards, progress)
-            n_rows = source.n_read
-        fingerprint = _fingerprint(json.dumps(identity), job.format, job.provenance.digest)
-        out.finish(shards.finish(fingerprint, source.split, n_rows=n_rows, one_file=one_file))
-    return open_output(target)
-
-
-def _embed_splits(splits: Mapping[str, Any], target: Path, job: _Job) -> AnyDataset:
-    if target.suffix.lower() in PARQUET:
+    if one_file and "" not in splits:
         raise ValueError(f"{len(splits)} splits do not fit into one file; give a folder as `output`.")
-    sources = {
+    splits = {
         name: _Stream(split, job) if isinstance(split, IterableDataset) else split for name, split in splits.items()
     }
-    with job.open(target, {"splits": {name: _identity(source) for name, source in sources.items()}}) as out:
-        for name, source in sources.items():
-            if not (out.result / name).exists():
-                _embed_to(out.result / name, source, replace(job, resume=True, overwrite=False))
-        if job.format == "arrow":
-            write_json({"splits": list(splits)}, out.result / "dataset_dict.json")
-        out.finish()
-    opened: dict[str, Any] = {name: open_output(target / name) for name in splits}
-    lazy = any(isinstance(split, IterableDataset) for split in opened.values())
-    return (IterableDatasetDict if lazy else DatasetDict)(opened)
+    identities = {name: _identity(split) for name, split in splits.items()}
+    settings = {
+        **job.provenance.options,
+        "format": job.format,
+        "digest of model, tokenizer and options": job.provenance.digest,
+        "parts for worker processes (--num-proc)": job.num_proc > 0,
+        "drop_empty": job.drop_empty,
+        **identities.get("", {"splits": identities}),
+    }
+    with AtomicOutput(
+        target, KIND, settings, resume=resume, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET
+    ) as out:
+        for name, split in splits.items():
+            features = Features({**split.features, embedder.output_column: embedder.feature})
+            shards = Shards(out.result / name, features, job.provenance, format=job.format)
+            if one_file and isinstance(split, Dataset):
+                shards.check_room(len(split) * _row_bytes(split, embedder))
+            if job.num_proc:
+                _write_in_processes(split, shards, job)
+            else:
+                _write_rows(split, shards, embedder, job.progress, n_threads=n_cores())
+            n_rows = len(split) if isinstance(split, Dataset) else split.n_read
+            fingerprint = _fingerprint(json.dumps(identities[name]), job.format, job.provenance.digest)
+            result = shards.finish(fingerprint, split.split, n_rows=n_rows, one_file=one_file)
+        if "" in splits:
+            out.finish(result)
+        else:
+            if job.format == "arrow":
+                write_json({"splits": list(splits)}, out.result / "dataset_dict.json")
+            out.finish()
+    return {name: open_output(target / name) for name in splits}
 
 
 def _identity(source: "Dataset | _Stream") -> dict[str, str]:
     """Return what tells one dataset from another: its fingerprint; for a stream its first row."""
     if isinstance(source, Dataset):
         return {"dataset": str(source._fingerprint)}
-    first = repr((source.dataset.num_shards, source.first_row)).encode(errors="replace")
+    first = repr((source.num_shards, source.first_row)).encode(errors="replace")
     name = "dataset, by its first row (a stream over an iterator has to be made again)"
     return {name: hashlib.sha256(first).hexdigest()}
 
@@ -380,72 +343,71 @@ class _Stream:
     """A stream that is begun once: its first rows are looked at and put back."""
 
     def __init__(self, dataset: IterableDataset, job: _Job) -> None:
-        embedder = job.embedder
-        self.dataset, self.split, self.column = dataset, dataset.split, embedder.column
-        self._drop_empty = job.drop_empty
-        self.n_read = self.n_dropped = 0
-        self._blocks = read_blocks(dataset.with_format("arrow"), _batch_limits(embedder)[0])
-        self._first: pa.Table | None = next(self._blocks, None)
-        features = dataset.features
-        if features is None:
-            if self._first is None:
+        self.split, self.num_shards, self.features = dataset.split, dataset.num_shards, dataset.features
+        self.n_read, self._job = 0, job
+        blocks = read_blocks(dataset.with_format("arrow"), _batch_limits(job.embedder)[0])
+        first = next(blocks, None)
+        self.first_row = None if first is None else first.slice(0, 1).to_pylist()[0]
+        self._blocks = blocks if first is None else chain([first], blocks)
+        if self.features is None:
+            if first is None:
                 raise ValueError(
                     "The stream has no rows, and its columns are unknown. Was it over an iterator that has already "
                     "been read? Make it again, or give it `features`."
                 )
-            features = Features.from_arrow_schema(self._first.schema)
-            _check_names(self._first.column_names, embedder)
-            if pa.types.is_null(self._first.schema.field(self.column).type):
-                features[self.column] = Value("string")  # all texts so far are missing
-        self.features = features
-
-    @property
-    def first_row(self) -> Any:
-        """The first row, or None."""
-        return None if self._first is None else self._first.slice(0, 1).to_pylist()[0]
+            column = job.embedder.column
+            self.features = Features.from_arrow_schema(first.schema)
+            _check_names(first.column_names, job.embedder)
+            if pa.types.is_null(first.schema.field(column).type):
+                self.features[column] = Value("string")  # all texts so far are missing
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield all rows."""
-        for table in chain([] if self._first is None else [self._first], self._blocks):
-            if self._drop_empty:
-                blank = find_blank(take_column(table, self.column))
-                self.n_dropped += int(blank.sum())
+        """Yield all rows, without those whose text is missing or blank if these are dropped."""
+        for table in self._blocks:
+            if self._job.drop_empty:
+                blank = find_blank(take_column(table, self._job.embedder.column))
+                self._job.progress.add(Counts(dropped=int(blank.sum())))
                 table = table.filter(pa.array(~blank))
             self.n_read += table.num_rows
             yield table
 
 
-def _write_stream(source: _Stream, embedder: Embedder, shards: Shards, progress: Progress) -> None:
-    """Write the rows after those that an earlier run has written, if the stream still begins with those."""
-    rows, index, done = source.tables(), 0, 0
-    while (written := shards.read(index, list(source.features))) is not None:
-        given, rows = _take(rows, written.num_rows, written.schema)
-        if not same_rows(given, written):
-            raise ValueError(
-                f"The stream does not repeat the rows that an earlier run has embedded: rows {done:,} to "
-                f"{done + written.num_rows - 1:,} have changed. Give `resume=False` (--no-resume) to start anew."
-            )
-        done, index = done + written.num_rows, index + 1
-    shards.drop_from(index)
+def _write_rows(
+    source: Dataset | _Stream,
+    shards: Shards,
+    embedder: Embedder,
+    progress: Progress,
+    *,
+    n_threads: int,
+    part: int = 0,
+    rows: range | None = None,
+) -> None:
+    """Write a part of a dataset, or a stream, in shards after those that an earlier run has written."""
+    index = done = 0
+    tables: Any = None if isinstance(source, Dataset) else source.tables()
+    while (written := shards.read(part, index, [] if tables is None else list(source.features))) is not None:
+        if tables is not None:
+            tables = _skip_same(tables, written, done)
+        index, done = index + 1, done + written.num_rows
+    shards.drop_from(part, index)
     progress.skip(done)
-    tables = _embed_tables(embedder, _split_large(rows, embedder), progress, done)
-
-    def next_shard(first: pa.Table) -> Iterator[pa.Table]:
-        size, table = 0, first
-        while table is not None:
-            yield table
-            size += table.nbytes
-            table = next(tables, None) if size < SHARD_BYTES else None
-
-    while (first := next(tables, None)) is not None or not index:
-        shards.write(index, next_shard(first))
+    if isinstance(source, Dataset):
+        rows = range(len(source)) if rows is None else rows
+        first_row = rows.start + done
+        tables = _slices(source, embedder, first_row, rows.stop)
+    else:
+        first_row, tables = done, _split_large(tables, embedder)
+    embedded = _embed_tables(embedder, tables, progress, first_row, n_threads)
+    for first in embedded:  # of each shard
+        shards.write(part, index, chain([first], embedded))
         index += 1
-    progress.add(Counts(dropped=source.n_dropped))
+    if not index:
+        shards.write(part, 0, ())
 
 
-def _take(tables: Iterator[pa.Table], n: int, schema: pa.Schema) -> tuple[pa.Table, Iterator[pa.Table]]:
-    """Return the next n rows, or fewer, in the types of a schema; and the tables after them."""
-    taken, rest = [], []
+def _skip_same(tables: Iterator[pa.Table], written: pa.Table, done: int) -> Iterator[pa.Table]:
+    """Return the tables after those that an earlier run has written, if these are still the same."""
+    n, schema, taken, rest = written.num_rows, written.schema, [], []
     while n > 0 and (table := next(tables, None)) is not None:
         if table.num_rows > n:
             rest.append(table.slice(n))
@@ -455,42 +417,30 @@ def _take(tables: Iterator[pa.Table], n: int, schema: pa.Schema) -> tuple[pa.Tab
         rows = pa.concat_tables([table.select(schema.names).cast(schema) for table in taken] or [schema.empty_table()])
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):  # other columns: not what was written
         rows = schema.empty_table()
-    return rows, chain(rest, tables)
+    if not same_rows(rows, written):
+        raise ValueError(
+            f"The stream does not repeat the rows that an earlier run has embedded: rows {done:,} to "
+            f"{done + written.num_rows - 1:,} have changed. Give `resume=False` (--no-resume) to start anew."
+        )
+    return chain(rest, tables)
 
 
-def _write_dataset(dataset: Dataset, job: _Job, shards: Shards, progress: Progress) -> None:
-    embedder, todo = job.embedder, []
-    bounds = shard_bounds(len(dataset), _row_sizes(dataset, embedder)[1], for_workers=job.num_proc > 0)
-    for i, (start, stop) in enumerate(bounds):
-        if shards.rows(i) == stop - start:
-            progress.skip(stop - start)
-        else:
-            todo.append((i, start, stop))
-    if job.num_proc and todo:
-        _write_in_processes(dataset, embedder, shards, todo, job.num_proc, progress)
-        return
-    for i, start, stop in todo:
-        shards.write(i, _embed_tables(embedder, _slices(dataset, embedder, start, stop), progress, start))
-
-
-def _write_in_processes(
-    dataset: Dataset,
-    embedder: Embedder,
-    shards: Shards,
-    todo: list[tuple[int, int, int]],
-    num_proc: int,
-    progress: Progress,
-) -> None:
+def _write_in_processes(dataset: Dataset, shards: Shards, job: _Job) -> None:
+    """Write a dataset in parts, whose number does not depend on that of the processes."""
     # A forked child has everything at once, also the tokenizer's backend, which the parent makes here.
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
     context = multiprocessing.get_context("fork" if forks else None)
-    prepare(embedder.tokenizer)
-    embedder.extend(pa.table({embedder.column: ["."]}))
-    arguments = (dataset, embedder, shards, os.getpid())
-    pool = ProcessPoolExecutor(min(num_proc, len(todo)), context, _start_worker, arguments)
+    prepare(job.embedder.tokenizer)
+    job.embedder.extend(pa.table({job.embedder.column: ["."]}))
+    size = max(PART_ROWS, -(-len(dataset) // MAX_PARTS))
+    parts = [range(i, min(i + size, len(dataset))) for i in range(0, len(dataset), size)] or [range(0)]
+    arguments = (dataset, shards, job.embedder, os.getpid())
+    pool = ProcessPoolExecutor(min(job.num_proc, len(parts)), context, _start_worker, arguments)
     try:
-        for future in as_completed([pool.submit(_write_shard, *task) for task in todo]):
-            progress.add(future.result())
+        for future in as_completed([pool.submit(_write_part, part, rows) for part, rows in enumerate(parts)]):
+            counts, resumed = future.result()
+            job.progress.skip(resumed)
+            job.progress.add(counts)
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "A worker process has ended (out of memory, or killed). Finished shards are kept: start again to continue."
@@ -499,7 +449,7 @@ def _write_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(dataset: Dataset, embedder: Embedder, shards: Shards, parent: int) -> None:
+def _start_worker(dataset: Dataset, shards: Shards, embedder: Embedder, parent: int) -> None:
     """Keep what all tasks of a worker process need, and end it when its parent is killed, as a pool does not."""
 
     def watch() -> None:
@@ -510,33 +460,29 @@ def _start_worker(dataset: Dataset, embedder: Embedder, shards: Shards, parent: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all processes get Ctrl-C; the parent reports it
     torch.set_num_threads(1)
     threading.Thread(target=watch, daemon=True).start()
-    _of_worker.update(dataset=dataset, embedder=embedder, shards=shards)
+    _of_worker.update(source=dataset, shards=shards, embedder=embedder)
 
 
-def _write_shard(index: int, start: int, stop: int) -> Counts:
-    """Write a shard in a worker process, and return the counts of its texts."""
-    counts, embedder, first = Counts(), _of_worker["embedder"], start
-
-    def tables() -> Iterator[pa.Table]:
-        nonlocal counts, first
-        for table in _slices(_of_worker["dataset"], embedder, start, stop):
-            extended, found = embedder.extend(table, first_row=first)
-            counts, first = counts.plus(found), first + table.num_rows
-            yield extended
-
-    _of_worker["shards"].write(index, tables())
-    return counts
+def _write_part(part: int, rows: range) -> tuple[Counts, int]:
+    """Write a part in a worker process; return the counts of its texts, and how many an earlier run has written."""
+    progress = Progress(hidden=True)
+    _write_rows(**_of_worker, progress=progress, n_threads=1, part=part, rows=rows)
+    return progress.counts, progress.resumed
 
 
 def _embed_tables(
-    embedder: Embedder, tables: Iterator[pa.Table], progress: Progress, first_row: int
+    embedder: Embedder,
+    tables: Iterator[pa.Table],
+    progress: Progress,
+    first_row: int = 0,
+    n_threads: int | None = None,
 ) -> Iterator[pa.Table]:
     """Embed tables on threads, in order; errors count rows from `first_row` on.
 
     While one thread holds the tokenizer, which uses all cores itself, others sum vectors (one core each) and the
     caller writes. The number of tables in progress is bounded.
     """
-    n_threads = n_cores()
+    n_threads = n_threads or n_cores()
     pending: deque[Future[tuple[pa.Table, Counts]]] = deque()
     with torch_threads(1), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
@@ -555,7 +501,7 @@ def _embed_tables(
 
 def _slices(dataset: Dataset, embedder: Embedder, start: int, stop: int) -> Iterator[pa.Table]:
     rows, text_bytes = _batch_limits(embedder)
-    rows = min(rows, max(1, int(text_bytes / _row_sizes(dataset, embedder)[0])))
+    rows = min(rows, max(1, int(text_bytes / _text_bytes(dataset, embedder))))
     arrow = dataset.with_format("arrow")
     return _split_large((arrow[i : min(i + rows, stop)] for i in range(start, stop, rows)), embedder)
 
@@ -582,12 +528,15 @@ def _batch_limits(embedder: Embedder) -> tuple[int, int]:
     return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, text_bytes)
 
 
-def _row_sizes(dataset: Dataset, embedder: Embedder) -> tuple[float, float]:
-    """Estimate how many bytes of text a row has, and how many it takes on disk, the same in every run."""
-    n_rows = max(1, len(dataset.data))
-    text_bytes = max(1.0, dataset.data.column(embedder.column).nbytes / n_rows)
-    n_vectors = max(1.0, text_bytes / TEXT_BYTES_PER_TOKEN) if embedder.pooling == "none" else 1.0
-    return text_bytes, dataset.data.nbytes / n_rows + _vector_bytes(embedder) * n_vectors
+def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:
+    """Estimate how many bytes a row has with its vectors."""
+    n_vectors = max(1.0, _text_bytes(dataset, embedder) / TEXT_BYTES_PER_TOKEN) if embedder.pooling == "none" else 1.0
+    return dataset.data.nbytes / max(1, len(dataset.data)) + _vector_bytes(embedder) * n_vectors
+
+
+def _text_bytes(dataset: Dataset, embedder: Embedder) -> float:
+    """Return how many bytes of text a row has on average."""
+    return max(1.0, dataset.data.column(embedder.column).nbytes / max(1, len(dataset.data)))
 
 
 def _vector_bytes(embedder: Embedder) -> int:

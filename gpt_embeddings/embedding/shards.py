@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 Format: TypeAlias = Literal["arrow", "parquet"]
 
 SHARD_BYTES = 2**28  # 256 MiB: at most a few seconds of work are lost, and there are few files
-WORKER_SHARD_BYTES, WORKER_SHARDS = 2**24, 32  # for worker processes: at least this size, about this many
 PARQUET_ROWS = 2**14  # of a row group
 PARQUET = (".parquet", ".pq")  # suffixes of an output that is one file
 # Each output contains a file with one of these names, or has such a name.
@@ -33,16 +32,12 @@ WRITTEN = ("state.json", "dataset_dict.json", "*.parquet", "*.pq", "*.PARQUET", 
 
 
 class Shards:
-    """The shards of one output, finished or not, in a folder that is made."""
+    """The shards of one output, finished or not, in a folder that is made; each is the next one of its part."""
 
     def __init__(self, folder: Path, features: Features, provenance: Provenance, *, format: Format = "arrow") -> None:
         self.folder, self.features, self.provenance, self.format = folder, features, provenance, format
         self.schema = with_provenance(features.arrow_schema, provenance)
         folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, index: int) -> Path:
-        """Return the path of a shard, whether it exists or not."""
-        return self.folder / f"data-{index:05d}.{self.format}"
 
     def check_room(self, n_bytes: float) -> None:
         """Warn, before any work is done, if the disk may have no room for one file of that size beside its shards.
@@ -56,37 +51,26 @@ class Shards:
                 f"disk has {free / 1e9:.1f} GB. A folder as the output needs it once."
             )
 
-    def rows(self, index: int) -> int | None:
-        """Return the number of rows of a finished shard, or None."""
-        table = self.read(index, [])
-        return None if table is None else table.num_rows
-
-    def read(self, index: int, columns: list[str]) -> pa.Table | None:
+    def read(self, part: int, index: int, columns: list[str]) -> pa.Table | None:
         """Return columns of a finished shard, or None if there is no such shard."""
-        path = self.path(index)
-        if not path.is_file():
-            return None
-        try:
-            if self.format == "parquet":
-                return pq.ParquetFile(path).read(columns)
-            return Dataset.from_file(str(path)).data.table.select(columns)  # mapped
-        except (OSError, ValueError, pa.ArrowInvalid):
-            return None  # truncated by a power failure: it is made again
+        path = self._path(part, index)
+        return self._read(path, columns) if path.is_file() else None
 
-    def write(self, index: int, tables: Iterable[pa.Table]) -> int:
-        """Write a shard atomically, and return its number of rows."""
-        rows = 0
-        with atomic_file(self.path(index)) as path, pa.OSFile(str(path), "wb") as file:
+    def write(self, part: int, index: int, tables: Iterable[pa.Table]) -> None:
+        """Write tables to a shard until it is full, or there are no more, atomically."""
+        n_bytes = 0
+        with atomic_file(self._path(part, index)) as path, pa.OSFile(str(path), "wb") as file:
             make: Any = pq.ParquetWriter if self.format == "parquet" else pa.RecordBatchStreamWriter
             with make(file, self.schema) as writer:
                 for table in tables:
-                    rows += table.num_rows
                     writer.write_table(self._fit(table))
-        return rows
+                    n_bytes += table.nbytes
+                    if n_bytes >= SHARD_BYTES:
+                        break
 
-    def drop_from(self, index: int) -> None:
-        """Delete the finished shards from that index on: they follow one that has to be made again."""
-        for path in self._paths()[index:]:
+    def drop_from(self, part: int, index: int) -> None:
+        """Delete the finished shards of a part from that index on: they follow one that has to be made again."""
+        for path in self._paths(f"{part:03}")[index:]:
             path.unlink()
 
     def finish(self, fingerprint: str, split: Any = None, *, n_rows: int, one_file: bool = False) -> Path:
@@ -98,7 +82,7 @@ class Shards:
         for rest in self.folder.glob("*.tmp"):
             rest.unlink()
         paths = self._paths()
-        written = sum(self.rows(index) or 0 for index in range(len(paths)))
+        written = sum(len(self._read(path, []) or ()) for path in paths)
         if written != n_rows:
             raise ValueError(
                 f"{n_rows} rows were read, but the shards in {str(self.folder)!r} hold {written}. There is no output; "
@@ -109,37 +93,39 @@ class Shards:
             write_dataset_files(self.folder, paths, info, fingerprint, split)
         return self._merge(paths) if one_file else self.folder
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"data-*.{self.format}"))
+    def _path(self, part: int, index: int) -> Path:
+        return self.folder / f"data-{part:03}-{index:05}.{self.format}"
+
+    def _paths(self, part: str = "*") -> list[Path]:
+        return sorted(self.folder.glob(f"data-{part}-*.{self.format}"))
+
+    def _read(self, path: Path, columns: list[str]) -> pa.Table | None:
+        try:
+            if self.format == "parquet":
+                return pq.ParquetFile(path).read(columns)
+            return Dataset.from_file(str(path)).data.table.select(columns)  # mapped
+        except (OSError, ValueError, pa.ArrowInvalid):
+            return None  # truncated by a power failure: it is made again
 
     def _fit(self, table: pa.Table) -> pa.Table:
         """Return a table with the columns of the output, in its order and types."""
         if missing := set(self.schema.names) - set(table.column_names):
             raise ValueError(f"Some rows have no column {min(missing)!r}, which the first rows have.")
-        table = table.select(self.schema.names)
-        try:
-            return table.cast(self.schema)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            for given, field in zip(table.schema, self.schema, strict=True):
-                try:
-                    table[field.name].cast(field.type)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                    raise ValueError(
-                        f"Column {field.name!r} holds {given.type} in some rows and {field.type} in the first ones. "
-                        "Make them one type, or give the dataset `features`."
-                    ) from error
-            raise
+        columns = []
+        for field in self.schema:
+            column = table[field.name]
+            try:
+                columns.append(column.cast(field.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise ValueError(
+                    f"Column {field.name!r} holds {column.type} in some rows and {field.type} in the first ones. "
+                    "Make them one type, or give the dataset `features`."
+                ) from error
+        return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _merge(self, paths: list[Path]) -> Path:
         if len(paths) == 1:
             return paths[0]
-        needed, free = sum(path.stat().st_size for path in paths), shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise OSError(
-                f"One Parquet file of all shards needs {needed / 1e9:.1f} GB beside them until it is complete, and "
-                f"the disk has {free / 1e9:.1f} GB. All rows are embedded and the shards are kept: free some space "
-                "and run the same command again, or give a folder as the output, which needs no more space."
-            )
         whole = self.folder / "whole.tmp"
         with pq.ParquetWriter(whole, self.schema) as writer:
             for path in paths:
@@ -154,18 +140,3 @@ def open_output(output: Path, *, streaming: bool = True) -> Dataset | IterableDa
         return Dataset.load_from_disk(str(output))
     files = [output] if output.is_file() else sorted(output.glob("*.parquet"))
     return open_files([str(path) for path in files], ReadOptions(format="parquet"), streaming=streaming)
-
-
-def shard_bounds(n_rows: int, row_bytes: float, *, for_workers: bool = False) -> list[tuple[int, int]]:
-    """Divide rows into shards of about `SHARD_BYTES`, `[(first, past the last), ...]`; no rows make one empty shard.
-
-    Worker processes take whole shards, so those of a small dataset are smaller.
-
-    >>> shard_bounds(5, row_bytes=2**27)
-    [(0, 2), (2, 4), (4, 5)]
-    """
-    size = SHARD_BYTES
-    if for_workers:
-        size = min(SHARD_BYTES, max(WORKER_SHARD_BYTES, int(n_rows * row_bytes / WORKER_SHARDS)))
-    step = max(1, int(size / max(1.0, row_bytes)))
-    return [(i, min(i + step, n_rows)) for i in range(0, n_rows, step)] or [(0, 0)]
