@@ -21,7 +21,7 @@ def saved(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the exporter of ONNX warns of itself
-@pytest.mark.parametrize("version", sorted({"4.57.6", "5.0.0", "5.24.0", INSTALLED}))  # the script runs all of them
+@pytest.mark.parametrize("version", ["4.57.6", INSTALLED])  # the script runs all of them
 def test_component(version, saved, tmp_path):
     folder, expected = saved
     output = tmp_path / "output"
