@@ -127,7 +127,7 @@ def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
                 f"{ALONE}."
             )
         wanted = schema.field(column).type
-        if join_types(found, wanted) != wanted:
+        if join_types(wanted, found) != wanted:
             raise ValueError(f"{name}: {types_message(column, wanted, found)}")
     missing = [column for column in schema.names if column not in table.column_names]
     for column in missing:

@@ -1,8 +1,9 @@
 """Read a file of texts block by block as Arrow tables.
 
 Each format has one reader for streaming and for the cache, so that a file always gives the same texts and errors.
-JSON is parsed by Arrow, whose reader alone rounds long integers, gives dates for texts that look like dates, and nulls
-for a column that is not there; all three are corrected here.
+JSON and CSV are parsed by Python's own readers, not by Arrow's, which are faster: Arrow's reader of JSON rounds long
+integers, gives dates for texts that look like dates, and nulls for a column that is not there; its reader of CSV takes
+all that follows an open quote for one field; and neither names the line of a fault.
 
 Left out: finding files (`discovery`), and joining files whose columns differ (`sources`).
 """
@@ -12,17 +13,15 @@ import csv
 import io
 import json
 import lzma
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pac
-import pyarrow.json as paj
 import pyarrow.parquet as pq
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
@@ -32,7 +31,6 @@ from gpt_embeddings.text.columns import (
     check_column,
     is_text_type,
     plain_table,
-    types_message,
 )
 from gpt_embeddings.text.discovery import display_name, open_bytes, open_seekable, suffix_of
 
@@ -47,14 +45,10 @@ BORDERS = {
 
 BLOCK_BYTES = 2**24  # of a file, read at a time
 SAMPLE_BYTES = 2**18  # of a file, read to learn its columns
-BLOCK_ROWS = 2**13  # of Parquet
-LARGEST_FIELD = 2**28  # characters of a CSV field, and bytes of a row
-JSON_THREADS = 32  # parts of a block of JSON lines that are parsed at once
+BLOCK_ROWS = 2**13  # of Parquet and CSV
+LARGEST_FIELD = 2**28  # characters of a CSV field
 
 READING_ERRORS = (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, zlib.error, lzma.LZMAError)
-
-LONG_INTEGER = r"[:\[, -][0-9]{16,}[,\]} ]"  # of JSON: the shortest that a double may not hold
-CHANGED = re.compile(r"Column\(/(.+)\) changed from (\w+) to (\w+) in row")  # a message of Arrow's JSON reader
 
 Blocks: TypeAlias = Iterator[pa.Table]
 
@@ -168,20 +162,15 @@ def _blocks(path: str, encoding: str, size: int) -> Iterator[bytes]:
 
 
 def _check_utf_8(block: bytes, line: int) -> bytes:
-    if block.isascii():
-        return block
     try:
-        _one_string(block).validate(full=True)
-    except pa.ArrowInvalid:
-        try:
-            block.decode()
-        except UnicodeDecodeError as error:
-            line += block.count(b"\n", 0, error.start)
-            name = "utf-16" if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "cp1252"
-            raise ValueError(
-                f"line {line} is not valid UTF-8 (byte {block[error.start]:#04x}). Give the encoding of the file, "
-                f"such as `--encoding {name}` (`encoding=` in Python)."
-            ) from error
+        block.decode()
+    except UnicodeDecodeError as error:
+        line += block.count(b"\n", 0, error.start)
+        name = "utf-16" if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "cp1252"
+        raise ValueError(
+            f"line {line} is not valid UTF-8 (byte {block[error.start]:#04x}). Give the encoding of the file, "
+            f"such as `--encoding {name}` (`encoding=` in Python)."
+        ) from error
     return block
 
 
@@ -234,85 +223,36 @@ def _between(blocks: Iterator[bytes], sample_by: str, size: int) -> Iterator[pa.
     yield split(b"".join([*parts, edge, edge]))
 
 
-class _Stream(io.RawIOBase):
-    """Blocks of bytes as a file, with a count of the quotes that went by."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks, self._rest = blocks, b""
-        self.quotes = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._rest:
-            self._rest = next(self._blocks, b"")
-            self.quotes += self._rest.count(b'"')
-        size = len(self._rest) if size < 0 else size
-        given, self._rest = self._rest[:size], self._rest[size:]
-        return given
-
-
 def _csv(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read CSV by RFC 4180, or TSV, which has no quotes. Only an empty field is missing."""
-    header: list[str] = next(
-        (row for row in _records(_blocks(path, options.encoding, SAMPLE_BYTES), options) if row), []
-    )
-    names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
-    for table in _csv_texts(path, options, size, header) if names else ():
-        table = _check_texts(table.rename_columns(names), options)
-        types = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
-        columns = []
-        for name, column in zip(table.column_names, table.columns, strict=True):
+    rows = _csv_rows(path, options, size)
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(next(rows, []))]
+    # pandas writes two quotes for a row of TSV that has nothing else.
+    missing = pa.array(["", '""'] if options.format == "tsv" else [""])
+    known = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
+    while block := list(islice(rows, BLOCK_ROWS)):
+        fields = [pa.array(column, pa.string()) for column in zip(*block, strict=True)]
+        fields = [pc.if_else(pc.is_in(column, missing), None, column) for column in fields]
+        table = _check_texts(pa.Table.from_arrays(fields, names), options)
+        for i, name in enumerate(table.column_names):
             if name not in options.texts:
-                numbers = as_numbers(column.combine_chunks())
+                numbers = as_numbers(table[name].combine_chunks())
                 # With another type than in the blocks before, values would lose their spelling: "1" would be 1.0.
-                if pa.null() in (numbers.type, known := types.get(name, pa.null())) or numbers.type == known:
-                    column = numbers
-            columns.append(column)
-        yield pa.table(columns, table.column_names)
+                if pa.null() in (numbers.type, before := known.get(name, pa.null())) or numbers.type == before:
+                    table = table.set_column(i, name, numbers)
+        yield table
 
 
-def _csv_texts(path: str, options: ReadOptions, size: int, header: list[str]) -> Blocks:
-    """Yield blocks of fields as texts; a row that is longer than a block is read again in larger blocks."""
-    tsv, n_rows = options.format == "tsv", 0
-    parse = pac.ParseOptions(
-        delimiter="\t" if tsv else ",", quote_char=False if tsv else '"', newlines_in_values=not tsv
-    )
-    convert = pac.ConvertOptions(
-        column_types=dict.fromkeys(header, pa.string()),
-        null_values=["", '""'] if tsv else [""],  # pandas writes two quotes for a row that has nothing else
-        strings_can_be_null=True,
-    )
-    while True:
-        stream, skipped = _Stream(_blocks(path, options.encoding, size)), n_rows
-        try:
-            for batch in pac.open_csv(stream, pac.ReadOptions(block_size=size), parse, convert):
-                rest = batch.slice(skipped)
-                skipped -= min(skipped, len(batch))
-                n_rows += len(rest)
-                yield pa.Table.from_batches([rest])
-            if not tsv and stream.quotes % 2:  # Arrow takes all that follows an open quote for one field
-                _find_csv_fault(path, options, size, len(header))
-            return
-        except pa.ArrowInvalid as error:
-            if "straddling" not in str(error) or size >= LARGEST_FIELD:
-                _find_csv_fault(path, options, size, len(header))
-                raise
-            size *= 8
-
-
-def _records(blocks: Iterator[bytes], options: ReadOptions) -> Any:
+def _csv_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[str]]:
+    """Yield the header and the rows, or name the line at which a file stops being CSV."""
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_FIELD))
-    lines = (line for block in blocks for line in io.StringIO(block.decode(), newline=""))
+    blocks = _blocks(path, options.encoding, size)
+    lines = chain.from_iterable(io.StringIO(block.decode(), newline="") for block in blocks)
     if options.format == "tsv":
-        return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.reader(lines, strict=True)
-
-
-def _find_csv_fault(path: str, options: ReadOptions, size: int, n_columns: int) -> None:
-    """Read a file again, to report the line at which it stops being CSV."""
-    rows = _records(_blocks(path, options.encoding, size), options)
+        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.reader(lines, strict=True)
+    n_columns = 0
     while True:
         line = rows.line_num + 1
         try:
@@ -324,40 +264,39 @@ def _find_csv_fault(path: str, options: ReadOptions, size: int, n_columns: int) 
             ) from None
         if row is None:
             return
+        n_columns = n_columns or len(row)
         if row and len(row) != n_columns:
             raise ValueError(f"line {line} has {len(row)} fields, the first line names {n_columns} columns.")
+        if row:
+            yield row
 
 
 def _json(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
     """Read JSON lines, or one JSON list of objects or texts."""
-    without = set(options.texts)  # columns in which there was no text so far
-    for line, block in _json_lines(path, options, size):
-        table = _json_table(block, options, schema, line)
-        without -= {name for name in without if table[name].null_count < table.num_rows}
-        yield table
-    if without:  # Arrow gives a column of nulls, too, if no object has the key
-        keys: dict[str, None] = {}
-        for _, block in _json_lines(path, options, size):
-            keys |= dict.fromkeys(key for row in block.split(b"\n") if row.strip() for key in json.loads(row))
-            if without <= keys.keys():
-                break
-        for name in sorted(without) if keys else ():
+    keys: dict[str, None] = {}
+    for rows in _json_rows(path, options, size):
+        found = dict.fromkeys(key for row in rows for key in row)
+        keys |= found
+        names = options.texts if options.texts_only else {**found, **dict.fromkeys(options.texts)}
+        yield pa.table({name: _json_column(name, [row.get(name) for row in rows], options) for name in names})
+    if keys:  # an object may lack a text, but not all of them
+        for name in options.texts:
             check_column(keys, name)
 
 
-def _json_lines(path: str, options: ReadOptions, size: int) -> Iterator[tuple[int | None, bytes]]:
-    """Yield blocks of lines, each with the number of its first line, or a whole list or object as lines."""
+def _json_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the objects of a file block by block, or all at once if it is one list or object."""
     line, blocks = 1, _blocks(path, options.encoding, size)
     for block in blocks:
         if line == 1 and _is_one_value(block, path):
             value = json.loads(block + b"".join(blocks))
             rows = value if isinstance(value, list) else [value]
             rows = [{options.texts[0]: row} if isinstance(row, str) else row for row in rows]
-            yield None, "\n".join(json.dumps(row) for row in rows).encode()
+            yield [_check_object(row, f"element {i}") for i, row in enumerate(rows)]
             return
-        if block.strip():
-            yield line, block
-        line += block.count(b"\n")
+        lines = block.decode().split("\n")
+        yield [_parse_line(text, line + i) for i, text in enumerate(lines) if text.strip()]
+        line += len(lines) - 1
 
 
 def _is_one_value(block: bytes, path: str) -> bool:
@@ -372,85 +311,31 @@ def _is_one_value(block: bytes, path: str) -> bool:
     return False
 
 
-def _json_table(block: bytes, options: ReadOptions, schema: pa.Schema | None, line: int | None) -> pa.Table:
-    """Parse lines with the known types if they have them, else with their own; dates stay texts."""
-    texts = pa.schema([(name, pa.string()) for name in options.texts])
-    if schema is not None and not options.texts_only:
-        known = pa.schema([*texts, *(field for field in schema if field.name not in texts.names)])
-        known = pa.schema([field for field in known if not pa.types.is_null(field.type)])
-        try:
-            return _keep_digits(_parse(block, known, "infer"), block)
-        except pa.ArrowInvalid:
-            pass  # other types, which the caller joins or reports
+def _parse_line(text: str, line: int) -> dict[str, Any]:
     try:
-        table = _parse(block, texts, "ignore" if options.texts_only else "infer")
-        without_times = pa.schema([field.with_type(_without_times(field.type)) for field in table.schema])
-        if not without_times.equals(table.schema.remove_metadata()):
-            table = _parse(block, without_times, "infer")
-        return _keep_digits(table, block)
-    except pa.ArrowInvalid as error:
-        if changed := CHANGED.search(str(error)):
-            name, one, other = changed.groups()
-            if name in options.texts:
-                raise NotStringsError(f"Column {name!r} must hold strings, it holds a {other}.") from error
-            raise ValueError(types_message(name.split("/")[0], one, other)) from error
-        _find_json_fault(block, line)
-        raise
+        return _check_object(json.loads(text), f"line {line}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {line} is not JSON ({error}).") from None
 
 
-def _keep_digits(table: pa.Table, block: bytes) -> pa.Table:
-    """Return columns with integers that a double cannot hold as `uint64` or as texts; Arrow would round them."""
-    doubles = [field.name for field in table.schema if "double" in str(field.type)]
-    if not doubles or not pc.match_substring_regex(_one_string(block), LONG_INTEGER)[0].as_py():
-        return table
-    rows = [json.loads(line) for line in block.split(b"\n") if line.strip()]
-    for name in doubles:
-        values = [row.get(name) for row in rows]
-        try:
-            pa.array(values)
-        except (OverflowError, pa.ArrowInvalid) as error:
-            i = table.column_names.index(name)
-            if not pa.types.is_floating(table.schema.types[i]):
-                raise ValueError(
-                    f"column {name!r} holds an integer that would be rounded inside a list or an object ({error}). "
-                    "Write it as a string, or read only the column of texts (`--texts-only`, `texts_only=True`)."
-                ) from error
-            texts = [None if value is None else str(value) for value in values]
-            table = table.set_column(i, name, as_numbers(pa.array(texts, pa.string())))
-    return table
+def _check_object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not an object with columns: {value!r:.40}.")
+    return value
 
 
-def _parse(block: bytes, schema: pa.Schema, unexpected: str) -> pa.Table:
-    options = paj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unexpected)
-    size = max(len(block) // JSON_THREADS, SAMPLE_BYTES)
-    while True:
-        try:
-            return paj.read_json(io.BytesIO(block), paj.ReadOptions(block_size=size), options)
-        except pa.ArrowInvalid as error:
-            if size > len(block) or "straddling" not in str(error):
-                raise
-            size = min(4 * size, len(block) + 1)  # an object is longer than a part
-
-
-def _without_times(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind):
-        return pa.string()
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_times(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(_without_times(kind.value_type))
-    return kind
-
-
-def _find_json_fault(block: bytes, line: int | None) -> None:
-    """Report the line at which JSON is broken, if Python's reader finds it."""
-    for i, row in enumerate(block.split(b"\n")):
-        try:
-            value = json.loads(row) if row.strip() else {}
-        except ValueError as error:
-            raise ValueError(f"line {i + (line or 1)} is not JSON ({error}).") from None
-        if not isinstance(value, dict):
-            raise ValueError(f"line {i + (line or 1)} is not an object with columns: {row[:40].decode()!r}.")
+def _json_column(name: str, values: list[Any], options: ReadOptions) -> pa.Array:
+    try:
+        return pa.array(values, pa.string() if name in options.texts else None)
+    except (pa.ArrowException, OverflowError) as error:
+        kinds = {type(value).__name__ for value in values if value is not None}
+        if name in options.texts:
+            raise NotStringsError(
+                f"Column {name!r} must hold strings, it holds {' and '.join(sorted(kinds))}."
+            ) from error
+        if kinds <= {"int", "float"}:  # a double cannot hold such a long integer
+            return as_numbers(pa.array([None if value is None else str(value) for value in values], pa.string()))
+        raise ValueError(f"column {name!r}: {error}. Give it one type, {ALONE}.") from error
 
 
 def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:

@@ -258,7 +258,7 @@ class TestTables:
         assert [(row["n"], row["x"]) for row in rows] == [("9007199254740993", 1.1), ("1.5", 2.0)]
         write("c.jsonl", '{"text": "a", "n": [9007199254740993, 1.5]}\n')
         with pytest.raises(
-            UnreadableFileError, match=r"c\.jsonl.*column 'n' holds an integer that would .*9007199254740993"
+            UnreadableFileError, match=r"c\.jsonl.*column .n.: Integer value 9007199254740993 is outside"
         ):
             texts("c.jsonl", streaming=streaming)
         write("d.jsonl", '{"text": "a", "n": 0.5}\n')
@@ -319,7 +319,7 @@ class TestTables:
         [
             ('{"text": "a"}\n{"text": \n', UnreadableFileError, r"a\.jsonl could not be read: line 2 is not JSON"),
             ('{"text": "a"}\n["a"]\n', UnreadableFileError, "line 2 is not an object with columns"),
-            ('{"text": 5}\n', NotStringsError, r"a\.jsonl: Column 'text' must hold strings, it holds a number"),
+            ('{"text": 5}\n', NotStringsError, r"a\.jsonl: Column 'text' must hold strings, it holds int\."),
             (
                 '{"review": "a"}\n',
                 ColumnError,
