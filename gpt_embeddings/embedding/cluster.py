@@ -24,7 +24,6 @@ from gpt_embeddings.embedding.shards import WRITTEN
 from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
-from gpt_embeddings.threads import n_cores
 
 
 BATCH_ROWS = 1000  # of a block that are embedded at once
@@ -61,7 +60,7 @@ class EmbedderActor:
         with atomic_file(path) as partial, ExitStack() as closing:
             writer = None
             for start in range(0, max(1, block.num_rows), BATCH_ROWS):
-                extended, found = self._embedder.extend(block.slice(start, BATCH_ROWS), n_cores())
+                extended, found = self._embedder.extend(block.slice(start, BATCH_ROWS))
                 if writer is None:
                     schema = with_provenance(extended.schema, self._provenance)
                     writer = closing.enter_context(pq.ParquetWriter(partial, schema))

@@ -488,7 +488,7 @@ def _embed_tables(
         try:
             while True:
                 while len(pending) <= n_threads and (table := next(tables, None)) is not None:
-                    pending.append(pool.submit(embedder.extend, table, first_row=first_row))
+                    pending.append(pool.submit(embedder.extend, table, 1, first_row))
                     first_row += table.num_rows
                 if not pending:
                     return

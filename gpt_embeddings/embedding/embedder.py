@@ -10,8 +10,8 @@ binary vectors (`quantization`).
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +37,7 @@ from gpt_embeddings.embedding.provenance import Provenance
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_float32, to_int8
 from gpt_embeddings.embedding.quantized_table import FEW_ROWS, QuantizedTable, TableDtype, find_quantized
 from gpt_embeddings.embedding.shared_weights import (
-    SharedWeights,
+    SharedModel,
     check_in_memory,
     hash_weights,
     is_offloaded,
@@ -52,7 +52,7 @@ from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
 from gpt_embeddings.text.flat_ids import take_spans
 from gpt_embeddings.text.special_tokens import find_special_tokens
-from gpt_embeddings.text.tokenizer import check_fast, check_vocabulary, tokenizer_digest
+from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
 from gpt_embeddings.threads import n_cores, thread_pool, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -66,9 +66,9 @@ MIN_THREAD_TOKENS = 2**15  # fewer are not worth a thread
 LONG_LIST = 50_000  # texts from which on `encode` shows a bar
 BLOCK_TEXTS = 8192  # of a long list, embedded at a time
 CHECK_SECONDS = 0.1  # between two checks of a whole quantized table, which take 2 ms, while batches follow each other
-OPTIONS = ("column", "output_column", "pooling", "normalize", "overflow", "dtype", "truncate_dim", "ranges", "weights")
 
 
+@dataclass(eq=False, repr=False)
 class Embedder:
     """Turn texts into vectors: a list, a column in `map(..., batched=True)`, a step in scikit-learn's `Pipeline`.
 
@@ -109,49 +109,46 @@ class Embedder:
             the tokenizer has more entries than the model.
     """
 
-    def __init__(
-        self,
-        model: GPTEmbeddingsModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        column: str = "text",
-        output_column: str = "embedding",
-        pooling: Pooling | None = None,
-        normalize: bool = False,
-        overflow: Overflow = "truncate",
-        dtype: Dtype = "float32",
-        truncate_dim: int | None = None,
-        ranges: Any = None,
-        weights: TableDtype | None = None,
-    ) -> None:
+    model: GPTEmbeddingsModel
+    tokenizer: PreTrainedTokenizerBase
+    _: KW_ONLY
+    column: str = "text"
+    output_column: str = "embedding"
+    pooling: Pooling | None = None
+    normalize: bool = False
+    overflow: Overflow = "truncate"
+    dtype: Dtype = "float32"
+    truncate_dim: int | None = None
+    ranges: Any = None
+    weights: TableDtype | None = None
+
+    def __post_init__(self) -> None:
+        model = self.model
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
         if not is_offloaded(model):  # else `encode` works, and what needs all weights at once says so
             check_in_memory(model)
-        check_fast(tokenizer)
-        pooling = model.config.pooling if pooling is None else pooling
-        check_choice("pooling", pooling, get_args(Pooling))
-        check_choice("overflow", overflow, get_args(Overflow))
-        check_choice("dtype", dtype, get_args(Dtype))
-        check_choice("weights", weights, (None, *get_args(TableDtype)))
+        self.pooling = model.config.pooling if self.pooling is None else self.pooling
+        check_choice("pooling", self.pooling, get_args(Pooling))
+        check_choice("overflow", self.overflow, get_args(Overflow))
+        check_choice("dtype", self.dtype, get_args(Dtype))
+        check_choice("weights", self.weights, (None, *get_args(TableDtype)))
         n_embd = model.config.n_embd
-        if truncate_dim is not None:
-            truncate_dim = check_integer("truncate_dim", truncate_dim, 1, n_embd, "The model has no more dimensions.")
-        check_vocabulary(tokenizer, model.config.vocab_size)
-        if pooling == "weighted" and model.token_weights is None:
+        if self.truncate_dim is not None:
+            advice = "The model has no more dimensions."
+            self.truncate_dim = check_integer("truncate_dim", self.truncate_dim, 1, n_embd, advice)
+        check_vocabulary(self.tokenizer, model.config.vocab_size)
+        if self.pooling == "weighted" and model.token_weights is None:
             raise ValueError(
                 "`pooling` is 'weighted', but the model has no token weights; `fit_token_weights` makes them."
             )
-        if column == output_column:
-            raise ValueError(f"`column` and `output_column` are both {column!r}; name another output column.")
-        self.model, self.tokenizer = model, tokenizer
-        self.column, self.output_column = column, output_column
-        self.pooling, self.normalize, self.overflow, self.dtype = pooling, bool(normalize), overflow, dtype
-        self.truncate_dim, self.weights = truncate_dim, weights
-        self.dim = truncate_dim or n_embd  # dimensions of a vector
-        self.width = -(-self.dim // 8) if dtype == "binary" else self.dim  # how many numbers store it
-        self.storage = "int8" if dtype == "binary" else dtype  # their dtype
-        self.ranges = None if ranges is None else check_ranges(ranges, self.dim)
+        if self.column == self.output_column:
+            raise ValueError(f"`column` and `output_column` are both {self.column!r}; name another output column.")
+        self.normalize = bool(self.normalize)
+        self.dim = self.truncate_dim or n_embd  # dimensions of a vector
+        self.width = -(-self.dim // 8) if self.dtype == "binary" else self.dim  # how many numbers store it
+        self.storage = "int8" if self.dtype == "binary" else self.dtype  # their dtype
+        self.ranges = None if self.ranges is None else check_ranges(self.ranges, self.dim)
         self._checked = 0.0  # when the whole quantized table was last compared with the model's
 
     @classmethod
@@ -194,11 +191,11 @@ class Embedder:
     def options(self) -> dict[str, Any]:
         """The options, JSON-serializable; `Embedder(model, tokenizer, **options)` makes an equal embedder."""
         ranges = None if self.ranges is None else self.ranges.tolist()
-        return {name: getattr(self, name) for name in OPTIONS} | {"ranges": ranges}
+        return {field.name: getattr(self, field.name) for field in fields(self)[2:]} | {"ranges": ranges}
 
     def with_options(self, **options: Any) -> "Embedder":
         """Return an embedder of the same model and tokenizer with some options changed."""
-        return Embedder(self.model, self.tokenizer, **{**self.options, **options})
+        return replace(self, **options)
 
     def provenance(self, model_name: str | None = None) -> Provenance:
         """Return what decides the vectors, to be stored with them.
@@ -254,7 +251,7 @@ class Embedder:
         parts = []
         with bar:
             for i in starts:
-                parts.append(self._embed(column[i : i + BLOCK_TEXTS], partial(_name_text, i))[0])
+                parts.append(self._embed(column[i : i + BLOCK_TEXTS], first=i)[0])
                 bar.update()
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -323,9 +320,9 @@ class Embedder:
             ValueError: There is no such column, or a text is not valid Unicode; the message names column and row.
         """
         if isinstance(batch, pa.Table):
-            return self.extend(batch, n_cores())[0]
+            return self.extend(batch)[0]
         if isinstance(batch, LazyBatch):
-            batch[self.output_column] = self._embed_column(batch.pa_table, n_cores())[0]
+            batch[self.output_column] = self._embed_column(batch.pa_table)[0]
             return {}
         if not isinstance(batch, Mapping):
             raise TypeError(
@@ -336,22 +333,22 @@ class Embedder:
         texts = batch[self.column]
         if isinstance(texts, str):
             raise TypeError(f"Column {self.column!r} holds one text, not a batch; give map() `batched=True`.")
-        vectors, starts, _ = self._embed(as_texts(texts), self._name_rows(None), every_call=False)
+        vectors, starts, _ = self._embed(as_texts(texts), f"Column {self.column!r}, batch row", every_call=False)
         if starts is None:
             return {self.output_column: vectors}
         return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A model with an adapter or a hook is pickled whole: its state does not say all about it.
-        source = share(self.model) if is_unchanged(self.model) else self.model
-        return _load, (source, self.tokenizer, self.options)
+        return _load, (share(self.model), self.tokenizer, self.options)
 
-    def extend(self, table: pa.Table, n_threads: int = 1, first_row: int | None = None) -> tuple[pa.Table, Counts]:
+    def extend(
+        self, table: pa.Table, n_threads: int | None = None, first_row: int | None = None
+    ) -> tuple[pa.Table, Counts]:
         """Return a table with the vectors as one more column, and the counts of its texts.
 
         Args:
             table: A batch.
-            n_threads: Number of threads.
+            n_threads: Number of threads; None means all cores.
             first_row: The row of the dataset at which the batch begins, for errors.
         """
         column, counts = self._embed_column(table, n_threads, first_row)
@@ -364,35 +361,36 @@ class Embedder:
     def _embed(
         self,
         texts: Texts,
-        name: Callable[[int], str] = "Text {}".format,
+        label: str = "Text",
+        first: int = 0,
         n_threads: int | None = None,
         *,
         every_call: bool = True,
     ) -> tuple[npt.NDArray[Any], Offsets | None, Counts]:
         """Return vectors, for `pooling="none"` also the offset of each text among them, and the counts of the texts.
 
-        `name` is what an error calls a text, by its index; `every_call` is that of `_quantized_table`.
+        An error calls a text by the label and its index, counted from `first`; `every_call` is that of
+        `_quantized_table`.
         """
         try:
             input_ids, offsets, counts = self._tokenize(texts)
         except BadTextError as error:
             message = str(error).removeprefix(f"Text {error.index} ")
-            raise BadTextError(error.index, f"{name(error.index)} {message}") from error
+            raise BadTextError(error.index, f"{label} {first + error.index} {message}") from error
         vectors, starts = self._pool(input_ids, offsets, n_threads or n_cores(), every_call)
         return vectors, starts, counts
 
-    def _embed_column(self, table: pa.Table, n_threads: int, first_row: int | None = None) -> tuple[pa.Array, Counts]:
+    def _embed_column(
+        self, table: pa.Table, n_threads: int | None = None, first_row: int | None = None
+    ) -> tuple[pa.Array, Counts]:
         """Return the vectors of a table's texts as an Arrow column, and the counts of the texts."""
         texts = take_column(table, self.column)
-        vectors, starts, counts = self._embed(texts, self._name_rows(first_row), n_threads, every_call=False)
+        label = f"Column {self.column!r}, {'batch ' if first_row is None else ''}row"
+        vectors, starts, counts = self._embed(texts, label, first_row or 0, n_threads, every_call=False)
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
         if starts is not None:
             values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
         return values, counts._replace(text_bytes=int(pc.sum(pc.binary_length(texts)).as_py() or 0))
-
-    def _name_rows(self, first_row: int | None) -> Callable[[int], str]:
-        of_batch = " of the batch" if first_row is None else ""
-        return lambda row: f"Column {self.column!r}, row {(first_row or 0) + row}{of_batch}"
 
     def _tokenize(self, texts: Texts) -> tuple[Ids, Offsets, Counts]:
         """Return flat ids and offsets, with the special tokens of the tokenizer, and the counts of the texts."""
@@ -520,28 +518,14 @@ def _as_vectors(given: Any) -> npt.NDArray[Any] | None:
     """Return an array, a tensor or lists of numbers as an array of numbers; None if they are texts."""
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu()
-        return np.asarray(given.float() if given.dtype == torch.bfloat16 else given)
-    if isinstance(given, np.ndarray) and given.dtype == object:
-        given = given.tolist()
-    if isinstance(given, (list, tuple)) and given and not any(isinstance(item, str) for item in given):
-        if not isinstance(given[0], (int, float, np.generic, np.ndarray, torch.Tensor, list, tuple)):
-            return None
-        try:
-            given = np.array([_as_vectors(item) if isinstance(item, torch.Tensor) else item for item in given])
-        except ValueError as error:
-            raise ValueError("`similarity` got vectors of different widths; give vectors of one width.") from error
+        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+    elif isinstance(given, (list, tuple)) and given and not any(isinstance(item, (str, type(None))) for item in given):
+        given = np.array(given)
     return given if isinstance(given, np.ndarray) and given.dtype.kind in "biufc" else None
 
 
-def _name_text(first: int, index: int) -> str:
-    return f"Text {first + index}"
-
-
-def _load(
-    source: SharedWeights | GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
-) -> Embedder:
-    model = source if isinstance(source, GPTEmbeddingsModel) else open_shared(source)
-    return Embedder(model, tokenizer, **options)
+def _load(source: SharedModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> Embedder:
+    return Embedder(open_shared(source), tokenizer, **options)
 
 
 def _register_hash() -> None:

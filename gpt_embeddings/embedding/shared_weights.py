@@ -1,9 +1,10 @@
-"""The weights of a model, named by a digest of their values and shared by all processes of a machine.
+"""A model, named by a digest of its weights and shared by all processes of a machine.
 
 A forked worker, or a copy within a process, finds the model in memory by its digest. A process that starts anew maps a
-safetensors file, which is deleted when the process that wrote it ends.
+file of torch, which is deleted when the process that wrote it ends.
 """
 
+import atexit
 import json
 import os
 import pickle
@@ -12,13 +13,11 @@ import tempfile
 import uuid
 import weakref
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import xxhash
 from datasets.fingerprint import Hasher
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from gpt_embeddings.outputs import atomic_file
@@ -34,12 +33,11 @@ PARTS = (nn.Dropout, nn.Embedding, nn.Linear, SinusoidalPositions)
 PLAIN_WEIGHTS = (nn.Parameter, torch.Tensor, type(None))
 
 
-class SharedWeights(NamedTuple):
+class SharedModel(NamedTuple):
     """Where another process finds a model: in memory by its digest, else in a file."""
 
     digest: str
     path: str
-    config: dict[str, Any]
 
 
 def hash_weights(model: GPTEmbeddingsModel) -> str:
@@ -96,25 +94,23 @@ def _changed_parts(model: GPTEmbeddingsModel) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def share(model: GPTEmbeddingsModel) -> SharedWeights:
-    """Write the weights of an unchanged model to a temporary file, once, and return where they are."""
+def share(model: GPTEmbeddingsModel) -> SharedModel:
+    """Write a model to a temporary file, once, and return where it is."""
     global _folder
     digest = hash_weights(model)
     _models[digest] = model
     if _folder is None or not os.path.isdir(_folder):
         _folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
-        weakref.finalize(_models, _remove_folder, _folder, os.getpid())
-    path = Path(_folder) / f"{digest}.safetensors"
+        atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+    path = Path(_folder) / f"{digest}.pt"
     if not path.exists():
         with atomic_file(path) as partial:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial
-            )
-    return SharedWeights(digest, str(path), model.config.to_dict())
+            torch.save(model, partial)
+    return SharedModel(digest, str(path))
 
 
-def open_shared(source: SharedWeights) -> GPTEmbeddingsModel:
-    """Return the model that was shared, in evaluation mode."""
+def open_shared(source: SharedModel) -> GPTEmbeddingsModel:
+    """Return the model that was shared."""
     model = _models.get(source.digest)
     if model is None:
         if not os.path.isfile(source.path):
@@ -122,17 +118,7 @@ def open_shared(source: SharedWeights) -> GPTEmbeddingsModel:
                 f"The weights of this pickled Embedder are gone ({source.path}): the process that pickled it has "
                 "ended. Save the model with `save_pretrained` and make an Embedder from it."
             )
-        config = GPTEmbeddingsModel.config_class.from_dict(source.config)
-        with torch.device("meta"):
-            model = GPTEmbeddingsModel(config)
-        if isinstance(model.wpe, SinusoidalPositions):  # computed, not saved
-            model.wpe = GPTEmbeddingsModel(config).wpe
-        with safe_open(source.path, "pt") as file:  # mapped, so that workers share the pages
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, assign=True)
-        _models[source.digest] = model.eval()
+        # Mapped, so that workers share the pages.
+        model = torch.load(source.path, map_location="cpu", mmap=True, weights_only=False)
+        _models[source.digest] = model
     return model
-
-
-def _remove_folder(folder: str, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child must not delete it
-        shutil.rmtree(folder, ignore_errors=True)

@@ -361,11 +361,11 @@ def test_columns_that_are_not_there_or_not_text(model, tokenizer, format):
 
 def test_bad_values_are_named_by_row_and_column(model, tokenizer):
     embedder = Embedder(model, tokenizer, column="review")
-    with pytest.raises(TypeError, match=r"Column 'review', row 1 of the batch must be a string, got int: 3"):
+    with pytest.raises(TypeError, match=r"Column 'review', batch row 1 must be a string, got int: 3"):
         embedder({"review": ["a", 3]})
-    with pytest.raises(ValueError, match=r"Column 'review', row 2 of the batch holds the lone surrogate '\\udc80'"):
+    with pytest.raises(ValueError, match=r"Column 'review', batch row 2 holds the lone surrogate '\\udc80'"):
         embedder({"review": ["a", "b", "c\udc80"]})
-    with pytest.raises(ValueError, match=r"Column 'review', row 1 of the batch is not valid UTF-8"):
+    with pytest.raises(ValueError, match=r"Column 'review', batch row 1 is not valid UTF-8"):
         embedder(pa.table({"review": pa.array([b"a", b"\xff"]).view(pa.string())}))
     with pytest.raises(TypeError, match="`batched=True`"):
         embedder({"review": "one text"})
