@@ -1,20 +1,16 @@
 """The GPT families of transformers: where each keeps the tables of its input stage, and how it adds them up.
 
-Each family is one row: fields for `GPTEmbeddingsConfig`, and the names of its tensors and configuration fields. Left
-out: reading files (`tensors`) and building models (`conversion`).
+Each family is one row: fields for `GPTEmbeddingsConfig`, and the names of its tensors and configuration fields.
 """
 
 import math
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from transformers import CONFIG_MAPPING
-
-
-ReadField = Callable[[str], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +41,8 @@ class Family:
     """Kind of sinusoids, or None with a learned table."""
     sinusoid_zero_row: str | None = None
     """Field with the row of the sinusoids that is zero."""
+    instead: str | None = None
+    """What the family has instead of absolute positions at its input."""
 
     @property
     def position_embedding_type(self) -> str:
@@ -53,6 +51,8 @@ class Family:
             return "sinusoidal"
         return "none" if self.wpe is None else "learned"
 
+
+_tokens = partial(Family, wpe=None, dropout=None, add_token_types=False)
 
 FAMILIES: dict[str, Family] = {
     "biogpt": Family(
@@ -91,27 +91,20 @@ FAMILIES: dict[str, Family] = {
         sinusoid_type="tensor2tensor",
         sinusoid_zero_row="pad_token_id",
     ),
+    "bloom": _tokens(wte="word_embeddings.weight", instead="ALiBi"),
+    "codegen": Family(wpe=None, instead="rotary positions"),
+    "falcon": _tokens(wte="word_embeddings.weight", instead="rotary positions or ALiBi"),
+    "gpt_neox": _tokens(wte="embed_in.weight", instead="rotary positions"),
+    "gpt_neox_japanese": _tokens(wte="embed_in.weight", instead="rotary positions"),
+    "gptj": Family(wpe=None, instead="rotary positions"),
+    "mamba": _tokens(wte="embeddings.weight", instead="no positions"),
+    "mamba2": _tokens(wte="embeddings.weight", instead="no positions"),
+    "mpt": _tokens(instead="ALiBi"),
+    "rwkv": _tokens(wte="embeddings.weight", instead="no positions"),
+    "t5": _tokens(wte="shared.weight", instead="relative positions"),
 }
-
-
-_tokens = partial(Family, wpe=None, dropout=None, add_token_types=False)
-
-# Families without absolute positions at the input: what they have instead, and their token table. Others with rotary
-# positions, known by the field `rope_parameters`, are ROTARY.
-WITHOUT_POSITIONS: dict[str, tuple[str, Family]] = {
-    "bloom": ("ALiBi", _tokens(wte="word_embeddings.weight")),
-    "codegen": ("rotary positions", Family(wpe=None)),
-    "falcon": ("rotary positions or ALiBi", _tokens(wte="word_embeddings.weight")),
-    "gpt_neox": ("rotary positions", _tokens(wte="embed_in.weight")),
-    "gpt_neox_japanese": ("rotary positions", _tokens(wte="embed_in.weight")),
-    "gptj": ("rotary positions", Family(wpe=None)),
-    "mamba": ("no positions", _tokens(wte="embeddings.weight")),
-    "mamba2": ("no positions", _tokens(wte="embeddings.weight")),
-    "mpt": ("ALiBi", _tokens(wte="wte.weight")),
-    "rwkv": ("no positions", _tokens(wte="embeddings.weight")),
-    "t5": ("relative positions", _tokens(wte="shared.weight")),
-}
-ROTARY = ("rotary positions", _tokens(wte="embed_tokens.weight"))
+# All other families that have the field `rope_parameters`.
+ROTARY = _tokens(wte="embed_tokens.weight", instead="rotary positions")
 
 # Prefixes that wrappers around a base model add to its keys.
 PREFIXES = re.compile(r"(?:(?:module|_orig_mod|transformer|model|biogpt)\.)*")
@@ -125,78 +118,70 @@ BY_HAND = (
 )
 
 
+def source_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `config.json`, with the defaults of its class, by their own and their common names.
+
+    No configuration is made of the values: its class may do much work on them, and the file is not trusted.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return {**config, "model_type": model_type if isinstance(model_type, str) else None}
+    config_class: Any = CONFIG_MAPPING[model_type]
+    fields = {**vars(config_class()), **config, "model_type": config_class.model_type}
+    for common, name in config_class.attribute_map.items():
+        fields[common] = fields[name] = config.get(name, config.get(common, fields.get(name)))
+    return fields
+
+
 def find_family(
-    model_type: str | None,
-    read: ReadField,
+    fields: Mapping[str, Any],
     *,
     position_embedding_type: str | None = None,
     wte_key: str | None = None,
     wpe_key: str | None = None,
 ) -> Family:
-    """Return the row of a model; a ValueError says what an unknown or unsuitable family has instead."""
+    """Return the row of a model, with the positions and keys that were asked for; a ValueError if they do not fit."""
     if position_embedding_type not in (None, "learned", "sinusoidal", "none"):
         raise ValueError(
             "`position_embedding_type` must be 'learned', 'sinusoidal', 'none' or None (the source's own), got "
             f"{position_embedding_type!r}."
         )
+    model_type = fields.get("model_type")
     if model_type == "gpt_embeddings":
         raise ValueError("The source is a GPTEmbeddingsModel already; load it with `from_pretrained`.")
-    without = WITHOUT_POSITIONS.get(model_type or "")
-    if without is None and model_type not in FAMILIES and read("rope_parameters") is not None:
-        without = ROTARY
-    if model_type in FAMILIES:
-        family = FAMILIES[model_type]
-    elif wte_key is not None and position_embedding_type == "none":
-        return Family(wpe=None) if without is None else without[1]
-    elif wte_key is not None and wpe_key is not None:
+    family = FAMILIES.get(model_type or "", None if fields.get("rope_parameters") is None else ROTARY)
+    if (
+        wte_key is not None
+        and (family is None or family.instead is not None)
+        and (wpe_key is not None or position_embedding_type == "none")
+    ):
         family = Family()  # only the names are known: add up as GPT-2 does
-    elif without is not None and position_embedding_type != "none":
+    if family is None:
         raise ValueError(
-            f"`model_type` {model_type!r} has {without[0]} and adds no absolute positions to its tokens. Ask for the "
-            'token table alone with `position_embedding_type="none"`.'
+            f"The input stage of `model_type` {model_type!r} is not known; known are {', '.join(FAMILIES)} and "
+            f"families with rotary positions. {BY_HAND}"
         )
-    elif without is not None:
-        family = without[1]
-    else:
+    if position_embedding_type == "none":
+        family = replace(family, wpe=None, sinusoid_type=None)
+    elif family.instead is not None:
         raise ValueError(
-            f"The input stage of `model_type` {model_type!r} is not known; known are {', '.join(FAMILIES)} and, "
-            f"without positions, {', '.join(WITHOUT_POSITIONS)} and families with rotary positions. {BY_HAND}"
+            f"`model_type` {model_type!r} has {family.instead} and adds no absolute positions to its tokens. Ask for "
+            'the token table alone with `position_embedding_type="none"`.'
         )
-    if position_embedding_type not in (None, "none", family.position_embedding_type):
+    kind = family.position_embedding_type
+    if position_embedding_type not in (None, kind):
         raise ValueError(
-            f"`model_type` {model_type!r} has positions of the type {family.position_embedding_type!r}, not "
-            f"{position_embedding_type!r}."
+            f"`model_type` {model_type!r} has positions of the type {kind!r}, not {position_embedding_type!r}."
         )
-    return family
-
-
-def field_reader(values: dict[str, Any]) -> tuple[str | None, ReadField]:
-    """Return the `model_type` of a `config.json` and a function from a field to its value, its default, or None.
-
-    No configuration is made of the values: its class may do much work on them, and the file is not trusted.
-    """
-    model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        return model_type if isinstance(model_type, str) else None, values.get
-    config_class: Any = CONFIG_MAPPING[model_type]
-    defaults = vars(config_class())
-
-    def read(name: str) -> Any:
-        native = config_class.attribute_map.get(name, name)
-        return next((found[key] for found in (values, defaults) for key in (native, name) if key in found), None)
-
-    return config_class.model_type, read
+    if wpe_key is not None and kind != "learned":
+        raise ValueError(f"`wpe_key` is given, but the positions are of the type {kind!r} and have no table.")
+    if wte_key is not None:
+        family = replace(family, wte=wte_key, head=wte_key)  # nothing is read in place of what was named
+    return replace(family, wpe=wpe_key or family.wpe)
 
 
 def find_keys(
-    names: Collection[str],
-    family: Family,
-    read: ReadField,
-    position_embedding_type: str,
-    *,
-    wte_key: str | None = None,
-    wpe_key: str | None = None,
-    in_memory: bool = False,
+    names: Collection[str], family: Family, fields: Mapping[str, Any], *, in_memory: bool = False
 ) -> dict[str, str]:
     """Find the names of the tensors in a checkpoint, whatever their prefix.
 
@@ -206,115 +191,97 @@ def find_keys(
         Names by the component's own: `wte.weight` and, if there are any, `wpe.weight` and `project_in.weight`.
     """
     wanted = {"wte.weight": family.wte}
-    if position_embedding_type == "learned" and family.wpe is not None:
+    if family.wpe is not None:
         wanted["wpe.weight"] = family.wpe
-    if family.project_in is not None and read("word_embed_proj_dim") not in (None, read("hidden_size")):
+    if family.project_in is not None and fields.get("word_embed_proj_dim") not in (None, fields.get("hidden_size")):
         wanted["project_in.weight"] = family.project_in
-    keys: dict[str, str] = {}
-    for name, key in (
-        ("wte.weight", wte_key),
-        ("wpe.weight", wpe_key if position_embedding_type == "learned" else None),
-    ):
-        if key is not None:
-            prefix = "" if key in names else _find_prefix(names, [key])
-            if prefix is None:
-                raise ValueError(f"There is no tensor {key!r} in the checkpoint. {_name_some(names)}")
-            wanted.pop(name, None)
-            keys[name] = prefix + key
-    if not wanted:
-        return keys
-    found = _find_prefix(names, list(wanted.values()))
-    if found is not None:
-        return {**keys, **{name: found + key for name, key in wanted.items()}}
-    _refuse_parts(names, wanted.values())
-    if is_tied(read) and not in_memory and "wte.weight" in wanted:
-        head = _find_prefix(names, [family.head])
-        rest = {name: key for name, key in wanted.items() if name != "wte.weight"}
-        prefix = _find_prefix(names, list(rest.values()))
-        if head is not None and (prefix is not None or not rest):
-            return {**keys, "wte.weight": head + family.head, **{name: f"{prefix}{key}" for name, key in rest.items()}}
-    raise ValueError(
-        f"The checkpoint has no tensors {' and '.join(map(repr, wanted.values()))}, with or without a prefix. "
-        f"{_name_some(names)} {BY_HAND}"
-    )
-
-
-def _refuse_parts(names: Collection[str], keys: Collection[str]) -> None:
-    """Refuse a table that an adapter has left in parts, before another is read in its place."""
-    for key in keys:
-        place = f".{key.removesuffix('weight')}"
-        parts = [name for name in names if place in f".{name}"]
-        if parts and not any(f".{name}".endswith(f".{key}") for name in names):
+    keys = {name: _find_key(names, key) for name, key in wanted.items()}
+    for name, key in wanted.items():
+        # A table that an adapter has left in parts is refused, before the head is read in its place.
+        parts = [other for other in names if f".{key.removesuffix('weight')}" in f".{other}"]
+        if keys[name] is None and key.endswith(".weight") and parts:
             raise ValueError(
                 f"The table {key!r} is stored in parts ({parts[0]!r} and others), as an adapter keeps it. Call "
                 "`merge_and_unload()` on the model first, and use or save what it returns."
             )
-
-
-def _find_prefix(names: Collection[str], keys: list[str]) -> str | None:
-    """Return the prefix with which all of `keys` exist, or None."""
-    if not keys:
-        return None
-    first = keys[0]
-    prefixes = [name[: -len(first)] for name in names if name == first or name.endswith(f".{first}")]
-    prefixes = [prefix for prefix in prefixes if all(prefix + key in names for key in keys)]
-    if len(prefixes) > 1:  # the file may hold other models, too: prefer the usual prefixes
-        prefixes = [prefix for prefix in prefixes if PREFIXES.fullmatch(prefix)] or prefixes
+    if keys["wte.weight"] is None and is_tied(fields) and not in_memory:
+        keys["wte.weight"] = _find_key(names, family.head)
+    found = {name: key for name, key in keys.items() if key is not None}
+    if len(found) < len(wanted):
+        missing = " and ".join(repr(key) for name, key in wanted.items() if name not in found)
+        some = ", ".join(repr(name) for name in sorted(names)[:6])
+        raise ValueError(
+            f"There is no tensor {missing} in the checkpoint, with or without a prefix. It has {len(names)} tensors: "
+            f"{some}{', ...' if len(names) > 6 else ''}. {BY_HAND}"
+        )
+    prefixes = {key.removesuffix(wanted[name]) for name, key in found.items() if key.endswith(f".{wanted[name]}")}
     if len(prefixes) > 1:
-        several = ", ".join(repr(prefix + first) for prefix in prefixes[:4])
+        raise ValueError(f"The tables seem to be of several models: {', '.join(map(repr, found.values()))}. {BY_HAND}")
+    return found
+
+
+def _find_key(names: Collection[str], key: str) -> str | None:
+    """Return the name that is a key with or without a prefix, or None."""
+    if key in names:
+        return key
+    found = [name for name in names if name.endswith(f".{key}")]
+    if len(found) > 1:  # the file may hold other models, too: prefer the usual prefixes
+        found = [name for name in found if PREFIXES.fullmatch(name.removesuffix(key))] or found
+    if len(found) > 1:
+        several = ", ".join(map(repr, found[:4]))
         raise ValueError(f"Several tensors could be the table: {several}. {BY_HAND}")
-    return prefixes[0] if prefixes else None
+    return found[0] if found else None
 
 
-def _name_some(names: Collection[str]) -> str:
-    some = ", ".join(repr(name) for name in sorted(names)[:6])
-    return f"It has {len(names)} tensors: {some}{', ...' if len(names) > 6 else ''}."
-
-
-def component_fields(family: Family, read: ReadField, *, position_embedding_type: str | None = None) -> dict[str, Any]:
-    """Return a source's fields for `GPTEmbeddingsConfig`, without `vocab_size` and the ids of special tokens."""
-    kind = position_embedding_type or family.position_embedding_type
-    n_embd = read_size(read, "hidden_size")
-    width = read("word_embed_proj_dim") if family.project_in is not None else None
-    scaled = read(family.scale) if isinstance(family.scale, str) else family.scale
-    fields: dict[str, Any] = {
+def component_fields(family: Family, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a source's fields for `GPTEmbeddingsConfig`."""
+    kind = family.position_embedding_type
+    n_embd, vocab_size = _size(fields, "hidden_size"), _size(fields, "vocab_size")
+    width = fields.get("word_embed_proj_dim") if family.project_in is not None else None
+    scaled = fields.get(family.scale) if isinstance(family.scale, str) else family.scale
+    found: dict[str, Any] = {
+        "vocab_size": vocab_size,
         "n_embd": n_embd,
-        "embd_pdrop": _or(read(family.dropout), 0.0) if family.dropout is not None else 0.0,
-        "initializer_range": _or(read(family.initializer_range), 0.02),
+        "embd_pdrop": _or(fields.get(family.dropout or ""), 0.0),
+        "initializer_range": _or(fields.get(family.initializer_range), 0.02),
         "position_embedding_type": kind,
         "token_scale": math.sqrt(n_embd) if scaled else 1.0,
         "scale_inputs_embeds": family.scale_inputs_embeds,
         "word_embed_proj_dim": width if width != n_embd else None,
         "add_token_types": family.add_token_types,
-        "tie_word_embeddings": is_tied(read),
+        "tie_word_embeddings": is_tied(fields),
     }
     if kind == "none":
-        length = read("max_position_embeddings")
-        fields["n_positions"] = length if type(length) is int and 0 < length < LONGEST else LONGEST
+        length = fields.get("max_position_embeddings")
+        found["n_positions"] = length if type(length) is int and 0 < length < LONGEST else LONGEST
     else:
-        fields["n_positions"] = read_size(read, "max_position_embeddings")
-        fields["position_offset"] = family.position_offset
-        fields["padding_position"] = family.padding_position
+        found["n_positions"] = _size(fields, "max_position_embeddings")
+        found["position_offset"] = family.position_offset
+        found["padding_position"] = family.padding_position
     if kind == "sinusoidal":
-        fields["sinusoid_type"] = family.sinusoid_type
-        row = read(family.sinusoid_zero_row) if family.sinusoid_zero_row is not None else None
-        if isinstance(row, int) and -fields["n_positions"] <= row < 0:
-            row += fields["n_positions"] + family.position_offset  # an index from the end, as torch reads it
-        fields["sinusoid_zero_row"] = row
-    return fields
+        found["sinusoid_type"] = family.sinusoid_type
+        row = fields.get(family.sinusoid_zero_row or "")
+        if isinstance(row, int) and -found["n_positions"] <= row < 0:
+            row += found["n_positions"] + family.position_offset  # an index from the end, as torch reads it
+        found["sinusoid_zero_row"] = row
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        # Some fine-tuned models have ids of special tokens without a row in the table.
+        value = fields.get(name)
+        ids = [i for i in (value if isinstance(value, list) else [value]) if type(i) is int and 0 <= i < vocab_size]
+        found[name] = (ids if isinstance(value, list) else ids[0]) if ids else None
+    return found
 
 
-def read_size(read: ReadField, name: str) -> int:
-    """Return a size of the source's configuration; a ValueError says that it is not a positive integer."""
-    value = read(name)
+def is_tied(fields: Mapping[str, Any]) -> bool:
+    """Return whether the source's head shares the token table, which is the default of transformers."""
+    return _or(fields.get("tie_word_embeddings"), True) is True
+
+
+def _size(fields: Mapping[str, Any], name: str) -> int:
+    value = fields.get(name)
     if type(value) is not int or value < 1:
         raise ValueError(f"`{name}` of the source's configuration must be a positive integer, got {value!r}.")
     return value
-
-
-def is_tied(read: ReadField) -> bool:
-    """Return whether the source's head shares the token table, which is the default of transformers."""
-    return _or(read("tie_word_embeddings"), True) is True
 
 
 def _or(value: Any, default: Any) -> Any:

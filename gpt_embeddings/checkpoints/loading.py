@@ -129,7 +129,7 @@ def _load(name: str, model_class: type[Any]) -> tuple[Any, PreTrainedTokenizerBa
             return from_static(name)
         if not folder.has("config.json"):
             raise FileNotFoundError("there is no config.json. Give a folder that `save_pretrained` wrote.")
-        model_type = read_json(folder, "config.json").get("model_type")
+        model_type = read_json(folder.download("config.json")).get("model_type")
         if model_type != MODEL_TYPE and model_class is GPTEmbeddingsModel:
             return from_gpt(name), None
         if model_type != MODEL_TYPE:

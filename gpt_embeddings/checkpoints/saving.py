@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.checkpoints.files import LocalFolder, read_json
+from gpt_embeddings.checkpoints.files import read_json
 from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
@@ -40,7 +40,7 @@ def save_model_and_tokenizer(
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     model.save_pretrained(folder)
-    config = read_json(LocalFolder(folder), "config.json")
+    config = read_json(folder / "config.json")
     # The entry of a model with a head lacks AutoModel. Entries that name another repository are dropped.
     heads = {name: path for name, path in config.get("auto_map", {}).items() if "--" not in path}
     write_json({**config, "auto_map": {**COMPONENT, **heads}}, folder / "config.json", sort_keys=True)
@@ -115,6 +115,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int, folder:
         split = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
         if "add_prefix_space" in split:  # transformers 4 sets it anew from here
             general["add_prefix_space"] = split["add_prefix_space"]
-        config = read_json(LocalFolder(folder), "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json")
         write_json({**config, **general}, folder / "tokenizer_config.json", sort_keys=True)
     return tokenizer

@@ -8,7 +8,6 @@ model2vec leaves unknown tokens out of the mean, so they get the weight 0. Left 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
+from gpt_embeddings.checkpoints.conversion import build_model
 from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -52,7 +52,7 @@ def from_static(
         raise ValueError(
             f"{folder.name} is neither a model2vec model nor a `StaticEmbedding` of sentence-transformers."
         )
-    config = read_json(folder, "config.json") if folder.has("config.json") else {}
+    config = read_json(folder.download("config.json")) if folder.has("config.json") else {}
     ours = config.get("model_type") == MODEL2VEC
     table = _read_table(folder.download(f"{place}model.safetensors"))
     backend, cut = _read_backend(folder.download(f"{place}tokenizer.json"))
@@ -60,7 +60,20 @@ def from_static(
     length = config.get("max_length", MODEL2VEC_LENGTH) if ours else cut
     padding = next((token for token in PADDING if backend.token_to_id(token) is not None), None)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=padding)
-    model = _build(table, unknown, length if isinstance(length, int) and 0 < length < UNLIMITED else UNLIMITED)
+    config = GPTEmbeddingsConfig(
+        vocab_size=table.shape[0],
+        n_positions=length if isinstance(length, int) and 0 < length < UNLIMITED else UNLIMITED,
+        n_embd=table.shape[1],
+        embd_pdrop=0.0,
+        position_embedding_type="none",
+        pooling="mean" if unknown is None else "weighted",
+        bos_token_id=None,
+        eos_token_id=None,
+        dtype=table.dtype,
+    )
+    model = build_model(config, {"wte.weight": table})
+    if model.token_weights is not None:
+        model.token_weights[unknown] = 0
     model.config.pad_token_id = tokenizer.pad_token_id
     check_vocabulary(tokenizer, model.config.vocab_size)
     tokenizer.model_max_length = model.config.n_positions
@@ -70,12 +83,12 @@ def from_static(
 def find_static(folder: Folder) -> str | None:
     """Return the subfolder of a static model, such as `"0_StaticEmbedding/"`, or None if the folder has none."""
     if folder.has("modules.json"):
-        modules = read_json(folder, "modules.json", kind=list)
+        modules = read_json(folder.download("modules.json"), list)
         first = modules[0] if modules and isinstance(modules[0], dict) else {}
         if str(first.get("type")).rsplit(".", 1)[-1] == "StaticEmbedding":
             path = str(first.get("path", "")).strip("./")
             return f"{path}/" if path else ""
-    elif folder.has("config.json") and read_json(folder, "config.json").get("model_type") == MODEL2VEC:
+    elif folder.has("config.json") and read_json(folder.download("config.json")).get("model_type") == MODEL2VEC:
         return ""
     return None
 
@@ -116,25 +129,3 @@ def unknown_id(backend: Tokenizer) -> int | None:
     unknown = model.get("unk_token")
     found: int | None = model.get("unk_id") if unknown is None else backend.token_to_id(unknown)
     return found
-
-
-def _build(table: torch.Tensor, unknown: int | None, n_positions: int) -> GPTEmbeddingsModel:
-    config: Any = GPTEmbeddingsConfig(
-        vocab_size=table.shape[0],
-        n_positions=n_positions,
-        n_embd=table.shape[1],
-        embd_pdrop=0.0,
-        position_embedding_type="none",
-        pooling="mean" if unknown is None else "weighted",
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    config.dtype = table.dtype
-    with torch.device("meta"):
-        model = GPTEmbeddingsModel(config)
-    tables = {"wte.weight": table}
-    if unknown is not None:
-        tables["token_weights"] = torch.ones(len(table), dtype=table.dtype)
-        tables["token_weights"][unknown] = 0
-    model.load_state_dict(tables, assign=True)
-    return model.eval()

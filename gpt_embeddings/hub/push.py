@@ -27,7 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.checkpoints.files import LocalFolder, read_json
+from gpt_embeddings.checkpoints.files import read_json
 from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.hub.cards import (
@@ -229,7 +229,7 @@ def _read_folder(
     """Load a saved model, with its head if it has one, its tokenizer, its card and the metadata of its training."""
     if not (folder / "config.json").is_file():  # else a Hub name would be loaded
         raise FileNotFoundError(f"{str(folder)!r} has no config.json. Give a folder that `save_pretrained` wrote.")
-    config = read_json(LocalFolder(folder), "config.json")
+    config = read_json(folder / "config.json")
     if config.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}. Extract its "
@@ -266,7 +266,7 @@ def _read_remote(api: HfApi, repo_id: str, kind: str, commit: str, files: list[s
             if name in files
         }
         if "config.json" in there:
-            model_type = read_json(LocalFolder(Path(folder)), "config.json").get("model_type")
+            model_type = read_json(Path(folder) / "config.json").get("model_type")
             if model_type != MODEL_TYPE:
                 raise ValueError(
                     f"The name {repo_id} is taken by a model of type {model_type!r}. Nothing was sent. Choose another "

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.checkpoints.files import LocalFolder, read_json
+from gpt_embeddings.checkpoints.files import read_json
 from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_model_and_tokenizer
 from gpt_embeddings.hub.cards import CARD, CardMetadata, read_card, write_model_card
 from gpt_embeddings.outputs import check_folder_name
@@ -72,10 +72,10 @@ def save_folder(
 def read_training_metadata(folder: Path) -> dict[str, Any]:
     """Return the metadata of the training run in a folder: ours, else the Trainer's, else none."""
     if (folder / TRAINING_METADATA).is_file():
-        return read_json(LocalFolder(folder), TRAINING_METADATA)
+        return read_json(folder / TRAINING_METADATA)
     if not (folder / "trainer_state.json").is_file():
         return {}
-    state = read_json(LocalFolder(folder), "trainer_state.json")
+    state = read_json(folder / "trainer_state.json")
     metadata = {"steps": state.get("global_step"), "epochs": state.get("epoch")}
     for entry in state.get("log_history") or []:  # the last value of each
         metadata |= {name: entry[name] for name in ("loss", "eval_loss") if name in entry}
