@@ -3,13 +3,14 @@
 This package imports typer alone; a command imports the library when it runs. So `--help`, `--version`, a wrong option
 or a missing file is answered in a fraction of a second instead of the seconds that importing PyTorch takes.
 
-Read `reading`, `options`, `common`, then the commands; `streams` is about standard output.
+Read `reading`, `options`, `common`, then the commands.
 """
 
 from typing import Annotated
 
 import typer
 
+from gpt_embeddings_cli.common import prepare_streams
 from gpt_embeddings_cli.embed import embed
 from gpt_embeddings_cli.evaluate import evaluate
 from gpt_embeddings_cli.explore import explore
@@ -17,7 +18,6 @@ from gpt_embeddings_cli.export import export
 from gpt_embeddings_cli.extract import extract
 from gpt_embeddings_cli.push import push
 from gpt_embeddings_cli.search import search
-from gpt_embeddings_cli.streams import prepare_streams
 from gpt_embeddings_cli.train import app as train
 from gpt_embeddings_cli.windows import windows
 

@@ -1,14 +1,48 @@
-"""What the commands share: loading the libraries, errors as one message."""
+"""What the commands share: output for any terminal, file or pipe, loading the libraries, errors as one message."""
 
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import typer
+
+
+def prepare_streams() -> None:
+    """Make both streams replace characters that their encoding lacks, and accept a reader that leaves early.
+
+    A Windows console or `PYTHONIOENCODING=cp1252` must not end a command whose work is done, nor must `| head -1`.
+    """
+    sys.stdout, sys.stderr = _prepared(sys.stdout), _prepared(sys.stderr)
+
+
+def _prepared(stream: TextIO) -> TextIO:
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(errors="replace")
+    if stream.isatty():
+        return stream
+    file = _Pipe(os.dup(stream.fileno()), "w")
+    return io.TextIOWrapper(io.BufferedWriter(file), stream.encoding, "replace", line_buffering=True)
+
+
+class _Pipe(io.FileIO):
+    """A file that drops what is written once nobody reads it, as the output of `cat` is dropped after `head` ends.
+
+    click and rich exit with 1 on a broken pipe instead, and the default action of SIGPIPE would also end the process
+    when a connection to the Hub breaks.
+    """
+
+    def write(self, data: Any, /) -> int:
+        """Write, or pretend to."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
 
 
 def load_libraries() -> None:

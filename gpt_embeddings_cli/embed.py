@@ -16,6 +16,7 @@ from gpt_embeddings_cli.reading import TEXT, Inputs, ReadingOptions, check_input
 
 
 if TYPE_CHECKING:
+    from gpt_embeddings.embedding.dataset import AnyDataset
     from gpt_embeddings.progress import Progress
 
 SHOWN_ROWS = 3
@@ -120,6 +121,7 @@ def embed(
         _check_output(inputs, output, overwrite, ray is not None, push_to_hub)
 
         from gpt_embeddings.bundled import ENGLISH
+        from gpt_embeddings.progress import Progress
 
         name = model or ENGLISH
         options: dict[str, Any] = {
@@ -136,10 +138,12 @@ def embed(
         }
         read = partial(reading.load, inputs, texts_only=texts_only, streaming=streaming and ray is None)
         if ray is None:
-            progress = _embed_here(read, name, tokenizer, num_proc=num_proc, resume=resume, **options)
+            embedded, progress = _embed_here(read, name, tokenizer, num_proc=num_proc, resume=resume, **options)
         else:
-            progress = _embed_on_ray(read, [] if texts_only else inputs, name, tokenizer, address=ray, **options)
-        _report(output, reading.column, progress, name)
+            progress = Progress(hidden=True)
+            files = [] if texts_only else inputs
+            embedded = _embed_on_ray(read, files, name, tokenizer, address=ray, progress=progress, **options)
+        _report(embedded, reading.column, output_column, progress, name)
         if push_to_hub is not None:
             _push(output, push_to_hub, model, output_column)
         typer.echo(f"Result: {output.resolve()}")
@@ -162,8 +166,10 @@ def _check_output(inputs: list[str], output: Path, overwrite: bool, on_cluster: 
         check_push(push_to_hub)
 
 
-def _embed_here(read: Callable[[], Any], name: str, tokenizer: str | None, **options: Any) -> "Progress":
-    """Embed on this machine; return the counts."""
+def _embed_here(
+    read: Callable[[], Any], name: str, tokenizer: str | None, **options: Any
+) -> "tuple[AnyDataset, Progress]":
+    """Embed on this machine; return what was written, and the counts."""
     from datasets import Dataset
 
     from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
@@ -173,25 +179,23 @@ def _embed_here(read: Callable[[], Any], name: str, tokenizer: str | None, **opt
     loaded, dataset = load_model_and_tokenizer(name, tokenizer), read()
     progress = Progress(len(dataset) if isinstance(dataset, Dataset) else None)
     try:
-        embed_dataset(dataset, *loaded, progress=progress, model_name=name, **options)
+        return embed_dataset(dataset, *loaded, progress=progress, model_name=name, **options), progress
     except KeyboardInterrupt:
         typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
         sys.exit(130)
-    return progress
 
 
 def _embed_on_ray(
-    read: Callable[[], Any], files: list[str], name: str, tokenizer: str | None, **options: Any
-) -> "Progress":
-    """Embed on a cluster, whose nodes read Parquet files themselves; return the counts."""
+    read: Callable[[], Any], files: list[str], name: str, tokenizer: str | None, *, output: Path, **options: Any
+) -> "AnyDataset":
+    """Embed on a cluster, whose nodes read Parquet files themselves."""
     from gpt_embeddings.embedding.cluster import embed_on_cluster
-    from gpt_embeddings.progress import Progress
+    from gpt_embeddings.embedding.shards import open_output
     from gpt_embeddings.text.sources import find_parquet
 
-    progress = Progress(hidden=True)
     source: Any = (find_parquet(files) if files else None) or read()
-    embed_on_cluster(source, model=name, tokenizer=tokenizer, progress=progress, **options)
-    return progress
+    embed_on_cluster(source, output, name, tokenizer, **options)
+    return open_output(output)
 
 
 def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
@@ -206,22 +210,19 @@ def _push(output: Path, name: str, model: str | None, output_column: str) -> Non
         push_to_hub(dataset, name, model_id=model, column=output_column)
 
 
-def _report(output: Path, column: str, progress: "Progress", name: str) -> None:
+def _report(embedded: "AnyDataset", column: str, output_column: str, progress: "Progress", name: str) -> None:
     """Print the first rows and the totals."""
-    from gpt_embeddings.embedding.provenance import read_provenance
-    from gpt_embeddings.embedding.shards import open_output
-
-    provenance = read_provenance(output)
-    for row in islice(open_output(output), SHOWN_ROWS):
+    for row in islice(embedded, SHOWN_ROWS):
         text = " ".join((row[column] or "").split())
-        vector = row[provenance.options["output_column"]]
+        vector = row[output_column]
         while vector and isinstance(vector[0], list):  # --pooling none: the first token
             vector = vector[0]
         numbers = ", ".join(f"{value:+.4f}" for value in vector[:4])
         typer.echo(f"  {text[:60]:60}  [{numbers}, ...]")
     rows = progress.counts.documents + progress.resumed
     again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
-    width = provenance.options["truncate_dim"] or provenance.n_embd
-    typer.echo(f"{rows} rows x {width} dimensions{again}, from {name}.")
+    vectors: Any = embedded.features[output_column]
+    width = vectors.length if vectors.length > 0 else vectors.feature.length  # --pooling none has lists of vectors
+    typer.echo(f"{rows} rows x {width} numbers{again}, from {name}.")
     for line in (progress.summary(), *progress.warnings):
         typer.echo(line)

@@ -189,7 +189,7 @@ def test_every_option_reaches_the_vectors(run_small, tmp_path):
     ):
         result = run_small("--output", tmp_path / name, *options)
         assert result.exit_code == 0, result.output
-        assert "30 rows x 16 dimensions" in result.stdout
+        assert "30 rows x 16 numbers" in result.stdout
         assert "2,032 tokens and 8.8 kB of text in " in result.stdout and "tokens/s" not in result.stdout
     found = {name: load_from_disk(tmp_path / name) for name in ("plain", "stream", "workers", "normal", "tokens")}
     assert found["plain"]["embedding"][:] == found["stream"]["embedding"][:] == found["workers"]["embedding"][:]
@@ -224,7 +224,7 @@ def test_what_is_missing_blank_or_cut_is_told(model, tmp_path):
         "\nOf 5 texts 2 missing (null) and 1 blank: the vectors of missing and empty texts are zero." in result.stdout
     )
     assert "\nOf 5 texts 1 truncated at 64 tokens; overflow 'windows' keeps all tokens.\n" in result.stdout
-    assert f"5 rows x 16 dimensions, from {model}." in result.stdout
+    assert f"5 rows x 16 numbers, from {model}." in result.stdout
 
 
 @pytest.mark.parametrize(

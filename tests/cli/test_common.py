@@ -9,7 +9,7 @@ import pytest
 
 PRINTS = """
 import sys
-from gpt_embeddings_cli.streams import prepare_streams
+from gpt_embeddings_cli.common import prepare_streams
 prepare_streams()
 for _ in range(int(sys.argv[1])):
     print("mar\u00e9 \U0001f30a")
