@@ -35,7 +35,7 @@ from variations import GROUP, Variations
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
-from gpt_embeddings.training.pooled_loop import Bags
+from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.row_adam import RowAdam
 
 

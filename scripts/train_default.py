@@ -38,6 +38,7 @@ from default_text import LEMMAS, SOURCES, TIMES, Source
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.distillation import (
     AUGMENTATION_PROBABILITIES,
     SIMILARITY_WEIGHT,
@@ -48,7 +49,6 @@ from gpt_embeddings.training.distillation import (
     matryoshka_loss,
     principal_directions,
 )
-from gpt_embeddings.training.pooled_loop import Bags
 from gpt_embeddings.training.row_adam import RowAdam
 
 

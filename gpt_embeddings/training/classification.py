@@ -1,7 +1,7 @@
 """Training a classifier: a linear layer on the pooled vector of a text, and the table behind it.
 
 The layer starts as a logistic regression on the vectors of the given table; then layer and table are trained together
-in `training.pooled_loop`, so that the rows of words get the weight that they have for these labels. Left out: several
+in `training.runs`, so that the rows of words get the weight that they have for these labels. Left out: several
 labels for one text, and regression, for which `transformers.Trainer` takes the same model.
 """
 
@@ -25,9 +25,9 @@ from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.columns import check_column, check_texts, find_blank, plain_table, take_column
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
+from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import ClassesOptions
-from gpt_embeddings.training.pooled_loop import Bags, Rows, fit_pooled
-from gpt_embeddings.training.runs import RunFolder, describe_steps, versions
+from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
 from modeling_gpt_embeddings import GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
 
 
@@ -112,8 +112,8 @@ def train_classes(
                 vectors = vectors * torch.from_numpy(kept).to(vectors.device) / (1 - DROPOUT)
                 return F.cross_entropy(classifier.score(vectors), targets[train[rows]])
 
-            fit_pooled(classifier, len(train), loss, options, run, "Training")
-            steps = describe_steps(options, "RowAdam")
+            fit(classifier, len(train), loss, options, run)
+            steps = describe_steps(options)
         accuracy, f1 = _evaluate(classifier, bags, held_out, labels)
         before = ("", "") if options.frozen else (f" ({start[0]:.1%} before)", f" ({start[1]:.3f} before)")
         most = np.bincount(labels[held_out]).max() / len(held_out)

@@ -1,4 +1,4 @@
-"""Training the zero-layer GPT on next tokens with `transformers.Trainer`, compared with the entropy of the bigrams.
+"""Training the zero-layer GPT on next tokens, compared with the entropy of the bigrams.
 
 Windows are stored first, so that they can be shuffled as a whole, and a run can resume at any step without reading the
 text again. Left out: objectives on whole texts (`distillation`, `contrastive`), and training a GPT with blocks.
@@ -6,6 +6,7 @@ text again. Left out: objectives on whole texts (`distillation`, `contrastive`),
 
 import math
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,39 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_from_disk
-from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import check_vocabulary
+from gpt_embeddings.training.bags import Rows
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.options import ClmOptions
-from gpt_embeddings.training.runs import (
-    COMPLETE,
-    KEPT_CHECKPOINTS,
-    RunFolder,
-    checkpoint_error,
-    describe_steps,
-    non_finite_error,
-    versions,
-)
-from gpt_embeddings.windows.collator import WindowCollator
+from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
 from gpt_embeddings.windows.token_windows import TokenWindows
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
-
-
-try:
-    import accelerate  # noqa: F401 -- transformers' own message names another extra
-    from transformers import (
-        PreTrainedTokenizerBase,
-        PrinterCallback,
-        Trainer,
-        TrainerCallback,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-    )
-except ImportError as error:
-    raise ImportError("Training on next tokens needs accelerate: `pip install 'gpt-embeddings[train]'`.") from error
 
 
 COUNTED_WINDOWS = 1024  # at a time
@@ -112,101 +90,31 @@ def train_clm(
             train, evaluation = train.select(range(kept)), train.select(range(kept, len(train)))
 
         counts, bound = _count(train, model)
-        trainer = _trainer(model, train, options, run, bound)
-        last = run.last_checkpoint()
-        try:
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        except Exception as error:  # the writers of a checkpoint raise errors of many kinds
-            if not run.delete_incomplete():
-                raise
-            raise checkpoint_error(trainer.state.global_step, run.checkpoints, error) from error
+        device: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        model.to(device).train()
+
+        def loss(rows: Rows, step: int) -> torch.Tensor:
+            torch.manual_seed(options.seed + step)  # dropout, as in any resume
+            return model(**_tensors(train[rows], model)).loss
+
+        n_tokens = options.batch_size * options.max_length
+        title = f"Training (bound {bound:.3f})"
+        fit(model, len(train), loss, options, run, title=title, sparse=False, tokens_per_step=n_tokens)
         metadata = {
             "Objective": "next token (clm), cross-entropy in nats",
             "Data": data_name,
             "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
-            **describe_steps(options, "AdamW"),
+            **describe_steps(options),
             "Loss on the training text": _with_bound(_evaluate(model, _some(train), options.batch_size), bound),
         }
         if len(train) > EVALUATED_WINDOWS:
             metadata["Loss on the training text"] += f" (loss of {EVALUATED_WINDOWS:,} windows, bound of all)"
         if evaluation is not None:
-            loss = _evaluate(model, evaluation, options.batch_size)
-            metadata["Loss on held-out text"] = _with_bound(loss, _count(evaluation, model)[1])
+            found = _evaluate(model, evaluation, options.batch_size)
+            metadata["Loss on held-out text"] = _with_bound(found, _count(evaluation, model)[1])
         metadata["Versions"] = versions()
         run.save(model, tokenizer, metadata)
     return metadata
-
-
-class _Callback(TrainerCallback):
-    """Shows a bar with loss, bound and tokens per second, marks complete checkpoints, and stops at values not finite.
-
-    `ProgressCallback` prints a line for each log, and draws its bar in logs too.
-
-    Args:
-        run: The folder of the run.
-        bound: The lower bound of the loss.
-        tokens_per_step: Tokens of a batch.
-    """
-
-    def __init__(self, run: RunFolder, bound: float, tokens_per_step: int) -> None:
-        self.run, self.bound, self.tokens_per_step, self.loss = run, bound, tokens_per_step, math.nan
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Open the bar at the step where the run begins or resumes."""
-        self.bar = Bar(total=state.max_steps, initial=state.global_step, desc="Training", unit="step")
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Advance the bar; check the weights before they are saved."""
-        self.bar.update(state.global_step - self.bar.n)
-        tokens = (self.bar.format_dict["rate"] or 0) * self.tokens_per_step
-        shown = {"loss": f"{self.loss:.3f}", "bound": f"{self.bound:.3f}", "tokens/s": f"{tokens:,.0f}"}
-        self.bar.set_postfix(shown, refresh=False)
-        if control.should_save:
-            for name, parameter in kwargs["model"].named_parameters():
-                if not bool(torch.isfinite(parameter).all()):
-                    raise non_finite_error(state.global_step, f"{name} holds values that are not finite")
-
-    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Note the mean loss of the last steps."""
-        self.loss = float(logs.get("loss", self.loss))
-        if "loss" in logs and not math.isfinite(self.loss):
-            raise non_finite_error(state.global_step, f"the loss is {self.loss}")
-
-    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Mark the checkpoint as complete."""
-        (self.run.checkpoints / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self.bar.close()
-
-
-def _trainer(
-    model: GPTEmbeddingsForCausalLM, windows: Dataset, options: ClmOptions, run: RunFolder, bound: float
-) -> Trainer:
-    arguments = TrainingArguments(
-        str(run.checkpoints),
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        num_train_epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        weight_decay=0.0,
-        max_grad_norm=0.0,  # off: the norm of the tables costs a good part of a step
-        save_steps=options.save_steps,
-        save_total_limit=KEPT_CHECKPOINTS,
-        seed=options.seed,
-        logging_steps=10,
-        logging_nan_inf_filter=False,
-        prediction_loss_only=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-    )
-    trainer = Trainer(model, arguments, data_collator=WindowCollator(), train_dataset=windows)
-    trainer.pop_callback(PrinterCallback)
-    trainer.add_callback(_Callback(run, bound, options.batch_size * options.max_length))
-    return trainer
 
 
 def _store(windows: TokenWindows, folder: Path) -> Dataset:
@@ -219,9 +127,8 @@ def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCou
     positions = model.config.position_embedding_type != "none"
     length = len(windows[0]["input_ids"])
     counts = BigramCounts(model.config.vocab_size, length if positions else None)
-    batches = windows.iter(batch_size=COUNTED_WINDOWS)
-    for batch in Bar(batches, desc="Counting bigrams", total=math.ceil(len(windows) / COUNTED_WINDOWS), leave=False):
-        counts.add(np.asarray(batch["input_ids"]), np.asarray(batch["target_ids"]))
+    for batch in _batches(windows, COUNTED_WINDOWS, "Counting bigrams"):
+        counts.add(batch["input_ids"], batch["target_ids"])
     return counts, counts.bound()
 
 
@@ -234,16 +141,24 @@ def _some(windows: Dataset) -> Dataset:
 
 @torch.no_grad()
 def _evaluate(model: GPTEmbeddingsForCausalLM, windows: Dataset, batch_size: int) -> float:
-    """Return the mean loss of all targets; `Trainer.evaluate` gives a padded window the weight of a full one."""
+    """Return the mean loss of all targets."""
     model.eval()
     total, n_targets = 0.0, 0
-    batches = DataLoader(windows, batch_size, collate_fn=WindowCollator())
-    for batch in Bar(batches, desc="Evaluating", leave=False):
-        inputs = {name: values.to(model.device) for name, values in batch.items()}
+    for batch in _batches(windows, batch_size, "Evaluating"):
         # With 1 item in the batch the loss is a sum; `logits_to_keep` leaves the logits out.
-        total += float(model(**inputs, num_items_in_batch=1, logits_to_keep=torch.arange(0)).loss)
-        n_targets += int((batch["shift_labels"] >= 0).sum())
+        total += float(model(**_tensors(batch, model), num_items_in_batch=1, logits_to_keep=torch.arange(0)).loss)
+        n_targets += int((batch["target_ids"] >= 0).sum())
     return total / n_targets
+
+
+def _batches(windows: Dataset, size: int, title: str) -> Iterable[dict[str, Any]]:
+    return Bar(windows.iter(size), desc=title, total=math.ceil(len(windows) / size), leave=False)
+
+
+def _tensors(batch: Mapping[str, Any], model: GPTEmbeddingsForCausalLM) -> dict[str, torch.Tensor]:
+    """Return the arguments of the model for a batch of windows."""
+    names = {"input_ids": "input_ids", "shift_labels": "target_ids"}
+    return {name: torch.from_numpy(batch[of]).long().to(model.device) for name, of in names.items()}
 
 
 def _with_bound(loss: float, bound: float) -> str:

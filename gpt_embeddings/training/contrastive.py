@@ -3,7 +3,7 @@
 The loss is that of sentence-transformers' MultipleNegativesSymmetricRankingLoss: each first text has to find its own
 second text in the batch by cosine, and the other way round (van den Oord et al. 2018; Henderson et al. 2017).
 Duplicates within a batch are masked, so that none counts as a negative, which sentence-transformers does not do. Its
-trainer also pads every text and updates every row of the table; `training.pooled_loop` updates the rows of a batch.
+trainer also pads every text and updates every row of the table; `training.runs` updates the rows of a batch.
 Left out: hard negatives, and more than two texts per example.
 """
 
@@ -23,9 +23,9 @@ from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import split_sentences
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
+from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import ContrastiveOptions
-from gpt_embeddings.training.pooled_loop import Bags, Rows, fit_pooled
-from gpt_embeddings.training.runs import RunFolder, describe_steps, versions
+from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -83,13 +83,13 @@ def train_contrastive(
     }
     with RunFolder(output, "train contrastive", settings) as run:
         before = pairs.evaluate(model)
-        fit_pooled(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows), options, run, "Training")
+        fit(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows), options, run)
         after = pairs.evaluate(model)
         metadata = {
             "Objective": f"pairs of texts (contrastive, negatives in the batch), temperature {TEMPERATURE}",
             "Data": f"{data_name}; {pairs.n_learned:,} pairs, {len(pairs) - pairs.n_learned:,} held out"
             + (f", {skipped:,} rows skipped without both texts" if skipped else ""),
-            **describe_steps(options, "RowAdam"),
+            **describe_steps(options),
             "Recall@1 of held-out pairs": f"{before:.1%} at the start, {after:.1%} trained",
             "Versions": versions(),
         }

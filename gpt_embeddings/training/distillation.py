@@ -33,9 +33,9 @@ from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import tokenizer_digest, vocabulary_rows
+from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import DistilOptions
-from gpt_embeddings.training.pooled_loop import Bags, Rows, fit_pooled
-from gpt_embeddings.training.runs import RunFolder, describe_steps, versions
+from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
 from gpt_embeddings.training.teacher import encode_texts, load_teacher
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -223,7 +223,7 @@ class _Student:
             return matryoshka_loss(model.embed_bags(*bags.take(rows)), theirs, self.projection, weight)
 
         initial = model.wte.weight.detach().clone()
-        fit_pooled(model, len(self.bags) - n_held_out, loss, self.options, run, "Distilling")
+        fit(model, len(self.bags) - n_held_out, loss, self.options, run, title="Distilling")
         if self.options.init == "random":  # zeros in rows that no step has changed leave a mean its direction
             with torch.no_grad():
                 model.wte.weight[(model.wte.weight == initial).all(1)] = 0
@@ -397,7 +397,7 @@ def _describe(texts: _Texts, options: DistilOptions, data_name: str) -> dict[str
     return {
         "Objective": f"vectors of a teacher (distillation): cosine, cosines within a batch, at {widths} dimensions",
         "Data": f"{data_name}; {n_sentences:,} sentences and {len(texts.phrases):,} phrases of random words",
-        **describe_steps(options, "RowAdam"),
+        **describe_steps(options),
     }
 
 

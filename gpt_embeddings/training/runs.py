@@ -1,53 +1,40 @@
-"""Training runs that can be killed at any moment: their folder, their checkpoints, and how they resume.
+"""Training runs that can be killed at any moment: one loop for all objectives, its folder and its checkpoint.
 
-During a run the folder that `outputs` provides holds the prepared data and the checkpoints. A checkpoint is either one
-file that is replaced, or a folder of `transformers.Trainer`, which counts once a marker is in it. Left out: what is
-trained, and on what.
+During a run the folder that `outputs` provides holds the prepared data and the checkpoint, one file that is replaced.
+`transformers.Trainer` does not suit objectives on pooled vectors: it pads texts, and its optimizers update every row
+of the table, which costs many times the few milliseconds of a step on 256 sentences. Left out: the objectives.
 """
 
-import shutil
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.outputs import AtomicOutput, atomic_file
+from gpt_embeddings.progress import Bar
+from gpt_embeddings.training.bags import Rows
 from gpt_embeddings.training.options import TrainingOptions
+from gpt_embeddings.training.row_adam import RowAdam
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
-COMPLETE = "complete"  # the marker in a folder of `transformers.Trainer`
-KEPT_CHECKPOINTS = 2  # the one being written and the last good one
+SHOWN_STEPS = 50  # the bar shows a running mean of the loss
 
 
 class RunFolder(AtomicOutput):
-    """The output of a run, with its checkpoints; its kind is the command, such as `train clm`."""
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints of `transformers.Trainer`."""
-        return self.folder / "checkpoints"
+    """The output of a run, with its checkpoint; its kind is the command, such as `train clm`."""
 
     @property
     def state(self) -> Path:
-        """The checkpoint of other loops, one file that is replaced."""
+        """The file of the checkpoint."""
         return self.folder / "state.pt"
-
-    def last_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint, and delete incomplete ones."""
-        self.delete_incomplete()
-        return max(self.checkpoints.glob("checkpoint-*"), key=_step, default=None)
-
-    def delete_incomplete(self) -> bool:
-        """Delete checkpoints that were not written completely; return whether there were any."""
-        folders = [folder for folder in self.checkpoints.glob("checkpoint-*") if not (folder / COMPLETE).is_file()]
-        for folder in folders:
-            shutil.rmtree(folder)
-        return bool(folders)
 
     def save_state(self, step: int, state: Mapping[str, Any]) -> None:
         """Write the state after a step: tensors, numbers and containers of them."""
@@ -55,11 +42,11 @@ class RunFolder(AtomicOutput):
             with atomic_file(self.state) as partial:
                 torch.save({"step": step, **state}, partial)
         except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-            raise checkpoint_error(step, self.state, error) from error
-
-    def load_state(self) -> dict[str, Any] | None:
-        """Return what [`save_state`] wrote last, with its `step`, if anything."""
-        return torch.load(self.state, weights_only=True) if self.state.is_file() else None
+            reason = str(error).split("\n", 1)[0]
+            raise OSError(
+                f"The checkpoint of step {step} could not be written to {str(self.state)!r}: {reason}. Free some disk "
+                "space and run the same command again: it continues from the checkpoint before."
+            ) from error
 
     def save(
         self, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str, Any]
@@ -70,28 +57,84 @@ class RunFolder(AtomicOutput):
         self.finish()
 
 
-def non_finite_error(step: int, what: str) -> ValueError:
-    """Return the error that ends a run whose loss or weights are no longer finite."""
-    return ValueError(
-        f"After step {step} {what}. Nothing of it was saved. Try again with a lower learning rate and another output, "
-        "as this one keeps the settings of the run."
-    )
+def fit(
+    model: GPTEmbeddingsPreTrainedModel,
+    n_examples: int,
+    loss: Callable[[Rows, int], torch.Tensor],
+    options: TrainingOptions,
+    run: RunFolder,
+    *,
+    title: str = "Training",
+    sparse: bool = True,
+    tokens_per_step: int | None = None,
+) -> None:
+    """Minimize a loss, from the checkpoint of the run if there is one.
+
+    The order of examples depends on seed and epoch alone. An epoch leaves out the last examples that fill no batch.
+
+    Args:
+        model: The model; it is trained in place.
+        n_examples: Number of examples.
+        loss: Takes row numbers of examples and the step, returns their mean loss. It depends on nothing else.
+        options: How to train.
+        run: Where the checkpoint is stored.
+        title: Label of the progress bar.
+        sparse: Whether a step updates only the rows of `wte` that its batch has.
+        tokens_per_step: What the bar counts; None counts steps.
+    """
+    optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
+    step, per_epoch = 0, max(1, n_examples // options.batch_size)
+    n_steps = max(1, round(per_epoch * options.epochs))
+    if run.state.is_file():
+        saved = torch.load(run.state, weights_only=True)
+        step = saved["step"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    units: dict[str, Any] = {"unit": "step"}
+    if tokens_per_step is not None:
+        units = {"unit": "token", "unit_scale": tokens_per_step}
+    shown, order = float("nan"), None
+    with _gradients(model, sparse), Bar(total=n_steps, initial=step, desc=title, **units) as bar:
+        while step < n_steps:
+            epoch, place = divmod(step, per_epoch)
+            if order is None or place == 0:
+                order = np.random.default_rng([options.seed, epoch]).permutation(n_examples)
+            optimizer.param_groups[0]["lr"] = options.learning_rate * (1 - step / n_steps)
+            value = loss(order[place * options.batch_size : (place + 1) * options.batch_size], step)
+            number = value.item()
+            if not math.isfinite(number):
+                raise ValueError(
+                    f"After step {step} the loss is {number}. Nothing of it was saved. Try again with a lower "
+                    "learning rate and another output, as this one keeps the settings of the run."
+                )
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            step += 1
+            shown = number if shown != shown else shown + (number - shown) / SHOWN_STEPS
+            bar.update()
+            bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
+            if step % options.save_steps == 0 or step == n_steps:
+                run.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
 
-def checkpoint_error(step: int, path: Path, error: Exception) -> OSError:
-    """Return the error of a checkpoint that could not be written."""
-    reason = str(error).split("\n", 1)[0]
-    return OSError(
-        f"The checkpoint of step {step} could not be written to {str(path)!r}: {reason}. Free some disk space and run "
-        "the same command again: it continues from the checkpoint before."
-    )
+@contextmanager
+def _gradients(model: GPTEmbeddingsPreTrainedModel, sparse: bool) -> Iterator[None]:
+    """Give the token table sparse gradients or dense ones, and clear the gradients at the end."""
+    wte: Any = model.base_model.wte
+    before, wte.sparse = wte.sparse, sparse
+    try:
+        yield
+    finally:
+        wte.sparse = before
+        model.zero_grad()
 
 
-def describe_steps(options: TrainingOptions, optimizer: str) -> dict[str, str]:
+def describe_steps(options: TrainingOptions) -> dict[str, str]:
     """Return how long and how fast was trained, for the metadata."""
     return {
         "Steps": f"{options.epochs:g} epochs in batches of {options.batch_size}",
-        "Learning rate": f"{options.learning_rate:g}, {optimizer}, falling to 0; seed {options.seed}",
+        "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
     }
 
 
@@ -99,7 +142,3 @@ def versions(*more: str) -> str:
     """Return the versions of the packages that a run depends on, for the metadata."""
     names = ("gpt-embeddings", "torch", "transformers", "tokenizers", "datasets", *more)
     return ", ".join(f"{name} {version(name)}" for name in names)
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("checkpoint-"))

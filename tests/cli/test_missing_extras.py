@@ -1,6 +1,5 @@
 """A missing extra is told in a sentence of ours, before any work."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,16 +30,6 @@ def test_commands(extra, module, command, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, [*command, str(tmp_path / "out")])
     assert result.exit_code == 1, result.output
     assert f"pip install 'gpt-embeddings[{extra}]'" in result.stderr
-    assert not list(tmp_path.iterdir())
-
-
-def test_accelerate(tmp_path):
-    """In a process of its own: what transformers has imported once stays."""
-    code = "import sys; sys.modules['accelerate'] = None; from gpt_embeddings_cli import app; app()"
-    command = ["train", "clm", STORY, "--max-length", "64", "--output", "out"]
-    done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "Error: Training on next tokens needs accelerate: `pip install 'gpt-embeddings[train]'`.\n" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

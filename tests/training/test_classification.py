@@ -13,9 +13,9 @@ from transformers import pipeline
 from typer.testing import CliRunner
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
+from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.classification import _add_head, _evaluate, _logits, _split, _start_head, train_classes
 from gpt_embeddings.training.options import ClassesOptions
-from gpt_embeddings.training.pooled_loop import Bags
 from gpt_embeddings.training.runs import RunFolder
 from gpt_embeddings_cli import app
 
