@@ -1,14 +1,12 @@
 """The page of `explore`: its views as functions, its command, and the page itself in headless Chromium."""
 
+import gc
 import os
 import re
-import signal
 import socket
-import subprocess
 import sys
 import urllib.request
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +26,6 @@ from gpt_embeddings.explore.translation import translate
 from gpt_embeddings.explore.views import ALL_TOKENS, AROUND, TOKENS, VIEWS, WORDS, ViewResult
 
 
-ROOT = Path(__file__).parents[2]
 TEXT, MAP, NEIGHBOURS, POSITIONS, DENSE, COSTS = VIEWS
 MARKUP = "<img src=x onerror='window.ran=1'><b>bold</b> {{constructor}} ${7*7} `x` $y$"
 
@@ -36,22 +33,6 @@ MARKUP = "<img src=x onerror='window.ran=1'><b>bold</b> {{constructor}} ${7*7} `
 def make_model(seed=0, **fields):
     torch.manual_seed(seed)
     return GPTEmbeddingsModel(GPTEmbeddingsConfig(**{"n_embd": 16, "n_positions": 64, **fields})).eval()
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, gpt2_tokenizer):
-    """A model before and after something like training, each with its tokenizer, and a folder that holds neither."""
-    folder = tmp_path_factory.mktemp("models")
-    model = make_model()
-    for name in ("before", "after"):
-        model.save_pretrained(folder / name)
-        gpt2_tokenizer.save_pretrained(folder / name)
-        model.wte.weight.data += 0.02
-    for language, words in {"en": "cat king queen", "pt": "gato gatos rainha rei"}.items():
-        (folder / "after" / f"words.{language}.txt").write_text(words.replace(" ", "\n") + "\n", encoding="utf-8")
-    (folder / "broken").mkdir()
-    (folder / "broken" / "config.json").write_text('{"model_type": "gpt_embeddings", "n_embd": 16}')
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -372,27 +353,24 @@ def connects(host, port):
     return False
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="interrupts differ there")
-def test_the_command_serves_the_loopback_until_interrupted(saved):
-    """Nothing of a request that breaks off reaches the terminal, and Ctrl-C ends the command in good order."""
-    # A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{heard}; from gpt_embeddings_cli import app; app()"]
-    options = ["explore", str(saved / "before"), "--no-browser"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([*command, *options], **pipes) as process:
-        try:
-            line = process.stdout.readline()
-            found = re.fullmatch(r"Page: (http://127\.0\.0\.1:(\d+)/) \(Ctrl-C ends it\)\n", line)
-            assert found, line
-            with urllib.request.urlopen(found[1]) as answer:
-                assert b"The input stage of a GPT" in answer.read()
-            assert connects("127.0.0.1", int(found[2]))  # and hangs up at once, as a reload does
-            assert not connects("127.0.0.2", int(found[2]))
-            process.send_signal(signal.SIGINT)
-            assert process.wait() == 0
-            assert process.stderr.read() == "Loading PyTorch, transformers and Gradio ...\n"
-        finally:
-            process.kill()
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Gradio leaves sockets and event loops open
+def test_the_command_serves_the_loopback_until_interrupted(saved, monkeypatch):
+    served = []
+
+    def interrupt(page):
+        """What a visitor sees, and then Ctrl-C."""
+        served.append(page)
+        with urllib.request.urlopen(page.local_url) as answer:
+            assert b"The input stage of a GPT" in answer.read()
+        assert connects("127.0.0.1", page.server_port)
+        assert not connects("127.0.0.2", page.server_port)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradio.Blocks.block_thread", interrupt)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # of the command, which does not wait for its threads
+    result = run(saved / "before", "--no-browser")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"Page: http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", result.stdout)
+    assert result.stderr == "Loading PyTorch, transformers and Gradio ...\n"
+    served.pop().close()
+    gc.collect()
