@@ -147,12 +147,9 @@ def check_output(
     _check_name(path, kind, suffixes)
     _check_existing(path, kind, overwrite, overwritable)
     target = Path(path).resolve()
-    try:
-        _saved_job(target, kind)
-    except ValueError:
-        if (_partial(target) / JOB).is_file():
-            _release(_acquire(target))  # if a process is making it, say that instead
-        raise
+    if (_partial(target) / JOB).is_file():
+        _release(_acquire(target))  # a process may be making it
+    _saved_job(target, kind)
 
 
 def check_folder_name(folder: str | os.PathLike[str]) -> None:
@@ -207,13 +204,11 @@ def _check_name(path: str | os.PathLike[str], kind: str, suffixes: Sequence[str]
             f"The output {name!r} is a URL, but `{kind}` writes to local disks. Give a path, and copy the result when "
             "it is complete, or mount that storage."
         )
-    if not name or Path(path).resolve() in (Path.cwd(), *Path.cwd().parents):
+    if not Path(path).name.strip() or Path(path).resolve() in (Path.cwd(), *Path.cwd().parents):
         raise ValueError(
-            f"The output {name!r} is the current folder or one above it, which `{kind}` must not replace. Give the "
-            "name of a new folder."
+            f"The output {name!r} has a blank name, or is the current folder or one above it. Give the name of a new "
+            "folder."
         )
-    if not Path(path).name.strip():
-        raise ValueError(f"The output {name!r} has a blank name. Give the name of a new folder.")
     suffix = Path(path).suffix
     if suffix.lower() in FILE_SUFFIXES and suffix.lower() not in suffixes:
         other = f", or one that ends in {' or '.join(suffixes)}" if suffixes else ""
@@ -291,15 +286,11 @@ def _saved_job(path: Path, kind: str) -> dict[str, Any] | None:
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         job = None
-    if not isinstance(job, dict) or job.keys() != {"kind", "settings"}:
+    owner = f"`{job['kind']}`" if isinstance(job, dict) and "kind" in job else "an earlier version, or another program"
+    if owner != f"`{kind}`":
         raise ValueError(
-            f"{str(folder)!r} contains unfinished work of an earlier version, or of another program. Finish it with "
-            "the program that began it, choose another output, or delete that folder to discard its work."
-        )
-    if job["kind"] != kind:
-        raise ValueError(
-            f"{str(folder)!r} contains unfinished work of `{job['kind']}`, which `{kind}` does not touch. Run that "
-            "command again to finish it, choose another output, or delete that folder to discard its work."
+            f"{str(folder)!r} contains unfinished work of {owner}, which `{kind}` does not touch. Finish it with what "
+            "began it, choose another output, or delete that folder to discard its work."
         )
     return job
 

@@ -118,19 +118,12 @@ def test_names_of_folders(tmp_path):
             check_output(name, "embed")
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["", ".", "..", "/"], "is the current folder or one above it"),
-        ([" ", "\t", "here/ "], r"has a blank name\. Give the name of a new folder"),
-    ],
-    ids=["current", "blank"],
-)
-def test_names_that_are_refused(names, message, tmp_path, monkeypatch):
+def test_names_that_are_refused(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    names = ["", ".", "..", "/", " ", "\t", "here/ "]
     for name, make in product([*names, *map(Path, names)], (check_output, AtomicOutput)):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="has a blank name, or is the current folder or one above it"):
             make(name, "embed", overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["here"]
 
@@ -209,14 +202,14 @@ def test_a_folder_that_nobody_knows_is_left_alone(mark, options, tmp_path):
     if mark is not None:
         (partial / "job.json").write_text(mark)
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="of an earlier version, or of another program"):
+    with pytest.raises(ValueError, match="of an earlier version, or another program"):
         AtomicOutput(tmp_path / "out", "embed", {}, **options)
     assert contents(tmp_path) == before
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / ".out.partial").write_text("x")
-    with pytest.raises(ValueError, match="of an earlier version, or of another program"):
+    with pytest.raises(ValueError, match="of an earlier version, or another program"):
         check_output(tmp_path / "out", "embed")
 
 

@@ -8,9 +8,8 @@ Left out: a persistent index, for which there are `Dataset.add_faiss_index` and 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 2**16
 BLOCK_SCORES = 2**24  # 64 MiB in float32
-NUMPY_ROWS = 1_000_000  # more are searched by faiss, which selects while it multiplies
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,6 @@ def search(
 
     Raises:
         FileNotFoundError: There is no such file or folder, or the model no longer exists.
-        ImportError: There are more than a million rows, and the extra `search` is not installed.
         ValueError: The vectors are from another model, or cannot be searched; or a query has no token.
     """
     if k < 1:
@@ -77,13 +74,16 @@ def search(
         embedder = _matching_embedder(dataset, embedder)
     elif embedder is None:
         raise ValueError("A dataset needs an `embedder`: the one that made its vectors.")
-    vectors = _Vectors(_open(dataset), embedder)
+    source = _open(dataset)
+    check_column(source.schema.names, embedder.output_column)
+    others = [name for name in source.schema.names if name != embedder.output_column]
     wanted = _embed_queries(queries, embedder)
     n = k
     while True:
-        scores, rows = _find(vectors, wanted, n)
+        scores, rows = _find(source, embedder, wanted, n)
         found = np.isfinite(scores)
-        values = vectors.take(np.unique(rows[found]))
+        some = np.unique(rows[found])
+        values = dict(zip(some.tolist(), source.take(pa.array(some), columns=others).to_pylist(), strict=True))
         hits = [
             [
                 Hit(int(row), float(score), values[int(row)])
@@ -163,83 +163,49 @@ def _has_text(values: dict[str, Any], column: str) -> bool:
     return not isinstance(text, (str, type(None))) or bool(text and text.strip())
 
 
-class _Vectors:
-    """The rows of a dataset: its vectors in blocks, and the other columns of a few rows."""
-
-    def __init__(self, source: pyarrow.dataset.Dataset, embedder: Embedder) -> None:
-        self._source, self._column, self._embedder = source, embedder.output_column, embedder
-        check_column(source.schema.names, self._column)
-        self._others = [name for name in source.schema.names if name != self._column]
-
-    def __len__(self) -> int:
-        return int(self._source.count_rows())
-
-    def blocks(self, size: int) -> Iterator[Floats]:
-        """Yield the vectors in order, float32 of shape `(row, dimension)`."""
-        batches = self._source.to_batches(
-            columns=[self._column], batch_size=size, batch_readahead=1, fragment_readahead=1
-        )
-        for batch in batches:
-            if batch.num_rows:
-                yield self._to_matrix(batch.column(0))
-
-    def take(self, rows: Rows) -> dict[int, dict[str, Any]]:
-        """Return the other columns of some rows, by row."""
-        taken = self._source.take(pa.array(rows), columns=self._others).to_pylist()
-        return dict(zip(rows.tolist(), taken, strict=True))
-
-    def _to_matrix(self, column: pa.Array) -> Floats:
-        """Return the vectors of a column, over its own memory if it is float32."""
-        embedder = self._embedder
-        values, dtype = column.flatten(), embedder.dtype
-        if pa.types.is_floating(values.type):
-            dtype, least, most = "float32", 1, embedder.model.config.n_embd
-        elif values.type == pa.int8() and dtype in ("int8", "binary"):
-            least = most = embedder.width
-        else:
-            raise ValueError(
-                f"Column {self._column!r} has {column.type}, but the dtype of the embedder is {dtype!r}. Search needs "
-                "vectors of floats, or int8 and an embedder with the same dtype ('int8' with its `ranges`, 'binary')."
-            )
-        widths = [column.type.list_size] if pa.types.is_fixed_size_list(column.type) else pc.list_value_length(column)
-        widths = np.unique(widths)
-        if column.null_count or len(widths) > 1 or any(widths < least) or any(widths > most):
-            limits = f"{most}" if least == most else f"at most {most}"
-            raise ValueError(
-                f"Column {self._column!r} must have a vector of {limits} numbers in each row, all of the same width; "
-                f"it has {column.null_count} nulls and widths of {', '.join(map(str, widths))}."
-            )
-        matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
-        return to_float32(matrix, dtype, embedder.dim, embedder.ranges)
-
-
-def _find(vectors: _Vectors, wanted: Floats, k: int) -> tuple[Floats, Rows]:
+def _find(source: pyarrow.dataset.Dataset, embedder: Embedder, wanted: Floats, k: int) -> tuple[Floats, Rows]:
     """Return the k largest cosines of each query and their rows, `(query, k)`; minus infinity if there are fewer."""
-    by_faiss = len(vectors) > NUMPY_ROWS
-    if by_faiss and find_spec("faiss") is None:
-        raise ImportError(
-            f"{len(vectors):,} rows are searched by faiss, which is missing: `pip install 'gpt-embeddings[search]'`."
-        )
     scores = np.full((len(wanted), k), -np.inf, np.float32)
     rows = np.zeros((len(wanted), k), np.int64)
     first = 0
-    for block in vectors.blocks(max(1, min(BLOCK_ROWS, BLOCK_SCORES // max(1, len(wanted))))):
-        units = unit_rows(block)
-        queries = unit_rows(wanted[:, : block.shape[1]])
-        good = np.asarray(units.any(axis=1))  # a zero vector has no direction
-        if by_faiss:
-            import faiss
-
-            some_scores, some_rows = faiss.knn(queries, units, min(k, len(units)), metric=faiss.METRIC_INNER_PRODUCT)
-            some_scores = np.where(good[some_rows], some_scores, np.float32(-np.inf))
-        else:
-            some_scores, some_rows = top_k(np.where(good, queries @ units.T, np.float32(-np.inf)), k)
-        scores = np.concatenate([scores, some_scores], axis=1)
-        rows = np.concatenate([rows, some_rows.astype(np.int64) + first], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
-        first += len(block)
+    size = max(1, min(BLOCK_ROWS, BLOCK_SCORES // max(1, len(wanted))))
+    for batch in source.to_batches(
+        columns=[embedder.output_column], batch_size=size, batch_readahead=1, fragment_readahead=1
+    ):
+        if not batch.num_rows:
+            continue
+        units = unit_rows(_to_matrix(batch.column(0), embedder))
+        cosines = unit_rows(wanted[:, : units.shape[1]]) @ units.T
+        good = units.any(axis=1)  # a zero vector has no direction
+        some_scores, some_rows = top_k(np.where(good, cosines, np.float32(-np.inf)), k)
+        scores, best = top_k(np.concatenate([scores, some_scores], axis=1), k)
+        rows = np.take_along_axis(np.concatenate([rows, some_rows + first], axis=1), best, axis=1)
+        first += len(units)
     return scores, rows
+
+
+def _to_matrix(column: pa.Array, embedder: Embedder) -> Floats:
+    """Return the vectors of a column, float32 of shape `(row, dimension)`, over its own memory if it is float32."""
+    values, dtype = column.flatten(), embedder.dtype
+    if pa.types.is_floating(values.type):
+        dtype, least, most = "float32", 1, embedder.model.config.n_embd
+    elif values.type == pa.int8() and dtype in ("int8", "binary"):
+        least = most = embedder.width
+    else:
+        raise ValueError(
+            f"Column {embedder.output_column!r} has {column.type}, but the dtype of the embedder is {dtype!r}. Give "
+            "vectors of floats, or int8 and an embedder with the same dtype ('int8' with its `ranges`, 'binary')."
+        )
+    widths = [column.type.list_size] if pa.types.is_fixed_size_list(column.type) else pc.list_value_length(column)
+    widths = np.unique(widths)
+    if column.null_count or len(widths) > 1 or any(widths < least) or any(widths > most):
+        limits = f"{most}" if least == most else f"at most {most}"
+        raise ValueError(
+            f"Column {embedder.output_column!r} must have a vector of {limits} numbers in each row, all of the same "
+            f"width; it has {column.null_count} nulls and widths of {', '.join(map(str, widths))}."
+        )
+    matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return to_float32(matrix, dtype, embedder.dim, embedder.ranges)
 
 
 def _open(dataset: str | Path | Dataset) -> pyarrow.dataset.Dataset:

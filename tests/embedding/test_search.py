@@ -70,19 +70,17 @@ def expected(embedder, place, query, k):
     return scores, np.argsort(-scores, kind="stable")[:k]
 
 
-@pytest.mark.parametrize("way", ["numpy", "faiss", "small blocks"])
+@pytest.mark.parametrize("way", ["one block", "small blocks"])
 def test_the_nearest_rows(place, embedder, opened, way, monkeypatch):
-    if way == "faiss":
-        monkeypatch.setattr(module, "NUMPY_ROWS", 100)
     if way == "small blocks":
         monkeypatch.setattr(module, "BLOCK_ROWS", 7)
     queries = ["where are the ships?", "tides of row 12"]
-    given = None if way == "numpy" else opened
+    given = None if way == "one block" else opened
     for query, hits in zip(queries, search(place, queries, embedder=given, k=20), strict=True):
         scores, rows = expected(embedder, place, query, 20)
         tolerance = 2e-3 if place.name == "short.parquet" else 1e-5
         np.testing.assert_allclose([hit.score for hit in hits], scores[rows], atol=tolerance)
-        if place.name != "short.parquet" and way != "faiss":
+        if place.name != "short.parquet":
             assert [hit.row for hit in hits] == rows.tolist()
         assert all(hit.values == {"text": TEXTS[hit.row], "id": hit.row} for hit in hits)
 
