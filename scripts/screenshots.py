@@ -28,8 +28,6 @@ from browser import Watched, open_browser
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 MAX_BYTES = 200_000
 
-WORDS = "cat, dog, horse, lion, king, queen, prince, man, woman, Paris, London, Rome, France, sea, tide, harbour, boat"
-
 
 def save(watched: Watched, name: str, height: int) -> None:
     """Take a picture of the top of a page, as small as PNG gets."""
@@ -82,23 +80,9 @@ def main(only: Sequence[str]) -> None:
         page.open(str(alone.local_url))
         if wanted("text"):
             save(page, "text", 1120)
-        if wanted("map"):
-            page.choose("Map", 1)
-            ask(page, {"Words separated by commas": WORDS})
-            save(page, "map", 990)
-        if wanted("neighbours"):
-            page.choose("Neighbours", 1)
-            ask(page, {"Word (a)": "king"})
-            save(page, "neighbours", 800)
-        if wanted("positions"):
-            page.choose("Positions", 5)
-            save(page, "positions", 1080)
         if wanted("dense"):
             page.choose("Why dense", 1)
             save(page, "dense", 1180)
-        if wanted("costs"):
-            page.choose("Costs", 1)
-            save(page, "costs", 1020)
         page.page.close()
         if wanted("compare"):
             page = new_page(width=1400)
@@ -106,13 +90,6 @@ def main(only: Sequence[str]) -> None:
             page.choose("Neighbours", 2)
             ask(page, {"Word (a)": "king"})
             save(page, "compare", 900)
-            page.page.close()
-        if wanted("phone"):
-            page = new_page(width=400, dark=True)
-            page.open(str(alone.local_url))
-            page.choose("Neighbours", 1)
-            ask(page, {"Word (a)": "king"})
-            save(page, "phone", 1120)
             page.page.close()
         if wanted("vizinhos"):
             portuguese = launch_page([LazyModel.from_pretrained(PORTUGUESE)], block=False)
@@ -126,5 +103,5 @@ def main(only: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="*", default=[], help="names of pictures, such as map")
+    parser.add_argument("--only", nargs="*", default=[], help="names of pictures, such as text")
     main(parser.parse_args().only)
