@@ -50,35 +50,20 @@ def expected_vectors(texts, tokenizer) -> np.ndarray:
     return new_model().embed_bags(*encode_flat(texts, tokenizer)).detach().numpy()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])  # all of them: tests/text/test_sources.py
-def test_formats(suffix, model, gpt2_tokenizer, tmp_path):
-    path = tmp_path / f"corpus{suffix}"
-    table = pa.table({"text": TEXTS})
-    if suffix == ".parquet":
-        pq.write_table(table, path)
-    else:
-        table.to_pandas().to_csv(path, index=False)
-    result = run(path, "--output", tmp_path / "out", "--model", model)
+def test_csv(model, gpt2_tokenizer, tmp_path):
+    """The other formats: tests/text/test_sources.py."""
+    pa.table({"text": TEXTS}).to_pandas().to_csv(tmp_path / "corpus.csv", index=False)
+    output = tmp_path / "new" / "vectors.parquet"
+    result = run(tmp_path / "corpus.csv", "--output", output, "--model", model)
     assert result.exit_code == 0, result.output
-    assert str(tmp_path / "out") in result.output.replace("\n", "")
-    dataset = load_from_disk(str(tmp_path / "out"))
-    assert [text or "" for text in dataset["text"]] == TEXTS  # CSV has no empty string but null
-    column = dataset.data.column("embedding").combine_chunks()
+    assert str(output) in result.output.replace("\n", "")
+    table = pq.read_table(output)
+    assert [text or "" for text in table["text"].to_pylist()] == TEXTS  # CSV has no empty string but null
+    column = table["embedding"].combine_chunks()
     assert column.type == pa.list_(pa.float32(), 16)
     vectors = column.flatten().to_numpy().reshape(-1, 16)
     np.testing.assert_array_equal(vectors, expected_vectors(TEXTS, gpt2_tokenizer))
     assert not vectors[1].any()
-
-
-def test_parquet_out_and_several_files_in(model, gpt2_tokenizer, tmp_path):
-    for name, texts in (("a", TEXTS[:2]), ("b", TEXTS[2:])):
-        (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    output = tmp_path / "new" / "vectors.parquet"
-    result = run(tmp_path / "a.txt", tmp_path / "b.txt", "--output", output, "--model", model)
-    assert result.exit_code == 0, result.output
-    table = pq.read_table(output)
-    assert table["text"].to_pylist() == TEXTS
-    np.testing.assert_array_equal(table["embedding"].to_pylist(), expected_vectors(TEXTS, gpt2_tokenizer))
 
 
 def test_saved_model_brings_its_tokenizer(gpt2_tokenizer, tmp_path):
@@ -145,19 +130,11 @@ def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
     ("name", "content", "options", "message"),
     [
         ("empty.txt", b"", (), "is empty"),
-        ("image.png", b"\x89PNG", (), "unknown suffix '.png'. Known suffixes are .txt"),
-        ("bad.jsonl", b'{"text": "a"}\n{oops\n', (), "bad.jsonl could not be read"),
         ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: line 1 is not valid UTF-8 .*--encoding cp1252"),
-        ("other.csv", b"name\nx\n", (), "no column 'text'; the columns are name"),
         ("lines.txt", b"x\n", ("--column", "body"), r"lines\.txt: There is no column 'body'; the columns are text"),
-        ("lines.txt", b"x\n", ("--column", "body", "--texts-only"), "no column 'body'; the columns are text"),
-        ("lines.txt", b"x\n", ("--column", ""), "no column ''; the columns are text"),
         ("ok.txt", b"x\n", ("--output", " "), "has a blank name"),
-        ("number.jsonl", b'{"text": 1}\n', (), "Column 'text' must hold strings"),
-        ("ok.txt", b"x\n", ("none.txt",), "none.txt' does not exist"),
         ("ok.txt", b"x\n", ("ok.csv",), "mix the formats .csv, .txt"),
         ("ok.txt", b"x\n", ("--model", "tiny"), "has 50257 entries, more than the model's `vocab_size` 100"),
-        ("ok.txt", b"x\n", ("--model", "no/such-model"), "no/such-model"),
         ("ok.txt", b"x\n", ("--tokenizer", "no/such-tokenizer"), "No tokenizer at 'no/such-tokenizer'"),
     ],
 )

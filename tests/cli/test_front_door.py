@@ -79,10 +79,11 @@ for command in json.loads(sys.argv[1]):
 def test_what_is_imported_by_the_package_and_by_each_command(tmp_path):
     """All in one process, in which each command adds its own."""
     (tmp_path / "small.json").write_text('{"n_embd": 8, "n_positions": 64}')
+    (tmp_path / "text.txt").write_text("The tide came in, and the lamp went out. " * 9)
     commands = [
-        ["windows", STORY, "--dry-run"],
-        ["embed", STORY, "--output", "vectors"],
-        ["train", "clm", STORY, "--config", "small.json", "--max-length", "64", "--output", "model"],
+        ["windows", "text.txt", "--dry-run"],
+        ["embed", "text.txt", "--output", "vectors"],
+        ["train", "clm", "text.txt", "--config", "small.json", "--max-length", "64", "--output", "model"],
     ]
     program = [sys.executable, "-c", IN_TURN, json.dumps(commands)]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)

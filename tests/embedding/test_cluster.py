@@ -58,9 +58,9 @@ def actor_processes():
 
 
 def test_every_row_once_although_an_actor_is_killed(cluster, saved, tmp_path):
-    texts = [f"{i} " + "the tide clerk counts the waves " * 30 for i in range(30_000)]
+    texts = [f"{i} " + "the tide clerk counts the waves " * 30 for i in range(9_000)]
     for part in range(3):
-        rows = range(part * 10_000, (part + 1) * 10_000)
+        rows = range(part * 3_000, (part + 1) * 3_000)
         pq.write_table(
             pa.table({"id": list(rows), "text": [texts[i] for i in rows]}), tmp_path / f"part-{part}.parquet"
         )

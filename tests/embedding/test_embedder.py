@@ -24,11 +24,6 @@ from gpt_embeddings.threads import n_cores
 
 TEXTS = ["The tide clerk counts.", "", None, "Lamp oil", "a<|endoftext|>b", " ".join(["wave"] * 40), "é\0漢字"]
 
-forking = [
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # what the test is about
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
-]
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -131,10 +126,10 @@ def test_the_batch_does_not_matter(model, tokenizer):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("pooling", ["mean", "weighted", "last", "none"])
+@pytest.mark.parametrize("pooling", ["weighted", "last", "none"])
 def test_fields_of_other_families(tokenizer, fields, pooling):
     model = new_model(**fields)
-    model.set_token_weights(torch.rand(model.config.vocab_size))  # "mean" stays the plain mean
+    model.set_token_weights(torch.rand(model.config.vocab_size))
     model.train()  # dropout has no part in it
     embed = Embedder(model, tokenizer, pooling=pooling).encode
     got = embed(["The tide clerk counts.", "Lamp oil"])
@@ -145,7 +140,7 @@ def test_fields_of_other_families(tokenizer, fields, pooling):
         with torch.no_grad():
             output = model(ids)
         vectors = output.last_hidden_state[0]
-        wanted = {"mean": vectors.mean(0), "weighted": output.pooler_output[0], "last": vectors[-1], "none": vectors}
+        wanted = {"weighted": output.pooler_output[0], "last": vectors[-1], "none": vectors}
         mine = got[start : start + len(vectors)] if pooling == "none" else got[i]
         torch.testing.assert_close(torch.from_numpy(mine), wanted[pooling], rtol=1e-5, atol=1e-6)
         start += len(vectors)
@@ -217,16 +212,8 @@ def test_threads_that_share_in_batches_are_those_of_the_cores(tokenizer):
     assert torch.get_num_threads() == threads
 
 
-def test_a_tokenizer_that_grew_is_refused():
-    tokenizer, model = load_tokenizer(), GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4))
-    Embedder(model, tokenizer)
-    tokenizer.add_tokens(["tidewaiter"])
-    with pytest.raises(ValueError, match="The tokenizer has 50258 entries, more than the model's `vocab_size` 50257"):
-        Embedder(model, tokenizer)
-
-
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # of `datasets`, about its own code
-@pytest.mark.parametrize("format", [None, "arrow", "numpy", "torch"])
+@pytest.mark.parametrize("format", [None, "arrow", "torch"])
 @pytest.mark.parametrize("kind", ["dataset", "shuffled", "splits", "stream"])
 def test_map(model, tokenizer, kind, format):
     embedder = Embedder(model, tokenizer)
@@ -253,12 +240,6 @@ def test_map(model, tokenizer, kind, format):
             assert np.allclose(row["embedding"], wanted[row["id"]], atol=1e-6)
 
 
-def test_columns_can_be_removed(model, tokenizer):
-    dataset = Dataset.from_dict({"id": range(7), "text": TEXTS})
-    mapped = dataset.map(Embedder(model, tokenizer), batched=True, remove_columns=["text"])
-    assert mapped.column_names == ["id", "embedding"]
-
-
 @pytest.mark.parametrize("pooling", ["mean", "none"])
 def test_a_plain_dictionary(model, tokenizer, pooling):
     batch = {"text": TEXTS}
@@ -268,22 +249,12 @@ def test_a_plain_dictionary(model, tokenizer, pooling):
         assert np.allclose(found, vectors, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.null()])
-def test_kinds_of_strings(model, tokenizer, kind):
-    texts = [None] * 7 if pa.types.is_null(kind) else TEXTS
-    table = Embedder(model, tokenizer)(pa.table({"text": pa.array(texts, kind)}))
+@pytest.mark.parametrize("texts", [pa.array(TEXTS, pa.string_view()), pa.nulls(7)], ids=["view", "null"])
+def test_kinds_of_strings(model, tokenizer, texts):
+    table = Embedder(model, tokenizer)(pa.table({"text": texts}))
     found = table["embedding"].combine_chunks().values.to_numpy().reshape(7, 16)
-    wanted = np.zeros((7, 16)) if pa.types.is_null(kind) else expected(model, tokenizer)
+    wanted = np.zeros((7, 16)) if texts.null_count == 7 else expected(model, tokenizer)
     assert np.allclose(found, wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "last", "none"])
-def test_no_rows(model, tokenizer, pooling):
-    embedder = Embedder(model, tokenizer, pooling=pooling)
-    table = embedder(pa.table({"text": pa.array([], pa.string())}))
-    assert table.num_rows == 0
-    assert datasets.Features.from_arrow_schema(table.schema)["embedding"] == embedder.feature
-    assert len(embedder.encode([])) == 0
 
 
 # Errors ----------------------------------------------------------------------------------------------------------
@@ -293,8 +264,6 @@ def test_no_rows(model, tokenizer, pooling):
     ("options", "message"),
     [
         ({"pooling": "max"}, "`pooling` must be one of 'mean', 'weighted', 'last', 'none', got 'max'"),
-        ({"overflow": "cut"}, "`overflow` must be one of 'truncate', 'windows', got 'cut'"),
-        ({"truncate_dim": np.int64(17)}, "`truncate_dim` must be an integer from 1 to 16"),
         ({"truncate_dim": True}, "`truncate_dim` must be an integer from 1 to 16"),
         ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', 'int8', 'binary', got 'bfloat16'"),
         ({"output_column": "text"}, "`column` and `output_column` are both 'text'"),
@@ -322,8 +291,7 @@ def test_weights_that_are_not_in_memory(tokenizer):
             use()
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "none"])
-@pytest.mark.parametrize("where", ["cpu", "disk"])
+@pytest.mark.parametrize(("where", "pooling"), [("cpu", "mean"), ("disk", "none")])
 def test_offloaded_weights(tokenizer, where, pooling, tmp_path):
     """accelerate brings them into memory for the time of a call; what needs a hash of them refuses."""
     model = new_model()
@@ -350,7 +318,7 @@ def test_what_does_not_fit(model, tokenizer):
         Embedder(new_model(vocab_size=100), tokenizer)
 
 
-@pytest.mark.parametrize("format", [None, "arrow", "numpy"])
+@pytest.mark.parametrize("format", [None, "arrow"])
 def test_columns_that_are_not_there_or_not_text(model, tokenizer, format):
     dataset = Dataset.from_dict({"n": [1, 2]}).with_format(format)
     with pytest.raises(ValueError, match="There is no column 'text'; the columns are n"):
@@ -383,15 +351,14 @@ def multi_threaded_forward(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_proc", [pytest.param(n, marks=forking) for n in (1, 2)])
-def test_map_forks_after_a_multi_threaded_forward(model, tokenizer, num_proc):
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # what the test is about
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_map_forks_after_a_multi_threaded_forward(model, tokenizer):
     multi_threaded_forward(model)
     texts = TEXTS * 500  # large enough for torch and gigatoken to want threads
     embedder = Embedder(model, tokenizer)
     embedder({"text": texts})
-    mapped = Dataset.from_dict({"text": texts}).map(
-        embedder, batched=True, num_proc=num_proc, load_from_cache_file=False
-    )
+    mapped = Dataset.from_dict({"text": texts}).map(embedder, batched=True, num_proc=2, load_from_cache_file=False)
     vectors = np.stack(mapped.with_format("numpy")["embedding"][:])
     assert np.array_equal(vectors, embedder.encode([text or "" for text in texts]))
 
@@ -408,15 +375,14 @@ def embed_elsewhere(pickled, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", [pytest.param("fork", marks=forking), "spawn"])
-def test_a_pickle_is_small_and_works_elsewhere(tokenizer, context, tmp_path):
+def test_a_pickle_is_small_and_works_elsewhere(tokenizer, tmp_path):
     """And the cache of `datasets` knows what `map` has done in another process."""
     Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path)
     model = new_model(position_embedding_type="sinusoidal")
     embedder = Embedder(model, tokenizer, normalize=True)
     without_tokenizer = len(pickle.dumps(embedder)) - len(pickle.dumps(tokenizer))
     assert without_tokenizer < 10_000 < model.wte.weight.nbytes
-    with multiprocessing.get_context(context).Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
         vectors, digest = pool.apply_async(embed_elsewhere, (pickle.dumps(embedder), tmp_path)).get()
     assert np.array_equal(vectors, embedder.encode(["Hello world"] * 3000))
     assert digest == embedder.digest
@@ -436,14 +402,3 @@ def test_a_pickle_whose_weights_are_gone_says_so(tokenizer, monkeypatch):
     gc.collect()
     with pytest.raises(pickle.UnpicklingError, match="the process that pickled it has ended"):
         pickle.loads(pickled)
-
-
-def test_hashing_copies_nothing_large(tokenizer):
-    import tracemalloc
-
-    embedder = Embedder(GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=128)), tokenizer)
-    tracemalloc.start()
-    datasets.fingerprint.Hasher.hash(embedder)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < embedder.model.wte.weight.nbytes / 2  # the tokenizer's JSON, not the 25.7 MB of weights

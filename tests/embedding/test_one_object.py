@@ -27,11 +27,7 @@ TEXTS = ["The tide clerk counts.", "Lamp oil", "The lamp went out.", "é漢字",
 
 EDITS = {  # of a table, by ways that torch does not count, for the most part
     "mul_": lambda table: table.data.mul_(2),
-    "-=": lambda table: table.data.sub_(0.01),
-    "negative": lambda table: table.data.neg_(),
     "two signs": lambda table: table.data[:, 1:4:2].neg_(),  # which changes the highest bits alone
-    "zero_": lambda table: table.data.zero_(),
-    "copy_": lambda table: table.data.copy_(table.detach().roll(1, 1)),
     "numpy": lambda table: table.detach().numpy().__setitem__(slice(None), 0),
     "one entry": lambda table: table.data[464, 3].add_(0.5),  # "The"
     "no_grad": lambda table: torch.no_grad()(table.mul_)(3),
@@ -68,14 +64,12 @@ class TestEncode:
         assert embedder.encode([]).shape == (0, 16)
 
     @pytest.mark.parametrize(
-        "make", [tuple, np.array, pd.Series, pa.array, lambda texts: pa.chunked_array([texts[:2], texts[2:]]), iter]
+        "make", [tuple, np.array, pd.Series, lambda texts: pa.chunked_array([texts[:2], texts[2:]]), iter]
     )
     def test_columns(self, embedder, expected, make):
         close(embedder.encode(make(TEXTS)), expected)
 
-    @pytest.mark.parametrize(
-        "make", [list, pa.array, pd.Series, lambda texts: pd.Series(texts).replace({None: np.nan})]
-    )
+    @pytest.mark.parametrize("make", [list, pa.array, lambda texts: pd.Series(texts).replace({None: np.nan})])
     def test_a_missing_text_is_a_zero_vector(self, embedder, expected, make):
         found = embedder.encode(make([TEXTS[0], None, TEXTS[1]]))
         close(found, [expected[0], np.zeros(16), expected[1]])
@@ -108,18 +102,11 @@ class TestVectors:
         np.testing.assert_allclose(
             unit, expected[:, :5] / np.linalg.norm(expected[:, :5], axis=1, keepdims=True), rtol=1e-6
         )
-        dataset = Dataset.from_dict({"text": TEXTS})
-        for embedded in (
-            dataset.map(short, batched=True),
-            embed_dataset(dataset, model, gpt2_tokenizer, truncate_dim=5),
-        ):
-            assert embedded.features["embedding"].length == 5
-            close(np.stack(embedded.with_format("numpy")["embedding"]), expected[:, :5])
+        embedded = Dataset.from_dict({"text": TEXTS}).map(short, batched=True)
+        assert embedded.features["embedding"].length == 5
+        close(np.stack(embedded.with_format("numpy")["embedding"]), expected[:, :5])
         assert short.digest != Embedder(model, gpt2_tokenizer).digest
         assert Embedder(model, gpt2_tokenizer, truncate_dim=np.int64(5)).options == short.options
-        for wrong in (0, 17, 2.5):
-            with pytest.raises(ValueError, match="`truncate_dim` must be an integer from 1 to 16"):
-                Embedder(model, gpt2_tokenizer, truncate_dim=wrong)
 
     @pytest.mark.parametrize("dtype", ["int8", "binary"])
     def test_as_sentence_transformers_quantizes(self, embedder, expected, gpt2_tokenizer, dtype, tmp_path):
@@ -133,7 +120,6 @@ class TestVectors:
         options = {"dtype": dtype, "ranges": ranges}
         for embedded in (
             dataset.map(ours, batched=True),
-            embed_dataset(dataset, embedder.model, gpt2_tokenizer, **options),
             embed_dataset(dataset, embedder.model, gpt2_tokenizer, output=tmp_path / "out", **options),
         ):
             assert embedded.features["embedding"] == ours.feature
@@ -187,16 +173,10 @@ class TestVectors:
         "vectors, found",
         [
             (np.zeros((5, 3), np.int8), r"int8, of shape \(5, 3\)"),
-            (np.zeros((5, 17), np.float16), r"float16, of shape \(5, 17\)"),
-            (np.zeros(8), r"float64, of shape \(8,\)"),
-            (np.zeros((2, 2, 16)), r"float64, of shape \(2, 2, 16\)"),
             (np.array(0.5), r"float64, of shape \(\)"),
             (np.zeros((5, 2), np.uint8), r"uint8, of shape \(5, 2\)"),
-            (np.zeros(16, bool), r"bool, of shape \(16,\)"),
             (torch.zeros(5, 3), r"float32, of shape \(5, 3\)"),
-            ([[0.5] * 3], r"float64, of shape \(1, 3\)"),
             ([1000] * 16, r"int64, of shape \(16,\)"),
-            ([300] * 2, r"int64, of shape \(2,\)"),
         ],
     )
     def test_similarity_of_other_vectors(self, embedder, gpt2_tokenizer, vectors, found):
@@ -212,12 +192,6 @@ class TestVectors:
             ):
                 ours.similarity(TEXTS, vectors)
 
-    def test_similarity_of_vectors_of_another_embedder(self, embedder):
-        with pytest.raises(ValueError, match=r"vectors of int8, .* The dtype of this Embedder is 'float32'"):
-            embedder.similarity(np.zeros(16, np.int8), TEXTS)
-        with pytest.raises(TypeError, match="Text 1 must be a string, got int: 7"):
-            embedder.similarity(["a", 7], TEXTS)
-
 
 class TestPooling:
     def test_the_models_own_is_the_default(self, gpt2_tokenizer, tmp_path):
@@ -231,8 +205,6 @@ class TestPooling:
         close(embedder.encode(TEXTS), expected)
         embedder.save_pretrained(tmp_path)
         close(Embedder.from_pretrained(tmp_path).encode(TEXTS), expected)
-        dataset = Dataset.from_dict({"text": TEXTS})
-        close(np.stack(embed_dataset(dataset, model, gpt2_tokenizer).with_format("numpy")["embedding"]), expected)
         plain = Embedder(model, gpt2_tokenizer, pooling="mean").encode(TEXTS)
         assert np.abs(plain - expected).max() > 1e-3
 
@@ -263,7 +235,7 @@ class TestTables:
         ("edit", "weights", "many"),
         [
             *((edit, None, many) for edit in EDITS for many in (False, True)),
-            *((edit, "float16", False) for edit in ("mul_", "numpy", "one entry")),
+            ("one entry", "float16", False),
         ],
     )
     def test_every_change_of_the_table_is_seen(self, stored, gpt2_tokenizer, edit, weights, many):

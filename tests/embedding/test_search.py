@@ -40,19 +40,27 @@ def embedder(folder):
     return Embedder.from_pretrained(folder)
 
 
-@pytest.fixture(scope="module", params=["folder", "file.parquet", "short.parquet", "several"])
-def place(request, tmp_path_factory, folder, embedder):
-    """What `embed_dataset` wrote: Arrow, Parquet, and the first dimensions in half precision."""
-    place = tmp_path_factory.mktemp("embedded") / request.param
-    options = {"truncate_dim": 16, "dtype": "float16"} if request.param == "short.parquet" else {}
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    return tmp_path_factory.mktemp("embedded")
+
+
+def embed_to(place, folder, embedder):
+    """Write Arrow, Parquet, or the first dimensions in half precision."""
+    options = {"truncate_dim": 16, "dtype": "float16"} if place.name == "short.parquet" else {}
     dataset = Dataset.from_dict({"text": TEXTS, "id": list(range(len(TEXTS)))})
-    if request.param == "several":  # new rows in a file beside the old ones
+    if place.name == "several":  # new rows in a file beside the old ones
         for name, rows in (("2026-11-29.parquet", range(300)), ("2026-11-30.parquet", range(300, len(TEXTS)))):
             options = {"output": place / name, "model_name": str(folder)}
             embed_dataset(dataset.select(rows), embedder.model, embedder.tokenizer, **options)
         return place
     embed_dataset(dataset, embedder.model, embedder.tokenizer, output=place, model_name=str(folder), **options)
     return place
+
+
+@pytest.fixture(scope="module")
+def place(places, folder, embedder):
+    return embed_to(places / "folder", folder, embedder)
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +78,13 @@ def expected(embedder, place, query, k):
     return scores, np.argsort(-scores, kind="stable")[:k]
 
 
-@pytest.mark.parametrize("way", ["one block", "small blocks"])
-def test_the_nearest_rows(place, embedder, opened, way, monkeypatch):
-    if way == "small blocks":
+@pytest.mark.parametrize("name", ["vectors", "file.parquet", "short.parquet", "several"])
+def test_the_nearest_rows(places, name, folder, embedder, monkeypatch):
+    place = embed_to(places / name, folder, embedder)
+    if name == "file.parquet":
         monkeypatch.setattr(module, "BLOCK_ROWS", 7)
     queries = ["where are the ships?", "tides of row 12"]
-    given = None if way == "one block" else opened
+    given = None if name == "several" else embedder
     for query, hits in zip(queries, search(place, queries, embedder=given, k=20), strict=True):
         scores, rows = expected(embedder, place, query, 20)
         tolerance = 2e-3 if place.name == "short.parquet" else 1e-5
