@@ -1,7 +1,6 @@
 """`gpt-embeddings explore`: show a model on a page in the browser, or write the page as one file or as a Space."""
 
 import importlib.util
-import ipaddress
 import os
 import socket
 import sys
@@ -109,7 +108,8 @@ def _serve(
     browser: bool,
 ) -> NoReturn:
     """Serve the page until Ctrl-C."""
-    _check_address(host, port)  # before the imports, which take seconds
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    socket.create_server((host, port or 0), family=family).close()  # fails before the imports, which take seconds
     typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
 
     from gpt_embeddings.explore.lazy_model import LazyModel
@@ -119,30 +119,6 @@ def _serve(
     page = launch_page(models, host=host, port=port, open_browser=browser, block=False, language=lang)
     with suppress(KeyboardInterrupt):
         typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
-        if not _is_loopback(host):
-            typer.echo(
-                f"Other machines may be able to open the page: --host {host} is not a loopback address.", err=True
-            )
         page.block_thread()
     sys.stdout.flush()
     os._exit(0)  # a thread may still be loading tables, and torch crashes if the interpreter ends meanwhile
-
-
-def _check_address(host: str, port: int | None) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port or 0), family=family).close()
-    except OSError as error:
-        address = f"{host!r}" if port is None else f"{host!r}, port {port}"
-        reason = str(error.strerror).partition(" (while")[0]  # `create_server` adds the address
-        raise OSError(
-            f"The page cannot listen at {address}: {reason}. Choose another `--host` or `--port`; without "
-            "`--port` it takes the first free one from 7860."
-        ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -20,6 +20,15 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 GPT2 = "openai-community/gpt2"
 FRESH_N_EMBD = 256  # without --model and --config
 
+FreshConfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="config.json of a fresh model; by default 256 dimensions, without dropout, for clm untied, for "
+        "contrastive without positions.",
+        rich_help_panel=MODEL,
+    ),
+]
+
 
 @app.callback()
 def main() -> None:
@@ -34,13 +43,7 @@ def clm(
     data: Data,
     output: TrainingOutput,
     model: StartModel = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="config.json of a fresh model; by default 256 dimensions, untied, without dropout.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    config: FreshConfig = None,
     tokenizer: Tokenizer = None,
     held_out: Annotated[
         list[str] | None,
@@ -103,9 +106,9 @@ def distil(
 
     Every token starts at the teacher's vector of its text. Then means of rows are trained towards the teacher's
     vectors of sentences of DATA and of phrases of random words; the first dimensions alone are trained to be useful,
-    too. Nearly all the time is the teacher's. After its first texts the command reports how long the others will
-    take (with 22 million parameters, the default options and 2 cores about half an hour; without DATA two minutes).
-    After an interruption the same command resumes.
+    too. Nearly all the time is the teacher's, whose bar says how long it will take (with 22 million parameters, the
+    default options and 2 cores about half an hour; without DATA two minutes). After an interruption the same command
+    resumes.
 
     Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
     """
@@ -130,12 +133,7 @@ def contrastive(
     data: Data,
     output: TrainingOutput,
     model: StartModel = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="config.json of a fresh model; by default 256 dimensions, no positions.", rich_help_panel=MODEL
-        ),
-    ] = None,
+    config: FreshConfig = None,
     tokenizer: Tokenizer = None,
     columns: Annotated[
         tuple[str, str] | None,

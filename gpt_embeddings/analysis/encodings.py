@@ -10,10 +10,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.metrics.pairwise import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import position_vectors, token_vectors
-from gpt_embeddings.analysis.projections import import_sklearn
 from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import check_vocabulary
@@ -54,7 +55,6 @@ def compare_encodings(
 
     Raises:
         ValueError: There are fewer than two sentences, or one has no tokens.
-        ImportError: scikit-learn is not installed.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     if len(sentences) < 2:
@@ -95,14 +95,13 @@ def _encode_one_hot(documents: list[Ids], vocab_size: int) -> Encoding:
 
 
 def _encode_counts(documents: list[Ids], vocab_size: int) -> list[Encoding]:
-    text, metrics = import_sklearn("feature_extraction.text"), import_sklearn("metrics.pairwise")
     turned = [*documents, documents[0][::-1]]
-    vectorizer = text.CountVectorizer(analyzer=lambda ids: ids.tolist(), vocabulary=range(vocab_size))
+    vectorizer = CountVectorizer(analyzer=lambda ids: ids.tolist(), vocabulary=range(vocab_size))
     counts = vectorizer.transform(turned)
-    weights = text.TfidfTransformer().fit(counts[:-1]).transform(counts)
+    weights = TfidfTransformer().fit(counts[:-1]).transform(counts)
     encodings = []
     for name, matrix in (("bag of words (tokens)", counts), ("TF-IDF", weights)):
-        cosines = metrics.cosine_similarity(matrix)
+        cosines = cosine_similarity(matrix)
         zeros = 1 - matrix[:-1].nnz / (len(documents) * vocab_size)
         encodings.append(Encoding(name, vocab_size, zeros, cosines[:-1, :-1], bool(cosines[0, -1] < 1 - SAME)))
     return encodings

@@ -2,7 +2,6 @@
 
 The figures are those of sentence-transformers' `EmbeddingSimilarityEvaluator` (cosine) and
 `InformationRetrievalEvaluator`, without its dependencies, for all dimensions and for the first half, quarter, ...
-Left out: benchmarks; classification and clustering, for which scikit-learn takes the vectors as they are.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -3,7 +3,6 @@
 Every query is compared with all of them, exactly. Tokens that differ only in case or in the space before them
 (` king`, `King`) count as one word, shown by its most similar row. Rows that no text can reach are never shown: rows
 of zeros, and tokens that the tokenizer's normalizer changes, such as capitals where it makes text lower case.
-Left out: approximate search, which a vocabulary does not need, and vectors of texts (`embedding.search`).
 """
 
 import math
@@ -21,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import token_vectors
 from gpt_embeddings.analysis.readable_tokens import encode_words, reachable_tokens, readable_pieces, word_ids
-from gpt_embeddings.analysis.similarity import Floats, top_k
+from gpt_embeddings.analysis.similarity import Floats
 from gpt_embeddings.text.flat_ids import FlatIds
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -194,17 +193,15 @@ class Neighbours:
 
     def _best(self, ranking: Floats, scores: Floats, count: int, exclude: Collection[int]) -> list[Neighbour]:
         """Return the words that rank highest, each by its best row."""
-        order, bounds = self._rows_by_word
-        if not len(order):
-            return []
-        best = np.maximum.reduceat(ranking[order], bounds[:-1])  # (n_words,)
-        best[np.isin(self._numbers[order[bounds[:-1]]], self._numbers[list(exclude)])] = -np.inf
-        found, words = top_k(best[None], count)
-        chosen = []
-        for word in words[0][np.isfinite(found[0])]:
-            rows = order[bounds[word] : bounds[word + 1]]
-            chosen.append(int(rows[ranking[rows].argmax()]))
-        return [self._neighbour(row, float(scores[row])) for row in chosen]
+        named = {self._words[row] for row in exclude}
+        chosen: list[Neighbour] = []
+        for row in self.rows[np.argsort(-ranking[self.rows], kind="stable")].tolist():
+            if len(chosen) == count or ranking[row] == -np.inf:
+                break
+            if self._words[row] not in named:
+                named.add(self._words[row])
+                chosen.append(self._neighbour(row, float(scores[row])))
+        return chosen
 
     def _neighbour(self, row: int, score: float) -> Neighbour:
         if self.words is None:
@@ -266,17 +263,9 @@ class Neighbours:
         return rows
 
     @cached_property
-    def _numbers(self) -> npt.NDArray[np.int64]:
-        """Number of the word of each row: the same for rows that differ only in case or in the space before them."""
-        names = [name.casefold() if name.isalpha() else name for name in self._names]
-        return np.unique(np.array(names, object), return_inverse=True)[1]
-
-    @cached_property
-    def _rows_by_word(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The searched rows grouped by word; word i has the rows from bound i to bound i + 1."""
-        order = self.rows[np.argsort(self._numbers[self.rows], kind="stable")]
-        starts = np.unique(self._numbers[order], return_index=True)[1]
-        return order, np.append(starts, len(order))
+    def _words(self) -> list[str]:
+        """The word of each row: the same for rows that differ only in case or in the space before them."""
+        return [name.casefold() if name.isalpha() else name for name in self._names]
 
 
 def spelling_variants(word: str) -> set[str]:

@@ -3,10 +3,11 @@
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.decomposition import PCA
 
 from gpt_embeddings.analysis.similarity import Floats
 
@@ -44,7 +45,7 @@ def project(vectors: npt.ArrayLike, n_components: int = 3, method: Method = "pca
     points = np.zeros((len(numbers), n_components), np.float32)
     shares = np.zeros(n_components)
     if (numbers != numbers[0]).any():  # scikit-learn divides by the variance
-        pca = import_sklearn("decomposition").PCA(min(n_components, *numbers.shape), svd_solver="full")
+        pca = PCA(min(n_components, *numbers.shape), svd_solver="full")
         found = pca.fit_transform(numbers)
         points[:, : found.shape[1]] = found
         shares[: found.shape[1]] = pca.explained_variance_ratio_
@@ -54,14 +55,6 @@ def project(vectors: npt.ArrayLike, n_components: int = 3, method: Method = "pca
 def has_umap() -> bool:
     """Return whether umap-learn is installed."""
     return importlib.util.find_spec("umap") is not None
-
-
-def import_sklearn(name: str) -> Any:
-    """Import a module of scikit-learn, such as `"decomposition"`."""
-    try:
-        return importlib.import_module(f"sklearn.{name}")
-    except ImportError as error:
-        raise ImportError("This needs scikit-learn: `pip install 'gpt-embeddings[explore]'`.") from error
 
 
 def _project_umap(vectors: npt.NDArray[np.float64], n_components: int) -> Projection:

@@ -1,7 +1,4 @@
-"""Tokens that a person can read: `Ġgato` as `␣gato`, half a character as its bytes; which tokens a text can reach.
-
-Left out: decoding whole texts, which `tokenizer.decode` does.
-"""
+"""Tokens that a person can read: `Ġgato` as `␣gato`, half a character as its bytes; which tokens a text can reach."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

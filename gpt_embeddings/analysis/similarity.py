@@ -1,7 +1,4 @@
-"""Cosine similarity in numpy: vectors of length 1, and the exact k best of a matrix of scores.
-
-Left out: where the vectors come from. A table is searched by `neighbours`, an embedded dataset by `embedding.search`.
-"""
+"""Cosine similarity in numpy: vectors of length 1, and the exact k best of a matrix of scores."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,6 @@
 """The page of `explore` as one HTML file without a server, or as a Space for the Hub.
 
 The file has every view, with figures that turn and zoom, and a copy of plotly.js, so it needs no network.
-Left out: pushing a Space, which `hf upload --repo-type space` does.
 """
 
 import os
@@ -19,7 +18,6 @@ from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html
 from gpt_embeddings.explore.translation import Language, translate, translate_example
 from gpt_embeddings.explore.views import TITLE, VIEWS, View
-from gpt_embeddings.outputs import atomic_file
 
 
 APP = """\"\"\"The page of gpt-embeddings explore.\"\"\"
@@ -34,16 +32,13 @@ def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], lang
     """Write all views with the values that the page begins with.
 
     Args:
-        path: The file; it appears when it is complete.
+        path: The file.
         models: One model, or several side by side. Nothing is written if one of them cannot be loaded.
         language: Language of the report.
     """
     for model in models:
         model.load()
-    target = Path(path).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(target) as path:
-        path.write_text(_render(models, language), encoding="utf-8")
+    Path(path).write_text(_render(models, language), encoding="utf-8")
 
 
 def write_space(

@@ -2,13 +2,13 @@
 
 Plotly reads some HTML in its labels; here texts are escaped, so markup in them is shown as it is. The background is
 transparent and the colours are legible on light and dark pages.
-Left out: 3-D maps of words (`maps`) and numbers as rows (`tables`).
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
@@ -20,7 +20,7 @@ from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours
 from gpt_embeddings.analysis.projections import project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
-from gpt_embeddings.explore.style import COLOURS, GRID, escape_label, finish, scene
+from gpt_embeddings.explore.style import COLOURS, GRID, escape_text, finish, scene
 from gpt_embeddings.explore.tables import TOKENS_SHOWN, costs_table
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -47,7 +47,7 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
     measures = measure(parts)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     hover = [
-        f"position {i}<br>token {escape_label(piece)}<br>id {token_id}"
+        f"position {i}<br>token {escape_text(piece)}<br>id {token_id}"
         for i, (piece, token_id) in enumerate(zip(pieces, parts.input_ids.tolist(), strict=False))
     ]
     longest = float(max(measures[name][shown].max() for name in NORMS))
@@ -73,7 +73,7 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
             col=1,
         )
     # The axis has positions as categories and shows them as tokens, so that equal tokens keep columns of their own.
-    labels = {str(i): escape_label(piece) for i, piece in enumerate(pieces)}
+    labels = {str(i): escape_text(piece) for i, piece in enumerate(pieces)}
     figure.update_xaxes(type="category", labelalias=labels, tickangle=-60)
     return finish(figure, height=420)
 
@@ -85,7 +85,7 @@ def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figur
         index: What was searched.
         found: The neighbours, best first.
     """
-    labels = [escape_label(near.text) for near in found]
+    labels = [escape_text(near.text) for near in found]
     if index.words is None:  # different tokens may look the same
         labels = [f"{label} ({near.input_ids[0]})" for label, near in zip(labels, found, strict=True)]
     figure = go.Figure(
@@ -98,10 +98,8 @@ def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figur
             hovertemplate="%{y}<br>cosine %{x:.4f}<extra></extra>",
         )
     )
-    figure.add_vline(x=index.chance, line={"dash": "dot", "color": COLOURS[1], "width": 2})
-    figure.add_annotation(
-        x=index.chance, y=1, yref="paper", yanchor="bottom", text="best by chance", showarrow=False, xanchor="left"
-    )
+    line, beside = {"dash": "dot", "color": COLOURS[1], "width": 2}, {"yanchor": "bottom", "xanchor": "left"}
+    figure.add_vline(index.chance, line=line, annotation_text="best by chance", annotation=beside)
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title_text="cosine", rangemode="tozero")
     return finish(figure, height=90 + 28 * max(len(found), 3))
@@ -116,20 +114,10 @@ def position_similarity_figure(table: torch.Tensor, title: str = "") -> go.Figur
     """
     rows, vectors = _sample_rows(table, POSITIONS_SHOWN)
     units = normalize(vectors, dim=1)
-    figure = go.Figure(
-        go.Heatmap(
-            z=(units @ units.T).numpy(),
-            x=rows,
-            y=rows,
-            zmin=-1,
-            zmax=1,
-            colorscale="RdBu_r",
-            colorbar=COLORBAR,
-            hovertemplate="positions %{x} and %{y}<br>cosine %{z:.3f}<extra></extra>",
-        )
-    )
-    figure.update_yaxes(autorange="reversed", title_text="position", scaleanchor="x", constrain="domain")
-    figure.update_xaxes(title_text="position", constrain="domain")
+    cosines, labels = (units @ units.T).numpy(), {"x": "position", "y": "position"}
+    figure = px.imshow(cosines, x=rows, y=rows, zmin=-1, zmax=1, color_continuous_scale="RdBu_r", labels=labels)
+    figure.update_traces(name="", hovertemplate="positions %{x} and %{y}<br>cosine %{z:.3f}<extra></extra>")
+    figure.update_coloraxes(colorbar=COLORBAR, colorbar_title_text="")
     return finish(figure, height=400, title=title)
 
 

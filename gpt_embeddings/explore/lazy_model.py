@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from typing import Self
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,44 +16,18 @@ from gpt_embeddings.explore.translation import Language
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-class LoadedModel:
-    """What the views work with.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        words: Word lists by language, or none.
-    """
-
-    def __init__(
-        self, model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, words: Mapping[str, Sequence[str]]
-    ) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.tokens = Neighbours(model, tokenizer)
-        self._ranks = {language: {word: i for i, word in enumerate(listed)} for language, listed in words.items()}
-        self._among = cache(lambda language: Neighbours(model, tokenizer, words=words[language]))
-
-    def words(self, *query: str) -> Neighbours:
-        """Return the search among the words of the language of a query; among tokens if there is no word list.
-
-        It is the language in which the words of the query are most frequent.
-        """
-
-        def rank(language: str) -> int:
-            ranks = self._ranks[language]
-            return sum(ranks.get(word.strip().lower(), len(ranks)) for word in query)
-
-        return self._among(min(self._ranks, key=rank)) if self._ranks else self.tokens
-
-
 class LazyModel:
-    """A model by name.
+    """A model by name; `model`, `tokenizer` and `tokens`, the search among its tokens, are there after `load()`.
 
     Args:
         name: The name that the page shows.
         load: Returns model and tokenizer. It is called once if it succeeds, and again after an error.
         words: Word lists by language, as `load_words` returns them.
     """
+
+    model: GPTEmbeddingsModel
+    tokenizer: PreTrainedTokenizerBase
+    tokens: Neighbours
 
     def __init__(
         self,
@@ -61,11 +36,12 @@ class LazyModel:
         words: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name, self.words = name, words or {}
-        self._load = cache(lambda: LoadedModel(*load(), self.words))
-        self._lock = threading.Lock()  # `cache` alone would let two threads load at the same time
+        self._load, self._lock = load, threading.Lock()
+        self._ranks = {language: {word: i for i, word in enumerate(listed)} for language, listed in self.words.items()}
+        self._among = cache(lambda language: Neighbours(self.model, self.tokenizer, words=self.words[language]))
 
     @classmethod
-    def from_pretrained(cls, name: str | None = None, tokenizer: str | None = None) -> "LazyModel":
+    def from_pretrained(cls, name: str | None = None, tokenizer: str | None = None) -> Self:
         """Return the model of a folder or a Hub name; only its word lists are read yet.
 
         Args:
@@ -82,7 +58,22 @@ class LazyModel:
         """The language of the words to begin with: Portuguese if there are Portuguese words; None without a list."""
         return "pt" if "pt" in self.words else "en" if self.words else None
 
-    def load(self) -> LoadedModel:
-        """Return the model. Threads that ask while it is being loaded wait for it."""
+    def load(self) -> Self:
+        """Load the model if it is not there yet. Threads that ask while it is being loaded wait for it."""
         with self._lock:
-            return self._load()
+            if not hasattr(self, "tokens"):
+                self.model, self.tokenizer = self._load()
+                self.tokens = Neighbours(self.model.eval(), self.tokenizer)
+        return self
+
+    def search(self, *query: str) -> Neighbours:
+        """Return the search among the words of the language of a query; among tokens if there is no word list.
+
+        It is the language in which the words of the query are most frequent.
+        """
+
+        def rank(language: str) -> int:
+            ranks = self._ranks[language]
+            return sum(ranks.get(word.strip().lower(), len(ranks)) for word in query)
+
+        return self._among(min(self._ranks, key=rank)) if self._ranks else self.tokens

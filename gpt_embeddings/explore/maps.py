@@ -12,7 +12,7 @@ from gpt_embeddings.analysis.decomposition import split_parts
 from gpt_embeddings.analysis.neighbours import Neighbours, Word
 from gpt_embeddings.analysis.projections import Method, Projection, project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
-from gpt_embeddings.explore.style import COLOURS, escape_label, finish, scene
+from gpt_embeddings.explore.style import COLOURS, escape_text, finish, scene
 from gpt_embeddings.explore.tables import TOKENS_SHOWN
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -32,7 +32,7 @@ def words_map(index: Neighbours, words: Sequence[str], method: Method = "pca") -
     found = [index.find(word) for word in words]
     projection = project(torch.stack([word.vector for word in found]), 3, method)
     groups = ["one token" if len(word.input_ids) == 1 else "mean of several tokens" for word in found]
-    hover = [f"{escape_label(word.label)}<br>ids {_ids(word)}" for word in found]
+    hover = [f"{escape_text(word.label)}<br>ids {_ids(word)}" for word in found]
     return _draw_map(projection, [word.text for word in found], hover, groups)
 
 
@@ -48,7 +48,7 @@ def vectors_map(names: Sequence[str], vectors: npt.ArrayLike, method: Method = "
     if numbers.ndim != 2 or len(numbers) != len(names):
         raise ValueError(f"{len(names)} names need as many vectors, got the shape {numbers.shape}.")
     hover = [
-        f"{escape_label(name)}<br>{', '.join(f'{value:g}' for value in vector[:NUMBERS_SHOWN])}"
+        f"{escape_text(name)}<br>{', '.join(f'{value:g}' for value in vector[:NUMBERS_SHOWN])}"
         for name, vector in zip(names, numbers.tolist(), strict=True)
     ]
     return _draw_map(project(numbers, 3, method), names, hover, ["vectors"] * len(names))
@@ -65,8 +65,8 @@ def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Met
     """
     centre, found = index.of_word(word, count)
     projection = project(torch.stack([word.vector for word in (centre, *found)]), 3, method)
-    hover = [f"{escape_label(centre.label)}<br>the word itself"]
-    hover += [f"{escape_label(near.label)}<br>ids {_ids(near)}<br>cosine {near.score:.3f}" for near in found]
+    hover = [f"{escape_text(centre.label)}<br>the word itself"]
+    hover += [f"{escape_text(near.label)}<br>ids {_ids(near)}<br>cosine {near.score:.3f}" for near in found]
     groups = ["the word"] + ["neighbours"] * len(found)
     return _draw_map(projection, [centre.text, *(near.text for near in found)], hover, groups)
 
@@ -88,7 +88,7 @@ def text_map(
     vectors = torch.cat([parts.total[: len(ids)], parts.token[: len(ids)]])
     projection = project(vectors, 3, method)
     hover = [
-        f"{escape_label(piece)}<br>id {token_id}<br>{what}{i}"
+        f"{escape_text(piece)}<br>id {token_id}<br>{what}{i}"
         for what in ("token + position ", "token alone, at ")
         for i, (piece, token_id) in enumerate(zip(pieces, ids, strict=True))
     ]
@@ -126,7 +126,7 @@ def _draw_map(
             "x": float(x),
             "y": float(y),
             "z": float(z),
-            "text": escape_label(label),
+            "text": escape_text(label),
             "showarrow": False,
             "yshift": 11,
             "font": {"size": 12},

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html, text_to_html
+from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html
+from gpt_embeddings.explore.style import escape_text
 from gpt_embeddings.explore.translation import PORTUGUESE, Language, language_of_browser, translate, translate_example
-from gpt_embeddings.explore.views import SHOW, TITLE, VIEWS, Field, View
+from gpt_embeddings.explore.views import MAX_CHARACTERS, SHOW, TITLE, VIEWS, Field, View
 
 
 if find_spec("gradio") is None:
@@ -92,7 +93,7 @@ def main(*names: str | None, language: Language | None = None) -> None:
 
 def _load(model: LazyModel) -> None:
     try:
-        logger.info("%s: %d words or tokens", model.name, len(model.load().words().rows))
+        logger.info("%s: %d words or tokens", model.name, len(model.load().search().rows))
     except Exception as error:  # the page shows the same message
         logger.warning("%s could not be loaded: %s", model.name, error)
 
@@ -130,9 +131,9 @@ def _build_page(models: Sequence[LazyModel], language: Language | None, i18n: gr
         gr.Markdown(f"# {say(TITLE)}")
         sizes = _make_html()
         with gr.Tabs():
-            draws = [_add_view(view, models, say, example, language_of) for view in VIEWS]
+            for i, view in enumerate(VIEWS):
+                _add_view(view, models, say, example, language_of, page.load if i == 0 else None)
         page.load(show_sizes, outputs=sizes, api_visibility="private")
-        draws[0](page.load)
     page.queue(default_concurrency_limit=4, api_open=False)
     return page
 
@@ -143,8 +144,9 @@ def _add_view(
     say: Callable[[str], Any],
     example: Callable[[Any], Any],
     language_of: Callable[[gr.Request], Language],
-) -> Callable[[Any], None]:
-    """Add a tab, and return a function that lets an event draw it."""
+    opened: Any,
+) -> None:
+    """Add a tab that is drawn when it is opened, by the event `opened` or its selection, and when a field changes."""
     shown = models if view.needs_model else models[:1]
     with gr.Tab(say(view.name)) as tab:
         gr.Markdown(say(view.about))
@@ -173,18 +175,13 @@ def _add_view(
     # no figure stays that belongs to other inputs.
     options: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "trigger_mode": "always_last"}
     options |= {"concurrency_limit": 1, "concurrency_id": view.name}
-
-    def listen(event: Any) -> None:
-        event(draw, inputs, outputs, **options)
-
-    if view is not VIEWS[0]:
-        listen(tab.select)
-    listen(button.click)
+    events = [opened or tab.select, button.click]
     for name, widget in widgets.items():
         if not (view.examples and name == "what"):
-            listen(widget.change)  # `input` stays silent when a field is emptied
+            events.append(widget.change)  # `input` stays silent when a field is emptied
         if isinstance(widget, (gr.Textbox, gr.Number)):
-            listen(widget.submit)
+            events.append(widget.submit)
+    gr.on(events, draw, inputs, outputs, **options)
     if view.examples:  # first put an example of what was chosen into the text field
         widgets["what"].input(
             lambda what: example(view.examples[what]),
@@ -193,13 +190,12 @@ def _add_view(
             show_progress="hidden",
             api_visibility="private",
         ).then(draw, inputs, outputs, **options)
-    return listen
 
 
 def _add_panel(view: View, model: LazyModel, with_name: bool) -> list[Any]:
     """Add the place for what a view shows of one model: notes, figures in pairs, a table."""
     if with_name:
-        _make_html(f"<h2>{text_to_html(model.name)}</h2>")
+        _make_html(f"<h2>{escape_text(model.name)}</h2>")
     outputs = [_make_html()]
     for i in range(0, view.n_figures, 2):
         with gr.Row():
@@ -223,4 +219,5 @@ def _make_widget(field: Field, value: Any, say: Callable[[str], Any]) -> Any:
     if isinstance(value, int):
         return gr.Number(value, label=label, min_width=120)
     # With one line to begin with, Enter submits; the field grows with its text.
-    return gr.Textbox(value, lines=field.lines, max_lines=8, label=label, min_width=160, scale=2)
+    size: dict[str, Any] = {"lines": field.lines, "max_lines": 8, "max_length": MAX_CHARACTERS}
+    return gr.Textbox(value, label=label, min_width=160, scale=2, **size)

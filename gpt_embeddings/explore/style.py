@@ -15,10 +15,10 @@ RULE = "#a9aeb8"  # in 3-D, where colours have no alpha
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
-def escape_label(text: str) -> str:
-    """Return a text that Plotly shows as it is: without markup, entities or TeX."""
-    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
-        text = text.replace(char, entity)
+def escape_text(text: str) -> str:
+    """Return a text that HTML, Plotly and Gradio's templates show as it is: without markup, entities or TeX."""
+    for char in "&<>\"'{}$`":
+        text = text.replace(char, f"&#{ord(char)};")
     return text
 
 

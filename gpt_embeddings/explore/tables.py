@@ -1,8 +1,7 @@
 """Small tables for a notebook or the page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TypeAlias
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +11,7 @@ from gpt_embeddings.analysis.decomposition import measure, measure_words, split_
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours, Word
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
+from gpt_embeddings.explore.style import escape_text
 from gpt_embeddings.text.encoding import find_words
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -41,22 +41,18 @@ class Table:
     separators: str = ".,"
     """Of decimals and of thousands, as in Plotly."""
 
-    def to_html(self, to_html: Callable[[str], str] = escape) -> str:
-        """Return the table as HTML.
-
-        Args:
-            to_html: Escapes a text, so that markup in it is shown and not run.
-        """
+    def to_html(self) -> str:
+        """Return the table as HTML; markup in it is shown and not run."""
         right = [not isinstance(value, str) for value in self.rows[0]] if self.rows else [False] * len(self.columns)
 
         def line(row: Sequence[Cell], tag: str) -> str:
             cells = (
-                f"<{tag}{RIGHT if aligned else ''}>{to_html(self._format(value))}</{tag}>"
+                f"<{tag}{RIGHT if aligned else ''}>{escape_text(self._format(value))}</{tag}>"
                 for value, aligned in zip(row, right, strict=True)
             )
             return f"<tr>{''.join(cells)}</tr>"
 
-        caption = f"<caption>{to_html(self.caption)}</caption>" if self.caption else ""
+        caption = f"<caption>{escape_text(self.caption)}</caption>" if self.caption else ""
         body = "".join(line(row, "td") for row in self.rows)
         return f"<table>{caption}<thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>"
 

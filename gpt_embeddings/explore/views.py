@@ -1,7 +1,6 @@
 """The views of a model: the fields of each, and a function from their values to figures, a table and notes.
 
 The page and the report show the same views. Texts are English here and translated in `View.render`.
-Left out: widgets (`page`) and files (`export`).
 """
 
 import logging
@@ -21,7 +20,7 @@ from gpt_embeddings.analysis.encodings import compare_encodings
 from gpt_embeddings.analysis.neighbours import Neighbours, Word, describe_chance
 from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
-from gpt_embeddings.explore.lazy_model import LazyModel, LoadedModel
+from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.tables import Table
 from gpt_embeddings.explore.translation import Language, translate, translate_figure, translate_table
 from gpt_embeddings.text.encoding import encode_flat
@@ -102,14 +101,7 @@ class View:
         """
         say = partial(translate, language=language)
         try:
-            for name, value in zip(self.fields, values, strict=True):
-                if isinstance(value, str) and len(value) > MAX_CHARACTERS:
-                    raise ValueError(
-                        f"{say(self.fields[name].label)}: the text has {len(value):,} characters, at most "
-                        f"{MAX_CHARACTERS:,} are allowed."
-                    )
-            named = dict(zip(self.fields, values, strict=True))
-            result = self.show(model.load(), **named) if self.needs_model else self.show(**named)
+            result = self.show(model.load(), *values) if self.needs_model else self.show(*values)
         except Exception as error:
             return ViewResult(notes=(say(explain(error)),), failed=True)
         return ViewResult(
@@ -127,7 +119,7 @@ def explain(error: Exception) -> str:
     return f"This could not be shown ({type(error).__name__}: {error})."
 
 
-def describe(loaded: LoadedModel) -> str:
+def describe(loaded: LazyModel) -> str:
     """Return a line with the sizes of a model."""
     config = loaded.model.config
     positions = f"{config.n_positions:,} positions ({config.position_embedding_type})"
@@ -147,13 +139,13 @@ def _parse_words(text: str) -> list[str]:
     return words
 
 
-def _show_text(loaded: LoadedModel, text: str) -> ViewResult:
+def _show_text(loaded: LazyModel, text: str) -> ViewResult:
     table = tables.text_table(loaded.model, loaded.tokenizer, text or "")
     notes = (table.caption, *([] if has_positions(loaded.model) else [NO_POSITIONS]))
     return ViewResult((figures.text_figure(loaded.model, loaded.tokenizer, text),), table, notes)
 
 
-def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") -> ViewResult:
+def _show_map(loaded: LazyModel, what: str, text: str, method: str = "PCA") -> ViewResult:
     chosen: Any = (method or "PCA").lower()
     if what == TOKENS:
         figure = maps.text_map(loaded.model, loaded.tokenizer, text or "", chosen)
@@ -162,7 +154,7 @@ def _show_map(loaded: LoadedModel, what: str, text: str, method: str = "PCA") ->
             notes = ["The dots are joined in the order of the text.", NO_POSITIONS]
         notes.append(tables.text_table(loaded.model, loaded.tokenizer, text).caption)  # says what was cut
     elif what == AROUND:
-        index = loaded.words(text or "")
+        index = loaded.search(text or "")
         figure = maps.neighbourhood_map(index, text or "", method=chosen)
         notes = [tables.asked_for([index.find(text)]), describe_chance(index, None), *_no_words(index)]
     else:
@@ -175,9 +167,9 @@ def _no_words(index: Neighbours) -> list[str]:
     return [NO_WORDS] if index.words is None else []
 
 
-def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, among: str, exclude_inputs: bool) -> ViewResult:
+def _show_neighbours(loaded: LazyModel, a: str, b: str, c: str, among: str, exclude_inputs: bool) -> ViewResult:
     b, c = (b or "").strip(), (c or "").strip()
-    index = loaded.tokens if among == ALL_TOKENS else loaded.words(a or "", b, c)
+    index = loaded.tokens if among == ALL_TOKENS else loaded.search(a or "", b, c)
     if bool(b) != bool(c):
         raise ValueError("An analogy takes both: a word to subtract and a word to add. Fill both or neither.")
     words: tuple[Word, ...]
@@ -194,7 +186,7 @@ def _show_neighbours(loaded: LoadedModel, a: str, b: str, c: str, among: str, ex
     return ViewResult((figures.neighbours_figure(index, found),), table, tuple(notes))
 
 
-def _show_positions(loaded: LoadedModel) -> ViewResult:
+def _show_positions(loaded: LazyModel) -> ViewResult:
     config = loaded.model.config
     shown = {"sinusoidal": sinusoidal_table(config.n_positions, config.n_embd)}
     if has_positions(loaded.model):
@@ -211,7 +203,7 @@ def _show_positions(loaded: LoadedModel) -> ViewResult:
     return ViewResult(tuple(drawn), notes=tuple(notes))
 
 
-def _show_encodings(loaded: LoadedModel, sentences: str) -> ViewResult:
+def _show_encodings(loaded: LazyModel, sentences: str) -> ViewResult:
     lines = [line.strip() for line in (sentences or "").splitlines() if line.strip()]
     if len(lines) > MAX_SENTENCES:
         raise ValueError(f"There are {len(lines)} sentences; at most {MAX_SENTENCES} are compared.")

@@ -6,7 +6,7 @@ A zero-layer GPT sees the current token x (and its position p) and nothing else.
     H(y | x) = 1 / n  *  sum over pairs (x, y) of  n(x, y) * ln(n(x) / n(x, y))
 
 and H(y | x, p) with positions. Both are reached by the table of observed frequencies, which an untied model of
-`n_embd` >= `vocab_size` can hold. Left out: estimates of the entropy of the language itself, and smoothing.
+`n_embd` >= `vocab_size` can hold.
 """
 
 from typing import Any
@@ -107,19 +107,11 @@ class BigramCounts:
         return float(max(0.0, entropy) / totals.sum())
 
     def _merge(self) -> None:
-        if not self._buffer:
-            return
-        fresh = np.concatenate(self._buffer)
-        self._buffer, self._buffered = [], 0
-        fresh.sort()
-        starts = np.flatnonzero(np.diff(fresh, prepend=-1))
-        counts = np.diff(starts, append=len(fresh))
-        n_known = len(self._keys)
-        self._keys, place = np.unique(np.concatenate([self._keys, fresh[starts]]), return_inverse=True)
-        totals = np.zeros(len(self._keys), np.int64)
-        totals[place[:n_known]] = self._counts
-        totals[place[n_known:]] += counts
-        self._counts = totals
+        if self._buffer:
+            fresh, counts = np.unique(np.concatenate(self._buffer), return_counts=True)
+            self._keys, place = np.unique(np.concatenate([self._keys, fresh]), return_inverse=True)
+            self._counts = np.bincount(place, np.concatenate([self._counts, counts])).astype(np.int64)
+            self._buffer, self._buffered = [], 0
 
 
 def _check_range(name: str, values: _Keys, rows: int) -> None:

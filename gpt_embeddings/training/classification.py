@@ -1,13 +1,11 @@
 """Training a classifier: a linear layer on the pooled vector of a text, and the table behind it.
 
 The layer starts as a logistic regression on the vectors of the given table; then layer and table are trained together
-in `training.runs`, so that the rows of words get the weight that they have for these labels. Left out: several
-labels for one text, and regression, for which `transformers.Trainer` takes the same model.
+in `training.runs`, so that the rows of words get the weight that they have for these labels.
 """
 
 import copy
 import os
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,10 +22,10 @@ from gpt_embeddings.exceptions import ColumnError
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.columns import check_column, check_texts, find_blank, plain_table, take_column
 from gpt_embeddings.text.sources import read_blocks
-from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import ClassesOptions
-from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
+from gpt_embeddings.training.runs import RunFolder
 from modeling_gpt_embeddings import GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
 
 
@@ -89,8 +87,6 @@ def train_classes(
         texts, skipped = pa.chunked_array([*texts.chunks, *more.chunks], texts.type), skipped + more_skipped
     bags = Bags.of(texts, tokenizer, model.config.n_positions)
     settings = {
-        **asdict(options),
-        "tokenizer": tokenizer_digest(tokenizer),
         "columns": (column, label_column),
         "classes": names,
         "data": data_name,
@@ -98,7 +94,7 @@ def train_classes(
         "n_embd": model.config.n_embd,
         "pooling": model.config.pooling,
     }
-    with RunFolder(output, "train classes", settings) as run:
+    with RunFolder(output, "train classes", tokenizer, options, **settings) as run:
         classifier = _add_head(model, names)
         targets = torch.from_numpy(labels).to(model.wte.weight.device)
         _start_head(classifier, bags, train, targets)
@@ -112,8 +108,8 @@ def train_classes(
                 vectors = vectors * torch.from_numpy(kept).to(vectors.device) / (1 - DROPOUT)
                 return F.cross_entropy(classifier.score(vectors), targets[train[rows]])
 
-            fit(classifier, len(train), loss, options, run)
-            steps = describe_steps(options)
+            run.fit(classifier, len(train), loss)
+            steps = run.describe_steps()
         accuracy, f1 = _evaluate(classifier, bags, held_out, labels)
         before = ("", "") if options.frozen else (f" ({start[0]:.1%} before)", f" ({start[1]:.3f} before)")
         most = np.bincount(labels[held_out]).max() / len(held_out)
@@ -125,20 +121,14 @@ def train_classes(
             **steps,
             "Held-out accuracy": f"{accuracy:.1%}{before[0]}",
             "Held-out macro F1": f"{f1:.3f}{before[1]}",
-            "Versions": versions(),
         }
-        run.save(classifier, tokenizer, metadata)
-    return metadata
+        return run.save(classifier, metadata)
 
 
 def _read(
     dataset: Dataset | IterableDataset, column: str, label_column: str, least: int = 2
 ) -> tuple[pa.ChunkedArray, list[Any], list[str] | None, int]:
-    """Return texts, the values of their labels, the names of a `ClassLabel`, and how many rows had no text.
-
-    Raises:
-        ColumnError: A column is missing or has other types, labels are null, or there are fewer classes than `least`.
-    """
+    """Return texts, the values of their labels, the names of a `ClassLabel`, and how many rows had no text."""
     if column == label_column:
         raise ColumnError(f"Column {column!r} cannot hold both texts and labels. Choose another `--label-column`.")
     check_texts(dataset, column)

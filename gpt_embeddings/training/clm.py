@@ -1,13 +1,12 @@
 """Training the zero-layer GPT on next tokens, compared with the entropy of the bigrams.
 
 Windows are stored first, so that they can be shuffled as a whole, and a run can resume at any step without reading the
-text again. Left out: objectives on whole texts (`distillation`, `contrastive`), and training a GPT with blocks.
+text again.
 """
 
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bags import Rows
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.options import ClmOptions
-from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
+from gpt_embeddings.training.runs import RunFolder
 from gpt_embeddings.windows.token_windows import TokenWindows
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 
@@ -76,13 +75,12 @@ def train_clm(
     windows = TokenWindows(dataset, tokenizer, options.max_length, column=column)
     other = None if held_out is None else TokenWindows(held_out, tokenizer, options.max_length, column=column)
     settings = {
-        **asdict(options),
         **{name: getattr(model.config, name) for name in SETTINGS},
         "data": data_name,
         "windows": windows.state_dict()["settings"],
         "held_out": None if other is None else other.state_dict()["settings"],
     }
-    with RunFolder(output, "train clm", settings) as run:
+    with RunFolder(output, "train clm", tokenizer, options, **settings) as run:
         train = _store(windows, run.folder / "windows")
         evaluation = None if other is None else _store(other, run.folder / "held_out")
         if other is None and len(train) >= HELD_OUT_SHARE:
@@ -99,12 +97,12 @@ def train_clm(
 
         n_tokens = options.batch_size * options.max_length
         title = f"Training (bound {bound:.3f})"
-        fit(model, len(train), loss, options, run, title=title, sparse=False, tokens_per_step=n_tokens)
+        run.fit(model, len(train), loss, title=title, sparse=False, tokens_per_step=n_tokens)
         metadata = {
             "Objective": "next token (clm), cross-entropy in nats",
             "Data": data_name,
             "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
-            **describe_steps(options),
+            **run.describe_steps(),
             "Loss on the training text": _with_bound(_evaluate(model, _some(train), options.batch_size), bound),
         }
         if len(train) > EVALUATED_WINDOWS:
@@ -112,9 +110,7 @@ def train_clm(
         if evaluation is not None:
             found = _evaluate(model, evaluation, options.batch_size)
             metadata["Loss on held-out text"] = _with_bound(found, _count(evaluation, model)[1])
-        metadata["Versions"] = versions()
-        run.save(model, tokenizer, metadata)
-    return metadata
+        return run.save(model, metadata)
 
 
 def _store(windows: TokenWindows, folder: Path) -> Dataset:

@@ -4,12 +4,10 @@ The loss is that of sentence-transformers' MultipleNegativesSymmetricRankingLoss
 second text in the batch by cosine, and the other way round (van den Oord et al. 2018; Henderson et al. 2017).
 Duplicates within a batch are masked, so that none counts as a negative, which sentence-transformers does not do. Its
 trainer also pads every text and updates every row of the table; `training.runs` updates the rows of a batch.
-Left out: hard negatives, and more than two texts per example.
 """
 
 import math
 import os
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -22,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import split_sentences
 from gpt_embeddings.text.sources import read_blocks
-from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
+from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import ContrastiveOptions
-from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
+from gpt_embeddings.training.runs import RunFolder
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -73,28 +71,24 @@ def train_contrastive(
     read, skipped = _read_pairs(dataset, columns, column)
     pairs = _Pairs(read, tokenizer, model.config.n_positions)
     settings = {
-        **asdict(options),
-        "tokenizer": tokenizer_digest(tokenizer),
         "columns": columns or column,
         "data": data_name,
         "pairs": pairs.texts.digest(),
         "n_embd": model.config.n_embd,
         "pooling": model.config.pooling,
     }
-    with RunFolder(output, "train contrastive", settings) as run:
+    with RunFolder(output, "train contrastive", tokenizer, options, **settings) as run:
         before = pairs.evaluate(model)
-        fit(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows), options, run)
+        run.fit(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows))
         after = pairs.evaluate(model)
         metadata = {
             "Objective": f"pairs of texts (contrastive, negatives in the batch), temperature {TEMPERATURE}",
-            "Data": f"{data_name}; {pairs.n_learned:,} pairs, {len(pairs) - pairs.n_learned:,} held out"
+            "Data": f"{data_name}; {pairs.n_learned:,} pairs, {pairs.n_pairs - pairs.n_learned:,} held out"
             + (f", {skipped:,} rows skipped without both texts" if skipped else ""),
-            **describe_steps(options),
+            **run.describe_steps(),
             "Recall@1 of held-out pairs": f"{before:.1%} at the start, {after:.1%} trained",
-            "Versions": versions(),
         }
-        run.save(model, tokenizer, metadata)
-    return metadata
+        return run.save(model, metadata)
 
 
 class _Pairs:
@@ -111,9 +105,6 @@ class _Pairs:
         self.n_pairs = len(pairs)
         self.n_learned = self.n_pairs - max(1, min(HELD_OUT, self.n_pairs // 10))
 
-    def __len__(self) -> int:
-        return self.n_pairs
-
     def loss(self, model: GPTEmbeddingsModel, rows: Rows) -> torch.Tensor:
         scores = self._cosines(model, rows) / TEMPERATURE
         right = torch.arange(len(rows), device=scores.device)
@@ -122,7 +113,7 @@ class _Pairs:
     @torch.no_grad()
     def evaluate(self, model: GPTEmbeddingsModel) -> float:
         """Return recall@1: the share of held-out first texts whose most similar second text is their own."""
-        rows = np.arange(self.n_learned, len(self))
+        rows = np.arange(self.n_learned, self.n_pairs)
         nearest = self._cosines(model, rows).argmax(1).cpu()
         return float((nearest == torch.arange(len(rows))).float().mean())
 

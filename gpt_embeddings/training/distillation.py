@@ -7,7 +7,7 @@
                of all cosines within a batch from the teacher's
 
 Each width has a loss of its own over the teacher's principal components, so that the first dimensions serve alone
-(Matryoshka representation learning, Kusupati et al. 2022). Left out: how the teacher reads (`training.teacher`).
+(Matryoshka representation learning, Kusupati et al. 2022).
 """
 
 import json
@@ -32,10 +32,10 @@ from gpt_embeddings.outputs import write_json
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import read_blocks
-from gpt_embeddings.text.tokenizer import tokenizer_digest, vocabulary_rows
+from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import DistilOptions
-from gpt_embeddings.training.runs import RunFolder, describe_steps, fit, versions
+from gpt_embeddings.training.runs import RunFolder
 from gpt_embeddings.training.teacher import encode_texts, load_teacher
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -98,20 +98,19 @@ def distil(
     width = loaded.probe.shape[1]
     if options.n_embd > width:
         raise ValueError(f"`n_embd` is {options.n_embd}, but the teacher's vectors have {width} dimensions.")
-    settings = {
-        **asdict(options),
-        "teacher": loaded.name,
-        "tokenizer": tokenizer_digest(tokenizer),
-        "column": column,
-        "data": data_name,
-    }
-    with RunFolder(output, "train distil", settings) as run:
+    settings = {"teacher": loaded.name, "column": column, "data": data_name}
+    with RunFolder(output, "train distil", tokenizer, options, **settings) as run:
         file = run.folder / "texts.json"
         if not file.is_file():
             write_json(asdict(_choose(dataset, column, tokenizer, loaded.tokenizer, options)), file)
         texts = _Texts(**json.loads(file.read_text(encoding="utf-8")))
-        Bar.write(texts.announcement(), file=sys.stderr)
-        student = _Student(texts, encode_texts(loaded, texts.all, run.folder / "teacher"), tokenizer, options)
+        Bar.write(
+            f"The teacher reads {len(texts.sentences):,} sentences, {len(texts.phrases):,} phrases and "
+            f"{len(texts.tokens):,} tokens of the vocabulary (none of these with `init='random'`, --init random).",
+            file=sys.stderr,
+        )
+        vectors = encode_texts(loaded, texts.tokens + texts.learned, run.folder / "teacher")
+        student = _Student(texts, vectors, tokenizer, options)
         results = student.evaluate()
         if texts.learned:
             student.fit(run)
@@ -119,12 +118,11 @@ def distil(
             results = {name: f"{results[name]} at the start, {trained[name]} trained" for name in trained}
         metadata = {
             **_describe(texts, options, data_name),
+            **(run.describe_steps() if texts.learned else {}),
             "Teacher": f"{loaded.name}, {width} dimensions{', centred' if student.anisotropic else ''}",
             **results,
-            "Versions": versions(*[loaded.package] if loaded.package else []),
         }
-        run.save(student.model, tokenizer, metadata)
-    return metadata
+        return run.save(student.model, metadata, *[loaded.package] if loaded.package else [])
 
 
 def make_phrases(tokenizers: Iterable[PreTrainedTokenizerBase], n: int, seed: int) -> list[str]:
@@ -157,23 +155,8 @@ class _Texts:
         return self.sentences + self.phrases
 
     @property
-    def all(self) -> list[str]:
-        return self.tokens + self.learned
-
-    @property
     def n_held_out(self) -> int:
         return min(HELD_OUT, len(self.sentences) // 10)
-
-    def announcement(self) -> str:
-        n_tokens = f"all {len(self.tokens):,} tokens of the vocabulary"
-        if not self.learned:
-            return f"The teacher reads {n_tokens}."
-        learned = f"The teacher reads {len(self.sentences):,} sentences, {len(self.phrases):,} phrases"
-        return (
-            f"{learned} and {n_tokens} (`init='random'`, --init random, skips these)."
-            if self.tokens
-            else f"{learned}."
-        )
 
 
 class _Student:
@@ -223,7 +206,7 @@ class _Student:
             return matryoshka_loss(model.embed_bags(*bags.take(rows)), theirs, self.projection, weight)
 
         initial = model.wte.weight.detach().clone()
-        fit(model, len(self.bags) - n_held_out, loss, self.options, run, title="Distilling")
+        run.fit(model, len(self.bags) - n_held_out, loss, title="Distilling")
         if self.options.init == "random":  # zeros in rows that no step has changed leave a mean its direction
             with torch.no_grad():
                 model.wte.weight[(model.wte.weight == initial).all(1)] = 0
@@ -316,23 +299,7 @@ def matryoshka_loss(
     Returns:
         The loss, `()`.
     """
-    return target_loss(ours, theirs @ projection, theirs @ theirs.T, similarity_weight)
-
-
-def target_loss(
-    ours: torch.Tensor, targets: torch.Tensor, cosines: torch.Tensor, similarity_weight: float = SIMILARITY_WEIGHT
-) -> torch.Tensor:
-    """Return the loss of a batch for given target vectors and cosines, summed over widths as `matryoshka_loss` does.
-
-    Args:
-        ours: Vectors of the student, `(batch, n_embd)`.
-        targets: Vectors to point to, of the same shape, the principal components first.
-        cosines: Target cosines within the batch, `(batch, batch)`.
-        similarity_weight: Weight of the squared differences of cosines.
-
-    Returns:
-        The loss, `()`.
-    """
+    targets, cosines = theirs @ projection, theirs @ theirs.T
     total = ours.new_zeros(())
     for width, weight in zip(_widths(ours.shape[1]), WIDTH_WEIGHTS, strict=False):
         unit = F.normalize(ours[:, :width], dim=1)
@@ -397,7 +364,6 @@ def _describe(texts: _Texts, options: DistilOptions, data_name: str) -> dict[str
     return {
         "Objective": f"vectors of a teacher (distillation): cosine, cosines within a batch, at {widths} dimensions",
         "Data": f"{data_name}; {n_sentences:,} sentences and {len(texts.phrases):,} phrases of random words",
-        **describe_steps(options),
     }
 
 

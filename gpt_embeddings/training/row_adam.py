@@ -3,7 +3,6 @@
 The steps are those of `torch.optim.Adam` on the rows that have a gradient. `torch.optim.SparseAdam` is not used: it
 refuses the dense gradient of a position table, adds `eps` before the bias correction, so that its steps differ from
 Adam's where gradients are small, and is slower (`python scripts/benchmark_optimizer.py`).
-Left out: weight decay, which would have to update every row.
 """
 
 import math
@@ -25,9 +24,6 @@ class RowAdam(torch.optim.Optimizer):
         lr: Learning rate.
         betas: Decay rates of the running means of the gradient and of its square.
         eps: Added to the denominator.
-
-    Raises:
-        ValueError: A number is out of its range.
     """
 
     def __init__(
@@ -37,12 +33,6 @@ class RowAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        if not 0 < lr < float("inf"):
-            raise ValueError(f"`lr` must be above 0, got {lr}.")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"`betas` must be from 0 to below 1, got {betas}.")
-        if not eps > 0:
-            raise ValueError(f"`eps` must be above 0, got {eps}.")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()

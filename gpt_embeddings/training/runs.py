@@ -2,15 +2,17 @@
 
 During a run the folder that `outputs` provides holds the prepared data and the checkpoint, one file that is replaced.
 `transformers.Trainer` does not suit objectives on pooled vectors: it pads texts, and its optimizers update every row
-of the table, which costs many times the few milliseconds of a step on 256 sentences. Left out: the objectives.
+of the table, which costs many times the few milliseconds of a step on 256 sentences.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.progress import Bar
+from gpt_embeddings.text.tokenizer import tokenizer_digest
 from gpt_embeddings.training.bags import Rows
 from gpt_embeddings.training.options import TrainingOptions
 from gpt_embeddings.training.row_adam import RowAdam
@@ -28,8 +31,45 @@ from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 SHOWN_STEPS = 50  # the bar shows a running mean of the loss
 
 
+@contextmanager
+def resumable_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write, which replaces one that a run continues from when it is complete."""
+    try:
+        with atomic_file(path) as partial, partial.open("wb") as file:
+            yield file
+    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+        reason = str(error).split("\n", 1)[0]
+        raise OSError(
+            f"{str(path)!r} could not be written: {reason}. Free some disk space and run the same command again: it "
+            "continues where it was."
+        ) from error
+
+
 class RunFolder(AtomicOutput):
-    """The output of a run, with its checkpoint; its kind is the command, such as `train clm`."""
+    """The output of a run, with its checkpoint.
+
+    Args:
+        path: Folder to make; it appears when the run is complete.
+        kind: The command, such as `train clm`.
+        tokenizer: The tokenizer of the model.
+        options: How to train; None for a run that has no steps and starts anew each time.
+        **settings: What else must be the same for a run to continue, JSON-serializable.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        kind: str,
+        tokenizer: PreTrainedTokenizerBase,
+        options: TrainingOptions | None = None,
+        **settings: Any,
+    ) -> None:
+        self.tokenizer = tokenizer
+        if options is None:
+            super().__init__(path, kind)
+            return
+        self.options = options
+        super().__init__(path, kind, {**asdict(options), "tokenizer": tokenizer_digest(tokenizer), **settings})
 
     @property
     def state(self) -> Path:
@@ -38,84 +78,84 @@ class RunFolder(AtomicOutput):
 
     def save_state(self, step: int, state: Mapping[str, Any]) -> None:
         """Write the state after a step: tensors, numbers and containers of them."""
-        try:
-            with atomic_file(self.state) as partial:
-                torch.save({"step": step, **state}, partial)
-        except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-            reason = str(error).split("\n", 1)[0]
-            raise OSError(
-                f"The checkpoint of step {step} could not be written to {str(self.state)!r}: {reason}. Free some disk "
-                "space and run the same command again: it continues from the checkpoint before."
-            ) from error
+        with resumable_file(self.state) as file:
+            torch.save({"step": step, **state}, file)
 
-    def save(
-        self, model: GPTEmbeddingsPreTrainedModel, tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str, Any]
+    def fit(
+        self,
+        model: GPTEmbeddingsPreTrainedModel,
+        n_examples: int,
+        loss: Callable[[Rows, int], torch.Tensor],
+        *,
+        title: str = "Training",
+        sparse: bool = True,
+        tokens_per_step: int | None = None,
     ) -> None:
-        """Save the result under the name of the output."""
+        """Minimize a loss, from the checkpoint of the run if there is one.
+
+        The order of examples depends on seed and epoch alone. An epoch leaves out the last examples that fill no
+        batch.
+
+        Args:
+            model: The model; it is trained in place.
+            n_examples: Number of examples.
+            loss: Takes row numbers of examples and the step, returns their mean loss. It depends on nothing else.
+            title: Label of the progress bar.
+            sparse: Whether a step updates only the rows of `wte` that its batch has.
+            tokens_per_step: What the bar counts; None counts steps.
+        """
+        size, rate = self.options.batch_size, self.options.learning_rate
+        optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=rate)
+        step, per_epoch = 0, max(1, n_examples // size)
+        n_steps = max(1, round(per_epoch * self.options.epochs))
+        if self.state.is_file():
+            saved = torch.load(self.state, weights_only=True)
+            step = saved["step"]
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+        units: dict[str, Any] = {"unit": "step"}
+        if tokens_per_step is not None:
+            units = {"unit": "token", "unit_scale": tokens_per_step}
+        shown, order = float("nan"), None
+        with _gradients(model, sparse), Bar(total=n_steps, initial=step, desc=title, **units) as bar:
+            while step < n_steps:
+                epoch, place = divmod(step, per_epoch)
+                if order is None or place == 0:
+                    order = np.random.default_rng([self.options.seed, epoch]).permutation(n_examples)
+                optimizer.param_groups[0]["lr"] = rate * (1 - step / n_steps)
+                value = loss(order[place * size : (place + 1) * size], step)
+                number = value.item()
+                if not math.isfinite(number):
+                    raise ValueError(
+                        f"After step {step} the loss is {number}. Nothing of it was saved. Try again with a lower "
+                        "learning rate and another output, as this one keeps the settings of the run."
+                    )
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+                step += 1
+                shown = number if shown != shown else shown + (number - shown) / SHOWN_STEPS
+                bar.update()
+                bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
+                if step % self.options.save_steps == 0 or step == n_steps:
+                    self.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+    def describe_steps(self) -> dict[str, str]:
+        """Return how long and how fast was trained, for the metadata."""
+        options = self.options
+        return {
+            "Steps": f"{options.epochs:g} epochs in batches of {options.batch_size}",
+            "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
+        }
+
+    def save(self, model: GPTEmbeddingsPreTrainedModel, metadata: Mapping[str, Any], *packages: str) -> dict[str, Any]:
+        """Save the result under the name of the output; return the metadata with versions of packages."""
+        names = ("gpt-embeddings", "torch", "transformers", "tokenizers", "datasets", *packages)
+        metadata = {**metadata, "Versions": ", ".join(f"{name} {version(name)}" for name in names)}
         self.result.mkdir(exist_ok=True)
-        save_model_and_tokenizer(self.result, model, tokenizer, metadata)
+        save_model_and_tokenizer(self.result, model, self.tokenizer, metadata)
         self.finish()
-
-
-def fit(
-    model: GPTEmbeddingsPreTrainedModel,
-    n_examples: int,
-    loss: Callable[[Rows, int], torch.Tensor],
-    options: TrainingOptions,
-    run: RunFolder,
-    *,
-    title: str = "Training",
-    sparse: bool = True,
-    tokens_per_step: int | None = None,
-) -> None:
-    """Minimize a loss, from the checkpoint of the run if there is one.
-
-    The order of examples depends on seed and epoch alone. An epoch leaves out the last examples that fill no batch.
-
-    Args:
-        model: The model; it is trained in place.
-        n_examples: Number of examples.
-        loss: Takes row numbers of examples and the step, returns their mean loss. It depends on nothing else.
-        options: How to train.
-        run: Where the checkpoint is stored.
-        title: Label of the progress bar.
-        sparse: Whether a step updates only the rows of `wte` that its batch has.
-        tokens_per_step: What the bar counts; None counts steps.
-    """
-    optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
-    step, per_epoch = 0, max(1, n_examples // options.batch_size)
-    n_steps = max(1, round(per_epoch * options.epochs))
-    if run.state.is_file():
-        saved = torch.load(run.state, weights_only=True)
-        step = saved["step"]
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-    units: dict[str, Any] = {"unit": "step"}
-    if tokens_per_step is not None:
-        units = {"unit": "token", "unit_scale": tokens_per_step}
-    shown, order = float("nan"), None
-    with _gradients(model, sparse), Bar(total=n_steps, initial=step, desc=title, **units) as bar:
-        while step < n_steps:
-            epoch, place = divmod(step, per_epoch)
-            if order is None or place == 0:
-                order = np.random.default_rng([options.seed, epoch]).permutation(n_examples)
-            optimizer.param_groups[0]["lr"] = options.learning_rate * (1 - step / n_steps)
-            value = loss(order[place * options.batch_size : (place + 1) * options.batch_size], step)
-            number = value.item()
-            if not math.isfinite(number):
-                raise ValueError(
-                    f"After step {step} the loss is {number}. Nothing of it was saved. Try again with a lower "
-                    "learning rate and another output, as this one keeps the settings of the run."
-                )
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            step += 1
-            shown = number if shown != shown else shown + (number - shown) / SHOWN_STEPS
-            bar.update()
-            bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
-            if step % options.save_steps == 0 or step == n_steps:
-                run.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        return metadata
 
 
 @contextmanager
@@ -128,17 +168,3 @@ def _gradients(model: GPTEmbeddingsPreTrainedModel, sparse: bool) -> Iterator[No
     finally:
         wte.sparse = before
         model.zero_grad()
-
-
-def describe_steps(options: TrainingOptions) -> dict[str, str]:
-    """Return how long and how fast was trained, for the metadata."""
-    return {
-        "Steps": f"{options.epochs:g} epochs in batches of {options.batch_size}",
-        "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
-    }
-
-
-def versions(*more: str) -> str:
-    """Return the versions of the packages that a run depends on, for the metadata."""
-    names = ("gpt-embeddings", "torch", "transformers", "tokenizers", "datasets", *more)
-    return ", ".join(f"{name} {version(name)}" for name in names)

@@ -7,7 +7,6 @@ with the next block.
 One call of `SentenceTransformer.encode` keeps nothing until all texts are read. It sorts texts by characters, where
 sorting by tokens spares a third of the padded tokens (1.02 instead of 1.44 per token on sentences of docstrings), and
 its threads share each small step, where one thread per batch is twice as fast. So texts are sorted and batched here.
-Left out: what is learned from the vectors (`gpt_embeddings.training.distillation`).
 """
 
 import hashlib
@@ -16,7 +15,6 @@ import os
 import pkgutil
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,17 +30,16 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.checkpoints.files import open_folder
-from gpt_embeddings.outputs import atomic_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.threads import thread_pool
+from gpt_embeddings.training.runs import resumable_file
 
 
 BLOCK_TEXTS = 1024  # a killed run encodes at most this many texts again
 BATCH_TOKENS, DEVICE_BATCH_TOKENS = 1024, 2**15  # the former fits into the caches of a CPU
 BATCH_CHARACTERS = 2**11  # for a teacher without a known tokenizer: about a second of a slow one
 MAX_TOKENS = 128  # per text, for teachers that could read more
-REPORTED_SECONDS = 60  # remaining time from which it is reported
 PROBE = ["The tide came in.", "A maré subiu e tornou a descer.", "harbour", "What is the time?"]
 SAME_TEACHER = 0.99  # least cosine between the vectors that one teacher gives a text at two times
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -134,19 +131,23 @@ def load_teacher(teacher: Any) -> Teacher:
         TypeError: The object has no `encode`.
         ValueError: It does not return one finite, non-zero vector for each of a few sentences.
     """
+    name = None
     if isinstance(teacher, str):
-        if FUNCTION.fullmatch(teacher) and not Path(teacher).exists():
-            return Teacher(_import_function(teacher), teacher, _package(teacher.split(":")[0]))
-        return _of_model(_load_model(teacher), Path(teacher).name if Path(teacher).is_dir() else teacher)
-    kind, encode = type(teacher), getattr(teacher, "encode", None)
+        if not FUNCTION.fullmatch(teacher) or Path(teacher).exists():
+            return _of_model(_load_model(teacher), Path(teacher).name if Path(teacher).is_dir() else teacher)
+        name, teacher = teacher, _import(teacher)
+    kind = type(teacher)
+    encode = getattr(teacher, "encode", None if name is None else teacher)
     if not callable(encode):
         raise TypeError(
             f"The teacher is a {kind.__name__} without a method `encode`. Give an object that has one, the name of a "
             "sentence-transformers model, or 'package.module:function'."
         )
     if hasattr(teacher, "preprocess") and hasattr(teacher, "max_seq_length"):  # a SentenceTransformer
-        return _of_model(teacher, str(teacher.model_card_data.base_model or kind.__name__))
-    return Teacher(encode, f"{kind.__module__}.{kind.__qualname__}", _package(kind.__module__))
+        return _of_model(teacher, name or str(teacher.model_card_data.base_model or kind.__name__))
+    module = kind.__module__ if name is None else name.split(":")[0]
+    package = next(iter(packages_distributions().get(module.split(".", 1)[0], [])), None)
+    return Teacher(encode, name or f"{kind.__module__}.{kind.__qualname__}", package)
 
 
 def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLike[str]) -> Vectors:
@@ -169,21 +170,19 @@ def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLi
     _check_same_teacher(teacher, folder / "probe.npy")
     lengths = teacher.lengths(texts)
     order = np.argsort(lengths, kind="stable")  # texts of one length need no padding
-    blocks = [order[i : i + BLOCK_TEXTS] for i in range(0, len(order), BLOCK_TEXTS)]
-    paths = [folder / f"{_digest(texts, rows)}.npy" for rows in blocks]
-    missing = [(rows, path) for rows, path in zip(blocks, paths, strict=True) if not path.is_file()]
-    total, left = int(lengths.sum()), sum(int(lengths[rows].sum()) for rows, _ in missing)
     unit = "character" if teacher.tokenizer is None else "token"
-    with Bar(total=total, initial=total - left, desc="Teacher", unit=unit, unit_scale=True) as bar:
-        for i, (rows, path) in enumerate(missing):
-            start = time.perf_counter()
-            _save(_encode_block(teacher, [texts[i] for i in rows], lengths[rows], bar), path)
-            if i == 0:
-                seconds = (time.perf_counter() - start) * (left / max(1, int(lengths[rows].sum())) - 1)
-                if seconds >= REPORTED_SECONDS:
-                    message = f"The teacher needs about {seconds / 60:.0f} min more, judging by its first block."
-                    bar.write(message, file=sys.stderr)
-    return np.concatenate([np.load(path) for path in paths])[np.argsort(order)]
+    found = []
+    with Bar(total=int(lengths.sum()), desc="Teacher", unit=unit, unit_scale=True) as bar:
+        for start in range(0, len(order), BLOCK_TEXTS):
+            rows = order[start : start + BLOCK_TEXTS]
+            block = [texts[i] for i in rows]
+            path = folder / f"{_digest(block)}.npy"
+            if path.is_file():
+                bar.update(int(lengths[rows].sum()))
+            else:
+                _save(_encode_block(teacher, block, lengths[rows], bar), path)
+            found.append(np.load(path))
+    return np.concatenate(found)[np.argsort(order)]
 
 
 def _encode_block(teacher: Teacher, texts: list[str], lengths: Lengths, bar: Bar) -> Vectors:
@@ -214,42 +213,28 @@ def _check_same_teacher(teacher: Teacher, path: Path) -> None:
         )
 
 
-def _digest(texts: Sequence[str], rows: Lengths) -> str:
+def _digest(texts: list[str]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for i in rows:
-        digest.update(texts[i].encode("utf-8", "replace") + b"\0")
+    for text in texts:
+        digest.update(text.encode("utf-8", "replace") + b"\0")
     return digest.hexdigest()
 
 
 def _save(vectors: Vectors, path: Path) -> None:
-    try:
-        with atomic_file(path) as new, new.open("wb") as file:
-            np.save(file, vectors)
-    except OSError as error:
-        raise OSError(
-            f"The teacher's vectors could not be written to {str(path)!r}: {error}. Free some disk space and run the "
-            "same command again: it continues with this block."
-        ) from error
+    with resumable_file(path) as file:
+        np.save(file, vectors)
 
 
-def _import_function(name: str) -> Encode:
+def _import(name: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own module is there, and may import others later
     try:
-        found = pkgutil.resolve_name(name)
+        return pkgutil.resolve_name(name)
     except (ImportError, AttributeError) as error:
         raise OSError(
             f"The teacher {name!r} could not be imported: {error}. Give 'package.module:function', or the folder or "
             "Hub name of a sentence-transformers model."
         ) from error
-    encode = found if callable(found) else getattr(found, "encode", None)
-    if not callable(encode):
-        raise OSError(f"The teacher {name!r} is neither a function nor an object with `encode`.")
-    return encode
-
-
-def _package(module: str) -> str | None:
-    return next(iter(packages_distributions().get(module.split(".", 1)[0], [])), None)
 
 
 def _load_model(name: str) -> Any:

@@ -1,8 +1,7 @@
 """Token weights for pooling: smooth inverse frequency (SIF), from the token counts of a corpus.
 
 A frequent token says little about a text. Arora et al. 2017 ("A simple but tough-to-beat baseline for sentence
-embeddings") weight each token by a / (a + p), where p is its share of all tokens. Left out: their second step, the
-removal of the first principal component, which depends on the set of texts.
+embeddings") weight each token by a / (a + p), where p is its share of all tokens.
 """
 
 import os
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary
-from gpt_embeddings.training.runs import RunFolder, versions
+from gpt_embeddings.training.runs import RunFolder
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -90,13 +89,11 @@ def train_token_weights(
     Raises:
         OSError: The output exists, or could not be written.
     """
-    with RunFolder(output, "train weights") as run:
+    with RunFolder(output, "train weights", tokenizer) as run:
         counts = fit_token_weights(model, tokenizer, dataset, a=a, column=column)
         metadata = {
             "Token weights": f"a / (a + share of the token), a = {a:g}",
             "Data": f"{data_name}; {counts.sum():,} tokens, {(counts > 0).sum():,} distinct ones",
             "Tables": f"of {model_name}",
-            "Versions": versions(),
         }
-        run.save(model, tokenizer, metadata)
-    return metadata
+        return run.save(model, metadata)

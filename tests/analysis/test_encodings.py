@@ -8,9 +8,6 @@ from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings.analysis.encodings import compare_encodings
 
 
-pytest.importorskip("sklearn")
-
-
 CAT = "O gato sentou no tapete"
 CARPET = "O tapete sentou no gato"
 

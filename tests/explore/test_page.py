@@ -21,7 +21,8 @@ pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
 from gpt_embeddings.bundled import BUNDLED, ENGLISH, PORTUGUESE
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, table_to_html, text_to_html
+from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, table_to_html
+from gpt_embeddings.explore.style import escape_text
 from gpt_embeddings.explore.translation import translate
 from gpt_embeddings.explore.views import ALL_TOKENS, AROUND, TOKENS, VIEWS, WORDS, ViewResult
 
@@ -58,12 +59,9 @@ def show(view, model, *values, language="en"):
     ("view", "values", "message"),
     [
         (TEXT, [""], "The text is empty; type a few words."),
-        (TEXT, [None], "The text is empty"),
-        (TEXT, ["x" * 1_000_001], "Text: the text has 1,000,001 characters, at most 1,000,000 are allowed"),
         (TEXT, ["a\ud800"], r"lone surrogate '\\ud800'"),
         (MAP, [WORDS, " , "], "There are no words"),
         (MAP, [WORDS, ",".join(map(str, range(201)))], "201 words; at most 200"),
-        (MAP, [AROUND, ""], "There is no word"),
         (MAP, [TOKENS, ""], "The text is empty"),
         (NEIGHBOURS, [""], "There is no word"),
         (NEIGHBOURS, ["king", "man"], "Fill both or neither"),
@@ -73,7 +71,6 @@ def show(view, model, *values, language="en"):
         (COSTS, [10, 1.5, 1], "`n_positions` must be a whole number, got 1.5"),
         (COSTS, [None, 1, 1], "`vocab_size` must be a whole number, got None"),
         (COSTS, [10, 1, float("nan")], "`n_embd` must be a whole number, got nan"),
-        (COSTS, [10, 1, 1e300], "`n_embd`"),
     ],
 )
 def test_bad_input_becomes_a_message(model, view, values, message):
@@ -221,9 +218,9 @@ def test_the_bundled_tables_know_words(bundled, name, query, best, answers):
 
 
 def test_html_of_ours_is_text():
-    html = notes_to_html(ViewResult(notes=(MARKUP,))) + text_to_html(MARKUP)
+    html = notes_to_html(ViewResult(notes=(MARKUP,))) + escape_text(MARKUP)
     assert re.findall(r"<(\w+)", html) == ["p"]
-    assert not set("{}$`") & set(html)
+    assert not set("{}$`'") & set(html)
     table = TEXT.render(LazyModel.from_pretrained(None), MARKUP).table
     assert "<img" not in table_to_html(table, MARKUP, "en") and "{" not in table_to_html(table, MARKUP, "en")
 
@@ -250,17 +247,7 @@ def test_a_model_is_loaded_once_and_again_after_an_error(gpt2_tokenizer):
         with pytest.raises(OSError, match="no such file"):
             model.load()
     assert calls == [1, 1, 1]
-    assert "&lt;b&gt;</strong> could not be loaded. no such file" in sizes_to_html(model, "en")
-
-
-def no_tokenizer(content):
-    """Return a function that saves a model beside a file that is no tokenizer."""
-
-    def save(folder):
-        make_model().save_pretrained(folder)
-        (folder / "tokenizer.json").write_text(content)
-
-    return save
+    assert "&#60;b&#62;</strong> could not be loaded. no such file" in sizes_to_html(model, "en")
 
 
 @pytest.mark.parametrize(
@@ -270,9 +257,8 @@ def no_tokenizer(content):
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'), "model.safetensors"),
         (lambda folder: make_model(vocab_size=9).save_pretrained(folder), "50257 entries, more than"),
-        *[(no_tokenizer(content), "") for content in ("", "{}", '{"version": "1.0", "model": {"type": "BPE"}}')],
     ],
-    ids=["no config", "broken config", "no weights", "other tokenizer", "empty", "no version", "no vocabulary"],
+    ids=["no config", "broken config", "no weights", "other tokenizer"],
 )
 def test_a_model_that_does_not_load_says_why(tmp_path, make, message):
     make(tmp_path)
@@ -338,13 +324,10 @@ def test_an_address_that_cannot_be_listened_at_is_named():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        reasons = {("--port", port): f"'127.0.0.1', port {port}: Address already in use. Choose"}
-        # Names of RFC 5737 and RFC 2606.
-        reasons |= {("--host", host): f"{host!r}: " for host in ("192.0.2.1", "no.such.host.invalid")}
-        for options, reason in reasons.items():
-            result = run("--no-browser", *options)
-            assert result.exit_code == 1
-            assert result.output.startswith(f"Error: The page cannot listen at {reason}")
+        # A name of RFC 5737.
+        for option, reason in ((("--port", port), "Address already in use"), (("--host", "192.0.2.1"), "192.0.2.1")):
+            result = run("--no-browser", *option)
+            assert result.exit_code == 1 and result.output.startswith("Error: ") and reason in result.output
 
 
 def connects(host, port):

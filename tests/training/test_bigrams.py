@@ -27,25 +27,6 @@ def entropy(pairs) -> float:
     return -sum(n * math.log(n / alone[context]) for (context, _), n in joint.items()) / len(pairs)
 
 
-def test_by_hand():
-    counts = BigramCounts(np.int64(3))
-    counts.add([0, 1, 0, 2, 0], [1, 0, 2, 0, 1])  # after 0: 1, 2, 1; after 1: 0; after 2: 0
-    assert counts.bound() == pytest.approx((2 * math.log(3 / 2) + math.log(3)) / 5)
-    assert (counts.n_pairs, counts.n_distinct) == (5, 4)
-
-
-def test_positions_by_hand():
-    inputs, targets = [[0, 0], [0, 0]], [[1, 2], [1, 2]]
-    plain, placed = BigramCounts(3), BigramCounts(3, 2)
-    plain.add(inputs, targets)
-    placed.add(inputs, targets)
-    assert plain.bound() == pytest.approx(math.log(2))
-    assert placed.bound() == 0
-    again = BigramCounts(3, 2)
-    again.add(inputs, targets, position_ids=[0, 0])
-    assert again.bound() == pytest.approx(math.log(2))
-
-
 BATCHES = st.lists(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from([-100, 0, 1, 2, 3, 4])), max_size=20),
     max_size=8,

