@@ -39,54 +39,37 @@ except ImportError as error:
     raise ImportError(UNTESTED) from error
 
 
-# Sizes above these are taken for a broken or hostile `config.json`, before anything is allocated. They leave room
-# for every published GPT: GPT-3 has n_embd 12,288, the widest vocabularies have about a million entries.
-MAX_VOCAB_SIZE = 2**24
-MAX_N_POSITIONS = 2**24
-MAX_N_EMBD = 2**17
+# By field, the least and the largest value. More is taken for a broken or hostile `config.json`, before anything is
+# allocated; there is room for every published GPT: GPT-3 has n_embd 12,288, the widest vocabularies a million entries.
+INTEGER_RANGES = {
+    "vocab_size": (1, 2**24),
+    "n_positions": (1, 2**24),
+    "n_embd": (1, 2**17),
+    "num_hidden_layers": (0, 0),
+    "position_offset": (0, 2**24),
+    "word_embed_proj_dim": (1, 2**17),
+}
 MAX_TABLE_ENTRIES = 2**34  # 64 GiB in float32
 MAX_NUM_LABELS = 2**20
-MAX_INITIALIZER_RANGE = 1000.0
-MAX_TOKEN_SCALE = 1000.0  # BioGPT, XGLM and CTRL use sqrt(n_embd)
+# By field, the largest value; the least is 0.
+REAL_LIMITS = {
+    "embd_pdrop": 1,
+    "classifier_dropout": 1,
+    "initializer_range": 1000,
+    "position_initializer_range": 1000,
+    "token_scale": 1000,  # BioGPT, XGLM and CTRL use sqrt(n_embd)
+}
 
 GPT2_ENDOFTEXT_ID = 50256
 
 # Names that other libraries have for our fields. They would be kept as unknown fields, without any effect.
 OTHER_NAMES = {
-    "vocab_size": ("n_vocab", "num_embeddings", "num_tokens", "vocab", "vocabulary_size"),
-    "n_positions": (
-        "block_size",
-        "context_length",
-        "context_size",
-        "max_len",
-        "max_seq_len",
-        "max_seq_length",
-        "max_sequence_length",
-        "n_ctx",
-        "num_positions",
-        "seq_len",
-        "seq_length",
-    ),
-    "n_embd": (
-        "d_model",
-        "dim",
-        "emb_dim",
-        "emb_size",
-        "embd_dim",
-        "embed_dim",
-        "embed_size",
-        "embedding_dim",
-        "embedding_dimension",
-        "embedding_size",
-        "embeddings_dim",
-        "hidden",
-        "hidden_dim",
-        "model_dim",
-        "token_dim",
-    ),
-    "embd_pdrop": ("drop_rate", "dropout", "dropout_rate", "embed_dropout", "hidden_dropout_prob"),
-    "initializer_range": ("init_range", "init_std"),
-    "position_embedding_type": ("pos_type", "position_type"),
+    "vocab_size": "n_vocab num_embeddings num_tokens vocabulary_size",
+    "n_positions": "block_size context_length max_len max_seq_len max_seq_length max_sequence_length n_ctx seq_len",
+    "n_embd": "d_model dim emb_dim embed_dim embed_size embedding_dim embedding_dimension embedding_size hidden_dim",
+    "embd_pdrop": "drop_rate dropout dropout_rate hidden_dropout_prob",
+    "initializer_range": "init_range init_std",
+    "position_embedding_type": "pos_type position_type",
 }
 
 
@@ -201,7 +184,7 @@ class GPTEmbeddingsConfig(PretrainedConfig):
     num_hidden_layers: int = 0
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs = {name: _as_python(value) for name, value in kwargs.items()}
+        kwargs = {name: as_python(value) for name, value in kwargs.items()}
         for common, name in self.attribute_map.items():
             if common in kwargs:
                 value = kwargs.pop(common)
@@ -215,8 +198,7 @@ class GPTEmbeddingsConfig(PretrainedConfig):
         # and `num_labels` makes a dictionary of that size.
         _check_dtype("dtype", kwargs.get("dtype"))
         _check_dtype("torch_dtype", kwargs.get("torch_dtype"))
-        if kwargs.get("num_labels") is not None:
-            _check_integer("num_labels", kwargs["num_labels"], 0, MAX_NUM_LABELS)
+        check_integer("num_labels", kwargs.get("num_labels"), 0, MAX_NUM_LABELS)
         _warn_of_other_names(kwargs)
         for name, value in own.items():
             setattr(self, name, value)
@@ -233,7 +215,7 @@ class GPTEmbeddingsConfig(PretrainedConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         kind = FIELD_TYPES.get(self.attribute_map.get(name, name))
         if kind is not None:
-            value = _as_python(value)
+            value = as_python(value)
             _check_type(name, value, kind)
         super().__setattr__(name, value)
 
@@ -258,25 +240,24 @@ class GPTEmbeddingsConfig(PretrainedConfig):
         self.validate_token_ids()
 
     def validate_sizes(self) -> None:
-        """Check sizes, probabilities and deviations against their ranges.
-
-        Raises:
-            ValueError: A value is out of range; the message names field, value and range.
-        """
-        _check_integer("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)
-        _check_integer("n_positions", self.n_positions, 1, MAX_N_POSITIONS)
-        _check_integer("n_embd", self.n_embd, 1, MAX_N_EMBD)
-        _check_integer("num_hidden_layers", self.num_hidden_layers, 0, 0)
-        _check_real("embd_pdrop", self.embd_pdrop, 1.0)
-        if self.classifier_dropout is not None:
-            _check_real("classifier_dropout", self.classifier_dropout, 1.0)
-        _check_real("initializer_range", self.initializer_range, MAX_INITIALIZER_RANGE)
-        if self.position_initializer_range is not None:
-            _check_real("position_initializer_range", self.position_initializer_range, MAX_INITIALIZER_RANGE)
-        self._validate_family_fields()
+        """Check sizes, probabilities and deviations against their ranges."""
+        for name, (low, high) in INTEGER_RANGES.items():
+            check_integer(name, getattr(self, name), low, high)
+        places = self.n_positions + self.position_offset
+        check_integer("padding_position", self.padding_position, -self.position_offset, self.n_positions - 1)
+        check_integer("sinusoid_zero_row", self.sinusoid_zero_row, 0, places - 1)
+        for name, limit in REAL_LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= limit:  # NaN fails this too
+                raise ValueError(f"`{name}` must be a number from 0 to {limit}, got {value!r}.")
+        if self.position_embedding_type == "sinusoidal" and self.sinusoid_type == "tensor2tensor" and self.n_embd < 4:
+            raise ValueError(
+                f"`n_embd` must be at least 4 with `sinusoid_type` 'tensor2tensor', got {self.n_embd}; its rates are "
+                "spread over n_embd / 2 - 1 steps."
+            )
         rows = self.vocab_size
         if self.position_embedding_type != "none":
-            rows += self.n_positions + self.position_offset
+            rows += places
         width = self.n_embd
         if self.word_embed_proj_dim is not None:
             rows, width = rows + self.n_embd, max(width, self.word_embed_proj_dim)  # `project_in` is a table too
@@ -287,11 +268,7 @@ class GPTEmbeddingsConfig(PretrainedConfig):
             )
 
     def validate_token_ids(self) -> None:
-        """Check the special ids against the vocabulary, where transformers itself only warns.
-
-        Raises:
-            ValueError: An id is not in the vocabulary.
-        """
+        """Check the special ids against the vocabulary, where transformers itself only warns."""
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
             for token_id in value if isinstance(value, list) else [value]:
@@ -301,32 +278,15 @@ class GPTEmbeddingsConfig(PretrainedConfig):
                         f"(`vocab_size` is {self.vocab_size}), got {token_id}."
                     )
 
-    def _validate_family_fields(self) -> None:
-        """Check the fields in which the GPT families differ."""
-        _check_integer("position_offset", self.position_offset, 0, MAX_N_POSITIONS)
-        if self.padding_position is not None:
-            _check_integer("padding_position", self.padding_position, -self.position_offset, self.n_positions - 1)
-        if self.sinusoid_zero_row is not None:
-            rows = self.n_positions + self.position_offset
-            _check_integer("sinusoid_zero_row", self.sinusoid_zero_row, 0, rows - 1)
-        if self.position_embedding_type == "sinusoidal" and self.sinusoid_type == "tensor2tensor" and self.n_embd < 4:
-            raise ValueError(
-                f"`n_embd` must be at least 4 with `sinusoid_type` 'tensor2tensor', got {self.n_embd}; its rates are "
-                "spread over n_embd / 2 - 1 steps."
-            )
-        _check_real("token_scale", self.token_scale, MAX_TOKEN_SCALE)
-        if self.word_embed_proj_dim is not None:
-            _check_integer("word_embed_proj_dim", self.word_embed_proj_dim, 1, MAX_N_EMBD)
-
 
 # By name, the type of each field. `num_attention_heads`, `model_type` and `attribute_map` are no fields.
 FIELD_TYPES: dict[str, Any] = dict(GPTEmbeddingsConfig.__annotations__)
 
 
-def _as_python(value: Any) -> Any:
+def as_python(value: Any) -> Any:
     """Return scalars of NumPy and torch as Python's, so that they are checked alike and fit in JSON."""
     if isinstance(value, list):
-        return [_as_python(entry) for entry in value]
+        return [as_python(entry) for entry in value]
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
@@ -351,7 +311,7 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 def _warn_of_other_names(unknown: dict[str, Any]) -> None:
     """Warn of unknown fields that are probably one of our fields under another name."""
-    names = {other: name for name, others in OTHER_NAMES.items() for other in others}
+    names = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
     known = vars(PretrainedConfig()).keys() | {"torch_dtype", "num_labels", "name_or_path"}
     for name in unknown.keys() - known:
         close = difflib.get_close_matches(name, FIELD_TYPES, n=1, cutoff=0.8)
@@ -363,14 +323,10 @@ def _warn_of_other_names(unknown: dict[str, Any]) -> None:
             )
 
 
-def _check_integer(name: str, value: Any, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
+def check_integer(name: str, value: Any, low: int, high: int) -> None:
+    """Raise a ValueError for what is neither an integer within a range nor None, which other checks refuse."""
+    if value is not None and (type(value) is not int or not low <= value <= high):
         raise ValueError(f"`{name}` must be an integer from {low} to {high}, got {value!r}.")
-
-
-def _check_real(name: str, value: float, high: float) -> None:
-    if not 0 <= value <= high:  # NaN fails this too
-        raise ValueError(f"`{name}` must be a number from 0 to {high:g}, got {value!r}.")
 
 
 def _check_dtype(name: str, value: Any) -> None:

@@ -30,7 +30,6 @@ transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0.
 """
 
 import math
-from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -41,12 +40,14 @@ from torch.utils.checkpoint import checkpoint
 
 try:  # beside this file in a Hub repository, or in a package
     from .configuration_gpt_embeddings import (  # type: ignore[import-not-found]
-        MAX_VOCAB_SIZE,
+        INTEGER_RANGES,
         UNTESTED,
         GPTEmbeddingsConfig,
+        as_python,
+        check_integer,
     )
 except ImportError:  # at the top level, as installed
-    from configuration_gpt_embeddings import MAX_VOCAB_SIZE, UNTESTED, GPTEmbeddingsConfig
+    from configuration_gpt_embeddings import INTEGER_RANGES, UNTESTED, GPTEmbeddingsConfig, as_python, check_integer
 
 try:
     from transformers import (
@@ -102,19 +103,12 @@ def sinusoidal_table(n_positions: int, n_embd: int) -> torch.Tensor:
     return table
 
 
-def tensor2tensor_table(n_positions: int, n_embd: int) -> torch.Tensor:
+def _tensor2tensor_table(n_positions: int, n_embd: int) -> torch.Tensor:
     """Compute the sinusoids of tensor2tensor and fairseq, which XGLM has: sines on the left, cosines on the right.
 
     `table[p, i] = sin(p / 10000^(i / (h - 1)))` and `table[p, h + i]` its cosine, where `h = n_embd // 2`; an odd
     width ends in a zero. Each step is in float32 and in the order of transformers' `modeling_xglm.py`, as weights
     trained on those very values want them.
-
-    Args:
-        n_positions: Number of rows.
-        n_embd: Number of columns, at least 4.
-
-    Returns:
-        Table of shape `(n_positions, n_embd)`, float32.
     """
     half = n_embd // 2
     rate = torch.exp(torch.arange(half, device="cpu").float() * -(math.log(10000) / (half - 1)))  # (half,)
@@ -122,17 +116,10 @@ def tensor2tensor_table(n_positions: int, n_embd: int) -> torch.Tensor:
     return F.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, n_embd % 2))
 
 
-def ctrl_table(n_positions: int, n_embd: int) -> torch.Tensor:
-    """Compute the sinusoids of CTRL: the rates of [`sinusoidal_table`], sines on the left, cosines on the right.
+def _ctrl_table(n_positions: int, n_embd: int) -> torch.Tensor:
+    """Compute the sinusoids of CTRL: the rates of the paper, sines on the left, cosines on the right.
 
     Each step is in float32 and in the order of transformers' `modeling_ctrl.py`.
-
-    Args:
-        n_positions: Number of rows.
-        n_embd: Number of columns.
-
-    Returns:
-        Table of shape `(n_positions, n_embd)`, float32.
     """
     column = torch.arange(n_embd, device="cpu").float().unsqueeze(0)
     rate = 1 / torch.pow(10000, (2 * (column // 2)) / n_embd)  # (1, n_embd)
@@ -140,24 +127,15 @@ def ctrl_table(n_positions: int, n_embd: int) -> torch.Tensor:
     return torch.cat([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=1)
 
 
-SINUSOIDS = {"interleaved": sinusoidal_table, "tensor2tensor": tensor2tensor_table, "ctrl": ctrl_table}
+SINUSOIDS = {"interleaved": sinusoidal_table, "tensor2tensor": _tensor2tensor_table, "ctrl": _ctrl_table}
 
 
 class SinusoidalPositions(nn.Module):
-    """Look-up in a sinusoidal table, held as a buffer that is not saved and not trained.
-
-    Args:
-        n_positions: Number of rows.
-        n_embd: Number of columns.
-        sinusoid_type: Key of `SINUSOIDS`.
-        zero_row: Row that is all zeros.
-    """
+    """Look-up in a sinusoidal table, held as a buffer that is not saved and not trained."""
 
     weight: torch.Tensor
 
-    def __init__(
-        self, n_positions: int, n_embd: int, sinusoid_type: str = "interleaved", zero_row: int | None = None
-    ) -> None:
+    def __init__(self, n_positions: int, n_embd: int, sinusoid_type: str, zero_row: int | None) -> None:
         super().__init__()
         self.sinusoid_type, self.zero_row = sinusoid_type, zero_row
         self.register_buffer("weight", torch.empty(n_positions, n_embd, dtype=torch.float32), persistent=False)
@@ -244,12 +222,9 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         """
         if args:
             kwargs["new_num_tokens"], args = args[0], args[1:]
-        rows = kwargs.get("new_num_tokens")
-        if rows is not None:
-            rows = kwargs["new_num_tokens"] = _as_integer(rows)
-            if type(rows) is not int or not 1 <= rows <= MAX_VOCAB_SIZE:
-                raise ValueError(f"`new_num_tokens` must be an integer from 1 to {MAX_VOCAB_SIZE}, got {rows!r}.")
-        embeddings = super().resize_token_embeddings(kwargs.pop("new_num_tokens", None), *args, **kwargs)
+        rows = as_python(kwargs.pop("new_num_tokens", None))
+        check_integer("new_num_tokens", rows, *INTEGER_RANGES["vocab_size"])
+        embeddings = super().resize_token_embeddings(rows, *args, **kwargs)
         weights = getattr(self.base_model, "token_weights", None)
         if weights is not None:  # a token that was never seen weighs 1
             missing = max(0, self.config.vocab_size - len(weights))
@@ -264,15 +239,38 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
 
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
         """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
-        model: Any = self.base_model
-        table: PositionTable = model.wpe
+        table: PositionTable = self.base_model.wpe  # type: ignore[assignment]
         return table
 
+    @torch.no_grad()
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
-        """Make `wpe` longer or shorter; see [`GPTEmbeddingsModel.resize_position_embeddings`]."""
+        """Make `wpe` longer or shorter; rows that stay keep their values.
+
+        Args:
+            new_num_position_embeddings: The new `n_positions`. New learned rows are initialised like a fresh table,
+                sinusoidal ones are computed.
+
+        Returns:
+            The new position table, or None with `position_embedding_type="none"`.
+
+        Raises:
+            ValueError: The new size is out of range; nothing has changed.
+        """
+        new_num_position_embeddings = as_python(new_num_position_embeddings)
+        self.config.__class__(**{**self.config.to_dict(), "n_positions": new_num_position_embeddings})
         model: Any = self.base_model
-        table: PositionTable = model.resize_position_embeddings(new_num_position_embeddings)
-        return table
+        old, new = model.wpe, model._new_position_table(new_num_position_embeddings)
+        if new is not None:
+            new = new.to(device=old.weight.device, dtype=old.weight.dtype).train(old.training)
+        if isinstance(new, nn.Embedding):
+            new.weight.requires_grad_(old.weight.requires_grad)
+            model.wpe = new  # `_init_weights` knows the position table by this name
+            self._init_weights(new)
+            kept = min(len(old.weight), len(new.weight))
+            new.weight[:kept] = old.weight[:kept]
+        model.wpe = new
+        self.config.n_positions = new_num_position_embeddings
+        return new
 
 
 class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
@@ -386,33 +384,40 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """
         if torch.jit.is_tracing():  # the exporter of TorchScript makes tensors of defaults
             past_length, add_positions = int(past_length), bool(add_positions)
-        if type(past_length) is not int:
-            past_length = _as_integer(past_length)
+        past_length = as_python(past_length)
         if token_type_ids is not None and not self.config.add_token_types:
             token_type_ids = None
         if not past_length and kwargs.get("past_key_values") is not None:
             past_length = int(kwargs["past_key_values"].get_seq_length())
-        self._check_types(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
         self._check_shapes(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, past_length)
-        if attention_mask is not None and _is_all_ones(attention_mask):
-            attention_mask = None
-        others = attention_mask is not None or position_ids is not None or token_type_ids is not None
-        tables = self._plain_tables() if add_positions and not others else None
-        if input_ids is not None and tables is not None:
-            hidden_states = self._sum_in_place(*tables, input_ids, past_length, check_ids)
-        else:
-            if check_ids is not False:
-                self._check_values(input_ids, attention_mask, position_ids, token_type_ids, check_ids is True)
-            hidden_states = self._look_up_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if not add_positions and token_type_ids is not None:
+            raise ValueError(
+                "`token_type_ids` go to the GPT that gets the vectors of `add_positions=False`, not here."
+            )
+        attention_mask = _check_mask(attention_mask)
+        ids = {"input_ids": input_ids, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        # Plain tables on the CPU look at every id themselves, so that a check is only needed to name the wrong one.
+        plain = _is_eager() and _is_plain(self.wte) and (position_ids is None or _is_plain(self.wpe))
+        late = plain and check_ids is None and self.wte.weight.is_cpu
+        if check_ids is not False and not late:
+            self._check_values(ids, check_ids is True)
+        try:
+            # New memory that nobody else can see: sums of inference are made in place.
+            own = plain and input_ids is not None and not torch.is_grad_enabled()
+            hidden_states = self._look_up_tokens(input_ids, own) if inputs_embeds is None else inputs_embeds
             if add_positions:
-                in_place = input_ids is not None and self._owns_token_rows()
-                hidden_states = self._sum(
-                    hidden_states, in_place, attention_mask, position_ids, token_type_ids, past_length
-                )
-            elif token_type_ids is not None:
-                raise ValueError(
-                    "`token_type_ids` go to the GPT that gets the vectors of `add_positions=False`, not here."
-                )
+                hidden_states = self._finish_tokens(hidden_states, own)  # (batch, position, n_embd)
+                own = own and self.project_in is None
+                hidden_states = self._add_positions(hidden_states, own, attention_mask, position_ids, past_length)
+                if token_type_ids is not None:
+                    token_types = self._finish_tokens(self._look_up_tokens(token_type_ids, False), False)
+                    hidden_states = hidden_states + token_types
+                if self.drop.training or not _is_plain(self.drop):  # in inference a call that does nothing
+                    hidden_states = self.drop(hidden_states)
+        except IndexError:
+            if late:
+                self._check_values(ids, True)
+            raise
         if attention_mask is not None and attention_mask.shape[1] != hidden_states.shape[1]:
             attention_mask = attention_mask[:, past_length:]
 
@@ -517,7 +522,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self._check_range("input_ids", input_ids, self._vocab_rows())
         self._check_has_values()
         rows = _beside(self.wte.weight, input_ids).unsqueeze(0)  # (1, n_tokens), as adapters expect a batch
-        vectors = self._finish_tokens(self._look_up_tokens(rows), False)[0].squeeze(0)  # (n_tokens, n_embd)
+        vectors = self._finish_tokens(self._look_up_tokens(rows, False), False).squeeze(0)  # (n_tokens, n_embd)
         if position_ids is None or self.wpe is None:
             return vectors
         position_ids = torch.as_tensor(position_ids)
@@ -525,35 +530,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         position_ids = position_ids + self.config.position_offset
         rows = self.wpe(_beside(self.wte.weight, position_ids).unsqueeze(0)).squeeze(0)
         return vectors + rows.to(vectors.device, vectors.dtype)
-
-    @torch.no_grad()
-    def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
-        """Make `wpe` longer or shorter; rows that stay keep their values.
-
-        Args:
-            new_num_position_embeddings: The new `n_positions`. New learned rows are initialised like a fresh table,
-                sinusoidal ones are computed.
-
-        Returns:
-            The new position table, or None with `position_embedding_type="none"`.
-
-        Raises:
-            ValueError: The new size is out of range; nothing has changed.
-        """
-        new_num_position_embeddings = _as_integer(new_num_position_embeddings)
-        self.config.__class__(**{**self.config.to_dict(), "n_positions": new_num_position_embeddings})
-        old, new = self.wpe, self._new_position_table(new_num_position_embeddings)
-        if old is not None and new is not None:
-            new = new.to(device=old.weight.device, dtype=old.weight.dtype).train(old.training)
-            if isinstance(new, nn.Embedding):
-                new.weight.requires_grad_(old.weight.requires_grad)
-                self.wpe = new  # `_init_weights` knows the position table by this name
-                self._init_weights(new)
-                kept = min(len(old.weight), len(new.weight))
-                new.weight[:kept] = old.weight[:kept]
-        self.wpe = new
-        self.config.n_positions = new_num_position_embeddings
-        return new
 
     @torch.no_grad()
     def _unpack_rows(self) -> bool:
@@ -583,93 +559,59 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return SinusoidalPositions(rows, config.n_embd, config.sinusoid_type, config.sinusoid_zero_row)
         return None
 
-    def _look_up_tokens(self, token_ids: torch.Tensor | None) -> torch.Tensor:
+    def _look_up_tokens(self, token_ids: Any, own: bool) -> torch.Tensor:
         """Return what the GPT of these tables takes as `inputs_embeds`, `(batch, position, width of wte)`."""
-        vectors: torch.Tensor = self.wte(token_ids)
+        wte: Any = self.wte
+        # A call of the module would take as long as the look-up of a short text.
+        vectors = torch.embedding(wte.weight, token_ids) if own and wte.max_norm is None else wte(token_ids)
         scale = self.config.token_scale
-        if scale == 1 or self.config.scale_inputs_embeds:
-            return vectors  # or still to be scaled, by `_finish_tokens`
-        return _scale(vectors, scale, self._owns_token_rows())
+        return vectors if scale == 1 or self.config.scale_inputs_embeds else _scale(vectors, scale, own)
 
-    def _plain_tables(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return `wte` and `wpe` where `forward` of ids alone is a look-up and a sum: inference, nothing changed."""
-        modules = self._modules  # `self.wte` would be looked up in Python, 1 us each time
-        wte: Any = modules["wte"]
-        wpe: Any = modules.get("wpe")
-        drop: Any = modules["drop"]
-        if torch.is_grad_enabled() or not _is_eager():
-            return None
-        if not (_is_plain(wte, nn.Embedding) and _is_plain(wpe, nn.Embedding) and _is_plain(drop, nn.Dropout)):
-            return None
-        if self.project_in is not None or self.config.token_scale != 1 or drop.training:
-            return None
-        tokens, positions = wte.weight, wpe.weight
-        if tokens.dtype != positions.dtype or wte.max_norm is not None or wpe.max_norm is not None:
-            return None
-        return tokens, positions
-
-    def _sum_in_place(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        input_ids: torch.Tensor,
-        past_length: int,
-        check_ids: bool | None,
-    ) -> torch.Tensor:
-        """Sum rows of plain tables, `(batch, position, n_embd)`.
-
-        Without calls of modules and a pass over the ids, which take as long as the sum itself for a short text.
-        """
-        if check_ids is not False and not tokens.is_cpu:
-            self._check_values(input_ids, None, None, None, check_ids is True)
-        try:
-            hidden_states = torch.embedding(tokens, input_ids)
-        except IndexError:  # on the CPU torch looks at every id itself
-            if check_ids is not False:
-                self._check_range("input_ids", input_ids, len(tokens))
-            raise
-        first = past_length + self.config.position_offset
-        return hidden_states.add_(positions[first : first + input_ids.shape[1]])
-
-    def _sum(
-        self,
-        hidden_states: torch.Tensor,
-        in_place: bool,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        past_length: int,
-    ) -> torch.Tensor:
-        """Add positions and token types to what the GPT takes as `inputs_embeds`, and drop out."""
-        hidden_states, in_place = self._finish_tokens(hidden_states, in_place)  # (batch, position, n_embd)
-        if self.wpe is not None:
-            first = past_length + self.config.position_offset
-            if position_ids is None and attention_mask is None and in_place and self._owns_position_rows():
-                hidden_states.add_(self.wpe.weight[first : first + hidden_states.shape[1]])
-            else:
-                if position_ids is None:
-                    position_ids = self._count_positions(hidden_states, attention_mask, past_length)
-                if self.config.position_offset:
-                    position_ids = position_ids + self.config.position_offset
-                hidden_states = _add_positions(hidden_states, self.wpe, position_ids, in_place)
-        if token_type_ids is not None:
-            token_types, _ = self._finish_tokens(self._look_up_tokens(token_type_ids), self._owns_token_rows())
-            hidden_states = hidden_states + token_types
-        return self.drop(hidden_states)
-
-    def _finish_tokens(self, vectors: torch.Tensor, in_place: bool) -> tuple[torch.Tensor, bool]:
-        """Do to `inputs_embeds` what the GPT does before it adds positions, to `(batch, position, n_embd)`.
-
-        Returns:
-            The vectors, and whether they are memory that nobody else can see.
-        """
+    def _finish_tokens(self, vectors: torch.Tensor, own: bool) -> torch.Tensor:
+        """Do to `inputs_embeds` what the GPT does before it adds positions, to `(batch, position, n_embd)`."""
         scale = self.config.token_scale
         if scale != 1 and self.config.scale_inputs_embeds:
-            vectors, in_place = _scale(vectors, scale, in_place), True
-        if self.project_in is not None:
-            in_place = _is_plain(self.project_in, nn.Linear)
-            vectors = self.project_in(vectors)
-        return vectors, in_place
+            vectors = _scale(vectors, scale, own)
+        return vectors if self.project_in is None else self.project_in(vectors)
+
+    def _add_positions(
+        self,
+        vectors: torch.Tensor,
+        own: bool,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        past_length: int,
+    ) -> torch.Tensor:
+        """Add rows of `wpe` to `(batch, position, n_embd)`, in place if `own` permits it."""
+        wpe: Any = self.wpe
+        if wpe is None:
+            return vectors
+        fixed, plain = isinstance(wpe, SinusoidalPositions), _is_plain(wpe)
+        own = own and (fixed or wpe.weight.dtype == vectors.dtype)
+        first = past_length + self.config.position_offset
+        if own and plain and position_ids is None and attention_mask is None:
+            return vectors.add_(wpe.weight[first : first + vectors.shape[1]].to(vectors.dtype))
+        if position_ids is None:
+            position_ids = self._count_positions(vectors, attention_mask, past_length)
+        position_ids = position_ids + self.config.position_offset
+        if (
+            not plain
+        ):  # an adapter may tell the rows of a batch apart, so it gets one row for each, as it does from `wte`
+            position_ids = position_ids.expand(vectors.shape[:2])
+
+        def look_up(ids: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = wpe(ids)
+            return rows.to(vectors.device, vectors.dtype if fixed else rows.dtype)
+
+        if not own:
+            return vectors + look_up(position_ids)
+        if position_ids.ndim == 1 or position_ids.shape[0] == 1 or not plain:
+            return vectors.add_(look_up(position_ids))
+        flat, flat_ids = vectors.view(-1, vectors.shape[-1]), position_ids.reshape(-1)
+        step = max(1, ADD_SLICE_ENTRIES // flat.shape[1])
+        for i in range(0, flat.shape[0], step):
+            flat[i : i + step].add_(look_up(flat_ids[i : i + step]))
+        return vectors
 
     def _count_positions(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, past_length: int
@@ -696,17 +638,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if _is_eager() and position_ids.device.type == "cpu" and bool((position_ids == count).all()):
             return count  # no padding, or on the right alone
         return position_ids
-
-    def _owns_token_rows(self) -> bool:
-        """Whether what `wte` returns is new memory that nobody else can see: no adapter, no hook that keeps it."""
-        return _is_plain(self.wte, nn.Embedding)
-
-    def _owns_position_rows(self) -> bool:
-        """Whether rows of `wpe` can be read from its memory, and added in place: no adapter, hook or gradient."""
-        wpe: Any = self.wpe
-        if not _is_plain(wpe, nn.Embedding) or torch.is_grad_enabled() or not _is_eager():
-            return False
-        return wpe.weight.dtype == self.wte.weight.dtype
 
     def set_token_weights(self, weights: torch.Tensor | Any) -> None:
         """Store a weight for each token and pool by them from now on; they are saved with the model.
@@ -765,7 +696,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """Return the rows of the first positions, `(n, n_embd)`."""
         wpe: Any = self.wpe
         first = self.config.position_offset
-        if self._owns_position_rows():
+        if _is_plain(wpe):
             return wpe.weight[first : first + n]
         rows: torch.Tensor = wpe(_beside(self.wte.weight, torch.arange(first, first + n)).unsqueeze(0))
         return rows.squeeze(0)
@@ -789,28 +720,13 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self, input_ids: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Sum the token vectors of each document, times their weights, `(n_documents, n_embd)`."""
-        if self._owns_token_rows():
+        if _is_plain(self.wte):
             return sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse, weights)
         # An adapter or a hook changes what the table gives, so it has to be asked for every token.
         vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
         device = vectors.device
         weights = weights if weights is None else weights.to(device)
         return sum_rows(vectors, torch.arange(len(vectors), device=device), offsets.to(device), weights=weights)
-
-    @staticmethod
-    def _check_types(input_ids: Any, *others: Any) -> None:
-        for name, value in zip(
-            ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids"),
-            (input_ids, *others),
-            strict=True,
-        ):
-            if value is not None and not isinstance(value, torch.Tensor):
-                what = "a text" if isinstance(value, str) else f"a {type(value).__name__}"
-                raise TypeError(
-                    f"`{name}` must be a tensor, got {what}. The model takes what a tokenizer gives: "
-                    '`model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))`; for texts '
-                    "themselves there is `gpt_embeddings.Embedder(model, tokenizer).encode(texts)`."
-                )
 
     def _check_shapes(
         self,
@@ -834,6 +750,12 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 )
             shape = inputs_embeds.shape[:2]
         if input_ids is not None:
+            if not isinstance(input_ids, torch.Tensor):
+                raise TypeError(
+                    f"`input_ids` must be a tensor, got {type(input_ids).__name__}. The model takes what a tokenizer "
+                    'gives: `model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))`; for '
+                    "texts themselves there is `gpt_embeddings.Embedder(model, tokenizer).encode(texts)`."
+                )
             if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
                 raise ValueError(
                     f"`input_ids` must be int64 or int32 of shape (batch, position), got {input_ids.dtype} of shape "
@@ -850,8 +772,15 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 f"{tuple(attention_mask.shape)}."
             )
         for name, ids in (("position_ids", position_ids), ("token_type_ids", token_type_ids)):
-            if ids is not None:
-                self._check_like_inputs(name, ids, shape)
+            if ids is None:
+                continue
+            if ids.ndim not in (1, 2) or ids.shape[-1] != shape[1] or ids.shape[:-1] not in ((), (1,), shape[:1]):
+                raise ValueError(
+                    f"`{name}` must have the shape {tuple(shape)} of the inputs or (1, {shape[1]}), got "
+                    f"{tuple(ids.shape)}."
+                )
+            if ids.dtype not in (torch.int64, torch.int32):
+                raise ValueError(f"`{name}` must be int64 or int32, got {ids.dtype}.")
         # Not while exporting: the comparison would tie a dynamic length to this very limit.
         if position_ids is None and not _is_exporting() and past_length + shape[1] > self.config.n_positions:
             raise ValueError(
@@ -860,28 +789,11 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 "`resize_position_embeddings`."
             )
 
-    @staticmethod
-    def _check_like_inputs(name: str, ids: torch.Tensor, shape: torch.Size) -> None:
-        if ids.ndim not in (1, 2) or ids.shape[-1] != shape[1] or ids.shape[:-1] not in ((), (1,), shape[:1]):
-            raise ValueError(
-                f"`{name}` must have the shape {tuple(shape)} of the inputs or (1, {shape[1]}), got "
-                f"{tuple(ids.shape)}."
-            )
-        if ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"`{name}` must be int64 or int32, got {ids.dtype}.")
-
-    def _check_values(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        everywhere: bool,
-    ) -> None:
+    def _check_values(self, ids: dict[str, torch.Tensor | None], everywhere: bool) -> None:
+        """Check that ids and positions lie within their tables."""
         if _is_exporting():
             return
-        given = (("input_ids", input_ids), ("token_type_ids", token_type_ids), ("position_ids", position_ids))
-        for name, values in given:
+        for name, values in ids.items():
             if values is None:
                 continue
             first, rows = 0, self._vocab_rows()
@@ -893,24 +805,13 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 torch._assert_async(inside, f"`{name}` must lie from {first} to {rows - 1}.")
             elif everywhere or values.device.type == "cpu":
                 self._check_range(name, values, rows, first)
-        if attention_mask is not None and _is_eager() and (everywhere or attention_mask.device.type == "cpu"):
-            # An additive mask (0 and -inf) would be read upside down.
-            if bool(((attention_mask != 0) & (attention_mask != 1)).any()):
-                raise ValueError(
-                    "`attention_mask` must hold 1 (or True) for real tokens and 0 for padding, got other values "
-                    "(an additive mask of 0 and -inf is not accepted)."
-                )
 
     def _check_has_values(self, weighted: bool = False) -> None:
-        if weighted and self.token_weights is not None and self.token_weights.device.type == "meta":
-            raise ValueError(
-                "`token_weights` are on the meta device and have no values. Offload the model with "
-                "`offload_buffers=False`, or load it."
-            )
-        if self.wte.weight.device.type == "meta" and _is_plain(self.wte, nn.Embedding):
+        tables = [self.wte.weight if _is_plain(self.wte) else None, self.token_weights if weighted else None]
+        if any(table is not None and table.is_meta for table in tables):
             raise ValueError(
                 "The model is on the meta device, where its tables have no values. Load it with `from_pretrained`, or "
-                'call `to_empty(device="cpu")` and load a state dict.'
+                'call `to_empty(device="cpu")` and load a state dict; offload it with `offload_buffers=False`.'
             )
 
     def _vocab_rows(self) -> int:
@@ -992,17 +893,13 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
         r"""Score every token of the vocabulary as the next one, or compute the loss of the ones that came.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
-                Token ids. Exactly one of `input_ids` and `inputs_embeds` is given.
+            input_ids: Token ids; the inputs are those of [`GPTEmbeddingsModel`].
             attention_mask (`torch.Tensor` of shape `(batch, position)`, *optional*):
                 1 for real tokens, 0 for padding. A longer one, as in cached generation, covers tokens that went
                 before and are not given again. It counts positions; labels of padding have to be -100.
-            position_ids (`torch.LongTensor` of shape `(batch, position)` or `(1, position)`, *optional*):
-                Positions, used as they are.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch, position, n_embd)`, *optional*):
-                Vectors to use in place of the rows of `wte`.
-            token_type_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
-                As in [`GPTEmbeddingsModel`].
+            position_ids: Positions, used as they are.
+            inputs_embeds: Vectors to use in place of the rows of `wte`.
+            token_type_ids: Ids whose rows of `wte` are added.
             labels (`torch.LongTensor` of shape `(batch, position)`, *optional*):
                 Token ids, most simply `input_ids`: they are shifted here, so that position i is scored on label
                 i + 1. -100 is left out.
@@ -1088,7 +985,7 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
     def _summed_loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         rows = max(1, LOSS_CHUNK_ENTRIES // self.config.vocab_size)
         head = self.lm_head
-        if _is_plain(head, nn.Linear) and head.bias is None:
+        if _is_plain(head) and head.bias is None:
             return _ChunkedCrossEntropy.apply(vectors, head.weight, targets, rows, torch.is_grad_enabled())
         # An adapter or a hook changes what the head gives, so that its gradient is autograd's to find.
         total = torch.zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32), device=vectors.device)
@@ -1171,16 +1068,11 @@ class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
         r"""Score the labels of each text.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
-                Token ids. Exactly one of `input_ids` and `inputs_embeds` is given.
-            attention_mask (`torch.Tensor` of shape `(batch, position)`, *optional*):
-                1 for real tokens, 0 for padding, which does not change the logits.
-            position_ids (`torch.LongTensor` of shape `(batch, position)` or `(1, position)`, *optional*):
-                Positions, used as they are.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch, position, n_embd)`, *optional*):
-                Vectors to use in place of the rows of `wte`.
-            token_type_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
-                As in [`GPTEmbeddingsModel`].
+            input_ids: Token ids; the inputs are those of [`GPTEmbeddingsModel`].
+            attention_mask: 1 for real tokens, 0 for padding, which does not change the logits.
+            position_ids: Positions, used as they are.
+            inputs_embeds: Vectors to use in place of the rows of `wte`.
+            token_type_ids: Ids whose rows of `wte` are added.
             labels (`torch.Tensor`, *optional*):
                 As in `GPT2ForSequenceClassification`: class numbers of shape `(batch,)` for cross-entropy; numbers of
                 shape `(batch,)` or `(batch, num_labels)` for regression (mean squared error); zeros and ones, floats
@@ -1266,22 +1158,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None
 
 
-def _as_integer(value: Any) -> Any:
-    """Return integers of other libraries, such as `numpy.int64`, as Python's, and everything else as it is."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
-
-
 def _is_eager() -> bool:
     """Whether tensors hold values that Python may look at: not while compiling, exporting or tracing."""
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
+def _is_plain(module: Any) -> bool:
     """Whether a module does what its class does: no adapter, no hook, no `forward` of its own, no special weight.
 
     accelerate gives the modules that it moves about a `forward` of their own, torchao gives them quantized weights.
     """
-    if type(module) is not kind:
+    if type(module) not in (nn.Embedding, nn.Linear, nn.Dropout, SinusoidalPositions):
         return False
     own = module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
@@ -1295,12 +1182,18 @@ def _beside(weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return ids if weight.device.type == "meta" else ids.to(weight.device)
 
 
-def _is_all_ones(mask: torch.Tensor) -> bool:
-    """Whether a mask says nothing, as that of a single text does; on the CPU alone, where looking is cheap."""
-    if mask.dtype not in (torch.int64, torch.bool) or not (mask.is_cpu and mask.numel() and _is_eager()):
-        return False  # other dtypes are no tokenizer's
-    low, high = torch.aminmax(mask)
-    return low.item() == high.item() == 1
+def _check_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Return a mask, or None if it is all ones; its values are read on the CPU alone, where that is cheap."""
+    if mask is None or not (mask.is_cpu and mask.numel() and _is_eager()):
+        return mask
+    low, high = (bound.item() for bound in torch.aminmax(mask))
+    if low < 0 or high > 1 or (mask.is_floating_point() and bool(((mask != 0) & (mask != 1)).any())):
+        # An additive mask (0 and -inf) would be read upside down.
+        raise ValueError(
+            "`attention_mask` must hold 1 (or True) for real tokens and 0 for padding, got other values "
+            "(an additive mask of 0 and -inf is not accepted)."
+        )
+    return None if low == 1 else mask
 
 
 def _keep_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
@@ -1317,38 +1210,8 @@ def _is_exporting() -> bool:
     return bool(is_exporting()) or torch.jit.is_tracing()
 
 
-def _scale(vectors: torch.Tensor, factor: float, in_place: bool) -> torch.Tensor:
-    if factor == 1:
-        return vectors
-    if in_place and _is_eager() and not torch.is_grad_enabled():
-        return vectors.mul_(factor)
-    return vectors * factor
-
-
-def _add_positions(
-    hidden_states: torch.Tensor, wpe: nn.Embedding | SinusoidalPositions, position_ids: torch.Tensor, in_place: bool
-) -> torch.Tensor:
-    """Add the rows of `position_ids` to `(batch, position, n_embd)`; in inference without a second full tensor."""
-    fixed = isinstance(wpe, SinusoidalPositions)
-    plain = _is_plain(wpe, SinusoidalPositions if fixed else nn.Embedding)
-    if not plain:  # an adapter may tell the rows of a batch apart, so it gets one row for each, as it does from `wte`
-        position_ids = position_ids.expand(hidden_states.shape[:2])
-
-    def look_up(ids: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = wpe(ids)
-        return rows.to(hidden_states.device, hidden_states.dtype if fixed else rows.dtype)
-
-    if torch.is_grad_enabled() or not _is_eager() or not (fixed or wpe.weight.dtype == hidden_states.dtype):
-        in_place = False
-    if not in_place:
-        return hidden_states + look_up(position_ids)
-    if position_ids.ndim == 1 or position_ids.shape[0] == 1 or not plain:
-        return hidden_states.add_(look_up(position_ids))
-    flat, flat_ids = hidden_states.view(-1, hidden_states.shape[-1]), position_ids.reshape(-1)
-    step = max(1, ADD_SLICE_ENTRIES // flat.shape[1])
-    for i in range(0, flat.shape[0], step):
-        flat[i : i + step].add_(look_up(flat_ids[i : i + step]))
-    return hidden_states
+def _scale(vectors: torch.Tensor, factor: float, own: bool) -> torch.Tensor:
+    return vectors.mul_(factor) if own else vectors * factor
 
 
 def sum_rows(
@@ -1398,39 +1261,31 @@ def _mean_over_tokens(
 ) -> torch.Tensor:
     """Average `(batch, position, n_embd)` over the real tokens; float32 sums for half-precision vectors."""
     batch, length, n_embd = hidden_states.shape
-    in_order = _is_eager() and hidden_states.is_cpu and hidden_states.is_contiguous()
-    plain = attention_mask is None and weights is None and hidden_states.dtype == torch.float32
-    if plain and in_order and length and not torch.is_grad_enabled():
+    in_order = _is_eager() and hidden_states.is_cpu and hidden_states.is_contiguous() and weights is None
+    plain = in_order and attention_mask is None and hidden_states.dtype == torch.float32
+    if plain and length and not torch.is_grad_enabled():
         # What the bags below give, bit by bit, in half the time (but their gradient takes a third of the time of this
         # one's): an image of one column, its channels the dimensions.
         image = hidden_states.view(batch, length, 1, n_embd).permute(0, 3, 1, 2)  # (batch, n_embd, position, 1)
         return F.avg_pool2d(image, (length, 1)).view(batch, n_embd)
-    if weights is not None:
-        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
-        weights = weights.to(hidden_states.device, dtype)
-        if attention_mask is not None:
-            real = (attention_mask != 0).to(hidden_states.device)
-            weights, hidden_states = weights * real, torch.where(real.unsqueeze(-1), hidden_states, 0)
-        sums = torch.einsum("bp,bpe->be", weights, hidden_states.to(dtype))
-        totals = weights.sum(1, keepdim=True)
-        return (sums / totals.where(totals != 0, 1)).to(hidden_states.dtype)
-    overflows = hidden_states.dtype == torch.float16  # `embedding_bag` gives sums in the dtype of the table
-    if in_order and not overflows:
+    real = torch.ones((), dtype=torch.bool) if attention_mask is None else attention_mask != 0
+    real = real.to(hidden_states.device).expand(batch, length)
+    if in_order and hidden_states.dtype != torch.float16:  # `embedding_bag` gives sums in the dtype of the table
         # One after the other over the real tokens alone: the result does not depend on padding or batch, bit by bit.
-        flat = hidden_states.view(-1, n_embd)
-        if attention_mask is None and length:
-            sums = _bag(flat, torch.arange(batch * length), torch.arange(0, batch * length + 1, length))
-            return sums / length
-        real = torch.arange(0) if attention_mask is None else attention_mask.flatten().nonzero().squeeze(1)
-        lengths = torch.zeros(batch) if attention_mask is None else (attention_mask != 0).sum(1)
-        sums = _bag(flat, real, F.pad(lengths.cumsum(0), (1, 0)))
+        lengths = real.sum(1)
+        sums = _bag(
+            hidden_states.view(-1, n_embd), real.flatten().nonzero().squeeze(1), F.pad(lengths.cumsum(0), (1, 0))
+        )
         return sums / lengths.clamp(min=1).unsqueeze(1)
     dtype = torch.promote_types(hidden_states.dtype, torch.float32)
-    if attention_mask is None:
-        return (hidden_states.sum(1, dtype=dtype) / max(length, 1)).to(hidden_states.dtype)
-    real = (attention_mask != 0).to(hidden_states.device).unsqueeze(-1)  # (batch, position, 1)
-    sums = torch.where(real, hidden_states, 0).sum(1, dtype=dtype)
-    return (sums / real.sum(1).clamp(min=1)).to(hidden_states.dtype)
+    if attention_mask is not None:
+        hidden_states = torch.where(real.unsqueeze(-1), hidden_states, 0)
+    if weights is None:
+        sums, totals = hidden_states.sum(1, dtype=dtype), real.sum(1, keepdim=True)
+    else:
+        weights = weights.to(hidden_states.device, dtype) * real
+        sums, totals = torch.einsum("bp,bpe->be", weights, hidden_states.to(dtype)), weights.sum(1, keepdim=True)
+    return (sums / totals.where(totals != 0, 1)).to(hidden_states.dtype)
 
 
 def _begins_with(kept: torch.Tensor, rows: torch.Tensor) -> bool:
@@ -1472,13 +1327,8 @@ def _cut_bags(input_ids: torch.Tensor, offsets: torch.Tensor, limit: int) -> tup
     lengths = offsets.diff()
     if not lengths.numel() or int(lengths.max()) <= limit:
         return input_ids, offsets
-    long = (lengths > limit).nonzero().squeeze(1)
-    kept, start = [], 0
-    for first, end in zip(offsets[long].tolist(), offsets[long + 1].tolist(), strict=True):
-        kept.append(input_ids[start : first + limit])
-        start = end
-    kept.append(input_ids[start:])
-    return torch.cat(kept), F.pad(lengths.clamp(max=limit).cumsum(0), (1, 0))
+    places = torch.arange(len(input_ids), device=input_ids.device) - offsets[:-1].repeat_interleave(lengths)
+    return input_ids[places < limit], F.pad(lengths.clamp(max=limit).cumsum(0), (1, 0))
 
 
 # A copy that was loaded from a Hub repository must not take the place of the installed classes.

@@ -37,6 +37,7 @@ sys.meta_path.insert(0, Blocked())
 """
 LOAD = r"""
 import json, re, sys, torch
+from pathlib import Path
 from huggingface_hub import hf_hub_download
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, pipeline
@@ -55,7 +56,7 @@ found["SentenceTransformer"] = [rows.tolist() for rows in tokens]
 found["sentences"] = model.encode(texts).tolist()
 extract = pipeline("feature-extraction", model=name, device="cpu", **options)
 found["pipeline"] = [extract(text, return_tensors=True)[0].tolist() for text in texts]
-card = open(hf_hub_download(name, "README.md", revision=revision), encoding="utf-8").read()
+card = Path(hf_hub_download(name, "README.md", revision=revision)).read_text(encoding="utf-8")
 found["card"] = []
 for example in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
     if ("gpt_embeddings" in example) == package:

@@ -2,18 +2,15 @@
 
 import copy
 import json
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from installed import older
+from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -23,7 +20,6 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
-from two_processes import run_two
 
 import modeling_gpt_embeddings
 from gpt_embeddings import TokenWindows, WindowCollator
@@ -41,17 +37,9 @@ def make_model(**options) -> GPTEmbeddingsForCausalLM:
 
 
 def gpt2_without_layers(model: GPTEmbeddingsForCausalLM) -> GPT2LMHeadModel:
-    config = GPT2Config(
-        vocab_size=40,
-        n_positions=32,
-        n_embd=8,
-        n_layer=0,
-        n_head=1,
-        embd_pdrop=0.0,
-        tie_word_embeddings=model.config.tie_word_embeddings,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    names = ("vocab_size", "n_positions", "n_embd", "embd_pdrop", "tie_word_embeddings")
+    sizes = {name: getattr(model.config, name) for name in names}
+    config = GPT2Config(**sizes, n_layer=0, n_head=1, bos_token_id=None, eos_token_id=None)
     gpt2 = GPT2LMHeadModel(config).eval()
     gpt2.transformer.ln_f = torch.nn.Identity()
     gpt2.load_state_dict(model.state_dict())
@@ -59,9 +47,8 @@ def gpt2_without_layers(model: GPTEmbeddingsForCausalLM) -> GPT2LMHeadModel:
 
 
 class TestLoss:
-    @pytest.mark.parametrize("tied", [True, False])
     @pytest.mark.parametrize(
-        ("chunk", "num_items"), [(1, None), (3, 7), (100, torch.tensor(7))], ids=["mean", "int", "tensor"]
+        ("tied", "chunk", "num_items"), [(True, 1, None), (False, 3, 7), (True, 100, torch.tensor(7))]
     )
     def test_loss_and_gradients_are_those_of_gpt2(self, monkeypatch, tied, chunk, num_items):
         monkeypatch.setattr(modeling_gpt_embeddings, "LOSS_CHUNK_ENTRIES", 40 * chunk)
@@ -85,17 +72,6 @@ class TestLoss:
         torch.testing.assert_close(model(IDS, shift_labels=targets).loss, expected)
         torch.testing.assert_close(model(IDS, labels=IDS, shift_labels=targets).loss, expected)
 
-    @pytest.mark.slow
-    def test_gradient_by_differences(self):
-        model = make_model(tie_word_embeddings=False).double()
-
-        def loss(wte, head):
-            weights = {"transformer.wte.weight": wte, "lm_head.weight": head}
-            return torch.func.functional_call(model, weights, (IDS,), {"labels": IDS}).loss
-
-        inputs = [w.detach().clone().requires_grad_() for w in (model.transformer.wte.weight, model.lm_head.weight)]
-        assert torch.autograd.gradcheck(loss, inputs)
-
     def test_nothing_to_score(self):
         model = make_model()
         assert model(IDS, labels=torch.full_like(IDS, -100), num_items_in_batch=5).loss == 0
@@ -105,8 +81,7 @@ class TestLoss:
         model = make_model(tie_word_embeddings=False)
         model.lm_head.weight.requires_grad_(False)
         model(IDS, labels=IDS).loss.backward()
-        assert model.lm_head.weight.grad is None
-        assert model.transformer.wte.weight.grad.any()
+        assert model.lm_head.weight.grad is None and model.transformer.wte.weight.grad.any()
         with torch.no_grad():
             assert not model(IDS, labels=IDS).loss.requires_grad
 
@@ -145,33 +120,23 @@ class TestLoss:
         model.loss_function = lambda logits, labels, **options: logits.sum() * 0 + len(labels)
         assert model(IDS, labels=IDS).loss == 2
 
-    @pytest.mark.slow
-    def test_logits_are_never_whole(self):
-        """With ten times the tokens the peak of memory of a process grows by vectors alone, not by logits."""
-        code = """if True:
-            import resource, torch
-            from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
-            torch.set_num_threads(1)
-            model = GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(n_embd=16, position_embedding_type="none"))
-            model.config.n_positions = 64 * 64
-            for times in (6, 64):
-                ids = torch.randint(50257, (1, 64 * times))
-                model(ids, labels=ids).loss.backward()
-                print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        """
-        peaks = [int(line) for line in subprocess.check_output([sys.executable, "-c", code], cwd=ROOT).split()]
-        # Whole logits would add 58 * 64 * 50,257 * 4 bytes = 746 MB, and as much again for their gradient.
-        assert peaks[1] - peaks[0] < 150_000  # kB
+    def test_logits_are_never_whole(self, monkeypatch):
+        """No tensor of a training step is as large as the logits of all positions."""
+        monkeypatch.setattr(modeling_gpt_embeddings, "LOSS_CHUNK_ENTRIES", 40 * 64)
+        ids = torch.randint(40, (16, 32))
+        with torch.profiler.profile(profile_memory=True) as profile:
+            make_model().train()(ids, labels=ids).loss.backward()
+        sizes = [event.nbytes() for event in profile.profiler.kineto_results.events()]
+        assert 0 < max(sizes) < ids.numel() * 40 * 4
 
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
             (torch.full((2, 6), 40), "`labels` must lie from 0 to 39 .* got 40"),
-            (torch.full((2, 6), -1), "got -1"),
             (IDS[:, :5], r"shape \(batch, position\) = \(2, 6\)"),
             (IDS.float(), "int64 or int32"),
         ],
-        ids=["high", "low", "short", "float"],
+        ids=["high", "short", "float"],
     )
     def test_bad_labels(self, labels, message):
         with pytest.raises(ValueError, match=message):
@@ -189,14 +154,10 @@ class TestLoss:
 
 
 class TestLogits:
-    def test_logits_are_those_of_gpt2(self):
-        model = make_model()
-        torch.testing.assert_close(model(IDS).logits, gpt2_without_layers(model)(IDS).logits)
-
     def test_logits_to_keep(self):
         model = make_model()
         logits = model(IDS).logits
-        assert logits.shape == (2, 6, 40)
+        torch.testing.assert_close(logits, gpt2_without_layers(model)(IDS).logits)
         torch.testing.assert_close(model(IDS, logits_to_keep=2).logits, logits[:, -2:])
         torch.testing.assert_close(model(IDS, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]])
         assert model(IDS, labels=IDS, logits_to_keep=torch.arange(0)).logits.shape == (2, 0, 40)
@@ -228,11 +189,8 @@ class TestGenerate:
         for _ in range(9):
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
         assert torch.equal(self.greedy(model, IDS, use_cache=use_cache), ids)
-
-    def test_greedy_is_that_of_gpt2(self):
-        model = make_model(tie_word_embeddings=False)
-        expected = self.greedy(gpt2_without_layers(model), IDS, use_cache=False)
-        assert torch.equal(self.greedy(model, IDS), expected)
+        if kind == "learned":
+            assert torch.equal(self.greedy(gpt2_without_layers(model), IDS, use_cache=False), ids)
 
     @pytest.mark.parametrize("use_cache", [True, False])
     def test_left_padding_changes_nothing(self, use_cache):
@@ -258,16 +216,6 @@ class TestGenerate:
         mask = torch.tensor([[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
         whole = model(IDS, attention_mask=mask).logits[:, -1:]
         torch.testing.assert_close(model(IDS[:, -1:], attention_mask=mask).logits, whole)
-
-    def test_sampling_follows_the_distribution(self):
-        model = make_model(tie_word_embeddings=False)
-        torch.manual_seed(0)
-        drawn = model.generate(IDS[:1].repeat(4000, 1), do_sample=True, top_k=0, max_new_tokens=1, pad_token_id=0)[
-            :, -1
-        ]
-        expected = model(IDS[:1]).logits[0, -1].softmax(-1)
-        frequency = torch.bincount(drawn, minlength=40) / 4000
-        assert (frequency - expected).abs().max() < 5 * (0.25 / 4000) ** 0.5
 
     def test_beams(self):
         out = self.greedy(make_model(tie_word_embeddings=False), IDS, num_beams=3, num_return_sequences=2)
@@ -319,10 +267,6 @@ class TestContract:
         torch.testing.assert_close(model(IDS).logits[..., :40], logits)
         assert model.get_position_embeddings().weight.shape == (64, 8)
 
-    def test_positions_are_drawn_narrower(self):
-        model = make_model(n_embd=64, position_initializer_range=0.01)
-        assert model.transformer.wpe.weight.std() < 0.012
-
     def test_a_projection_cannot_be_tied(self):
         with pytest.raises(ValueError, match="tie_word_embeddings"):
             make_model(word_embed_proj_dim=4)
@@ -351,18 +295,13 @@ class TestContract:
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(model.lm_head.weight.grad, gradient)
 
-    @pytest.mark.parametrize("tied", [True, False])
-    def test_trainable_tokens(self, tied):
+    def test_trainable_tokens(self):
         peft = pytest.importorskip("peft")
-        plain = make_model(tie_word_embeddings=tied)
+        plain = make_model()
         config = peft.TrainableTokensConfig(token_indices=[6, 7], target_modules=["wte"])
         merged = self.train_adapter(peft, plain, config)
-        for old, new in (
-            (plain.transformer.wte.weight, merged.transformer.wte.weight),
-            (plain.lm_head.weight, merged.lm_head.weight),
-        ):
-            changed = (new != old).any(1).nonzero().flatten().tolist()
-            assert changed == ([6, 7] if tied or old is plain.transformer.wte.weight else [])
+        assert (merged.lm_head.weight != plain.lm_head.weight).any(1).nonzero().flatten().tolist() == [6, 7]
+        assert torch.equal(merged.lm_head.weight, merged.transformer.wte.weight)
 
     def test_trainable_tokens_beside_lora(self):
         peft = pytest.importorskip("peft")
@@ -436,17 +375,11 @@ class TestTrainer:
 
         def of_targets(prediction):
             logits, labels = prediction
-            assert logits.shape == (12, 16, 50257) and labels.shape == (12, 16)
             row, place = (labels[:, 1:] != -100).nonzero()
             return {"logit": logits[row, place, labels[row, place + 1]].mean(), "best": logits.argmax(-1).mean()}
 
-        torch.manual_seed(0)
-        ours = GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(n_embd=4, n_positions=16, initializer_range=0.5))
-        config = GPT2Config(n_embd=4, n_positions=16, n_layer=0, n_head=1)
-        theirs = GPT2LMHeadModel(config)
-        theirs.transformer.ln_f = torch.nn.Identity()
-        theirs.load_state_dict(ours.state_dict())
-        found = []
+        ours = make_model(vocab_size=50257, n_positions=16)
+        theirs, found = gpt2_without_layers(ours), []
         for model in (ours, theirs):
             arguments = TrainingArguments(
                 str(tmp_path), per_device_eval_batch_size=5, remove_unused_columns=False, report_to="none",
@@ -457,39 +390,24 @@ class TestTrainer:
         for name in ("eval_loss", "eval_logit", "eval_best"):
             assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
 
-    def test_two_processes(self, tmp_path, monkeypatch):
-        """DDP over gloo: two processes with half a batch each take the steps of one with the whole batch."""
-        script = tmp_path / "step.py"
-        script.write_text(DDP_STEP, encoding="utf-8")
-        run_two(script, tmp_path / "2")
-        monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "1")])
-        runpy.run_path(str(script))
-        AcceleratorState._reset_state(reset_partial_state=True)
-        one, two = (torch.load(tmp_path / count, weights_only=True) for count in ("1", "2"))
-        for name in one:
-            torch.testing.assert_close(one[name], two[name])
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_gradient_passes_through_the_reducer_of_ddp(tied, tmp_path):
+    """Its hook, which averages over the processes of a group, doubles the gradients here."""
 
-DDP_STEP = """
-import sys
-import torch
-from accelerate import Accelerator
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
+    def double(state, bucket):
+        doubled = torch.futures.Future()
+        doubled.set_result(bucket.buffer() * 2)
+        return doubled
 
-torch.manual_seed(0)
-accelerator = Accelerator(cpu=True)
-config = GPTEmbeddingsConfig(vocab_size=40, n_positions=32, n_embd=8, embd_pdrop=0.0)
-model = GPTEmbeddingsForCausalLM(config)
-ids = torch.randint(40, (4, 12))
-model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.5))
-rank, count = accelerator.process_index, accelerator.num_processes
-for _ in range(3):
-    own = ids[rank::count]
-    loss = model(own, labels=own).loss
-    accelerator.backward(loss)
-    optimizer.step()
-    optimizer.zero_grad()
-if accelerator.is_main_process:
-    torch.save(accelerator.unwrap_model(model).state_dict(), sys.argv[1])
-accelerator.end_training()
-"""
+    plain = make_model(tie_word_embeddings=tied)
+    plain(IDS, labels=IDS).loss.backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(make_model(tie_word_embeddings=tied))
+        model.register_comm_hook(None, double)
+        model(IDS, labels=IDS).loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for ours, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, 2 * expected.grad)

@@ -64,29 +64,20 @@ class TestSaveAndLoad:
         for path in (tmp_path / "one").iterdir():
             assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
-    def test_sharded(self, model, tmp_path):
+    def test_sharded(self, tmp_path):
+        model = make_model("learned")
         model.save_pretrained(tmp_path, max_shard_size="1KB")
-        assert (tmp_path / "model.safetensors.index.json").exists() == (
-            model.config.position_embedding_type == "learned"
-        )
-        assert_same(AutoModel.from_pretrained(tmp_path), model)
+        assert (tmp_path / "model.safetensors.index.json").exists()
+        assert_same(AutoModel.from_pretrained(tmp_path, device_map="cpu"), model)
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
     def test_dtype(self, model, tmp_path, dtype):
         model.save_pretrained(tmp_path)
         loaded = AutoModel.from_pretrained(tmp_path, dtype=dtype)
-        assert loaded.wte.weight.dtype == dtype
-        assert loaded(IDS).last_hidden_state.dtype == dtype
+        assert loaded.wte.weight.dtype == loaded(IDS).last_hidden_state.dtype == dtype
         assert_same(loaded, model, dtype)
-
-    def test_saved_in_half_precision(self, model, tmp_path):
-        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(tmp_path)
-        assert_same(AutoModel.from_pretrained(tmp_path), model, torch.bfloat16)
-
-    def test_device_map(self, model, tmp_path):
-        model.save_pretrained(tmp_path)
-        assert_same(AutoModel.from_pretrained(tmp_path, device_map="cpu"), model)
-        assert_same(AutoModel.from_pretrained(tmp_path, device_map={"": "cpu"}), model)
+        copy.deepcopy(model).to(dtype).save_pretrained(tmp_path)
+        assert_same(AutoModel.from_pretrained(tmp_path), model, dtype)
 
     def test_buffers_right_after_loading(self, model, tmp_path):
         model.save_pretrained(tmp_path)
@@ -104,8 +95,6 @@ class TestSaveAndLoad:
         empty.load_state_dict(model.state_dict())
         assert_same(empty.eval(), model)
 
-
-class TestProcesses:
     def test_pickle_and_deepcopy(self, model):
         assert_same(pickle.loads(pickle.dumps(model)), model)
         assert_same(copy.deepcopy(model), model)
@@ -115,15 +104,12 @@ class TestProcesses:
         AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
         assert type(AutoModel.from_pretrained(tmp_path)) is GPTEmbeddingsModel
 
-
-class TestEmbeddingsAccess:
-    def test_get_and_set(self, model):
-        assert model.get_input_embeddings() is model.wte
+    def test_get_and_set(self):
+        model = make_model("learned")
+        assert model.get_input_embeddings() is model.wte and model.get_position_embeddings() is model.wpe
         new = torch.nn.Embedding(40, 8)
         model.set_input_embeddings(new)
         assert model.wte is new
-        assert model.base_model is model
-        assert model.get_position_embeddings() is model.wpe
 
 
 class Int8Rows(torch.Tensor):
@@ -167,12 +153,7 @@ class TestOtherWeights:
 
     @pytest.mark.parametrize(
         ("where", "kind", "pooling"),
-        [
-            ("cpu", "learned", "mean"),
-            ("cpu", "sinusoidal", "weighted"),
-            ("cpu", "none", "mean"),
-            ("disk", "learned", "weighted"),
-        ],
+        [("cpu", "sinusoidal", "weighted"), ("cpu", "none", "mean"), ("disk", "learned", "weighted")],
     )
     def test_offloaded_by_accelerate(self, kind, pooling, where, tmp_path):
         import accelerate
@@ -269,11 +250,11 @@ class TestOtherWeights:
 
 class TestCompileAndExport:
     @pytest.mark.slow
-    @pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
-    def test_compile_fullgraph(self, grad):
+    @pytest.mark.parametrize(("grad", "backend"), [(False, "inductor"), (True, "aot_eager")])
+    def test_compile_fullgraph(self, grad, backend):
         torch._dynamo.reset()
         model = make_model("learned")
-        compiled = torch.compile(model, fullgraph=True, dynamic=True)
+        compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
         for ids, mask in ((IDS, MASK), (IDS.repeat(3, 2), MASK.repeat(3, 2))):
             for options in ({}, {"attention_mask": mask}, {"position_ids": torch.arange(ids.shape[1]).flip(0)[None]}):
                 with torch.set_grad_enabled(grad):
@@ -293,7 +274,8 @@ class TestCompileAndExport:
             compiled(torch.tensor([[1, 2]]), position_ids=torch.tensor([[0, 16]]))
 
     @pytest.mark.slow
-    def test_export_with_dynamic_axes(self, model):
+    def test_export_with_dynamic_axes(self):
+        model = make_model("learned")
         batch, position = torch.export.Dim("batch"), torch.export.Dim("position")
         axes = {0: batch, 1: position}
         program = torch.export.export(
@@ -306,12 +288,11 @@ class TestCompileAndExport:
 
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-    @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
-    def test_onnx_by_torchscript(self, kind, tmp_path):
+    def test_onnx_by_torchscript(self, tmp_path):
         """The exporter of today is what `export_model` uses, and is tested there."""
         import onnxruntime
 
-        model = make_model(kind)
+        model = make_model("sinusoidal")
         path, axes = tmp_path / "model.onnx", {0: "batch", 1: "position"}
         names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["hidden", "pooled"]}
         dynamic = {"input_ids": axes, "attention_mask": axes, "hidden": axes, "pooled": {0: "batch"}}
@@ -322,29 +303,3 @@ class TestCompileAndExport:
             expected = model(ids, attention_mask=mask)
             torch.testing.assert_close(torch.from_numpy(hidden), expected.last_hidden_state, rtol=0, atol=0)
             torch.testing.assert_close(torch.from_numpy(pooled), expected.pooler_output)
-
-
-class TestOtherLibraries:
-    @pytest.fixture
-    def folder(self, gpt2_tokenizer, tmp_path):
-        torch.manual_seed(0)
-        model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32)).eval()
-        model.save_pretrained(tmp_path)
-        tokenizer = copy.deepcopy(gpt2_tokenizer)
-        tokenizer.model_max_length = 32
-        tokenizer.save_pretrained(tmp_path)
-        return tmp_path
-
-    TEXTS = ("The tide clerk", "wrote down", "what the sea did. " * 20, "Olá, maré!")
-
-    # sentence-transformers makes a mean-pooling model of a folder that has no files of its own, and says so.
-    @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-    def test_sentence_transformers(self, folder, gpt2_tokenizer):
-        from sentence_transformers import SentenceTransformer
-
-        model = GPTEmbeddingsModel.from_pretrained(folder)
-        got = torch.from_numpy(SentenceTransformer(str(folder), device="cpu").encode(list(self.TEXTS)))
-        for text, vector in zip(self.TEXTS, got, strict=True):
-            ids = gpt2_tokenizer(text).input_ids
-            expected = model.embed_bags(ids, [0, len(ids)])[0]
-            torch.testing.assert_close(vector, expected.detach(), rtol=1e-5, atol=1e-7)

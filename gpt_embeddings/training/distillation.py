@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from configuration_gpt_embeddings import MAX_N_POSITIONS, GPTEmbeddingsConfig
+from configuration_gpt_embeddings import INTEGER_RANGES, GPTEmbeddingsConfig
 from gpt_embeddings.analysis.evaluation import matryoshka_dims, similar_pairs, spearman
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.readable_tokens import whole_words
@@ -166,7 +166,8 @@ class _Student:
         self, texts: _Texts, vectors: Vectors, tokenizer: PreTrainedTokenizerBase, options: DistilOptions
     ) -> None:
         self.texts, self.tokenizer, self.options = texts, tokenizer, options
-        self.limit = min(tokenizer.model_max_length, MAX_N_POSITIONS)  # a huge number where it has no limit
+        # The tokenizer has a huge number where it has no limit.
+        self.limit = min(tokenizer.model_max_length, INTEGER_RANGES["n_positions"][1])
         self.bags = Bags.of(texts.learned, tokenizer, self.limit)
         self.pairs = similar_pairs(vectors[len(texts.tokens) :][: texts.n_held_out]) if texts.n_held_out else None
         first = len(texts.tokens) if texts.learned else 0

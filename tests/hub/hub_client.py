@@ -26,7 +26,7 @@ class Client:
         self.hub, self.url, self.root = hub, url, root
 
     @contextmanager
-    def in_this_process(self, xet: bool = False) -> Iterator[pytest.MonkeyPatch]:
+    def in_this_process(self) -> Iterator[pytest.MonkeyPatch]:
         """Point the libraries of this process, which read these settings when they are imported, to the server."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(constants, "ENDPOINT", self.url)
@@ -35,7 +35,7 @@ class Client:
             template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
             patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
             patch.setattr(constants, "HF_HUB_OFFLINE", False)
-            patch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
+            patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
             patch.setattr(constants, "HF_HUB_CACHE", str(self.root / "cache"))
             patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between two tries
             patch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import re
-import secrets
 import socket
 import threading
 import time
@@ -88,8 +87,8 @@ class Repository:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def resolve(self, revision: str) -> str:
-        """Return the commit of a sha, branch, tag or full ref."""
-        for ref in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
+        """Return the commit of a sha, branch or full ref."""
+        for ref in (revision, f"refs/heads/{revision}"):
             if ref in self.refs:
                 return self.refs[ref]
         if revision not in self.commits:
@@ -138,11 +137,10 @@ class Hub:
     Args:
         root: Folder for the large files.
         users: Token -> `(name, role)`; the role is "write" or "read".
-        xet: Whether uploads go through hf_xet; its chunks land in a folder instead of a storage service.
     """
 
-    def __init__(self, root: Path, users: dict[str, tuple[str, str]], xet: bool = False) -> None:
-        self.users, self.xet = users, root / "xet" if xet else None
+    def __init__(self, root: Path, users: dict[str, tuple[str, str]]) -> None:
+        self.users = users
         self.objects = root / "objects"
         self.objects.mkdir(parents=True)
         self.lock = threading.Lock()
@@ -208,13 +206,9 @@ class Hub:
             "sha": repository.resolve(revision),
             "private": repository.private,
             "gated": repository.gated,
-            "lastModified": "2026-01-01T00:00:00.000Z",
-            "downloads": 0,
-            "likes": 0,
             "tags": card.get("tags") or [],
             "cardData": card,
             "siblings": [{"rfilename": path, "size": entry["size"]} for path, entry in tree.items()],
-            **{key: card[key] for key in ("library_name", "pipeline_tag") if key in card},
         }
 
     def upload_modes(self, tree: dict[str, dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
@@ -248,7 +242,7 @@ class Hub:
         if key == "file":
             return path, base64.b64decode(value["content"], validate=True)
         if key == "lfsFile":
-            if not self.has_object(value["oid"]):
+            if not (self.objects / value["oid"]).exists():
                 raise Refusal(400, f"LFS pointer pointed to a file that does not exist: {path}")
             head = "version https://git-lfs.github.com/spec/v1\noid sha256:"
             return path, f"{head}{value['oid']}\nsize {value['size']}\n".encode()
@@ -257,14 +251,6 @@ class Hub:
         return path, None
 
     # Contents -------------------------------------------------------------------------------------------------------
-
-    def has_object(self, oid: str) -> bool:
-        """Return whether a large file was put here, or is listed in a shard (*.mdb) that hf_xet wrote."""
-        if (self.objects / oid).exists() or self.xet is None:
-            return (self.objects / oid).exists()
-        raw = bytes.fromhex(oid)
-        numbers = b"".join(raw[i : i + 8][::-1] for i in range(0, 32, 8))  # a hash is four little-endian numbers there
-        return any(numbers in shard.read_bytes() for shard in self.xet.rglob("*.mdb"))
 
     def file(self, request: Request, repository: Repository, revision: str, path: str) -> Response:
         commit = repository.resolve(revision)
@@ -290,7 +276,7 @@ class Hub:
     def lfs_batch(self, objects: list[dict[str, Any]]) -> Response:
         answers: list[dict[str, Any]] = [{"oid": item["oid"], "size": item["size"]} for item in objects]
         for answer in answers:
-            if not self.has_object(answer["oid"]):
+            if not (self.objects / answer["oid"]).exists():
                 put = f"http://localhost:{self.cdn_port}/object/{answer['oid']}"
                 answer["actions"] = {"upload": {"href": put}}
         return JSONResponse({"transfer": "basic", "objects": answers}, media_type="application/vnd.git-lfs+json")
@@ -366,7 +352,7 @@ class Hub:
         self, request: Request, kind: str, name: str, rest: list[str], raw: bytes, body: dict[str, Any]
     ) -> Response:
         propose = request.query_params.get("create_pr") == "1"
-        changes = (request.method == "POST" and rest[0] != "paths-info") or rest[:1] == ["xet-write-token"]
+        changes = request.method == "POST" and rest[0] != "paths-info"
         repository = self.repository(request, kind, name, "see" if not changes else "propose" if propose else "write")
         match request.method, rest:
             case "GET", [] | ["revision", _]:
@@ -382,16 +368,10 @@ class Hub:
                 return self.commit(request, repository, revision, raw, propose)
             case "POST", ["preupload", revision]:
                 return JSONResponse(self.upload_modes(repository.tree(revision), body["files"]))
-            case "GET", ["xet-write-token", _] if self.xet is not None:
-                # hf_xet accepts a folder as the address of its storage service, and locks it: one for each upload.
-                address = f"local://{self.xet / secrets.token_hex(6)}"
-                return JSONResponse({"accessToken": "xet", "exp": int(time.time()) + 3600, "casUrl": address})
-            case "POST", [("branch" | "tag") as what, label]:
-                ref = f"refs/heads/{label}" if what == "branch" else f"refs/tags/{body['tag']}"
-                if ref in repository.refs:
+            case "POST", ["branch", name]:
+                if (ref := f"refs/heads/{name}") in repository.refs:
                     raise Refusal(409, f"Reference {ref} already exists")
-                start = (body.get("startingPoint") or "main") if what == "branch" else label
-                repository.refs[ref] = repository.resolve(start)
+                repository.refs[ref] = repository.resolve(body.get("startingPoint") or "main")
                 return JSONResponse({})
         raise Refusal(404, "Not found")
 
@@ -444,9 +424,9 @@ def _url(request: Request, kind: str, name: str) -> str:
 
 
 @contextmanager
-def running(root: Path, users: dict[str, tuple[str, str]], xet: bool = False) -> Iterator[tuple[Hub, str]]:
+def running(root: Path, users: dict[str, tuple[str, str]]) -> Iterator[tuple[Hub, str]]:
     """Serve on two free loopback ports while the block runs; gives the hub and its `HF_ENDPOINT`."""
-    hub = Hub(root, users, xet)
+    hub = Hub(root, users)
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     hub.hub_port, hub.cdn_port = (sock.getsockname()[1] for sock in sockets)
     server = uvicorn.Server(uvicorn.Config(hub, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
