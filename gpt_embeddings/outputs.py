@@ -43,8 +43,8 @@ URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # at least two letters: one is
 class AtomicOutput:
     """An output that is being made, from the lock to the rename.
 
-    Leaving the `with` block releases the lock. Unfinished work is kept for the same job to continue, if the job has
-    settings and has written any file; otherwise it is deleted.
+    Entering the `with` block begins, or continues unfinished work; leaving it releases the lock. Unfinished work is
+    kept for the same job to continue, if the job has settings and has written any file; otherwise it is deleted.
 
     Args:
         path: The file or folder to make.
@@ -80,27 +80,38 @@ class AtomicOutput:
         self.folder = _partial(self.path)
         self._old = self.path.with_name(f".{self.path.name}.old")
         self.result = self.folder / "result"  # where the result is made before it is renamed
-        self._resumable = settings is not None
+        self._settings, self._resume = settings, resume
         self._lock = _acquire(self.path)
         try:
             if self._old.exists() and not self.path.exists():  # a kill between the two renames of `finish`
                 os.replace(self._old, self.path)
             _remove(self._old)
             _check_existing(path, kind, overwrite, overwritable)
-            self._open(settings, resume)
+            self._saved = _saved_job(self.path, kind)
         except BaseException:
-            _release(self._lock)
+            self.release()
             raise
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self.release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._resumable or not _has_work(self.folder):
+        if self._settings is None or not _has_work(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
-        _release(self._lock)
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes make this output."""
+        with suppress(OSError):
+            os.unlink(self._lock.lock_file)  # before the release: afterwards it may be another process's
+        self._lock.release()
 
     def finish(self, result: Path | None = None) -> None:
         """Rename the result, or another path within the folder, to the output, and delete the rest of the folder."""
@@ -113,10 +124,10 @@ class AtomicOutput:
                 _remove(rest)
         shutil.rmtree(self.folder)
 
-    def _open(self, settings: Mapping[str, Any] | None, resume: bool | None) -> None:
-        job = json.loads(json.dumps({"kind": self.kind, "settings": settings}))
-        saved = _saved_job(self.path, self.kind)
-        if saved is None or settings is None or resume is False:
+    def _begin(self) -> None:
+        job = json.loads(json.dumps({"kind": self.kind, "settings": self._settings}))
+        saved = self._saved
+        if saved is None or self._settings is None or self._resume is False:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             write_json(job, self.folder / JOB)
@@ -128,28 +139,16 @@ class AtomicOutput:
             if now.get(name) != before.get(name)
         )
         if differing:
-            again = "delete that folder" if resume is None else "give `resume=False` (--no-resume)"
+            again = "delete that folder" if self._resume is None else "give `resume=False` (--no-resume)"
             raise ValueError(
                 f"An earlier `{self.kind}` left unfinished work in {str(self.folder)!r} under other settings: "
                 f"{differing}. Run it again with the same settings to continue, or {again} to start anew."
             )
 
 
-def check_output(
-    path: str | os.PathLike[str],
-    kind: str,
-    *,
-    overwrite: bool | None = None,
-    overwritable: Sequence[str] = ("*",),
-    suffixes: Sequence[str] = (),
-) -> None:
-    """Refuse what [`AtomicOutput`] would refuse, with the same arguments and errors, before any work is done."""
-    _check_name(path, kind, suffixes)
-    _check_existing(path, kind, overwrite, overwritable)
-    target = Path(path).resolve()
-    if (_partial(target) / JOB).is_file():
-        _release(_acquire(target))  # a process may be making it
-    _saved_job(target, kind)
+def check_output(path: str | os.PathLike[str], kind: str, **rules: Any) -> None:
+    """Refuse what [`AtomicOutput`] refuses by its rules before it is entered, with the same errors."""
+    AtomicOutput(path, kind, **rules).release()
 
 
 def check_folder_name(folder: str | os.PathLike[str]) -> None:
@@ -264,12 +263,6 @@ def _acquire(path: Path) -> FileLock:
     if not isinstance(lock, SoftFileLock):  # which notes its holder itself
         file.write_text(f"{os.getpid()}\n", encoding="utf-8")
     return lock
-
-
-def _release(lock: FileLock) -> None:
-    with suppress(OSError):
-        os.unlink(lock.lock_file)  # before the release: afterwards it may be another process's
-    lock.release()
 
 
 def _has_work(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import time
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -159,21 +160,21 @@ def test_a_folder_that_looks_like_an_address(tmp_path, monkeypatch):
     check_output("s3:/out", "embed")
 
 
-def begin(path: Path, kind: str = "embed", settings=None, **options) -> AtomicOutput:
+@contextmanager
+def begin(path: Path, kind: str = "embed", settings=None, **options):
     """Leave work as a killed process does: the folder stays, the lock is gone."""
-    output = AtomicOutput(path, kind, {} if settings is None else settings, **options)
-    output.result.mkdir(exist_ok=True)
-    (output.result / "new").write_text("new")
-    return output
+    with AtomicOutput(path, kind, {} if settings is None else settings, **options) as output:
+        output.result.mkdir(exist_ok=True)
+        (output.result / "new").write_text("new")
+        yield output
 
 
 def test_the_same_job_goes_on_and_another_is_refused(tmp_path):
     with begin(tmp_path / "out", settings={"seed": 0, "a": [1, {"b": None}]}):
         pass
-    with pytest.raises(ValueError, match=r"`seed` is 1 and was 0\. Run it again .* or delete that folder to start"):
-        AtomicOutput(tmp_path / "out", "embed", {"seed": 1, "a": (1, {"b": None})})
-    with pytest.raises(ValueError, match=r"or give `resume=False` \(--no-resume\) to start anew"):
-        AtomicOutput(tmp_path / "out", "embed", {"seed": 1}, resume=True)
+    for resume, advice in ((None, "delete that folder"), (True, r"give `resume=False` \(--no-resume\)")):
+        with pytest.raises(ValueError, match=rf"`seed` is 1 and was 0\. Run it again .* or {advice} to start anew"):
+            AtomicOutput(tmp_path / "out", "embed", {"seed": 1, "a": (1, {"b": None})}, resume=resume).__enter__()
     with pytest.raises(ValueError, match="unfinished work of `embed`, which `windows` does not touch"):
         AtomicOutput(tmp_path / "out", "windows", {"seed": 0}, resume=False)
     with AtomicOutput(tmp_path / "out", "embed", {"seed": 0, "a": (1, {"b": None})}) as output:

@@ -313,7 +313,7 @@ def _embed_to(
             features = Features({**split.features, embedder.output_column: embedder.feature})
             shards = Shards(out.result / name, features, job.provenance, format=job.format)
             if one_file and isinstance(split, Dataset):
-                shards.check_room(len(split) * _row_bytes(split, embedder))
+                shards.check_room(len(split) * embedder.vector_bytes + split.data.nbytes)
             if job.num_proc:
                 _write_in_processes(split, shards, job)
             else:
@@ -500,8 +500,9 @@ def _embed_tables(
 
 
 def _slices(dataset: Dataset, embedder: Embedder, start: int, stop: int) -> Iterator[pa.Table]:
-    rows, text_bytes = _batch_limits(embedder)
-    rows = min(rows, max(1, int(text_bytes / _text_bytes(dataset, embedder))))
+    rows, limit = _batch_limits(embedder)
+    text_bytes = dataset.data.column(embedder.column).nbytes / max(1, len(dataset.data))  # of a row, on average
+    rows = min(rows, max(1, int(limit / max(1.0, text_bytes))))
     arrow = dataset.with_format("arrow")
     return _split_large((arrow[i : min(i + rows, stop)] for i in range(start, stop, rows)), embedder)
 
@@ -523,21 +524,6 @@ def _split_large(tables: Iterable[pa.Table], embedder: Embedder) -> Iterator[pa.
 
 def _batch_limits(embedder: Embedder) -> tuple[int, int]:
     """Return how many rows a batch may have, and how many bytes of text."""
-    n_vectors = max(1, VECTOR_BYTES // _vector_bytes(embedder))
+    n_vectors = max(1, VECTOR_BYTES // embedder.vector_bytes)
     text_bytes = TEXT_BYTES if embedder.pooling != "none" else n_vectors * TEXT_BYTES_PER_TOKEN
     return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, text_bytes)
-
-
-def _row_bytes(dataset: Dataset, embedder: Embedder) -> float:
-    """Estimate how many bytes a row has with its vectors."""
-    n_vectors = max(1.0, _text_bytes(dataset, embedder) / TEXT_BYTES_PER_TOKEN) if embedder.pooling == "none" else 1.0
-    return dataset.data.nbytes / max(1, len(dataset.data)) + _vector_bytes(embedder) * n_vectors
-
-
-def _text_bytes(dataset: Dataset, embedder: Embedder) -> float:
-    """Return how many bytes of text a row has on average."""
-    return max(1.0, dataset.data.column(embedder.column).nbytes / max(1, len(dataset.data)))
-
-
-def _vector_bytes(embedder: Embedder) -> int:
-    return int(embedder.width * np.dtype(embedder.storage).itemsize)

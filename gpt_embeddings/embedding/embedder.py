@@ -148,6 +148,7 @@ class Embedder:
         self.dim = self.truncate_dim or n_embd  # dimensions of a vector
         self.width = -(-self.dim // 8) if self.dtype == "binary" else self.dim  # how many numbers store it
         self.storage = "int8" if self.dtype == "binary" else self.dtype  # their dtype
+        self.vector_bytes = self.width * np.dtype(self.storage).itemsize
         self.ranges = None if self.ranges is None else check_ranges(self.ranges, self.dim)
         self._checked = 0.0  # when the whole quantized table was last compared with the model's
 

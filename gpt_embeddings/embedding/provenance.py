@@ -76,13 +76,12 @@ def read_provenance(path: str | Path) -> Provenance:
         FileNotFoundError: There is no such file or folder.
         ValueError: The dataset has no provenance, or its files are from different models or options.
     """
-    provenance = find_provenance(path)
-    if provenance is None:
-        raise ValueError(
-            f"The dataset {str(path)!r} does not say which model its vectors are from: `gpt-embeddings embed` did not "
-            "write it, or another program has rewritten it. Name the model (`--model`), or embed again."
-        )
-    return provenance
+    if provenance := find_provenance(path):
+        return provenance
+    raise ValueError(
+        f"The dataset {str(path)!r} does not say which model its vectors are from: `gpt-embeddings embed` did not "
+        "write it, or another program has rewritten it. Name the model (`--model`), or embed again."
+    )
 
 
 def find_provenance(path: str | Path) -> Provenance | None:
@@ -92,18 +91,18 @@ def find_provenance(path: str | Path) -> Provenance | None:
         raise FileNotFoundError(f"There is no dataset {str(path)!r}.")
     infos = sorted(path.rglob("dataset_info.json"))
     files = infos[:1] or ([path] if path.is_file() else sorted(path.rglob("*.parquet")))
-    found = [(file, _read(file)) for file in files]
-    if not found or any(provenance is None for _, provenance in found):
-        return None
-    first_file, first = found[0]
-    for file, provenance in found[1:]:
-        if first is None or provenance is None or provenance.digest == first.digest:
-            continue
-        first.check_same_model(provenance, repr(str(first_file)), repr(str(file)))
-        raise ValueError(
-            f"The files {str(first_file)!r} and {str(file)!r} were embedded with different options: {first.options} "
-            f"and {provenance.options}. Embed one of them again, or search them one at a time."
-        )
+    first = None
+    for file in files:
+        provenance = _read(file)
+        if provenance is None:
+            return None
+        first = first or provenance
+        if provenance.digest != first.digest:
+            first.check_same_model(provenance, repr(str(files[0])), repr(str(file)))
+            raise ValueError(
+                f"The files {str(files[0])!r} and {str(file)!r} were embedded with different options: "
+                f"{first.options} and {provenance.options}. Embed one of them again, or search them one at a time."
+            )
     return first
 
 

@@ -10,7 +10,6 @@ import os
 import pickle
 import shutil
 import tempfile
-import uuid
 import weakref
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel, SinusoidalPositions
 
 
 _models: "weakref.WeakValueDictionary[str, GPTEmbeddingsModel]" = weakref.WeakValueDictionary()
-_unpicklable: "weakref.WeakKeyDictionary[GPTEmbeddingsModel, str]" = weakref.WeakKeyDictionary()
 _folder: str | None = None
 
 # An unchanged model has modules and weights of these very classes.
@@ -57,10 +55,7 @@ def hash_weights(model: GPTEmbeddingsModel) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hashing.update(flat.view(torch.uint8).numpy().data)  # without a copy
     if not is_unchanged(model):
-        try:
-            hashing.update(Hasher.hash([type(model), _changed_parts(model)]).encode())
-        except Exception:  # not picklable, whatever the error: the model gets a name of its own in this process
-            hashing.update(_unpicklable.setdefault(model, uuid.uuid4().hex).encode())
+        hashing.update(Hasher.hash([type(model), _changed_parts(model)]).encode())
     return str(hashing.hexdigest())
 
 

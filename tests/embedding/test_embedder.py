@@ -195,11 +195,7 @@ def test_the_digest_follows_what_is_no_weight(tokenizer):
         assert Embedder(model, tokenizer).digest == digests[-1]
         hook.remove()
         assert Embedder(model, tokenizer).digest == plain
-    unpicklable = (i for i in range(3))
-    model.wpe.forward = lambda ids: model.wte(ids + next(unpicklable))
-    digests.append(Embedder(model, tokenizer).digest)
-    assert Embedder(model, tokenizer).digest == digests[-1]
-    assert len({plain, *digests}) == 5
+    assert len({plain, *digests}) == 4
 
 
 def test_threads_that_share_in_batches_are_those_of_the_cores(tokenizer):
