@@ -40,7 +40,6 @@ from gpt_embeddings.embedding.shared_weights import (
     SharedModel,
     check_in_memory,
     hash_weights,
-    is_offloaded,
     is_unchanged,
     open_shared,
     share,
@@ -126,8 +125,7 @@ class Embedder:
         model = self.model
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
-        if not is_offloaded(model):  # else `encode` works, and what needs all weights at once says so
-            check_in_memory(model)
+        check_in_memory(model)
         self.pooling = model.config.pooling if self.pooling is None else self.pooling
         check_choice("pooling", self.pooling, get_args(Pooling))
         check_choice("overflow", self.overflow, get_args(Overflow))
@@ -323,7 +321,7 @@ class Embedder:
         if isinstance(batch, pa.Table):
             return self.extend(batch)[0]
         if isinstance(batch, LazyBatch):
-            batch[self.output_column] = self._embed_column(batch.pa_table)[0]
+            batch[self.output_column] = self.extend(batch.pa_table)[0][self.output_column].combine_chunks()
             return {}
         if not isinstance(batch, Mapping):
             raise TypeError(
@@ -352,9 +350,15 @@ class Embedder:
             n_threads: Number of threads; None means all cores.
             first_row: The row of the dataset at which the batch begins, for errors.
         """
-        column, counts = self._embed_column(table, n_threads, first_row)
+        texts = take_column(table, self.column)
+        label = f"Column {self.column!r}, {'batch ' if first_row is None else ''}row"
+        vectors, starts, counts = self._embed(texts, label, first_row or 0, n_threads, every_call=False)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
+        if starts is not None:
+            column = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), column)
         if self.output_column in table.column_names:
             table = table.drop_columns(self.output_column)
+        counts = counts._replace(text_bytes=int(pc.sum(pc.binary_length(texts)).as_py() or 0))
         return table.append_column(self.output_column, column), counts
 
     # Tokenize, pool, convert ------------------------------------------------------------------------------------
@@ -380,18 +384,6 @@ class Embedder:
             raise BadTextError(error.index, f"{label} {first + error.index} {message}") from error
         vectors, starts = self._pool(input_ids, offsets, n_threads or n_cores(), every_call)
         return vectors, starts, counts
-
-    def _embed_column(
-        self, table: pa.Table, n_threads: int | None = None, first_row: int | None = None
-    ) -> tuple[pa.Array, Counts]:
-        """Return the vectors of a table's texts as an Arrow column, and the counts of the texts."""
-        texts = take_column(table, self.column)
-        label = f"Column {self.column!r}, {'batch ' if first_row is None else ''}row"
-        vectors, starts, counts = self._embed(texts, label, first_row or 0, n_threads, every_call=False)
-        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
-        if starts is not None:
-            values = pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), values)
-        return values, counts._replace(text_bytes=int(pc.sum(pc.binary_length(texts)).as_py() or 0))
 
     def _tokenize(self, texts: Texts) -> tuple[Ids, Offsets, Counts]:
         """Return flat ids and offsets, with the special tokens of the tokenizer, and the counts of the texts."""
@@ -420,10 +412,6 @@ class Embedder:
         share each small step, and waiting for each other costs them more than the sums as soon as another process
         runs.
         """
-        if self.model.wte.weight.is_meta:
-            if not is_offloaded(self.model):
-                check_in_memory(self.model)
-            n_threads = 1  # accelerate's hooks move one copy of the weights
         if self.pooling in ("last", "none"):
             with torch.inference_mode(), torch_threads(1 if was_forked() else None):
                 vectors, starts = self._token_vectors(input_ids, offsets)

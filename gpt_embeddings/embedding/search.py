@@ -3,8 +3,6 @@
 Queries are embedded by the model that made the vectors, which is checked by its digest. Vectors are read in blocks, so
 memory stays flat. int8 vectors are compared by the values of their steps and binary ones by their signs, both with the
 float vector of the query, which ranks better than rounding the query too.
-
-Left out: a persistent index, for which there are `Dataset.add_faiss_index` and the vector stores.
 """
 
 import logging

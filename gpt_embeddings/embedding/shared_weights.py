@@ -59,11 +59,6 @@ def hash_weights(model: GPTEmbeddingsModel) -> str:
     return str(hashing.hexdigest())
 
 
-def is_offloaded(model: nn.Module) -> bool:
-    """Return whether accelerate brings weights into memory only for the time of a call."""
-    return any(hasattr(part, "_hf_hook") for part in model.modules())
-
-
 def check_in_memory(model: nn.Module) -> None:
     """Refuse a model whose weights are not in memory."""
     if absent := next((name for name, weight in model.named_parameters() if weight.is_meta), None):
