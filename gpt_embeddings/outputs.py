@@ -4,9 +4,6 @@ While NAME is made, two things are beside it. `.NAME.lock` is held by the proces
 The folder `.NAME.partial` contains `job.json` (the kind of job, such as `embed` or `train clm`, and its settings) and
 `result`, which is renamed when it is complete. A killed job leaves that folder behind: the same job continues from it,
 and any other job is refused, so that no work is lost or mixed with another's.
-
-Left out: what a job keeps in its folder to continue from (`embedding.shards`, `training.runs`,
-`windows.stored_windows`).
 """
 
 import json
@@ -56,12 +53,6 @@ class AtomicOutput:
             choice: then it is refused.
         overwritable: Name patterns. A folder may be replaced only if it contains a match, a file only if it is one.
         suffixes: Suffixes of outputs that are one file; a name with the suffix of another format is refused.
-
-    Raises:
-        FileExistsError: The output exists.
-        OSError: Another process is making this output, or its folder cannot be written to.
-        ValueError: The name is not one for such an output, there is unfinished work of another job, or the output must
-            not be replaced.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""How far long work has come: a bar on a terminal, elsewhere a line every ten seconds; and counts of texts.
-
-Left out: the bars of downloads, which are `huggingface_hub`'s own.
-"""
+"""How far long work has come: a bar on a terminal, elsewhere a line every ten seconds; and counts of texts."""
 
 import io
 import sys

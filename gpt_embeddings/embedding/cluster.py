@@ -2,8 +2,6 @@
 
 Each actor loads the model once, by its name, and embeds a block at a time with `Embedder`, so a row gets the same
 vector as on one machine. Ray gives the unfinished work of a lost actor or node to another.
-
-Left out: starting a cluster (`ray start`), and outputs other than Parquet.
 """
 
 import os

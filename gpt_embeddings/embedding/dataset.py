@@ -2,8 +2,6 @@
 
 `Embedder` does the work on each batch. This module splits a dataset into batches, keeps all cores busy with them, and
 passes the results on in order.
-
-Left out: where finished shards go (`shards`), and more than one machine (`cluster`).
 """
 
 import hashlib

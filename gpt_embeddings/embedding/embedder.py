@@ -3,9 +3,6 @@
 Three steps: texts are tokenized to flat ids and offsets, ids are pooled to a numpy array of vectors, and vectors are
 returned as they are (`encode`) or as an Arrow column over the same memory (`map`). There is no padding, no vector per
 token and no Python float on the way.
-
-Left out: running over a whole dataset (`dataset`), quantized tables (`quantized_table`), the arithmetic of int8 and
-binary vectors (`quantization`).
 """
 
 import os

@@ -1,7 +1,7 @@
 """Vectors in 8 bits or in one, as vector stores take them, and back.
 
 The arithmetic is that of `sentence_transformers.quantize_embeddings`, an extra that embedding does without; a test
-compares the two. Left out: quantized tables (`quantized_table`).
+compares the two.
 """
 
 from typing import Any, Literal, TypeAlias

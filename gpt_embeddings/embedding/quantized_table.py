@@ -3,8 +3,6 @@
 A table whose rows are whole numbers times a factor, as an int8 checkpoint gives them, is summed in int8 and nothing is
 lost. A copy is made once per table, and made again when the table has changed: torch counts most changes, and the
 checksums of rows show those through `.data` or numpy, which it does not count.
-
-Left out: int8 checkpoints (`gpt_embeddings.checkpoints.int8_rows`), and the sums (`embed_bags`).
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """A dataset on disk that is written shard by shard and can be continued: Arrow for `load_from_disk`, or Parquet.
 
-A shard is renamed when it is complete, and a killed run continues after its last complete shard. Left out: what is in
-the shards, and which job they belong to (`outputs`).
+A shard is renamed when it is complete, and a killed run continues after its last complete shard.
 """
 
 import logging

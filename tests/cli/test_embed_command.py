@@ -13,11 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_from_disk
-from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gpt_embeddings import encode_flat
-from gpt_embeddings.outputs import AtomicOutput
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -113,19 +111,6 @@ def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["in", "in.txt"]
 
 
-def test_a_model_that_lacks_a_table_is_refused(gpt2_tokenizer, tmp_path):
-    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8)).save_pretrained(tmp_path / "model")
-    gpt2_tokenizer.save_pretrained(tmp_path / "model")
-    path = tmp_path / "model" / "model.safetensors"
-    tables = load_file(path)
-    save_file({"wpe.weight": tables["wpe.weight"]}, path, metadata={"format": "pt"})
-    result = run(STORY, "--model", tmp_path / "model", "--output", tmp_path / "out")
-    assert (result.exit_code, "lacks wte.weight" in result.stderr) == (1, True)
-    path.write_bytes(path.read_bytes()[:100])
-    result = run(STORY, "--model", tmp_path / "model", "--output", tmp_path / "out")
-    assert (result.exit_code, "is broken" in result.stderr) == (1, True)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
@@ -175,21 +160,6 @@ def test_every_option_reaches_the_vectors(run_small, tmp_path):
     assert first.shape[1] == 16 and np.allclose(first.mean(0), found["plain"]["embedding"][0], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--output-column", "text"), "`column` and `output_column` are both 'text'"),
-        (
-            ("--output", "x.jsonl"),
-            "is named as a .jsonl file, which `embed` does not write.",
-        ),
-    ],
-)
-def test_messages_about_options(run_small, tmp_path, options, message):
-    result = run_small(*(() if "--output" in options else ("--output", tmp_path / "out")), *options)
-    assert result.exit_code == 1 and message in result.stderr
-
-
 def test_what_is_missing_blank_or_cut_is_told(model, tmp_path):
     rows = [{"text": text} for text in ("A bell.", None, "", "tide " * 70, None)]
     source = tmp_path / "rows.jsonl"
@@ -218,15 +188,6 @@ def test_what_cannot_be_published_is_refused_before_the_work(run_small, tmp_path
     result = run_small("--output", tmp_path / "out", "--push-to-hub", name)
     assert result.exit_code == 1 and message in result.stderr, result.output
     assert {path.name for path in tmp_path.iterdir()} == {"small"}
-
-
-def test_shards_of_another_job_are_not_mixed_in(run_small, tmp_path):
-    with AtomicOutput(tmp_path / "out", "embed", {"dtype": "float16"}) as out:
-        out.result.mkdir()
-        (out.result / "data-00000.arrow").write_bytes(b"")
-    result = run_small("--output", tmp_path / "out")
-    assert result.exit_code == 1 and "`dtype` is 'float32' and was 'float16'" in result.stderr
-    assert run_small("--output", tmp_path / "out", "--no-resume").exit_code == 0
 
 
 def test_as_a_program():

@@ -86,7 +86,6 @@ def test_every_output(model, tokenizer, small, tmp_path, streaming, name):
         return
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["final 2.parquet", name])
     if one_file:
-        assert pq.ParquetFile(tmp_path / name).metadata.num_rows == len(TEXTS)
         check(pq.ParquetFile(tmp_path / name).read().to_pylist(), model, tokenizer)
     else:
         assert len(list((tmp_path / name).glob(f"data-*.{format or 'arrow'}"))) > 2
@@ -283,13 +282,11 @@ def test_only_missing_texts(model, tokenizer):
     [
         ({"a", "b"}, "a set, which has no order"),
         ("file.txt", "got str"),
-        ({"text": ["a"]}, "got dict"),
         (iter(["a"]), "got list_iterator"),
         (["a", float("nan"), 2], "`data`, item 2 must be a string, got int: 2"),
-        (pd.Series(["a", 3]), "`data`, item 1 must be a string, got int: 3"),
         (pd.DataFrame({"text": ["a", 3]}), "Conversion failed for column text"),
     ],
-    ids=["set", "str", "dict", "iterator", "numbers", "series", "frame"],
+    ids=["set", "str", "iterator", "numbers", "frame"],
 )
 def test_what_holds_no_rows(model, tokenizer, data, message):
     with pytest.raises(TypeError, match=message):
