@@ -161,3 +161,24 @@ def test_round_trip(tmp_path):
     config.save_pretrained(tmp_path)
     for loader in (AutoConfig, GPTEmbeddingsConfig):
         assert loader.from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position_offset": -1}, "`position_offset` must be an integer from 0 to 16777216, got -1"),
+        ({"position_offset": True}, "`position_offset` must be int, got True"),
+        ({"padding_position": -1}, "`padding_position` must be an integer from 0 to 1023, got -1"),
+        ({"sinusoid_zero_row": 1024}, "`sinusoid_zero_row` must be an integer from 0 to 1023, got 1024"),
+        ({"word_embed_proj_dim": 2**18}, "`word_embed_proj_dim` must be an integer from 1 to 131072"),
+        ({"token_scale": math.nan}, "`token_scale` must be a number from 0 to 1000, got nan"),
+        ({"scale_inputs_embeds": 1}, "`scale_inputs_embeds` must be bool"),
+        ({"sinusoid_type": "cosine"}, "`sinusoid_type` must be one of 'interleaved', "),
+        ({"position_embedding_type": "sinusoidal", "sinusoid_type": "tensor2tensor", "n_embd": 3}, "at least 4"),
+        ({"word_embed_proj_dim": 2**17, "n_embd": 2**17, "vocab_size": 2**17}, "ask for tables of"),
+        ({"position_offset": 2**24, "n_positions": 2**24, "n_embd": 2**10}, "ask for tables of"),
+    ],
+)
+def test_fields_of_other_families(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GPTEmbeddingsConfig(**fields)

@@ -21,9 +21,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 ADAPTER = "adapter_config.json"
 
-# Fields of a configuration that are the source's alone to say.
-SOURCE_FIELDS = ("dtype", "n_embd", "n_positions", "position_embedding_type", "vocab_size", "word_embed_proj_dim")
-
 # Fields that a model and the GPT that gets its tables back must share.
 SHARED_FIELDS = ("position_offset", "token_scale", "scale_inputs_embeds", "sinusoid_type", "sinusoid_zero_row")
 
@@ -68,11 +65,6 @@ def from_gpt(
             disagrees with its configuration.
     """
     target = _parse_dtype(dtype)
-    known = vars(GPTEmbeddingsConfig())
-    for field in fields:
-        if field in SOURCE_FIELDS or field not in known:
-            why = "the configuration has no such field" if field not in known else "it is taken from the source"
-            raise ValueError(f"`{field}` cannot be set here: {why}.")
     by_hand, in_memory = wte_key is not None, isinstance(source, nn.Module)
     tensors: Tensors
     if isinstance(source, nn.Module):

@@ -1,7 +1,7 @@
 """Export for other libraries, which then need none of our code: a static table, or ONNX.
 
 A static model of sentence-transformers or model2vec is a table; the vector of a text is the mean of its rows. A model
-without positions is the same. Left out: quantization.
+without positions is the same.
 """
 
 import importlib.util

@@ -141,11 +141,6 @@ def find_family(
     wpe_key: str | None = None,
 ) -> Family:
     """Return the row of a model, with the positions and keys that were asked for; a ValueError if they do not fit."""
-    if position_embedding_type not in (None, "learned", "sinusoidal", "none"):
-        raise ValueError(
-            "`position_embedding_type` must be 'learned', 'sinusoidal', 'none' or None (the source's own), got "
-            f"{position_embedding_type!r}."
-        )
     model_type = fields.get("model_type")
     if model_type == "gpt_embeddings":
         raise ValueError("The source is a GPTEmbeddingsModel already; load it with `from_pretrained`.")

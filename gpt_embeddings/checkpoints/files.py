@@ -13,7 +13,6 @@ from gpt_embeddings.bundled import suggest_bundled
 from gpt_embeddings.text.tokenizer import hub_timeout
 
 
-MAX_JSON_BYTES = 2**25
 HUB_ERRORS = (HTTPError, HFValidationError, OSError)  # `HTTPError` is that of the HTTP client of huggingface_hub
 
 
@@ -106,12 +105,9 @@ def open_folder(
 
 def read_json(path: Path, kind: type = dict) -> Any:
     """Return the content of a JSON file, an object or, with `kind=list`, a list."""
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} has {size} bytes; JSON files of at most {MAX_JSON_BYTES} bytes are read.")
     try:
         values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(values, kind):
         raise ValueError(f"{path} holds {type(values).__name__}, not {'an object' if kind is dict else 'a list'}.")

@@ -1,7 +1,6 @@
 """Checkpoints a quarter of the size: `wte` as int8 rows, each with a float32 scale.
 
-Every loader (`from_pretrained`, `AutoModel`, sentence-transformers) returns a float table. Left out: computing with
-int8 rows, which `gpt_embeddings.embedding` does.
+Every loader (`from_pretrained`, `AutoModel`, sentence-transformers) returns a float table.
 """
 
 import os

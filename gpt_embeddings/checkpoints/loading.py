@@ -1,14 +1,14 @@
 """Loading a model, with or without its tokenizer, by name: a folder or a Hub name, refused if weights are missing.
 
 It may hold a saved GPTEmbeddings model, a GPT checkpoint, whose input stage is extracted, or a static model of another
-library; None is the bundled English table. Left out: fresh models.
+library; None is the bundled English table.
 """
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.checkpoints.static import find_static, from_static
 from gpt_embeddings.text.tokenizer import FORM_FILE, load_tokenizer
-from modeling_gpt_embeddings import GPTEmbeddingsModel, GPTEmbeddingsPreTrainedModel
+from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 DEFAULT_TOKENIZER = "openai-community/gpt2"
@@ -46,13 +46,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
 )
 
-_Model = TypeVar("_Model", bound=GPTEmbeddingsPreTrainedModel)
 
-
-@overload
-def load_model(name: str | None = None) -> GPTEmbeddingsModel: ...
-@overload
-def load_model(name: str | None, model_class: type[_Model]) -> _Model: ...
 def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsModel) -> Any:
     """Load a saved model for inference, the input stage of a GPT checkpoint, or a static model of another library.
 
@@ -64,14 +58,6 @@ def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsMo
     return _load(find_bundled(name), model_class)[0]
 
 
-@overload
-def load_model_and_tokenizer(
-    name: str | None = None, tokenizer: str | None = None
-) -> tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]: ...
-@overload
-def load_model_and_tokenizer(
-    name: str | None, tokenizer: str | None, model_class: type[_Model]
-) -> tuple[_Model, PreTrainedTokenizerBase]: ...
 def load_model_and_tokenizer(
     name: str | None = None, tokenizer: str | None = None, model_class: type[Any] = GPTEmbeddingsModel
 ) -> tuple[Any, PreTrainedTokenizerBase]:

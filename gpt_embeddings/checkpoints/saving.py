@@ -1,7 +1,7 @@
 """What a saved folder contains: the one place that writes a model and its tokenizer for all libraries.
 
 That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, and the files of
-sentence-transformers. Left out: the model card (`gpt_embeddings.hub`).
+sentence-transformers; the model card is added by `gpt_embeddings.hub`.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """Cards: the README.md of a model or dataset repository. One section of it is ours, the rest is the user's.
 
 Our section lies between two HTML comments and is replaced at each push; the rest stays as it is. Metadata of the user
-stays, too, unless the caller states other values; missing fields are added. Left out: sending a card (`push`).
+stays, too, unless the caller states other values; missing fields are added.
 """
 
 import logging

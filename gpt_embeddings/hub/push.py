@@ -1,7 +1,4 @@
-"""Publishing: a model, a saved folder or a dataset of vectors on the Hub, by one call.
-
-Left out: reading from the Hub, which `from_pretrained` and `load_dataset` do. Errors of the client keep their class.
-"""
+"""Publishing: a model, a saved folder or a dataset of vectors on the Hub, by one call."""
 
 import logging
 import os
@@ -107,10 +104,8 @@ def push_to_hub(
         The (last) commit: `oid` is the sha to pin, `pr_url` the pull request if there is one.
 
     Raises:
-        FileNotFoundError: The folder does not contain a model.
-        HfHubHTTPError: The Hub refused; the client has a subclass for each reason.
-        LocalTokenNotFoundError: There is no token.
-        OSError: The folder does not contain a tokenizer.
+        OSError: The folder does not contain a model or a tokenizer, there is no token, or the Hub refused (each reason
+            has a subclass of `HfHubHTTPError`).
         RuntimeError: The upload of a large file failed; the reason is its `__cause__`.
         TypeError: `obj` is of another type, or an argument that it needs is missing.
         ValueError: Model and tokenizer do not fit, weights or the column are missing, the name is taken by another

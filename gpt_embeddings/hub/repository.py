@@ -1,7 +1,4 @@
-"""A complete model repository in a folder: what `checkpoints.saving` writes, and the card.
-
-Left out: sending it to the Hub (`push`), and the text of the card (`cards`).
-"""
+"""A complete model repository in a folder: what `checkpoints.saving` writes, and the card."""
 
 import fnmatch
 import os

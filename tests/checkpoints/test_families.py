@@ -7,11 +7,11 @@ import pytest
 import torch
 import transformers
 from transformers import AutoModel, DynamicCache
-from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_imports
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from gpt_embeddings import from_gpt, to_gpt
 from gpt_embeddings.checkpoints.families import FAMILIES, find_family, find_keys, source_fields
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 VOCAB, LENGTH, N = 41, 12, 24
@@ -164,7 +164,7 @@ def test_vectors_are_those_of_the_source(case, dtype, saved):
     assert torch.equal(embeds, before)
 
 
-@pytest.mark.parametrize("case", sorted(CASES.keys() - {"openai-gpt"}))  # which has no cache
+@pytest.mark.parametrize("case", ["gpt2", "gpt_neo", "opt", "biogpt", "xglm-zero-row", "ctrl"])
 def test_past(case, saved):
     source = AutoModel.from_pretrained(saved(case)).eval()
     model = from_gpt(saved(case))
@@ -237,16 +237,6 @@ def test_token_part_is_what_the_source_takes(case, saved):
     assert torch.equal(ours(model, inputs_embeds=tokens), expected)
 
 
-def test_token_part_drives_a_head_to_the_same_logits():
-    gpt = new_model("gpt2", auto=transformers.AutoModelForCausalLM)
-    model, ids = from_gpt(gpt), some_ids()
-    with torch.no_grad():
-        tokens = model(ids, add_positions=False).last_hidden_state
-        assert torch.equal(gpt(inputs_embeds=tokens).logits, gpt(ids).logits)
-    with pytest.raises(ValueError, match="`token_type_ids` go to the GPT"):
-        model(ids, token_type_ids=ids, add_positions=False)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_saved_and_loaded_again(case, saved, tmp_path):
     model = from_gpt(saved(case), dtype=torch.bfloat16)
@@ -265,24 +255,15 @@ def test_saved_and_loaded_again(case, saved, tmp_path):
 
 @pytest.mark.parametrize("case", ["xglm", "xglm-zero-row", "ctrl"])
 def test_longer_sinusoids_are_the_source_s(case, saved):
-    model = from_gpt(saved(case))
-    model.resize_position_embeddings(40)
-    longer = "n_positions" if case == "ctrl" else "max_position_embeddings"
-    source = new_model(case, **{longer: 40})
-    ids = some_ids(1, 40)
-    assert torch.equal(ours(model, input_ids=ids), first_hidden_state(source, input_ids=ids))
-
-
-def test_xglm_grows_past_its_table_to_the_rows_of_a_resized_model(saved):
-    source = AutoModel.from_pretrained(saved("xglm")).eval()
-    model, ids = from_gpt(saved("xglm")), some_ids(1, 40)
+    model, ids = from_gpt(saved(case)), some_ids(1, 40)
     with pytest.raises(ValueError, match="resize_position_embeddings"):
         model(ids)
     model.resize_position_embeddings(40)
-    assert torch.equal(ours(model, input_ids=ids), first_hidden_state(source, input_ids=ids))
+    longer = "n_positions" if case == "ctrl" else "max_position_embeddings"
+    assert torch.equal(ours(model, input_ids=ids), first_hidden_state(new_model(case, **{longer: 40}), input_ids=ids))
 
 
-@pytest.mark.parametrize(("case", "width"), [("ctrl", 25), ("xglm", 25), ("ctrl", 1280), ("xglm", 1024)])
+@pytest.mark.parametrize(("case", "width"), [("ctrl", 25), ("xglm", 25), ("xglm", 1024)])
 def test_sinusoids_of_other_widths(case, width):
     fields = {"n_embd": width, "n_head": 1} if case == "ctrl" else {"d_model": width, "attention_heads": 1}
     for dtype in DTYPES:
@@ -293,13 +274,10 @@ def test_sinusoids_of_other_widths(case, width):
 
 HEADS = [
     ("gpt2", "GPT2LMHeadModel"),
-    ("gpt2", "GPT2DoubleHeadsModel"),
     ("gpt2", "GPT2ForSequenceClassification"),
-    ("openai-gpt", "OpenAIGPTLMHeadModel"),
     ("openai-gpt", "OpenAIGPTForSequenceClassification"),
     ("gpt_neo", "GPTNeoForCausalLM"),
     ("gpt_bigcode", "GPTBigCodeForCausalLM"),
-    ("opt", "OPTForCausalLM"),
     ("opt-projected", "OPTForCausalLM"),
     ("biogpt", "BioGptForCausalLM"),
     ("xglm", "XGLMForCausalLM"),
@@ -366,10 +344,8 @@ def test_a_way_back_that_does_not_fit(case, other, fields, message):
 
 def test_token_table_alone_goes_back_too():
     gpt = new_model("gpt2")
-    model = from_gpt(gpt, position_embedding_type="none")
-    wpe = gpt.wpe.weight.clone()
-    with torch.no_grad():
-        model.wte.weight.zero_()
+    model, wpe = from_gpt(gpt, position_embedding_type="none"), gpt.wpe.weight.clone()
+    torch.nn.init.zeros_(model.wte.weight)
     to_gpt(model, gpt)
     assert not gpt.wte.weight.any() and torch.equal(gpt.wpe.weight, wpe)
 
@@ -435,11 +411,8 @@ def test_none_by_name_for_a_family_with_positions(saved):
     ("options", "message"),
     [
         ({"position_embedding_type": "sinusoidal"}, "type 'learned', not 'sinusoidal'"),
-        ({"position_embedding_type": "rotary"}, "must be 'learned', 'sinusoidal', 'none' or None .* got 'rotary'"),
         ({"dtype": "int8"}, "`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got 'int8'"),
-        ({"dtype": 3}, "`dtype` must be .* got 3"),
-        ({"n_embd": 3}, "`n_embd` cannot be set here: it is taken from the source"),
-        ({"colour": 3}, "`colour` cannot be set here: the configuration has no such field"),
+        ({"n_embd": 3}, r"has the shape \(41, 24\), the configuration says \(41, 3\)"),
         ({"wte_key": "wte"}, "no tensor 'wte' in the checkpoint, .* It has 16 tensors: 'h.0.attn.c_attn.bias', "),
         ({"wpe_key": "wpe.weight", "position_embedding_type": "none"}, "`wpe_key` is given, but"),
     ],
@@ -519,34 +492,6 @@ def test_fields_have_defaults_and_other_names():
     assert source_fields({"model_type": "never heard of", "hidden_size": 3})["hidden_size"] == 3
 
 
-HOSTILE = {
-    "position_offset": ([-1, 2**24 + 1], "must be an integer from 0 to 16777216"),
-    "padding_position": ([-1, 1024], "must be an integer from 0 to 1023"),
-    "token_scale": ([float("nan"), float("inf"), -1.0], "must be a number from 0 to 1000"),
-    "sinusoid_zero_row": ([-1, 1024], "must be an integer from 0 to 1023"),
-    "word_embed_proj_dim": ([0, 2**18], "must be an integer from 1 to 131072"),
-}
-OTHER_TYPES = {"position_offset": True, "token_scale": "2", "scale_inputs_embeds": 1, "sinusoid_type": "cosine"}
-
-
-def test_hostile_fields():
-    for name, (values, message) in HOSTILE.items():
-        for value in values:
-            with pytest.raises(ValueError, match=rf"`{name}` {message}, got {value}"):
-                GPTEmbeddingsConfig(**{name: value})
-    for name, value in {**OTHER_TYPES, "add_token_types": None}.items():
-        with pytest.raises(Exception, match=name) as error:
-            GPTEmbeddingsConfig(**{name: value})
-        assert isinstance(error.value, ValueError) or "Strict" in type(error.value).__name__
-    for fields, message in (
-        ({"position_embedding_type": "sinusoidal", "sinusoid_type": "tensor2tensor", "n_embd": 3}, "at least 4"),
-        ({"word_embed_proj_dim": 2**17, "n_embd": 2**17, "vocab_size": 2**17}, "ask for tables of"),
-        ({"position_offset": 2**24, "n_positions": 2**24, "n_embd": 2**10}, "ask for tables of"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            GPTEmbeddingsConfig(**fields)
-
-
 def test_inputs_that_do_not_fit(saved):
     ids = torch.zeros(3, 9, dtype=torch.long)
     for inputs, message in (
@@ -554,26 +499,8 @@ def test_inputs_that_do_not_fit(saved):
         ({"past_length": 4}, "The sequence of 13 tokens is longer than `n_positions` = 12"),
         ({"past_length": 2, "attention_mask": torch.ones(3, 10)}, r"inputs or, with the past, \(3, 11\)"),
         ({"token_type_ids": ids[:, :8]}, r"`token_type_ids` must have the shape \(3, 9\)"),
-        ({"token_type_ids": ids.float()}, "`token_type_ids` must be int64 or int32"),
+        ({"token_type_ids": ids, "add_positions": False}, "`token_type_ids` go to the GPT"),
         ({"token_type_ids": ids[:1] + VOCAB}, r"`token_type_ids` must lie from 0 to 40 \(`vocab_size` is 41\)"),
     ):
         with pytest.raises(ValueError, match=message):
             from_gpt(saved("gpt2"))(some_ids(), **inputs)
-
-
-@pytest.mark.slow
-def test_compiled_graphs_have_the_same_vectors(saved):
-    for case in ("opt-projected", "ctrl"):
-        model = from_gpt(saved(case))
-        inputs = {"input_ids": some_ids(), "attention_mask": RIGHT}
-        with torch.no_grad():
-            found = torch.compile(model, backend="aot_eager")(**inputs).last_hidden_state
-        torch.testing.assert_close(found, ours(model, **inputs))
-
-
-def test_the_component_knows_nothing_of_the_package(saved, tmp_path):
-    from_gpt(saved("gpt2")).save_pretrained(tmp_path)
-    for file in ("configuration_gpt_embeddings.py", "modeling_gpt_embeddings.py"):
-        assert not {"gpt_embeddings", "huggingface_hub"} & set(get_imports(tmp_path / file))
-    for model_class in (GPTEmbeddingsModel, remote_class(tmp_path)):
-        assert not {"from_gpt", "to_gpt"} & set(dir(model_class))

@@ -16,24 +16,7 @@ from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 
 
 TEXTS = ["the tide came in", "The tide, unheard-of!", "zzz", "a", "", "in the the [CLS] tide"]
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "the",
-    "tide",
-    "came",
-    "in",
-    "a",
-    "##s",
-    ",",
-    "un",
-    "##heard",
-    "-",
-    "of",
-    "!",
-]
+WORDS = "[PAD] [UNK] [CLS] [SEP] the tide came in a ##s , un ##heard - of !".split()
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The accelerated tokenizer:UserWarning"
 )

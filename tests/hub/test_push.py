@@ -4,10 +4,7 @@ import contextlib
 import functools
 import io
 import json
-import re
 import runpy
-import threading
-import time
 
 import hub_server
 import pytest
@@ -297,33 +294,20 @@ def test_refusals(client, monkeypatch):
     assert ("model", "alice/none") not in client.hub.repositories
 
 
-def test_a_commit_in_between_is_not_overwritten(client):
-    """The server holds the push's commit back until another one has been made on the same branch."""
-    name = "alice/race"
+def test_a_commit_in_between_is_not_overwritten(client, monkeypatch):
+    name, create_commit = "alice/race", HfApi.create_commit
     push(make_model(8), name)
-    client.hub.fault(f"POST /api/models/{name}/commit", 3.0)
-    errors = []
 
-    def attempt():
-        try:
-            push(make_model(9), name)
-        except HfHubHTTPError as error:
-            errors.append(str(error))
+    def after_another(*arguments, **options):
+        client.edit(name, notes__txt="in between")
+        return create_commit(*arguments, **options)
 
-    thread = threading.Thread(target=attempt)
-    thread.start()
-    wait_for(client, f"POST /api/models/{name}/commit", 2)
-    client.edit(name, notes__txt="in between")
-    thread.join()
-    assert re.search("412.*that commit was kept. Push again", errors[0], re.DOTALL)
+    with monkeypatch.context() as patch, pytest.raises(HfHubHTTPError, match=r"412(.|\n)*was kept\. Push again"):
+        patch.setattr(HfApi, "create_commit", after_another)
+        push(make_model(9), name)
     assert client.changed(name) == {"notes.txt"}
     push(make_model(9), name)
     assert client.changed(name) == {"model.safetensors"} and "notes.txt" in client.files(name)
-
-
-def wait_for(client: Client, line: str, times: int) -> None:
-    while sum(asked.line.startswith(line) for asked in client.hub.asked) < times:
-        time.sleep(0.02)  # for ever, but for the time limit of the test
 
 
 def test_command_line(client, folder, tmp_path, monkeypatch):
