@@ -217,7 +217,7 @@ def _make_widget(field: Field, value: Any, say: Callable[[str], Any]) -> Any:
     if isinstance(value, bool):
         return gr.Checkbox(value, label=label, min_width=180)
     if isinstance(value, int):
-        return gr.Number(value, label=label, min_width=120)
+        return gr.Number(value, label=label, precision=0, min_width=120)
     # With one line to begin with, Enter submits; the field grows with its text.
     size: dict[str, Any] = {"lines": field.lines, "max_lines": 8, "max_length": MAX_CHARACTERS}
     return gr.Textbox(value, label=label, min_width=160, scale=2, **size)

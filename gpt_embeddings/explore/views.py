@@ -222,13 +222,9 @@ def _show_encodings(loaded: LazyModel, sentences: str) -> ViewResult:
     return ViewResult((figures.encodings_figure(encodings),), tables.encodings_table(encodings), tuple(notes))
 
 
-def _show_costs(vocab_size: float, n_positions: float, n_embd: float) -> ViewResult:
-    sizes = {"vocab_size": vocab_size, "n_positions": n_positions, "n_embd": n_embd}
-    for name, size in sizes.items():
-        if size is None or size != size or int(size) != size:
-            raise ValueError(f"`{name}` must be a whole number, got {size}.")
-    whole = {name: int(size) for name, size in sizes.items()}
-    return ViewResult((figures.costs_figure(**whole),), tables.costs_table(**whole))
+def _show_costs(vocab_size: int, n_positions: int, n_embd: int) -> ViewResult:
+    sizes = vocab_size, n_positions, n_embd
+    return ViewResult((figures.costs_figure(*sizes),), tables.costs_table(*sizes))
 
 
 def _map_fields() -> dict[str, Field]:

@@ -6,12 +6,11 @@ in `training.runs`, so that the rows of words get the weight that they have for 
 
 import copy
 import os
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, IterableDataset
@@ -20,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import ColumnError
 from gpt_embeddings.progress import Bar
-from gpt_embeddings.text.columns import check_column, check_texts, find_blank, plain_table, take_column
+from gpt_embeddings.text.columns import check_column, check_texts, find_blank, take_column
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from gpt_embeddings.training.bags import Bags, Rows
@@ -84,7 +83,7 @@ def train_classes(
         more, more_values, _, more_skipped = _read(validation, column, label_column, least=1)
         labels = np.concatenate([labels, _number(more_values, classes, label_column)])
         train, held_out = np.arange(len(texts)), np.arange(len(texts), len(labels))
-        texts, skipped = pa.chunked_array([*texts.chunks, *more.chunks], texts.type), skipped + more_skipped
+        texts, skipped = texts + more, skipped + more_skipped
     bags = Bags.of(texts, tokenizer, model.config.n_positions)
     settings = {
         "columns": (column, label_column),
@@ -127,65 +126,50 @@ def train_classes(
 
 def _read(
     dataset: Dataset | IterableDataset, column: str, label_column: str, least: int = 2
-) -> tuple[pa.ChunkedArray, list[Any], list[str] | None, int]:
+) -> tuple[list[str], list[Any], list[str] | None, int]:
     """Return texts, the values of their labels, the names of a `ClassLabel`, and how many rows had no text."""
     if column == label_column:
         raise ColumnError(f"Column {column!r} cannot hold both texts and labels. Choose another `--label-column`.")
     check_texts(dataset, column)
-    parts, labels = [], []
+    texts: list[Any] = []
+    values: list[Any] = []
     if dataset.column_names is not None:
         check_column(dataset.column_names, label_column, "label_column")
         dataset = dataset.select_columns([column, label_column])
     for table in Bar(read_blocks(dataset, READ_ROWS), desc="Reading", unit="batch", leave=False):
         check_column(table.column_names, label_column, "label_column")
-        parts += take_column(table, column).cast(pa.large_string()).chunks
-        labels.append(plain_table(table.select([label_column])))
-    texts = pa.chunked_array(parts, pa.large_string())
-    values = pa.concat_tables(labels, promote_options="permissive")[label_column]
+        texts += take_column(table, column).to_pylist()
+        values += table[label_column].to_pylist()
     feature = (dataset.features or {}).get(label_column)
-    _check_labels(values, label_column, isinstance(feature, ClassLabel))
-    has_text = ~find_blank(texts)
-    texts, values = texts.filter(has_text), values.filter(has_text)
-    found = pc.value_counts(values.combine_chunks())
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    kinds = {type(value) for value in values if value is not None}
+    if not (kinds <= {str} or kinds <= {int, bool}):
+        raise ColumnError(
+            f"Column {label_column!r} must hold strings, integers or booleans, one class a row; it holds "
+            f"{', '.join(sorted(kind.__name__ for kind in kinds))}. Numbers to predict and several labels a row are "
+            "for `transformers.Trainer` with `GPTEmbeddingsForSequenceClassification` (docs/classification.md)."
+        )
+    # A `ClassLabel` has -1 where it has none.
+    missing = [i for i, label in enumerate(values) if label is None or not str(label).strip() or (names and label < 0)]
+    if missing:
+        raise ColumnError(
+            f"Column {label_column!r} is null or blank in {len(missing):,} of {len(values):,} rows; the first is row "
+            f"{missing[0]}. Give these rows a label or leave them out."
+        )
+    rows = np.flatnonzero(~find_blank(texts)).tolist()
+    found = Counter(values[i] for i in rows)
     if len(found) < least:
-        only = f"a single class, {found[0]['values'].as_py()!r}, in {len(values):,} rows" if len(found) else "no rows"
+        only = f"a single class, {next(iter(found))!r}, in {len(rows):,} rows" if found else "no rows"
         raise ColumnError(
             f"Column {label_column!r} has {only} with text; at least two classes are needed. Give more data or "
             "another `--label-column` (`label_column=` in Python)."
         )
-    if least > 1 and 2 * len(found) > len(values):
+    if least > 1 and 2 * len(found) > len(rows):
         raise ColumnError(
-            f"Column {label_column!r} has {len(found):,} classes in {len(values):,} rows; at least two rows per class "
+            f"Column {label_column!r} has {len(found):,} classes in {len(rows):,} rows; at least two rows per class "
             "are needed. Is it the column of labels (`--label-column`, `label_column=` in Python)?"
         )
-    return (
-        texts,
-        values.to_pylist(),
-        feature.names if isinstance(feature, ClassLabel) else None,
-        int((~has_text).sum()),
-    )
-
-
-def _check_labels(values: pa.ChunkedArray, label_column: str, numbered: bool) -> None:
-    """Refuse types that name no class, and nulls: None, a blank text, or -1 of a `ClassLabel`."""
-    kind = values.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        missing = find_blank(values)
-    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        missing = np.asarray(pc.is_null(values))
-        if numbered:
-            missing |= np.asarray(pc.fill_null(pc.less(values, 0), True))
-    else:
-        raise ColumnError(
-            f"Column {label_column!r} must hold strings, integers or booleans, one class a row; it holds {kind}. "
-            "Numbers to predict and several labels a row are for `transformers.Trainer` with "
-            "`GPTEmbeddingsForSequenceClassification` (docs/classification.md)."
-        )
-    if missing.any():
-        raise ColumnError(
-            f"Column {label_column!r} is null or blank in {missing.sum():,} of {len(values):,} rows; the first is row "
-            f"{missing.argmax()}. Give these rows a label or leave them out."
-        )
+    return [texts[i] for i in rows], [values[i] for i in rows], names, len(texts) - len(rows)
 
 
 def _number(values: list[Any], classes: list[Any], label_column: str) -> npt.NDArray[np.int64]:

@@ -128,17 +128,13 @@ def distil(
 def make_phrases(tokenizers: Iterable[PreTrainedTokenizerBase], n: int, seed: int) -> list[str]:
     """Return phrases of random words of the vocabularies; every second one begins with a capital."""
     words = sorted({word for tokenizer in tokenizers for word in whole_words(tokenizer)})
-    if not words:
+    if not words or not n:
         return []
     rng = np.random.default_rng(seed)
     lengths = rng.integers(*PHRASE_WORDS, n, endpoint=True)
-    drawn = rng.integers(len(words), size=lengths.sum())
-    phrases, start = [], 0
-    for i, length in enumerate(lengths):
-        phrase = " ".join(words[j] for j in drawn[start : start + length])
-        phrases.append(phrase[0].upper() + phrase[1:] if i % 2 else phrase)
-        start += length
-    return phrases
+    drawn = np.split(rng.integers(len(words), size=lengths.sum()), lengths.cumsum()[:-1])
+    phrases = (" ".join(words[j] for j in numbers) for numbers in drawn)
+    return [phrase[0].upper() + phrase[1:] if i % 2 else phrase for i, phrase in enumerate(phrases)]
 
 
 @dataclass(frozen=True)

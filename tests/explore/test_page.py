@@ -68,9 +68,9 @@ def show(view, model, *values, language="en"):
         (DENSE, ["one line"], "At least two sentences are needed, got 1"),
         (DENSE, ["a\n" * 13], "13 sentences; at most 12"),
         (COSTS, [0, 1, 1], "`vocab_size` must be an integer from 1"),
-        (COSTS, [10, 1.5, 1], "`n_positions` must be a whole number, got 1.5"),
-        (COSTS, [None, 1, 1], "`vocab_size` must be a whole number, got None"),
-        (COSTS, [10, 1, float("nan")], "`n_embd` must be a whole number, got nan"),
+        (COSTS, [10, 1.5, 1], "`n_positions` must be int, got 1.5"),
+        (COSTS, [None, 1, 1], "`vocab_size` must be int, got None"),
+        (COSTS, [10, 1, float("nan")], "`n_embd` must be int, got nan"),
     ],
 )
 def test_bad_input_becomes_a_message(model, view, values, message):

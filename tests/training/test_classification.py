@@ -158,7 +158,7 @@ def test_names_of_labels(labels, names, gpt2_tokenizer, tmp_path):
         ({"text": ["a", None, "b", ""], "label": ["x", "y"] * 2}, "a single class, 'x', in 2 rows with text"),
         ({"text": [None] * 4, "label": ["x"] * 4}, "no rows with text"),
         ({"text": ["a"] * 4, "label": [1, 2, 3, 4]}, "4 classes in 4 rows; at least two rows per class"),
-        ({"text": ["a"] * 4, "label": [0.5] * 4}, "must hold strings, integers or booleans.*it holds double"),
+        ({"text": ["a"] * 4, "label": [0.5] * 4}, "must hold strings, integers or booleans.*it holds float"),
         ({"text": ["a"] * 4, "label": [["x"]] * 4}, "must hold strings, integers or booleans.*list"),
         ({"label": ["x", "y"] * 2}, "no column 'text'"),
     ],

@@ -157,9 +157,9 @@ def teacher_of(call) -> Teacher:
 
 def test_another_teacher_does_not_continue(tmp_path):
     encode_texts(teacher_of(lambda texts: np.ones((len(texts), 4))), ["a"], tmp_path)
-    with pytest.raises(ValueError, match=r"other vectors than when this run began \(width 5, not 4\)"):
+    with pytest.raises(ValueError, match=r"other vectors than when this run began"):
         encode_texts(teacher_of(lambda texts: np.ones((len(texts), 5))), ["a"], tmp_path)
-    with pytest.raises(ValueError, match=r"other vectors than when this run began \(cosine 0.500\)"):
+    with pytest.raises(ValueError, match=r"other vectors than when this run began"):
         encode_texts(teacher_of(lambda texts: np.array([[1, 0, 0, 0]] * len(texts))), ["a"], tmp_path)
 
 
