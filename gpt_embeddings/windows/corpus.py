@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from datasets import Dataset, IterableDataset
@@ -17,14 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.text.columns import check_texts
-from gpt_embeddings.text.encoding import as_texts
 from gpt_embeddings.text.sources import steps_of
 from gpt_embeddings.text.tokenizer import check_fast, tokenizer_digest
 from gpt_embeddings.windows.documents import (
     Documents,
-    LoggedDocuments,
     as_read,
     has_transform,
+    log_texts,
     partition,
     take_texts,
 )
@@ -76,6 +74,8 @@ class Corpus:
         self.rank = check_integer("rank", self.rank, 0, self.world_size - 1)
         check_choice("shuffle", self.shuffle, (False, True, "windows"))
         _check_dataset(self.dataset, self.column)
+        if isinstance(self.dataset, Dataset):
+            self.dataset = as_read(self.dataset, self.column)
         self._take_over_split()
         if self.shuffle == "windows":
             self.buffer = self._fill_buffer()
@@ -92,7 +92,7 @@ class Corpus:
     ) -> dict[int, TokenStream | BufferedStream]:
         """Open streams of this rank in an epoch: those that have a state here, at that state; by default all.
 
-        If there are logs, the first one gets what is read (see `LoggedDocuments`), except with `shuffle="windows"`,
+        If there are logs, the first one gets what is read (see `log_texts`), except with `shuffle="windows"`,
         where a state has a checksum of the whole text.
         """
         if states is None:
@@ -103,7 +103,7 @@ class Corpus:
             return {n: BufferedStream(self.buffer, (self.seed, epoch), parts[n], states[n]) for n in states}
         documents = self.partition(epoch)
         if logs is not None:
-            documents = [LoggedDocuments(part, logs[0], [epoch, n]) for n, part in enumerate(documents)]
+            documents = [log_texts(part, logs[0], [epoch, n]) for n, part in enumerate(documents)]
         return {n: TokenStream(documents[n], self.tokenizer, self.spec, states[n]) for n in states}
 
     def partition(self, epoch: int) -> list[Documents]:
@@ -124,12 +124,11 @@ class Corpus:
         if self.buffer is not None:
             return True
         if isinstance(self.dataset, Dataset):
-            table = self.dataset.data if has_transform(self.dataset) else as_read(self.dataset, self.column).data
+            table = self.dataset.data  # of which the dataset may have selected a few rows
             return table.nbytes * len(self.dataset) <= COUNTED_BYTES * max(1, table.num_rows)
         if not isinstance(self.dataset, Sequence):
             return False
-        sizes = accumulate(len(text) if isinstance(text, str) else 0 for text in self.dataset)
-        return all(size <= COUNTED_BYTES for size in sizes)
+        return sum(len(text) for text in self.dataset if isinstance(text, str)) <= COUNTED_BYTES
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -236,13 +235,9 @@ def _describe(dataset: Dataset | IterableDataset | Iterable[str], column: str) -
     """Describe a dataset by what can be seen at once; the text itself is compared at the saved position."""
     if isinstance(dataset, IterableDataset):
         return f"streaming, {dataset.num_shards} shards"
-    if isinstance(dataset, Dataset):
-        shown = as_read(dataset, column)
-        rows = (slice(0, 1), slice(len(dataset) - 1, len(dataset)))
-        ends = [text for row in rows for text in take_texts(shown, column, row).to_pylist()]
-    elif isinstance(dataset, Sequence):
-        ends = as_texts([dataset[i] for i in (0, -1)])
-    else:
+    if not isinstance(dataset, (Dataset, Sequence)):
         return "an iterable of strings"
+    rows = (slice(0, 1), slice(len(dataset) - 1, len(dataset)))
+    ends = [text for row in rows for text in take_texts(dataset, column, row).to_pylist()]
     digest = hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:16]
     return f"{len(dataset)} rows, first and last {digest}"

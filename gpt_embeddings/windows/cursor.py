@@ -3,7 +3,7 @@
 Left out: the text (`corpus`), and how windows are handed out (`token_windows`, `loader`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -88,15 +88,3 @@ class Cursor:
     def _restart(self, epoch: int) -> None:
         self.epoch, self._turn, self._finished, self.resumed = epoch, 0, False, False
         self.states = [None] * len(self.states)
-
-
-def is_cursor(state_dict: Mapping[str, Any], num_streams: Any) -> bool:
-    """Return whether this is a [`Cursor.state_dict`] with that number of streams."""
-    streams, numbers = state_dict.get("streams"), (state_dict.get("epoch"), state_dict.get("turn"))
-    return (
-        isinstance(streams, Sequence)
-        and len(streams) == num_streams
-        and all(stream is None or isinstance(stream, Mapping) for stream in streams)
-        and all(type(number) is int and number >= 0 for number in numbers)
-        and type(state_dict.get("finished")) is bool
-    )

@@ -4,15 +4,11 @@ Documents come in pieces of about a megabyte, each with the cursor of its beginn
 read again, never saved. Left out: opening files (`text.sources`), and tokens (`streams`).
 """
 
-import atexit
-import weakref
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import islice, pairwise
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +17,6 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 
-from gpt_embeddings.exceptions import ColumnError, UnreadableFileError
 from gpt_embeddings.text.columns import check_column, take_column
 from gpt_embeddings.text.encoding import as_texts, bad_text
 from gpt_embeddings.text.sources import read_blocks
@@ -30,114 +25,88 @@ from gpt_embeddings.text.sources import read_blocks
 BLOCK_ROWS = 1024  # rows read at a time
 PIECE_BYTES = 2**20  # text tokenized at a time, unless one document is longer; bounds memory
 
-# What the readers behind `datasets` raise for a broken file.
-READING_ERRORS = (OSError, EOFError, ValueError, pa.ArrowException, zlib.error)
-
 DocumentCursor: TypeAlias = dict[str, Any]
 Pieces: TypeAlias = Generator[tuple[DocumentCursor, list[str]], None, None]
-
-# Closed before the program ends, when the exception classes in the readers of `datasets` still exist.
-_readers: weakref.WeakSet[Pieces] = weakref.WeakSet()
-
-
-class Documents(Protocol):
-    """The documents of one stream."""
-
-    def read(self, cursor: DocumentCursor | None) -> Pieces:
-        """Yield pieces of consecutive documents, each with the cursor of its beginning; None is the very beginning."""
+Documents: TypeAlias = Callable[[DocumentCursor | None], Pieces]
+"""The documents of one stream: reads pieces, each with the cursor of its beginning; None is the very beginning."""
 
 
-@dataclass(frozen=True)
-class RowDocuments:
-    """Rows `start` to `stop` of a corpus with random access, in the order of a seed if there is one."""
-
-    corpus: Dataset | Sequence[str]
-    column: str
-    start: int
-    stop: int
-    seed: tuple[int, int] | None
-
-    def read(self, cursor: DocumentCursor | None) -> Pieces:
-        """Yield pieces; a cursor is `{"row": row}`."""
-        order = None if self.seed is None else shuffled(len(self.corpus), *self.seed)[self.start : self.stop]
-        first = cursor["row"] if cursor else 0
-        for row in range(first, self.stop - self.start, BLOCK_ROWS):
-            rows = slice(self.start + row, min(self.start + row + BLOCK_ROWS, self.stop))
-            texts = take_texts(self.corpus, self.column, rows if order is None else order[row : row + BLOCK_ROWS])
-            for skip, piece in _pieces(texts, f"Row {rows.start} or one of the next {BLOCK_ROWS}"):
-                yield {"row": row + skip}, piece
+def _read_rows(
+    corpus: Dataset | Sequence[str],
+    column: str,
+    start: int,
+    stop: int,
+    seed: tuple[int, int] | None,
+    cursor: DocumentCursor | None,
+) -> Pieces:
+    """Read rows `start` to `stop`, in the order of a seed if there is one; a cursor is `{"row": row}`."""
+    order = None if seed is None else shuffled(len(corpus), *seed)[start:stop]
+    first = cursor["row"] if cursor else 0
+    for row in range(first, stop - start, BLOCK_ROWS):
+        rows = slice(start + row, min(start + row + BLOCK_ROWS, stop))
+        texts = take_texts(corpus, column, rows if order is None else order[row : row + BLOCK_ROWS])
+        for skip, piece in _pieces(texts, f"Row {rows.start} or one of the next {BLOCK_ROWS}"):
+            yield {"row": row + skip}, piece
 
 
-@dataclass(frozen=True)
-class IteratedDocuments:
-    """Strings of an iterable without random access, which is read up to a cursor."""
-
-    corpus: Iterable[str]
-
-    def read(self, cursor: DocumentCursor | None) -> Pieces:
-        """Yield pieces; a cursor is `{"row": row}`."""
-        row = cursor["row"] if cursor else 0
-        texts = islice(iter(self.corpus), row, None)
-        while block := list(islice(texts, BLOCK_ROWS)):
-            for skip, piece in _pieces(_as_column(block, row), "A text"):
-                yield {"row": row + skip}, piece
-            row += len(block)
+def _read_iterable(corpus: Iterable[str], cursor: DocumentCursor | None) -> Pieces:
+    """Read strings without random access, from the beginning up to a cursor, `{"row": row}`, and on from there."""
+    row = cursor["row"] if cursor else 0
+    texts = islice(iter(corpus), row, None)
+    while block := list(islice(texts, BLOCK_ROWS)):
+        for skip, piece in _pieces(as_column(block, row), "A text"):
+            yield {"row": row + skip}, piece
+        row += len(block)
 
 
-@dataclass(frozen=True)
-class ShardDocuments:
-    """Shards of a streaming dataset, one after the other; `shards=[None]` is the dataset as it is.
+def _read_shards(
+    corpus: IterableDataset,
+    column: str,
+    shards: Sequence[int | None],
+    node: tuple[int, int] | None,
+    cursor: DocumentCursor | None,
+) -> Pieces:
+    """Read shards of a streaming dataset, one after the other; the shard None is the dataset as it is.
 
-    With a `node`, a rank and a world size, every `world_size`-th row is kept.
+    With a `node`, a rank and a world size, every `world_size`-th row is kept. A cursor is
+    `{"shard": number, "state": state of the shard or None, "row": rows after it}`.
     """
-
-    corpus: IterableDataset
-    column: str
-    shards: Sequence[int | None]
-    node: tuple[int, int] | None
-
-    def read(self, cursor: DocumentCursor | None) -> Pieces:
-        """Yield pieces; a cursor is `{"shard": number, "state": state of the shard or None, "row": rows after it}`."""
-        for shard in self.shards[self.shards.index(cursor["shard"]) if cursor else 0 :]:
-            yield from self._read_shard(shard, cursor)
-            cursor = None
-
-    def _read_shard(self, shard: int | None, cursor: DocumentCursor | None) -> Pieces:
-        dataset = self.corpus if shard is None else self.corpus.shard(self.corpus.num_shards, shard)
-        if self.node is not None:
-            dataset = split_dataset_by_node(dataset, *self.node)  # by rows, as a shard has no shards to distribute
+    for shard in shards[shards.index(cursor["shard"]) if cursor else 0 :]:
+        dataset = corpus if shard is None else corpus.shard(corpus.num_shards, shard)
+        if node is not None:
+            dataset = split_dataset_by_node(dataset, *node)  # by rows, as a shard has no shards to distribute
         dataset = dataset.with_format("arrow")
         state, row = (cursor["state"], cursor["row"]) if cursor else (None, 0)
+        cursor = None
         if state is not None:
             dataset.load_state_dict(state)
-        for block in _readable(read_blocks(dataset, BLOCK_ROWS, [self.column]), shard):
-            for skip, piece in _readable(_pieces(block[self.column].slice(row), "a row"), shard):
+        for block in read_blocks(dataset, BLOCK_ROWS, [column]):
+            for skip, piece in _pieces(block[column].slice(row), f"A row of shard {shard or 0}"):
                 yield {"shard": shard, "state": state, "row": row + skip}, piece
             state, row = dataset.state_dict(), 0
 
 
-@dataclass(frozen=True)
-class LoggedDocuments:
-    """Documents that note in a log how much was read of them, with a checksum, for [`has_same_texts`]."""
+def log_texts(documents: Documents, log: list[dict[str, Any]], key: list[int]) -> Documents:
+    """Return documents that note in a log how much was read of them, with a checksum, for [`has_same_texts`].
 
-    documents: Documents
-    log: list[dict[str, Any]]
-    key: list[int]  # epoch and stream
+    `key` are the epoch and the stream.
+    """
 
-    def read(self, cursor: DocumentCursor | None) -> Pieces:
-        """Yield the pieces, and keep an entry of the log up to date."""
-        entry: dict[str, Any] = {"key": self.key, "cursor": cursor, "texts": 0, "checksum": 0}
-        self.log.append(entry)
-        for position, texts in self.documents.read(cursor):
+    def read(cursor: DocumentCursor | None) -> Pieces:
+        entry: dict[str, Any] = {"key": key, "cursor": cursor, "texts": 0, "checksum": 0}
+        log.append(entry)
+        for position, texts in documents(cursor):
             entry["texts"] += len(texts)
             entry["checksum"] = _checksum(texts, entry["checksum"])
             yield position, texts
 
+    return read
+
 
 def has_same_texts(documents: Documents, entry: dict[str, Any]) -> bool:
-    """Read again what an entry of the log of [`LoggedDocuments`] is about; return whether it is the same text."""
+    """Read again what an entry of the log of [`log_texts`] is about; return whether it is the same text."""
     missing, checksum = entry["texts"], 0
-    for _, texts in open_documents(documents, entry["cursor"]):
+    for _, texts in documents(entry["cursor"]):
         read = texts[:missing]
         missing, checksum = missing - len(read), _checksum(read, checksum)
         if not missing:
@@ -147,34 +116,6 @@ def has_same_texts(documents: Documents, entry: dict[str, Any]) -> bool:
 
 def _checksum(texts: list[str], before: int) -> int:
     return zlib.crc32("".join(f"{text}\0" for text in texts).encode(), before)
-
-
-def _readable(items: Iterator[Any], shard: int | None) -> Iterator[Any]:
-    """Yield what is read; an error names the shard. Errors of whoever uses the items do not pass here."""
-    while True:
-        try:
-            item = next(items, None)
-        except (ColumnError, UnreadableFileError):
-            raise  # it says which file and why
-        except READING_ERRORS as error:
-            raise ValueError(f"Shard {shard or 0} of the dataset could not be read: {error}") from error
-        if item is None:
-            return
-        yield item
-
-
-def open_documents(documents: Documents, cursor: DocumentCursor | None) -> Pieces:
-    """Read documents from a cursor on, by a reader that is closed before the program ends."""
-    pieces = documents.read(cursor)
-    _readers.add(pieces)
-    return pieces
-
-
-@atexit.register
-def _close_readers() -> None:
-    for reader in list(_readers):
-        with suppress(ValueError):  # a thread is reading; the end of the program stops it
-            reader.close()
 
 
 def partition(
@@ -194,13 +135,11 @@ def partition(
     if isinstance(corpus, IterableDataset):
         return _partition_shards(corpus, column, num_streams, rank, world_size, seed)
     if isinstance(corpus, Dataset):
-        corpus = as_read(corpus, column)
         rows: Dataset | Sequence[str] = split_dataset_by_node(corpus, rank, world_size) if world_size > 1 else corpus
     elif isinstance(corpus, Sequence):
-        begin, end = (len(corpus) * i // world_size for i in (rank, rank + 1))
-        rows = corpus if world_size == 1 else corpus[begin:end]
+        rows = corpus[len(corpus) * rank // world_size : len(corpus) * (rank + 1) // world_size]
     elif num_streams == world_size == 1 and seed is None:
-        return [IteratedDocuments(corpus)]
+        return [partial(_read_iterable, corpus)]
     else:
         raise ValueError(
             f"A {type(corpus).__name__} can only be read from beginning to end, so it cannot be shuffled or split "
@@ -211,14 +150,14 @@ def partition(
             f"`num_streams` is {num_streams}, more than the {len(rows)} rows of this rank; use at most that."
         )
     bounds = [len(rows) * i // num_streams for i in range(num_streams + 1)]
-    return [RowDocuments(rows, column, start, stop, seed) for start, stop in pairwise(bounds)]
+    return [partial(_read_rows, rows, column, start, stop, seed) for start, stop in pairwise(bounds)]
 
 
 def _partition_shards(
     corpus: IterableDataset, column: str, num_streams: int, rank: int, world_size: int, seed: tuple[int, int] | None
 ) -> list[Documents]:
     if num_streams == world_size == 1 and seed is None:
-        return [ShardDocuments(corpus, column, [None], None)]
+        return [partial(_read_shards, corpus, column, [None], None)]
     by_shards = corpus.num_shards % world_size == 0
     own = list(range(corpus.num_shards)) if seed is None else shuffled(corpus.num_shards, *seed).tolist()
     if by_shards:
@@ -229,7 +168,7 @@ def _partition_shards(
             "reads. Use at most that, or split the dataset into more files."
         )
     node = None if by_shards else (rank, world_size)
-    return [ShardDocuments(corpus, column, own[stream::num_streams], node) for stream in range(num_streams)]
+    return [partial(_read_shards, corpus, column, own[stream::num_streams], node) for stream in range(num_streams)]
 
 
 @lru_cache(maxsize=1)
@@ -254,14 +193,12 @@ def take_texts(
     corpus: Dataset | Sequence[str], column: str, rows: slice | npt.NDArray[Any]
 ) -> pa.Array | pa.ChunkedArray:
     """Return the texts of some rows of a sequence or of a dataset from [`as_read`]."""
-    first = rows.start if isinstance(rows, slice) else None
     if not isinstance(corpus, Dataset):
-        return _as_column(list(corpus[rows]) if isinstance(rows, slice) else [corpus[i] for i in rows], first)
-    shown = corpus[rows]
-    if isinstance(shown, pa.Table):
+        shown: Any = {column: corpus[rows] if isinstance(rows, slice) else [corpus[i] for i in rows]}
+    elif isinstance(shown := corpus[rows], pa.Table):
         return take_column(shown, column)
     check_column(shown, column)
-    return _as_column(list(shown[column]), first)
+    return as_column(list(shown[column]), rows.start if isinstance(rows, slice) else None)
 
 
 def other_text() -> ValueError:
@@ -272,7 +209,7 @@ def other_text() -> ValueError:
     )
 
 
-def _as_column(texts: list[Any], first: int | None) -> pa.Array:
+def as_column(texts: list[Any], first: int | None) -> pa.Array:
     """Turn strings into an Arrow array; `first` is the number of the first one, None if it is not known."""
     try:
         return pa.array(texts, pa.large_string())

@@ -44,7 +44,7 @@ class WindowLoader(DataLoader[Batch]):
             _Turns(windows, batch_size, drop_last),
             batch_size=None,
             num_workers=num_workers,
-            collate_fn=_unchanged,
+            collate_fn=tuple,  # as it is
             persistent_workers=persistent_workers,
         )
         # For accelerate, which makes a loader of its own from these. Its `drop_last` would drop whole batches too.
@@ -213,7 +213,3 @@ def take_turns(
                 yield n, windows if len(windows) else None, ended[n]
             else:
                 yield n, windows, streams[n].state()
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

@@ -39,10 +39,10 @@ class WindowSpec:
         check_choice("packing", self.packing, ("stream", "document"))
         check_choice("tail", self.tail, ("pad", "drop"))
 
-    def count(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return how many windows sequences of these lengths have."""
+    def count(self, lengths: npt.NDArray[np.int64], *, padded: bool = True) -> npt.NDArray[np.int64]:
+        """Return how many windows sequences of these lengths have, or how many that need no padding."""
         beyond = lengths - 1 - self.max_length  # targets beyond the first window
-        if self.tail == "drop":
+        if self.tail == "drop" or not padded:
             return np.where(beyond >= 0, beyond // self.stride + 1, 0)
         return np.where(lengths > 1, 1 + -(-np.maximum(beyond, 0) // self.stride), 0)
 
@@ -67,13 +67,11 @@ def add_separators(
 
 
 class Sequences:
-    """Sequences of tokens in memory, whose windows have numbers; `ends` says where each sequence ends."""
+    """Sequences of tokens, whose windows have numbers; sequence i is from `bounds[i]` to `bounds[i + 1]`."""
 
-    def __init__(self, spec: WindowSpec, tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> None:
-        self.tokens = tokens
-        self._spec, self._ends = spec, ends
-        self._starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
-        counts = spec.count(ends - self._starts)
+    def __init__(self, spec: WindowSpec, bounds: npt.NDArray[np.int64]) -> None:
+        self._stride, self._bounds = spec.stride, bounds
+        counts = spec.count(np.diff(bounds))
         self._after = np.cumsum(counts)  # windows up to the end of each sequence
         self._before = self._after - counts
 
@@ -81,159 +79,102 @@ class Sequences:
         """Return the number of windows."""
         return int(self._after[-1]) if len(self._after) else 0
 
-    def take(self, numbers: npt.NDArray[Any]) -> Ids:
-        """Return the windows with these numbers, `(n, max_length + 1)`."""
-        return self.gather(*self.find(numbers))
-
     def find(self, numbers: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return where the windows with these numbers begin, and where their sequences end."""
+        """Return where the windows with these numbers begin, and how much of their sequences follows."""
         numbers = numbers.astype(np.int64, copy=False)
         sequence = np.searchsorted(self._after, numbers, side="right")
-        return self._starts[sequence] + (numbers - self._before[sequence]) * self._spec.stride, self._ends[sequence]
-
-    def gather(self, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Ids:
-        """Return the windows that [`Sequences.find`] has found."""
-        if not len(begins):
-            return np.empty((0, self._spec.max_length + 1), np.int32)
-        at = begins[:, None] + np.arange(self._spec.max_length + 1)  # (window, max_length + 1)
-        padded = at >= ends[:, None]
-        windows = self.tokens[np.minimum(at, len(self.tokens) - 1, out=at)].astype(np.int32, copy=False)
-        windows[padded] = IGNORED
-        return windows
+        begins = self._bounds[sequence] + (numbers - self._before[sequence]) * self._stride
+        return begins, self._bounds[sequence + 1] - begins
 
 
-@dataclass
-class Block:
-    """Documents that were read together: where they begin, and how much of them is used up."""
-
-    cursor: dict[str, Any]
-    used: int  # tokens ("stream") or windows ("document")
-    size: int
+def pad_windows(windows: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> Ids:
+    """Return windows, `(n, max_length + 1)`, padded after so many tokens of each."""
+    return np.where(np.arange(windows.shape[1]) < lengths[:, None], windows, np.int32(IGNORED))
 
 
-class StreamPacker:
-    """Cuts one sequence, documents joined by the separator, into windows that run across documents.
+class Packer:
+    """Cuts documents into windows as they are read, from a position on.
 
-    The first `used` tokens are skipped: earlier windows have used them up.
+    A position counts the tokens of a stream, a separator for each document among them. The first document has one too:
+    with `packing="stream"` it stands before the document, so windows begin at position 1.
     """
 
-    def __init__(self, spec: WindowSpec, used: int = 0) -> None:
-        self.ended = False  # whether the last window was taken
-        self._spec, self._skip = spec, used
-        self._parts: list[Ids] = []  # tokens read since the last windows were laid out
-        self._views = np.empty((0, spec.max_length + 1), np.int32)  # full windows, not yet taken, over one buffer
-        self._left = np.empty(0, np.int32)  # the buffer from the first window on that is not full
-        self._size = 0  # tokens from the start of the next window on
-        self._blocks: deque[Block] = deque()  # the first one holds the start of the next window
+    def __init__(self, spec: WindowSpec, position: int | None = None) -> None:
+        self.ended = False  # whether the last window was taken and more were asked for
+        self._spec = spec
+        self._cursors: deque[tuple[int, dict[str, Any]]] = deque()  # of what was read, each with its position
+        self._read: list[Ids] = []  # since windows were last laid out
+        self._stop = 0  # the position up to which was read
+        self._tokens = np.empty(0, np.int32)  # laid out
+        self._start = self._laid = 0  # the positions from which and up to which
+        self._views = np.empty((0, spec.max_length + 1), np.int32)  # of the tokens laid out
+        self._bounds = [np.empty(0, np.int64)]  # between the documents that may have windows left
+        self._begins = self._lengths = np.empty(0, np.int64)  # of windows laid out and not yet taken
+        self._is_padded = False  # whether any of them may be padded
+        # Where the window after these begins.
+        self._next = int(spec.packing == "stream") if position is None else position
+
+    @property
+    def position(self) -> int:
+        """Where the next window begins."""
+        return self._start + int(self._begins[0]) if len(self._begins) else self._next
 
     def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], cursor: dict[str, Any]) -> None:
-        """Add documents, at least one with a token; `cursor["tokens"]` says how many tokens came before them."""
-        tokens, _ = add_separators(input_ids, offsets, self._spec)
-        if cursor["tokens"] == 0:
-            tokens = tokens[1:]  # separators stand between documents, so none before the first
-        skip = min(self._skip, len(tokens))
-        self._skip -= skip
-        self._blocks.append(Block(cursor, skip, len(tokens)))
-        self._parts.append(tokens[skip:])
-        self._size += len(tokens) - skip
+        """Add documents, at least one with a token; the cursor says how many `documents` and `tokens` came before."""
+        tokens, ends = add_separators(input_ids, offsets, self._spec)
+        start = cursor["documents"] + cursor["tokens"]
+        if not self._cursors:
+            self._start = self._laid = start
+            self._bounds = [np.array([start])]
+        self._cursors.append((start, cursor))
+        self._read.append(tokens)
+        self._bounds.append(start + ends)
+        self._stop = start + len(tokens)
 
     def take(self, n: int, final: bool) -> Ids | None:
         """Return the next `n` windows, `(n, max_length + 1)`, or None if more documents must be read first.
 
         With `final` there are no more documents, and fewer than `n` windows may be left.
         """
-        if len(self._views) < n:
-            if self._size < (n - 1) * self._spec.stride + self._spec.max_length + 1 and not final:
+        if len(self._begins) < n:
+            # Only if as much was read as is waiting, so that a large batch is not copied again for each part of it.
+            if final or self._stop - self._laid >= self._laid - self.position:
+                self._lay_out(final)
+            if len(self._begins) < n and not final:
                 return None
-            self._lay_out()
-        windows, self._views = self._views[:n], self._views[n:]
-        self._advance(len(windows) * self._spec.stride)
-        if len(windows) < n:
-            rest = self._rest()
-            if rest is not None:
-                windows = np.concatenate([windows, rest[None]])
-            self._size, self.ended = 0, True
+        windows: Ids = self._views[self._begins[:n]]
+        if self._is_padded:
+            windows = pad_windows(windows, self._lengths[:n])
+        self._begins, self._lengths = self._begins[n:], self._lengths[n:]
+        self.ended = len(windows) < n
         return windows
 
-    def block(self) -> Block | None:
-        """Return the block that holds the next window, or None if nothing was read yet."""
-        return self._blocks[0] if self._blocks else None
+    def cursor(self) -> dict[str, Any] | None:
+        """Return the cursor of the documents that the next window begins in, or None if nothing was read yet."""
+        while len(self._cursors) > 1 and self._cursors[1][0] <= self.position:
+            self._cursors.popleft()
+        return self._cursors[0][1] if self._cursors else None
 
-    def _lay_out(self) -> None:
-        """Join what is left with what was read since, and view it as windows without a copy of each."""
-        length, stride = self._spec.max_length, self._spec.stride
-        waiting = [self._views[:, :stride].reshape(-1), self._left]
-        tokens = np.concatenate([*waiting, *self._parts])
-        self._parts = []
-        whole = max(0, (len(tokens) - length - 1) // stride + 1)
-        if whole:
-            self._views = sliding_window_view(tokens, length + 1)[: whole * stride : stride]
-        self._left = tokens[whole * stride :]
-
-    def _advance(self, count: int) -> None:
-        # A stride is at most max_length, so the token after the last one used is always there.
-        self._size -= count
-        while count:
-            block = self._blocks[0]
-            step = min(count, block.size - block.used)
-            block.used += step
-            count -= step
-            if block.used == block.size:
-                self._blocks.popleft()
-
-    def _rest(self) -> Ids | None:
-        """Return the last window, padded, if it has a target that no earlier window has."""
-        if self._spec.tail == "drop" or not self._blocks:
-            return None
-        first = self._blocks[0].cursor["tokens"] == 0 and self._blocks[0].used == 0
-        covered = 1 if first else self._spec.max_length - self._spec.stride + 1
-        if self._size <= covered:
-            return None
-        window = np.full(self._spec.max_length + 1, IGNORED, np.int32)
-        window[: self._size] = self._left
-        return window
-
-
-class DocumentPacker:
-    """Cuts each document by itself, with the separator as its last token, skipping the first `used` windows."""
-
-    def __init__(self, spec: WindowSpec, used: int = 0) -> None:
-        self.ended = False  # whether the last window was taken and more were asked for
-        self._spec, self._skip = spec, used
-        self._parts: deque[tuple[Block, Sequences, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = deque()
-        self._size = 0  # windows waiting
-
-    def push(self, input_ids: Ids, offsets: npt.NDArray[np.int64], cursor: dict[str, Any]) -> None:
-        """Add documents, at least one with a token."""
-        sequences = Sequences(self._spec, *add_separators(input_ids, offsets, self._spec))
-        skip = min(self._skip, len(sequences))
-        self._skip -= skip
-        self._size += len(sequences) - skip
-        self._parts.append(
-            (Block(cursor, skip, len(sequences)), sequences, *sequences.find(np.arange(len(sequences))))
-        )
-        while len(self._parts) > 1 and self._parts[0][0].used == self._parts[0][0].size:
-            self._parts.popleft()  # no window is left in it, or none was
-
-    def take(self, n: int, final: bool) -> Ids | None:
-        """Return the next `n` windows, as [`StreamPacker.take`] does."""
-        if self._size < n and not final:
-            return None
-        pieces = [np.empty((0, self._spec.max_length + 1), np.int32)]
-        missing = min(n, self._size)
-        self.ended = missing < n
-        self._size -= missing
-        while missing:
-            block, sequences, begins, ends = self._parts[0]
-            step = min(missing, block.size - block.used)
-            chosen = slice(block.used, block.used + step)
-            pieces.append(sequences.gather(begins[chosen], ends[chosen]))
-            block.used += step
-            missing -= step
-            if block.used == block.size and len(self._parts) > 1:
-                self._parts.popleft()
-        return np.concatenate(pieces)
-
-    def block(self) -> Block | None:
-        """Return the block that holds the next window, or None if nothing was read yet."""
-        return self._parts[0][0] if self._parts else None
+    def _lay_out(self, final: bool) -> None:
+        """Join what is waiting with what was read since, and find its windows."""
+        spec, position = self._spec, self.position
+        start = min(position, self._laid)  # what was read may begin before the position of a saved state
+        waiting = self._tokens[start - self._start : self._laid - self._start]
+        self._tokens = np.concatenate([waiting, *self._read, np.zeros(spec.max_length + 1, np.int32)])
+        self._views = sliding_window_view(self._tokens, spec.max_length + 1)
+        self._start, self._laid, self._read = start, self._stop, []
+        bounds = np.concatenate(self._bounds)
+        if spec.packing == "stream":
+            end = 1 + spec.stride * int(spec.count(np.array(self._stop - 1), padded=final))
+            begins = np.arange(position, end, spec.stride)
+            self._lengths = self._stop - begins
+            self._bounds, self._next = [bounds[:0]], max(position, end)
+        else:
+            bounds = bounds[max(0, np.searchsorted(bounds, position, side="right") - 1) :]
+            sequences = Sequences(spec, bounds)
+            begins, lengths = sequences.find(np.arange(len(sequences)))
+            left = begins >= position
+            begins, self._lengths = begins[left], lengths[left]
+            self._bounds, self._next = [bounds], max(position, self._stop)
+        self._begins = begins - start
+        self._is_padded = spec.packing == "document" or final

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import vocabulary_rows
-from gpt_embeddings.windows.documents import Documents, open_documents, other_text, shuffled
-from gpt_embeddings.windows.packing import DocumentPacker, Ids, Sequences, StreamPacker, WindowSpec, add_separators
+from gpt_embeddings.windows.documents import Documents, other_text, shuffled
+from gpt_embeddings.windows.packing import Ids, Packer, Sequences, WindowSpec, add_separators, pad_windows
 
 
 CHECKED_IDS = 4096  # ids of the first document at a saved position that show whether the corpus is still the same
@@ -39,9 +41,8 @@ class TokenStream:
         self._final = False
         self.n_documents: int = state["documents"] if state else 0  # read so far that have a token
         self.n_tokens: int = state["tokens"] if state else 0  # theirs, without separators
-        packer = StreamPacker if spec.packing == "stream" else DocumentPacker
-        self._packer = packer(spec, state["used"] if state and not self._ended else 0)
-        self._pieces = open_documents(documents, state["source"] if state and not self._ended else None)
+        self._packer = Packer(spec, state["position"] if state and not self._ended else None)
+        self._pieces = documents(state["source"] if state and not self._ended else None)
         self._tokenizer, self._empty = tokenizer, np.empty((0, spec.max_length + 1), np.int32)
 
     def take(self, n: int) -> Ids:
@@ -57,10 +58,10 @@ class TokenStream:
         """Return what is needed to resume from here: small, JSON-serializable; None at the beginning."""
         if self._ended:
             return {"done": True, "documents": self.n_documents, "tokens": self.n_tokens}
-        block = self._packer.block()
-        if block is None:
+        cursor = self._packer.cursor()
+        if cursor is None:
             return None if self._state is None else dict(self._state)
-        return {**block.cursor, "used": block.used}
+        return {**cursor, "position": self._packer.position}
 
     def _read(self) -> None:
         piece = next(self._pieces, None)
@@ -90,12 +91,14 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class TokenBuffer:
-    """A corpus in memory as token ids, so that its windows can be taken in any order (`shuffle="windows"`).
+    """A whole corpus as token ids, so that its windows can be taken in any order (`shuffle="windows"`).
 
     Two bytes a token if the vocabulary fits. Shuffling what `to_dataset()` keeps in memory would do, but overlapping
     windows are stored one by one there: with a stride of 1, `max_length` times as much.
     """
 
+    spec: WindowSpec
+    tokens: npt.NDArray[Any]
     sequences: Sequences
     n_documents: int  # that have a token
     n_tokens: int  # without separators
@@ -115,7 +118,8 @@ class BufferedStream:
             raise other_text()
         n_windows = len(buffer.sequences)
         begin, end = (n_windows * i // part[1] for i in (part[0], part[0] + 1))
-        self._buffer, self._numbers = buffer, shuffled(n_windows, *order)[begin:end]
+        self._buffer, self._views = buffer, sliding_window_view(buffer.tokens, buffer.spec.max_length + 1)
+        self._numbers = shuffled(n_windows, *order)[begin:end]
         self._taken: int = state["taken"] if state else 0
         self.n_documents, self.n_tokens = buffer.n_documents, buffer.n_tokens
 
@@ -123,7 +127,8 @@ class BufferedStream:
         """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the stream."""
         numbers = self._numbers[self._taken : self._taken + n]
         self._taken += len(numbers)
-        return self._buffer.sequences.take(numbers)
+        begins, lengths = self._buffer.sequences.find(numbers)
+        return pad_windows(self._views[begins], lengths)
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume from here."""
@@ -133,19 +138,19 @@ class BufferedStream:
 def fill_buffer(documents: Documents, tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> TokenBuffer:
     """Tokenize all documents and keep their ids."""
     dtype = np.uint16 if max(vocabulary_rows(tokenizer), spec.separator + 1) <= 2**16 else np.int32
-    parts, ends, n_tokens, size = [np.empty(0, dtype)], [np.empty(0, np.int64)], 0, 0
+    parts, ends, n_tokens, size = [np.empty(0, dtype)], [np.zeros(1, np.int64)], 0, 0
     with Bar(desc="Tokenizing", unit=" tokens", unit_scale=True, delay=SILENT_SECONDS, leave=False) as bar:
-        for _, texts in documents.read(None):
+        for _, texts in documents(None):
             input_ids, offsets = encode_flat(texts, tokenizer, add_special_tokens=False)
             tokens, part_ends = add_separators(input_ids, offsets, spec)
             parts.append(tokens.astype(dtype))
             ends.append(part_ends + size)
             size, n_tokens = size + len(tokens), n_tokens + len(input_ids)
             bar.update(len(input_ids))
-    tokens, document_ends = np.concatenate(parts), np.concatenate(ends)
-    sequence_ends = document_ends
-    if spec.packing == "stream":
-        tokens = tokens[1:]  # separators stand between documents, so none before the first
-        sequence_ends = np.array([len(tokens)])
+    bounds = np.concatenate(ends)
+    n_documents = len(bounds) - 1
+    if spec.packing == "stream":  # one sequence, after the separator before the first document
+        bounds = np.array([1, size])
+    tokens = np.concatenate([*parts, np.zeros(spec.max_length + 1, dtype)])
     checksum = zlib.crc32(np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).data)
-    return TokenBuffer(Sequences(spec, tokens, sequence_ends), len(document_ends), n_tokens, checksum)
+    return TokenBuffer(spec, tokens, Sequences(spec, bounds), n_documents, n_tokens, checksum)

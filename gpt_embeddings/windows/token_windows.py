@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_integer
 from gpt_embeddings.windows.corpus import Corpus, WindowCounts, check_tokenizer
-from gpt_embeddings.windows.cursor import Cursor, is_cursor
+from gpt_embeddings.windows.cursor import Cursor
 from gpt_embeddings.windows.loader import WindowLoader, hand_out, take_turns
 from gpt_embeddings.windows.mixture import Mixture, Stopping, check_weights
 from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
@@ -252,11 +252,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         """
         if not isinstance(state_dict, Mapping) or state_dict.get("version") != STATE_VERSION:
             raise ValueError(f"This is not a state of token windows, version {STATE_VERSION}: {state_dict!r:.80}.")
-        saved = state_dict.get("settings")
-        if not isinstance(saved, Mapping) or not is_cursor(state_dict, saved.get("num_streams")):
-            raise ValueError(
-                f"The state of token windows is damaged: {state_dict!r:.200}. Use one from `state_dict()`."
-            )
+        saved = state_dict["settings"]
         differences = [
             f"`{name}` is {value!r} and was {saved.get(name)!r}"
             for name, value in self.corpus.settings.items()

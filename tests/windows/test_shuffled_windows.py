@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from windows_reference import BOOK_TOKENIZER, TOKENIZER, batched, create_dataloader_v1, joined, plain, reference, words
 
 from gpt_embeddings import TokenWindows
-from gpt_embeddings.windows.packing import Sequences, WindowSpec
 
 
 with open("data/the_tide_clerk.txt", encoding="utf-8") as story:
@@ -66,17 +65,6 @@ def test_equals_the_slow_reference(documents, length_and_stride, packing, tail, 
         counted = TokenWindows(documents, TOKENIZER, length, stride, packing=packing, tail=tail).count()
         assert windows.count() == (*counted[:2], sum(map(len, wanted)))
         assert len(windows) == sum(map(len, wanted))
-
-
-def test_ids_of_every_document_are_kept_apart():
-    spec = WindowSpec(max_length=3, stride=2, packing="document", tail="pad", separator=0)
-    buffered = Sequences(spec, np.array([1, 2, 0, 3, 0, 4, 5, 6, 7, 8, 0], np.uint16), np.array([3, 5, 11]))
-    assert buffered.take(np.arange(len(buffered), dtype=np.uint32)).tolist() == [
-        [1, 2, 0, -100],
-        [3, 0, -100, -100],
-        [4, 5, 6, 7],
-        [6, 7, 8, 0],
-    ]
 
 
 def shuffled(**options):

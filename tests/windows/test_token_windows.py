@@ -564,16 +564,8 @@ def test_a_formatted_dataset_has_a_state():
         TokenWindows(dataset, TOKENIZER, max_length=4).load_state_dict(json.loads(json.dumps(state)))
 
 
-def test_a_damaged_state_is_refused():
-    windows = TokenWindows(["The cat sat", "A mat"], TOKENIZER, max_length=4)
-    for damage in ({"settings": None}, {"streams": []}, {"streams": [3]}, {"turn": "x"}, {"epoch": -3}):
-        with pytest.raises(ValueError, match="state of token windows is damaged"):
-            windows.load_state_dict({**windows.state_dict(), **damage})
-    assert plain(windows.dataloader(8)) == [reference(["The cat sat", "A mat"], 4, 4)]
-
-
 def test_documents_without_a_window_are_not_kept():
     windows = TokenWindows(["short"] * 20000, TOKENIZER, max_length=64, packing="document", tail="drop")
     stream = TokenStream(windows.corpus.partition(0)[0], TOKENIZER, windows.corpus.spec, None)
     assert len(stream.take(8)) == 0
-    assert len(stream._packer._parts) <= 1
+    assert not stream._packer._read and len(stream._packer._tokens) < 100
