@@ -128,8 +128,6 @@ def similar_pairs(vectors: Vectors, seed: int = 0) -> tuple[Rows, Rows, Vectors]
     Returns:
         The first and the second text of each pair, and their cosine, each of shape `(n_texts,)`.
     """
-    if len(vectors) < 3:
-        raise ValueError(f"Pairs to compare need at least 3 texts, got {len(vectors)}.")
     cosines = vectors.astype(np.float32) @ vectors.astype(np.float32).T
     np.fill_diagonal(cosines, np.inf)  # each text is its own rank 0
     ranks = [rank for rank in NEIGHBOUR_RANKS if rank < len(vectors)]

@@ -3,10 +3,10 @@
 It works offline, with the system's fonts and Gradio's copy of plotly.js. A visitor can name neither files nor models.
 """
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -23,8 +23,6 @@ if find_spec("gradio") is None:
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, and at every launch
 import gradio as gr
 
-
-logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 PORTUGUESE_LOCALES = ("pt", "pt-BR", "pt-PT")
@@ -74,8 +72,7 @@ def launch_page(
         css=style_sheet(),
         i18n=i18n,
     )
-    for model in models:
-        threading.Thread(target=_load, args=(model,), daemon=True).start()
+    threading.Thread(target=_load, args=(models,), daemon=True).start()
     if block:
         page.block_thread()
     return page
@@ -91,11 +88,10 @@ def main(*names: str | None, language: Language | None = None) -> None:
     launch_page([LazyModel.from_pretrained(name) for name in names or (None,)], host=None, language=language)
 
 
-def _load(model: LazyModel) -> None:
-    try:
-        logger.info("%s: %d words or tokens", model.name, len(model.load().search().rows))
-    except Exception as error:  # the page shows the same message
-        logger.warning("%s could not be loaded: %s", model.name, error)
+def _load(models: Sequence[LazyModel]) -> None:
+    for model in models:
+        with suppress(Exception):  # the page shows it
+            model.load().search()
 
 
 def _translations() -> gr.I18n:

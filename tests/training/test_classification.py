@@ -16,7 +16,6 @@ from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForSequenceClassifi
 from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.classification import _add_head, _evaluate, _logits, _split, _start_head, train_classes
 from gpt_embeddings.training.options import ClassesOptions
-from gpt_embeddings.training.runs import RunFolder
 from gpt_embeddings_cli import app
 
 
@@ -96,22 +95,15 @@ def test_words_are_learned_by_the_table(frozen, kind, gpt2_tokenizer, tmp_path):
         assert [one["label"] for one in classify(["it was high water", "it was low water"])] == ["in", "out"]
 
 
-def test_an_interrupted_run_resumes_exactly(gpt2_tokenizer, tmp_path, monkeypatch):
-    def stop(self, step, state):
-        save(self, step, state)
-        raise KeyboardInterrupt
-
-    save, models = RunFolder.save_state, [make_model(), make_model()]
-    expected = train(models[0], gpt2_tokenizer, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_state", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(make_model(), gpt2_tokenizer, tmp_path / "out")
+def test_an_interrupted_run_resumes_exactly(gpt2_tokenizer, tmp_path, interrupted):
+    expected = train(make_model(), gpt2_tokenizer, tmp_path / "whole")
+    with interrupted():
+        train(make_model(), gpt2_tokenizer, tmp_path / "out")
     other = rows()
     other["label"][7] = "in" if other["label"][7] == "out" else "out"
     with pytest.raises(ValueError, match=r"`rows` is .* and was "):
         train(make_model(), gpt2_tokenizer, tmp_path / "out", other)
-    assert train(models[1], gpt2_tokenizer, tmp_path / "out") == expected
+    assert train(make_model(), gpt2_tokenizer, tmp_path / "out") == expected
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
     assert weights[0] == weights[1]
 

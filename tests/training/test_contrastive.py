@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings.training.contrastive import ContrastiveOptions, _Pairs, train_contrastive
-from gpt_embeddings.training.runs import RunFolder
 from gpt_embeddings_cli import app
 
 
@@ -124,22 +123,15 @@ def test_pairs_are_found(kind, gpt2_tokenizer, tmp_path):
     assert torch.equal(loaded.wte.weight[untouched], make_model(position_embedding_type=kind).wte.weight[untouched])
 
 
-def test_other_pairs_do_not_continue_a_run(gpt2_tokenizer, tmp_path, monkeypatch):
+def test_other_pairs_do_not_continue_a_run(gpt2_tokenizer, tmp_path, interrupted):
     """As many pairs of the same name, but one of them edited."""
-
-    def stop(self, step, state):
-        save(self, step, state)
-        raise KeyboardInterrupt
-
-    save, rows = RunFolder.save_state, dataset().to_dict()
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_state", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(make_model(), gpt2_tokenizer, tmp_path / "out")
+    with interrupted():
+        train(make_model(), gpt2_tokenizer, tmp_path / "out")
+    rows = dataset().to_dict()
     rows["nombre"][7] = "douze"
+    columns = {"columns": ("number", "nombre")}
     with pytest.raises(ValueError, match=r"`pairs` is .* and was "):
-        train_contrastive(make_model(), gpt2_tokenizer, Dataset.from_dict(rows), tmp_path / "out", OPTIONS,
-                          columns=("number", "nombre"))  # fmt: skip
+        train_contrastive(make_model(), gpt2_tokenizer, Dataset.from_dict(rows), tmp_path / "out", OPTIONS, **columns)
 
 
 def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):

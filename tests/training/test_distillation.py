@@ -20,7 +20,6 @@ from gpt_embeddings import Embedder, GPTEmbeddingsModel
 from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.text.sentences import pick_sentences
 from gpt_embeddings.training.distillation import DistilOptions, center, distil, make_phrases, mean_cosine
-from gpt_embeddings.training.runs import RunFolder
 from gpt_embeddings.training.teacher import Teacher, load_teacher
 from gpt_embeddings_cli import app
 
@@ -177,26 +176,26 @@ def test_a_teacher_in_a_narrow_cone_is_centred(small_tokenizer, story, exact, tm
 
 
 @pytest.mark.slow
-def test_a_stopped_run_ends_with_the_same_bytes(run, small_tokenizer, story, loaded, tmp_path, monkeypatch):
+def test_a_stopped_run_ends_with_the_same_bytes(
+    run, small_tokenizer, story, loaded, tmp_path, monkeypatch, interrupted
+):
     """Stopped after a block of the teacher, and in training."""
-    save_vectors, save_state = gpt_embeddings.training.teacher._save, RunFolder.save_state
+    save = gpt_embeddings.training.teacher._save
 
-    def stop_reading(vectors, path):
-        save_vectors(vectors, path)
+    def stop(vectors, path):
+        save(vectors, path)
         if path.name != "probe.npy":
             raise KeyboardInterrupt
 
-    def stop_training(self, step, state):
-        save_state(self, step, state)
-        if step == 40:
-            raise KeyboardInterrupt
+    def again():
+        distil(MINILM, small_tokenizer, story, tmp_path / "out", OPTIONS, data_name="the story")
 
-    monkeypatch.setattr(gpt_embeddings.training.teacher, "_save", stop_reading)
-    monkeypatch.setattr(RunFolder, "save_state", stop_training)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            distil(MINILM, small_tokenizer, story, tmp_path / "out", OPTIONS, data_name="the story")
-    distil(MINILM, small_tokenizer, story, tmp_path / "out", OPTIONS, data_name="the story")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gpt_embeddings.training.teacher, "_save", stop)
+        again()
+    with interrupted():
+        again()
+    again()
     for name in ("model.safetensors", "training_metadata.json", "config.json", "tokenizer.json"):
         assert (tmp_path / "out" / name).read_bytes() == (run[0] / name).read_bytes(), name
 
