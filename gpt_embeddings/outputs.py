@@ -68,7 +68,7 @@ class AtomicOutput:
     ) -> None:
         _check_name(path, kind, suffixes)
         self.path, self.kind = Path(path).resolve(), kind
-        self.folder = _partial(self.path)
+        self.folder = self.path.with_name(f".{self.path.name}.partial")
         self._old = self.path.with_name(f".{self.path.name}.old")
         self.result = self.folder / "result"  # where the result is made before it is renamed
         self._settings, self._resume = settings, resume
@@ -78,17 +78,31 @@ class AtomicOutput:
                 os.replace(self._old, self.path)
             _remove(self._old)
             _check_existing(path, kind, overwrite, overwritable)
-            self._saved = _saved_job(self.path, kind)
+            self._saved = _saved_job(self.folder, kind)
         except BaseException:
             self.release()
             raise
 
     def __enter__(self) -> Self:
-        try:
-            self._begin()
-        except BaseException:
+        job = json.loads(json.dumps({"kind": self.kind, "settings": self._settings}))
+        if self._saved is None or self._settings is None or self._resume is False:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir()
+            write_json(job, self.folder / JOB)
+            return self
+        now, before = job["settings"], self._saved["settings"] or {}
+        differing = "; ".join(
+            f"`{name}` is {now.get(name)!r:.{SHOWN_VALUE}} and was {before.get(name)!r:.{SHOWN_VALUE}}"
+            for name in sorted(now.keys() | before.keys())
+            if now.get(name) != before.get(name)
+        )
+        if differing:
             self.release()
-            raise
+            again = "delete that folder" if self._resume is None else "give `resume=False` (--no-resume)"
+            raise ValueError(
+                f"An earlier `{self.kind}` left unfinished work in {str(self.folder)!r} under other settings: "
+                f"{differing}. Run it again with the same settings to continue, or {again} to start anew."
+            )
         return self
 
     def __exit__(
@@ -114,27 +128,6 @@ class AtomicOutput:
             if rest.name != JOB:  # deleted last, so that what is left by a kill still says whose it was
                 _remove(rest)
         shutil.rmtree(self.folder)
-
-    def _begin(self) -> None:
-        job = json.loads(json.dumps({"kind": self.kind, "settings": self._settings}))
-        saved = self._saved
-        if saved is None or self._settings is None or self._resume is False:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir()
-            write_json(job, self.folder / JOB)
-            return
-        now, before = job["settings"], saved["settings"] or {}
-        differing = "; ".join(
-            f"`{name}` is {now.get(name)!r:.{SHOWN_VALUE}} and was {before.get(name)!r:.{SHOWN_VALUE}}"
-            for name in sorted(now.keys() | before.keys())
-            if now.get(name) != before.get(name)
-        )
-        if differing:
-            again = "delete that folder" if self._resume is None else "give `resume=False` (--no-resume)"
-            raise ValueError(
-                f"An earlier `{self.kind}` left unfinished work in {str(self.folder)!r} under other settings: "
-                f"{differing}. Run it again with the same settings to continue, or {again} to start anew."
-            )
 
 
 def check_output(path: str | os.PathLike[str], kind: str, **rules: Any) -> None:
@@ -228,10 +221,6 @@ def _check_existing(
         )
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
 def _acquire(path: Path) -> FileLock:
     """Return the lock of an output, held; the lock file of a process that has ended does not matter."""
     file = path.with_name(f".{path.name}.lock")
@@ -261,9 +250,8 @@ def _has_work(folder: Path) -> bool:
     return any(path.is_file() and path.name != JOB and path.suffix != ".tmp" for path in folder.rglob("*"))
 
 
-def _saved_job(path: Path, kind: str) -> dict[str, Any] | None:
-    """Return the job that left unfinished work beside an output, None if there is none; refuse one of another kind."""
-    folder = _partial(path)
+def _saved_job(folder: Path, kind: str) -> dict[str, Any] | None:
+    """Return the job that left unfinished work in a folder, None if there is none; refuse one of another kind."""
     if not folder.is_file() and not _has_work(folder):
         return None
     try:

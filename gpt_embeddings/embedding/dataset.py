@@ -57,7 +57,7 @@ VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
 TEXT_BYTES_PER_TOKEN = 4  # English with GPT-2's vocabulary
 CALIBRATION_ROWS = 10_000
-PART_ROWS, MAX_PARTS = 1024, 256  # for worker processes: at least so many rows, and at most so many parts
+PART_ROWS, MAX_PARTS = 4096, 256  # for worker processes: at least so many rows, and at most so many parts
 
 _of_worker: dict[str, Any] = {}  # of a worker process: its dataset, embedder and shards
 
@@ -383,11 +383,10 @@ def _write_rows(
     """Write a part of a dataset, or a stream, in shards after those that an earlier run has written."""
     index = done = 0
     tables: Any = None if isinstance(source, Dataset) else source.tables()
-    while (written := shards.read(part, index, [] if tables is None else list(source.features))) is not None:
+    for written in shards.finished(part, [] if tables is None else list(source.features)):
         if tables is not None:
             tables = _skip_same(tables, written, done)
         index, done = index + 1, done + written.num_rows
-    shards.drop_from(part, index)
     progress.skip(done)
     if isinstance(source, Dataset):
         rows = range(len(source)) if rows is None else rows

@@ -5,7 +5,7 @@ A shard is renamed when it is complete, and a killed run continues after its las
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -50,15 +50,22 @@ class Shards:
                 f"disk has {free / 1e9:.1f} GB. A folder as the output needs it once."
             )
 
-    def read(self, part: int, index: int, columns: list[str]) -> pa.Table | None:
-        """Return columns of a finished shard, or None if there is no such shard."""
-        path = self._path(part, index)
-        return self._read(path, columns) if path.is_file() else None
+    def finished(self, part: int, columns: list[str]) -> Iterator[pa.Table]:
+        """Yield columns of the finished shards of a part; those after one that has to be made again are deleted."""
+        paths = self._paths(f"{part:03}")
+        for i, path in enumerate(paths):
+            table = self._read(path, columns)
+            if table is None:
+                for rest in paths[i:]:
+                    rest.unlink()
+                return
+            yield table
 
     def write(self, part: int, index: int, tables: Iterable[pa.Table]) -> None:
         """Write tables to a shard until it is full, or there are no more, atomically."""
         n_bytes = 0
-        with atomic_file(self._path(part, index)) as path, pa.OSFile(str(path), "wb") as file:
+        whole = self.folder / f"data-{part:03}-{index:05}.{self.format}"
+        with atomic_file(whole) as path, pa.OSFile(str(path), "wb") as file:
             make: Any = pq.ParquetWriter if self.format == "parquet" else pa.RecordBatchStreamWriter
             with make(file, self.schema) as writer:
                 for table in tables:
@@ -66,11 +73,6 @@ class Shards:
                     n_bytes += table.nbytes
                     if n_bytes >= SHARD_BYTES:
                         break
-
-    def drop_from(self, part: int, index: int) -> None:
-        """Delete the finished shards of a part from that index on: they follow one that has to be made again."""
-        for path in self._paths(f"{part:03}")[index:]:
-            path.unlink()
 
     def finish(self, fingerprint: str, split: Any = None, *, n_rows: int, one_file: bool = False) -> Path:
         """Make a dataset of the shards, which must have `n_rows` rows together.
@@ -91,9 +93,6 @@ class Shards:
             info = DatasetInfo(description=self.provenance.to_json(), features=self.features)
             write_dataset_files(self.folder, paths, info, fingerprint, split)
         return self._merge(paths) if one_file else self.folder
-
-    def _path(self, part: int, index: int) -> Path:
-        return self.folder / f"data-{part:03}-{index:05}.{self.format}"
 
     def _paths(self, part: str = "*") -> list[Path]:
         return sorted(self.folder.glob(f"data-{part}-*.{self.format}"))
