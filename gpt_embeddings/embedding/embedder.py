@@ -285,10 +285,6 @@ class Embedder:
         """Embed texts, as `encode` does."""
         return self.encode(texts)
 
-    def fit_transform(self, texts: Any, y: Any = None) -> npt.NDArray[Any]:
-        """Embed texts, as `encode` does."""
-        return self.encode(texts)
-
     def __sklearn_clone__(self) -> Self:
         return self
 

@@ -184,23 +184,17 @@ def _find(source: pyarrow.dataset.Dataset, embedder: Embedder, wanted: Floats, k
 
 def _to_matrix(column: pa.Array, embedder: Embedder) -> Floats:
     """Return the vectors of a column, float32 of shape `(row, dimension)`, over its own memory if it is float32."""
-    values, dtype = column.flatten(), embedder.dtype
-    if pa.types.is_floating(values.type):
-        dtype, least, most = "float32", 1, embedder.model.config.n_embd
-    elif values.type == pa.int8() and dtype in ("int8", "binary"):
-        least = most = embedder.width
-    else:
+    values = column.flatten()
+    is_float = pa.types.is_floating(values.type)
+    dtype = "float32" if is_float else embedder.dtype
+    least, most = (1, embedder.model.config.n_embd) if is_float else (embedder.width, embedder.width)
+    widths = np.unique(pc.list_value_length(column))
+    fits = is_float or (values.type == pa.int8() and dtype in ("int8", "binary"))
+    if not fits or column.null_count or len(widths) > 1 or any(widths < least) or any(widths > most):
         raise ValueError(
-            f"Column {embedder.output_column!r} has {column.type}, but the dtype of the embedder is {dtype!r}. Give "
-            "vectors of floats, or int8 and an embedder with the same dtype ('int8' with its `ranges`, 'binary')."
-        )
-    widths = [column.type.list_size] if pa.types.is_fixed_size_list(column.type) else pc.list_value_length(column)
-    widths = np.unique(widths)
-    if column.null_count or len(widths) > 1 or any(widths < least) or any(widths > most):
-        limits = f"{most}" if least == most else f"at most {most}"
-        raise ValueError(
-            f"Column {embedder.output_column!r} must have a vector of {limits} numbers in each row, all of the same "
-            f"width; it has {column.null_count} nulls and widths of {', '.join(map(str, widths))}."
+            f"Column {embedder.output_column!r} must have a vector of {least} to {most} numbers in each row, all "
+            f"of the same width: floats, or what an embedder of the dtype {dtype!r} stores. It has {column.type}, "
+            f"{column.null_count} nulls and widths of {', '.join(map(str, widths))}."
         )
     matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
     return to_float32(matrix, dtype, embedder.dim, embedder.ranges)

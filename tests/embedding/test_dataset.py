@@ -110,12 +110,6 @@ def test_a_stream_that_can_be_read_once(model, tokenizer, small, tmp_path, featu
     assert begun == [1]
 
 
-def test_a_stream_that_has_been_read_already(model, tokenizer, tmp_path):
-    once = iter([])
-    with pytest.raises(ValueError, match="The stream has no rows, and its columns are unknown"):
-        embed_dataset(IterableDataset.from_generator(lambda: once), model, tokenizer, output=tmp_path / "out")
-
-
 def test_a_stream_that_can_be_read_once_is_not_continued(model, tokenizer, small, tmp_path):
     once = iter(source().to_list())
     stream = IterableDataset.from_generator(lambda: once, features=source().features)
@@ -226,11 +220,6 @@ def test_missing_and_blank_texts_are_dropped_on_request(model, tokenizer, small,
     assert embedded["id"][:] == [i for i, text in enumerate(texts) if text and text.strip()]
     assert np.array_equal(embedded["embedding"][:], Embedder(model, tokenizer).encode(embedded["text"][:]))
     assert caplog.messages == ["Of 100 texts 60 missing or blank: their rows are dropped."]
-
-
-def test_dropping_from_a_lazy_stream_could_not_be_counted(model, tokenizer):
-    with pytest.raises(ValueError, match="`drop_empty` needs an `output` for a stream"):
-        embed_dataset(source().to_iterable_dataset(), model, tokenizer, drop_empty=True)
 
 
 def test_int8_finds_its_ranges_on_a_sample(model, tokenizer, tmp_path):
@@ -389,6 +378,10 @@ def test_errors(model, tokenizer, tmp_path):
         embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", format="csv")
     with pytest.raises(ValueError, match="`num_proc` does not work on a streaming dataset"):
         embed_dataset(dataset.to_iterable_dataset(), model, tokenizer, num_proc=2)
+    with pytest.raises(ValueError, match="`drop_empty` needs an `output` for a stream"):
+        embed_dataset(dataset.to_iterable_dataset(), model, tokenizer, drop_empty=True)
+    with pytest.raises(ValueError, match="The stream has no rows, and its columns are unknown"):
+        embed_dataset(IterableDataset.from_generator(lambda: iter(())), model, tokenizer, output=tmp_path / "out")
     (tmp_path / "out").mkdir()
     with pytest.raises(FileExistsError, match="exists; choose another"):
         embed_dataset(dataset, model, tokenizer, output=tmp_path / "out")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, IterableDataset, Value
 from transformers import GPT2Model
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
@@ -96,14 +96,6 @@ def test_vectors_are_those_of_gpt2(model, tokenizer, pooling, normalize, overflo
         assert np.allclose(np.array(found, dtype=np.float32).reshape(vectors.shape), vectors, atol=1e-6)
     flat = embedder.encode([text or "" for text in TEXTS])
     assert np.allclose(flat, np.concatenate([np.atleast_2d(vectors) for vectors in wanted]), atol=1e-6)
-
-
-def test_float16_is_the_rounded_float32(model, tokenizer):
-    half = Embedder(model, tokenizer, dtype="float16")
-    mapped = Dataset.from_dict({"text": TEXTS}).map(half, batched=True)
-    assert mapped.features["embedding"] == List(Value("float16"), length=16)
-    exact = Embedder(model, tokenizer).encode([text or "" for text in TEXTS])
-    assert np.array_equal(np.array(mapped.with_format("numpy")["embedding"][:]), exact.astype(np.float16))
 
 
 def test_the_batch_does_not_matter(model, tokenizer):
@@ -200,9 +192,9 @@ def test_the_digest_follows_what_is_no_weight(tokenizer):
 
 def test_threads_that_share_in_batches_are_those_of_the_cores(tokenizer):
     embedder = Embedder(new_model(), tokenizer)
-    texts, threads = pa.table({"text": ["tide " * 1000] * 200}), torch.get_num_threads()
+    texts, threads = pa.table({"text": ["tide " * 1000] * 100}), torch.get_num_threads()
     expected = embedder.extend(texts)[0]
-    for n in range(2, 8):
+    for n in (2, 3, 7):
         assert embedder.extend(texts, n)[0].equals(expected)
     assert sum(thread.name.startswith("gpt-embeddings") for thread in threading.enumerate()) <= n_cores()
     assert torch.get_num_threads() == threads

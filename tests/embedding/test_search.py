@@ -144,16 +144,16 @@ class TestStorage:
         assert done.exit_code == 0 and TEXTS[7] in done.stdout, done.output
         frame["embedding"] = [np.zeros(30)] * 50
         frame.to_parquet(tmp_path / "wide.parquet")
-        with pytest.raises(ValueError, match=r"at most 24 numbers .* widths of 30"):
+        with pytest.raises(ValueError, match=r"1 to 24 numbers .* widths of 30"):
             search(tmp_path / "wide.parquet", ["tides"], embedder=embedder)
         frame["embedding"] = [np.zeros(2, np.int8)] * 50
         frame.to_parquet(tmp_path / "narrow.parquet")
         binary = embedder.with_options(dtype="binary")
-        with pytest.raises(ValueError, match=r"a vector of 3 numbers .* widths of 2"):
+        with pytest.raises(ValueError, match=r"a vector of 3 to 3 numbers .* widths of 2"):
             search(tmp_path / "narrow.parquet", ["tides"], embedder=binary)
         frame["embedding"] = [np.zeros(24, np.int8)] * 50
         frame.to_parquet(tmp_path / "int8.parquet")
-        with pytest.raises(ValueError, match="but the dtype of the embedder is 'float32'"):
+        with pytest.raises(ValueError, match="of the dtype 'float32' stores"):
             search(tmp_path / "int8.parquet", ["tides"], embedder=embedder)
 
     def test_files_of_different_models_or_options(self, tmp_path, embedder, gpt2_tokenizer):
