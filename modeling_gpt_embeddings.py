@@ -30,7 +30,7 @@ transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0.
 """
 
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,7 @@ ADD_SLICE_ENTRIES = 2**18  # 1 MiB in float32, within a core's L2 cache
 # Logits that a loss holds at a time, and so the memory that it adds to the gradients: 64 MiB in float32.
 LOSS_CHUNK_ENTRIES = 2**24
 HALF_RUN = 64  # float16 rows that are summed before float32 takes over
+ID_DTYPES = (torch.int64, torch.int32)
 IGNORED_LABEL = -100  # `ignore_index` of transformers and torch
 
 PositionTable: TypeAlias = "nn.Embedding | SinusoidalPositions | None"
@@ -594,9 +595,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if position_ids is None:
             position_ids = self._count_positions(vectors, attention_mask, past_length)
         position_ids = position_ids + self.config.position_offset
-        if (
-            not plain
-        ):  # an adapter may tell the rows of a batch apart, so it gets one row for each, as it does from `wte`
+        if not plain:  # an adapter may tell the rows of a batch apart, so it gets one row for each
             position_ids = position_ids.expand(vectors.shape[:2])
 
         def look_up(ids: torch.Tensor) -> torch.Tensor:
@@ -650,7 +649,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """
         weights = torch.as_tensor(weights, dtype=torch.float32)
         if weights.shape != (self._vocab_rows(),):
-            raise ValueError(f"`weights` must have the shape ({self._vocab_rows()},), got {tuple(weights.shape)}.")
+            _refuse("weights", weights, f"of shape ({self._vocab_rows()},)")
         if not bool(((weights >= 0) & weights.isfinite()).all()):
             raise ValueError("`weights` must be finite and not negative.")
         self.token_weights = weights.to(self.wte.weight.device, self.wte.weight.dtype, copy=True)
@@ -744,10 +743,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             name = "n_embd" if self.project_in is None else "word_embed_proj_dim"
             width = getattr(self.config, name)
             if inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != width or not inputs_embeds.is_floating_point():
-                raise ValueError(
-                    f"`inputs_embeds` must be floating-point of shape (batch, position, {name}={width}), got "
-                    f"{inputs_embeds.dtype} of shape {tuple(inputs_embeds.shape)}."
-                )
+                _refuse("inputs_embeds", inputs_embeds, f"floating-point of shape (batch, position, {name}={width})")
             shape = inputs_embeds.shape[:2]
         if input_ids is not None:
             if not isinstance(input_ids, torch.Tensor):
@@ -756,31 +752,19 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                     'gives: `model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))`; for '
                     "texts themselves there is `gpt_embeddings.Embedder(model, tokenizer).encode(texts)`."
                 )
-            if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
-                raise ValueError(
-                    f"`input_ids` must be int64 or int32 of shape (batch, position), got {input_ids.dtype} of shape "
-                    f"{tuple(input_ids.shape)}. Add the batch axis with `input_ids.unsqueeze(0)`, convert with "
-                    "`input_ids.long()`."
-                )
+            if input_ids.ndim != 2 or input_ids.dtype not in ID_DTYPES:
+                _refuse("input_ids", input_ids, "int64 or int32 of shape (batch, position)")
             shape = input_ids.shape
         if type(past_length) is not int or past_length < 0:
             raise ValueError(f"`past_length` must be an integer of at least 0, got {past_length!r}.")
         if attention_mask is not None and attention_mask.shape not in (shape, (shape[0], past_length + shape[1])):
             past = f" or, with the past, {(shape[0], past_length + shape[1])}" if past_length else ""
-            raise ValueError(
-                f"`attention_mask` must have the shape (batch, position) = {tuple(shape)} of the inputs{past}, got "
-                f"{tuple(attention_mask.shape)}."
-            )
+            _refuse("attention_mask", attention_mask, f"of shape {tuple(shape)} like the inputs{past}")
         for name, ids in (("position_ids", position_ids), ("token_type_ids", token_type_ids)):
-            if ids is None:
+            rows = ((), (1,), shape[:1])
+            if ids is None or (ids.shape[-1:] == shape[1:] and ids.shape[:-1] in rows and ids.dtype in ID_DTYPES):
                 continue
-            if ids.ndim not in (1, 2) or ids.shape[-1] != shape[1] or ids.shape[:-1] not in ((), (1,), shape[:1]):
-                raise ValueError(
-                    f"`{name}` must have the shape {tuple(shape)} of the inputs or (1, {shape[1]}), got "
-                    f"{tuple(ids.shape)}."
-                )
-            if ids.dtype not in (torch.int64, torch.int32):
-                raise ValueError(f"`{name}` must be int64 or int32, got {ids.dtype}.")
+            _refuse(name, ids, f"int64 or int32 of shape {tuple(shape)} like the inputs or (1, {shape[1]})")
         # Not while exporting: the comparison would tie a dynamic length to this very limit.
         if position_ids is None and not _is_exporting() and past_length + shape[1] > self.config.n_positions:
             raise ValueError(
@@ -1001,11 +985,8 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
         return F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
 
     def _check_labels(self, name: str, labels: torch.Tensor | None, shape: torch.Size) -> None:
-        if labels is None or labels.shape != shape or labels.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                f"`{name}` must be int64 or int32 of the shape (batch, position) = {tuple(shape)} of the inputs, got "
-                f"{None if labels is None else (labels.dtype, tuple(labels.shape))}."
-            )
+        if labels is None or labels.shape != shape or labels.dtype not in ID_DTYPES:
+            _refuse(name, labels, f"int64 or int32 of shape {tuple(shape)} like the inputs")
         if _is_eager() and labels.device.type == "cpu" and labels.numel():
             rows = self.config.vocab_size
             bad = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= rows))]
@@ -1158,6 +1139,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None
 
 
+def _refuse(name: str, given: Any, wanted: str) -> NoReturn:
+    found = f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else repr(given)
+    raise ValueError(f"`{name}` must be {wanted}, got {found}.")
+
+
 def _is_eager() -> bool:
     """Whether tensors hold values that Python may look at: not while compiling, exporting or tracing."""
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing()
@@ -1304,10 +1290,8 @@ def _as_bags(input_ids: Any, offsets: Any) -> tuple[torch.Tensor, torch.Tensor]:
     for name, array in (("input_ids", input_ids), ("offsets", offsets)):
         integers = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
         if array.ndim != 1 or (array.numel() and not integers):  # an empty list has no dtype of its own
-            raise ValueError(
-                f"`{name}` must be a flat array of integers, got {array.dtype} of shape {tuple(array.shape)}."
-            )
-    if input_ids.dtype not in (torch.int64, torch.int32):
+            _refuse(name, array, "a flat array of integers")
+    if input_ids.dtype not in ID_DTYPES:
         # Ids fit 31 bits; one that does not turns negative here and is refused as outside the vocabulary.
         input_ids = input_ids.view(torch.int32) if input_ids.dtype == torch.uint32 else input_ids.to(torch.int64)
     offsets = offsets.to(torch.int64)

@@ -133,7 +133,7 @@ class TestLoss:
         ("labels", "message"),
         [
             (torch.full((2, 6), 40), "`labels` must lie from 0 to 39 .* got 40"),
-            (IDS[:, :5], r"shape \(batch, position\) = \(2, 6\)"),
+            (IDS[:, :5], r"of shape \(2, 6\) like the inputs"),
             (IDS.float(), "int64 or int32"),
         ],
         ids=["high", "short", "float"],

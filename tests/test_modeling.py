@@ -406,14 +406,20 @@ class TestBadInput:
             ({"input_ids": torch.zeros(1, 2)}, "got torch.float32"),
             ({"inputs_embeds": torch.zeros(1, 2, WIDTH + 1)}, r"n_embd=12\), got torch.float32 of shape \(1, 2, 13\)"),
             ({"inputs_embeds": torch.zeros(1, 2, WIDTH, dtype=torch.long)}, "must be floating-point"),
-            ({"attention_mask": torch.ones(1, 3)}, r"shape \(batch, position\) = \(1, 2\).*got \(1, 3\)"),
-            ({"attention_mask": torch.ones(1, 1, 2, 2)}, "`attention_mask` must have the shape"),
+            (
+                {"attention_mask": torch.ones(1, 3)},
+                r"shape \(1, 2\) like the inputs, got torch.float32 of shape \(1, 3\)",
+            ),
+            ({"attention_mask": torch.ones(1, 1, 2, 2)}, "`attention_mask` must be of shape"),
             ({"attention_mask": torch.tensor([[0.0, -math.inf]])}, "additive mask"),
             ({"attention_mask": torch.tensor([[1, 2]])}, "1 .or True. for real tokens"),
             ({"position_ids": torch.tensor([[0, LIMIT]])}, r"`position_ids` must lie from 0 to 23 .*got 24"),
             ({"position_ids": torch.tensor([[0, -1]])}, "`position_ids` must lie from 0 to 23"),
-            ({"position_ids": torch.zeros(2, 2, dtype=torch.long)}, r"`position_ids` must have the shape \(1, 2\)"),
-            ({"position_ids": torch.zeros(1, 2)}, "`position_ids` must be int64 or int32, got torch.float32"),
+            (
+                {"position_ids": torch.zeros(2, 2, dtype=torch.long)},
+                r"`position_ids` must be int64 or int32 of shape \(1, 2\)",
+            ),
+            ({"position_ids": torch.zeros(1, 2)}, "`position_ids` must be int64 or int32 .*, got torch.float32"),
         ],
     )
     def test_message(self, inputs, message):

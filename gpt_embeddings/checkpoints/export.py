@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_choice
@@ -176,18 +175,6 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase, length: int) -> Tokenizer
     return backend
 
 
-class _Named(nn.Module):
-    """The model with two inputs and two outputs."""
-
-    def __init__(self, model: GPTEmbeddingsModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        output = self.model(input_ids, attention_mask=attention_mask)
-        return output.last_hidden_state, output.pooler_output
-
-
 def _export_onnx(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
     if importlib.util.find_spec("onnxscript") is None:
         raise ImportError("ONNX needs torch's exporter: `pip install 'gpt-embeddings[onnx]'`.")
@@ -195,12 +182,12 @@ def _export_onnx(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, 
     example = torch.zeros(2, min(3, model.config.n_positions), dtype=torch.int64)
     folder.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
-        _Named(model).eval(),
+        model.eval(),
         (example, torch.ones_like(example)),
         folder / "model.onnx",
         input_names=["input_ids", "attention_mask"],
         output_names=["last_hidden_state", "pooler_output"],
-        dynamic_shapes=(axes, axes),
+        dynamic_shapes={"input_ids": axes, "attention_mask": axes},
         external_data=sum(tensor.nbytes for tensor in model.state_dict().values()) > MAX_ONNX_BYTES,
         dynamo=True,
         verbose=False,

@@ -497,8 +497,8 @@ def test_inputs_that_do_not_fit(saved):
     for inputs, message in (
         ({"past_length": -1}, "`past_length` must be an integer of at least 0, got -1"),
         ({"past_length": 4}, "The sequence of 13 tokens is longer than `n_positions` = 12"),
-        ({"past_length": 2, "attention_mask": torch.ones(3, 10)}, r"inputs or, with the past, \(3, 11\)"),
-        ({"token_type_ids": ids[:, :8]}, r"`token_type_ids` must have the shape \(3, 9\)"),
+        ({"past_length": 2, "attention_mask": torch.ones(3, 10)}, r"like the inputs or, with the past, \(3, 11\)"),
+        ({"token_type_ids": ids[:, :8]}, r"`token_type_ids` must be int64 or int32 of shape \(3, 9\)"),
         ({"token_type_ids": ids, "add_positions": False}, "`token_type_ids` go to the GPT"),
         ({"token_type_ids": ids[:1] + VOCAB}, r"`token_type_ids` must lie from 0 to 40 \(`vocab_size` is 41\)"),
     ):
