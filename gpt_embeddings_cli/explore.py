@@ -1,13 +1,11 @@
 """`gpt-embeddings explore`: show a model on a page in the browser, or write the page as one file or as a Space."""
 
-import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
@@ -67,28 +65,33 @@ def explore(
     Example: gpt-embeddings explore openai-community/gpt2
     """
     with errors_as_messages():
-        missing = [name for name in ("gradio", "plotly", "sklearn") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ImportError(
-                f"The page needs the extra `explore` (missing: {', '.join(missing)}): "
-                "`pip install 'gpt-embeddings[explore]'`."
-            )
         check_names(model, compare, tokenizer)
         if model is None and lang == "pt":
             model = "gpt-embeddings-portuguese"
         names = [model] if compare is None else [model, compare]
         if export is None and report is None:
-            _serve(names, tokenizer, lang, host, port, browser)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host, port or 0), family=family).close()  # fails before the imports take seconds
+            typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
 
         from gpt_embeddings.explore.export import write_report, write_space
         from gpt_embeddings.explore.lazy_model import LazyModel
         from gpt_embeddings.outputs import AtomicOutput
 
         models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
+        if export is None and report is None:
+            from gpt_embeddings.explore.page import launch_page
+
+            page = launch_page(models, host=host, port=port, open_browser=browser, block=False, language=lang)
+            with suppress(KeyboardInterrupt):
+                typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
+                page.block_thread()
+            sys.stdout.flush()
+            os._exit(0)  # a thread may still be loading tables, and torch crashes if the interpreter ends meanwhile
         if export is not None:
             with AtomicOutput(export, "explore --export", overwrite=overwrite, overwritable=("app.py",)) as space:
                 space.result.mkdir()
-                write_space(space.result, models, names, lang)
+                write_space(space.result, models, lang)
                 space.finish()
             typer.echo(f"Space: {space.path}")
         if report is not None:
@@ -97,28 +100,3 @@ def explore(
                 write_report(file.result, models, lang or "en")
                 file.finish()
             typer.echo(f"Report: {file.path}")
-
-
-def _serve(
-    names: Sequence[str | None],
-    tokenizer: str | None,
-    lang: Literal["en", "pt"] | None,
-    host: str,
-    port: int | None,
-    browser: bool,
-) -> NoReturn:
-    """Serve the page until Ctrl-C."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    socket.create_server((host, port or 0), family=family).close()  # fails before the imports, which take seconds
-    typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
-
-    from gpt_embeddings.explore.lazy_model import LazyModel
-    from gpt_embeddings.explore.page import launch_page
-
-    models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
-    page = launch_page(models, host=host, port=port, open_browser=browser, block=False, language=lang)
-    with suppress(KeyboardInterrupt):
-        typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
-        page.block_thread()
-    sys.stdout.flush()
-    os._exit(0)  # a thread may still be loading tables, and torch crashes if the interpreter ends meanwhile

@@ -6,5 +6,9 @@ Read `style`, `tables`, `figures`, `maps`; then `lazy_model`, `views`, `markup`;
 from importlib.util import find_spec
 
 
-if find_spec("plotly") is None or find_spec("sklearn") is None:
-    raise ImportError("Figures and the page need the extra `explore`: `pip install 'gpt-embeddings[explore]'`.")
+missing = [name for name in ("gradio", "plotly", "sklearn") if find_spec(name) is None]
+if missing:
+    raise ImportError(
+        f"Figures and the page need the extra `explore` (missing: {', '.join(missing)}): "
+        "`pip install 'gpt-embeddings[explore]'`."
+    )

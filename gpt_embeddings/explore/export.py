@@ -41,26 +41,24 @@ def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], lang
     Path(path).write_text(_render(models, language), encoding="utf-8")
 
 
-def write_space(
-    folder: Path, models: Sequence[LazyModel], names: Sequence[str | None], language: Language | None = None
-) -> None:
+def write_space(folder: Path, models: Sequence[LazyModel], language: Language | None = None) -> None:
     """Write `app.py`, `requirements.txt`, the card, and copies of models that are local folders.
 
     Args:
         folder: An existing folder.
         models: What the page shows.
-        names: Their names: folders are copied, Hub names stay, None is the bundled English table.
         language: Language of the page; None follows the browser.
     """
-    named = []
-    for i, (model, name) in enumerate(zip(models, names, strict=True)):
-        loaded = model.load()  # a model that cannot be loaded here would fail there too
-        if name is not None and Path(name).is_dir():
-            word_lists = Path(name).glob("words.*.txt")
-            name = "model" if len(names) == 1 else f"model-{i + 1}"
-            loaded.model.save_pretrained(folder / name)
-            loaded.tokenizer.save_pretrained(folder / name)
-            for path in word_lists:
+    named, titles = [], []
+    for i, model in enumerate(models):
+        model.load()  # a model that cannot be loaded here would fail there too
+        name, source = model.name, Path(model.name)
+        titles.append(source.name if source.is_dir() else name)
+        if source.is_dir():
+            name = "model" if len(models) == 1 else f"model-{i + 1}"
+            model.model.save_pretrained(folder / name)
+            model.tokenizer.save_pretrained(folder / name)
+            for path in source.glob("words.*.txt"):
                 shutil.copyfile(path, folder / name / path.name)
         named.append(name)
     arguments = ", ".join([*map(repr, named), *([f"language={language!r}"] if language else [])])
@@ -69,11 +67,8 @@ def write_space(
     (folder / "requirements.txt").write_text(requirement, encoding="utf-8")
     card = _template("space_card.md").render(
         sdk_version=version("gradio"),
-        hub_names=[name for name in named if name is not None and "/" in name],
-        titles=[
-            model.name if name is None or "/" in name else Path(model.name).name
-            for model, name in zip(models, named, strict=True)
-        ],
+        hub_names=[name for name in named if "/" in name],
+        titles=titles,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from gpt_embeddings.explore.lazy_model import LazyModel
@@ -18,8 +17,6 @@ from gpt_embeddings.explore.translation import PORTUGUESE, Language, language_of
 from gpt_embeddings.explore.views import MAX_CHARACTERS, SHOW, TITLE, VIEWS, Field, View
 
 
-if find_spec("gradio") is None:
-    raise ImportError("The page needs the extra `explore`: `pip install 'gpt-embeddings[explore]'`.")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, and at every launch
 import gradio as gr
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, IterableDataset
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import ColumnError
@@ -33,7 +32,6 @@ HEAD_ROWS = 100_000  # the layer starts from at most so many rows
 HEAD_STEPS = 200
 DROPOUT = 0.5  # of the pooled vector; with it twice the learning rate is best
 READ_ROWS = 1000
-EVALUATED_ROWS = 4096  # at a time
 
 
 def train_classes(
@@ -205,22 +203,14 @@ def _add_head(model: GPTEmbeddingsModel, names: list[str]) -> GPTEmbeddingsForSe
     config.label2id = {name: i for i, name in enumerate(names)}
     config.problem_type = "single_label_classification"
     config.classifier_dropout = DROPOUT
-    with torch.device("meta"):
-        classifier = GPTEmbeddingsForSequenceClassification(config)
-    weight = model.wte.weight
-    classifier.score = nn.Linear(config.n_embd, len(names), device=weight.device, dtype=weight.dtype)
+    classifier: Any = GPTEmbeddingsForSequenceClassification(config)
     classifier.transformer = model
-    return classifier.eval()
+    return classifier.to(model.wte.weight).eval()
 
 
 def _logits(classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows) -> torch.Tensor:
     logits: torch.Tensor = classifier.score(classifier.transformer.embed_bags(*bags.take(rows)))
     return logits
-
-
-def _blocks(rows: Rows) -> list[Rows]:
-    """Split rows, so that no more than `EVALUATED_ROWS` are gathered at a time."""
-    return np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
 
 
 @torch.no_grad()
@@ -233,8 +223,7 @@ def _start_head(
     """
     if len(rows) > HEAD_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, HEAD_ROWS).astype(np.int64)]
-    blocks = [classifier.transformer.embed_bags(*bags.take(block)) for block in _blocks(rows)]
-    vectors = torch.cat(blocks).float()
+    vectors = classifier.transformer.embed_bags(*bags.take(rows)).float()
     labels, n_classes = targets[torch.from_numpy(rows)], classifier.config.num_labels
     mean = vectors.mean(0)
     vectors -= mean
@@ -262,7 +251,7 @@ def _evaluate(
     classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, labels: npt.NDArray[np.int64]
 ) -> tuple[float, float]:
     """Return accuracy and macro F1, the mean over classes that are there or were found, as scikit-learn has it."""
-    found = torch.cat([_logits(classifier, bags, block).argmax(1) for block in _blocks(rows)]).cpu().numpy()
+    found = _logits(classifier, bags, rows).argmax(1).cpu().numpy()
     right, n_classes = labels[rows], classifier.config.num_labels
     true, both = (np.bincount(part, minlength=n_classes) for part in (right[found == right], np.append(right, found)))
     return float((found == right).mean()), float((2 * true[both > 0] / both[both > 0]).mean())

@@ -20,7 +20,6 @@ STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
     [
         ("train", "sentence_transformers", ["train", "distil", STORY, "--teacher", "any", "--output"]),
         ("ray", "ray", ["embed", STORY, "--ray", "auto", "--output"]),
-        ("explore", "plotly", ["explore", "--report"]),
         ("onnx", "onnxscript", ["export", "gpt-embeddings-english", "--format", "onnx", "--output"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -37,5 +36,5 @@ def test_figures(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("gpt_embeddings.explore")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "plotly", None)
-    with pytest.raises(ImportError, match=r"pip install 'gpt-embeddings\[explore\]'"):
+    with pytest.raises(ImportError, match=r"missing: plotly\): `pip install 'gpt-embeddings\[explore\]'"):
         from gpt_embeddings.explore import figures  # noqa: F401

@@ -312,13 +312,6 @@ def test_a_model_that_is_not_there_leaves_no_output(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_extra_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    result = run()
-    assert result.exit_code == 1
-    assert "(missing: plotly): `pip install 'gpt-embeddings[explore]'`" in result.output
-
-
 def test_an_address_that_cannot_be_listened_at_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
