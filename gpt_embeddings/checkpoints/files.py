@@ -13,6 +13,7 @@ from gpt_embeddings.bundled import suggest_bundled
 from gpt_embeddings.text.tokenizer import hub_timeout
 
 
+MARKS = ("config.json", "modules.json", "model.safetensors")  # a model in the cache has one of these files
 HUB_ERRORS = (HTTPError, HFValidationError, OSError)  # `HTTPError` is that of the HTTP client of huggingface_hub
 
 
@@ -47,7 +48,7 @@ class HubFolder:
         try:
             info = HfApi(constants.ENDPOINT, token).model_info(repo_id, revision=revision, timeout=hub_timeout())
         except HUB_ERRORS as error:
-            if isinstance(error, HFValidationError) or self.local_path("config.json") is None:
+            if isinstance(error, HFValidationError) or not any(map(self.local_path, MARKS)):
                 raise _explain(self.name, error) from error
         else:
             self.revision, self._files = info.sha, {file.rfilename for file in info.siblings or []}

@@ -254,17 +254,15 @@ def _open_repository(api: HfApi, repo_id: str, kind: str, private: bool | None, 
 
 def _read_remote(api: HfApi, repo_id: str, kind: str, commit: str, files: list[str]) -> ParsedCard | None:
     """Read the card of a repository, and refuse a repository of another kind of model."""
-    with tempfile.TemporaryDirectory() as folder:
-        there = {
-            name: Path(api.hf_hub_download(repo_id, name, repo_type=kind, revision=commit, local_dir=folder))
-            for name in (CARD, "config.json")
-            if name in files
-        }
-        if "config.json" in there:
-            model_type = read_json(Path(folder) / "config.json").get("model_type")
-            if model_type != MODEL_TYPE:
-                raise ValueError(
-                    f"The name {repo_id} is taken by a model of type {model_type!r}. Nothing was sent. Choose another "
-                    "name, or delete that repository first."
-                )
-        return read_card(there[CARD], DatasetCard if kind == "dataset" else ModelCard) if CARD in there else None
+    there = {
+        name: Path(api.hf_hub_download(repo_id, name, repo_type=kind, revision=commit))
+        for name in (CARD, "config.json")
+        if name in files
+    }
+    model_type = read_json(there["config.json"]).get("model_type") if "config.json" in there else MODEL_TYPE
+    if model_type != MODEL_TYPE:
+        raise ValueError(
+            f"The name {repo_id} is taken by a model of type {model_type!r}. Nothing was sent. Choose another name, "
+            "or delete that repository first."
+        )
+    return read_card(there[CARD], DatasetCard if kind == "dataset" else ModelCard) if CARD in there else None

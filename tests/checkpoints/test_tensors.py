@@ -483,6 +483,9 @@ def test_hub_revisions(hub, larger):
 
 def test_hub_files_in_the_cache_are_used(hub, larger, monkeypatch):
     hf_hub_download("alice/larger", "model.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        check(from_gpt("alice/larger", **BY_HAND), larger[0])
     hf_hub_download("alice/larger", "config.json")
     hub.asked.clear()
     check(from_gpt("alice/larger"), larger[0])
