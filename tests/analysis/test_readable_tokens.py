@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings.analysis.decomposition import measure, position_vectors, split_parts, token_vectors
-from gpt_embeddings.analysis.readable_tokens import BYTES, readable_pieces, show, whole_words, word_ids
+from gpt_embeddings.analysis.readable_tokens import readable_pieces, show, whole_words, word_ids
 
 
 def make_model(**fields):
@@ -39,12 +39,6 @@ def make_word_tokenizer(**special):
 def test_pieces_of_gpt2_are_readable(gpt2_tokenizer, text, pieces):
     ids = gpt2_tokenizer(text).input_ids
     assert readable_pieces(gpt2_tokenizer, ids) == pieces
-
-
-def test_the_byte_alphabet_is_that_of_tokenizers():
-    assert set(BYTES) == set(pre_tokenizers.ByteLevel.alphabet())
-    assert sorted(BYTES.values()) == list(range(256))
-    assert BYTES["Ġ"] == 0x20 and BYTES["Ċ"] == 0x0A
 
 
 def test_every_piece_of_gpt2_is_one_visible_line(gpt2_tokenizer):
@@ -135,10 +129,6 @@ def test_what_has_no_parts_is_refused(gpt2_tokenizer):
         split_parts(make_model(), gpt2_tokenizer, "")
     with pytest.raises(ValueError, match="50257 entries, more than the model's `vocab_size` 100"):
         split_parts(make_model(vocab_size=100), gpt2_tokenizer, "tide")
-
-
-def test_special_tokens_in_a_text_are_plain_text(gpt2_tokenizer):
-    assert 50256 not in split_parts(make_model(), gpt2_tokenizer, "<|endoftext|>").input_ids
 
 
 def test_words_of_a_vocabulary(gpt2_tokenizer):

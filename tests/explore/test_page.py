@@ -144,12 +144,6 @@ def test_notes_say_what_was_cut(model):
     assert notes[2] == "Cut to the model's 64 positions (`n_positions`): sentence 2."
 
 
-def test_an_untrained_table_is_called_so(saved, model):
-    assert "looks untrained" in show(NEIGHBOURS, model, "king").notes[1]
-    trained = LazyModel.from_pretrained(str(saved / "after"))
-    assert "looks untrained" not in show(NEIGHBOURS, trained, "king").notes[1]
-
-
 def zero_positions():
     model = make_model()
     model.wpe.weight.data.zero_()

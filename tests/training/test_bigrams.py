@@ -1,4 +1,3 @@
-import itertools
 import math
 import runpy
 import sys
@@ -11,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_embeddings import TokenWindows
 from gpt_embeddings.training import bigrams as module
 from gpt_embeddings.training.bigrams import BigramCounts
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
@@ -117,17 +115,6 @@ def test_training_reaches_the_bound(kind):
         assert loss <= 1.01 * plain.bound()
     else:  # positions are added, not crossed with tokens: below the bigrams, above the table of both
         assert placed.bound() < loss < plain.bound()
-
-
-def test_windows_hold_the_stream(gpt2_tokenizer):
-    """The pairs of windows are those of the whole stream, however they are cut."""
-    text = STORY.read_text(encoding="utf-8")
-    ids = gpt2_tokenizer(text, verbose=False).input_ids
-    counts = BigramCounts(50257)
-    for batch in TokenWindows([text], gpt2_tokenizer, 100).dataloader(3):
-        counts.add(batch["input_ids"], batch["target_ids"])
-    assert counts.n_pairs == len(ids) - 1
-    assert counts.bound() == pytest.approx(entropy(list(itertools.pairwise(ids))))
 
 
 def test_script(monkeypatch, capsys):

@@ -191,16 +191,6 @@ def test_it_resumes_by_blocks(tmp_path, monkeypatch):
     np.testing.assert_allclose(vectors[:, 1] / vectors[:, 0], np.arange(30), rtol=2e-2)
 
 
-def test_a_full_disk(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match=r"probe.npy' could not be written: .* Free some disk space"):
-        encode_texts(teacher_of(lambda texts: np.ones((len(texts), 4))), ["a"], tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_no_text(tmp_path):
     with pytest.raises(ValueError, match="There is no text to encode"):
         encode_texts(teacher_of(lambda texts: np.ones((len(texts), 4))), [], tmp_path)
