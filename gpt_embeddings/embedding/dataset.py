@@ -116,7 +116,7 @@ def embed_dataset(
     embedder = Embedder(model, tokenizer, **options)
     if num_proc is not None:
         num_proc = check_integer("num_proc", num_proc, 1)
-    target = None if output is None else Path(output)
+    target = None if output is None else Path(output).resolve()
     format = _find_format(format, target)
     if output is not None:
         check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)

@@ -61,7 +61,7 @@ def search(
         For each query its rows, the most similar first; of equal ones the earlier first.
 
     Raises:
-        FileNotFoundError: There is no such file or folder, or the model no longer exists.
+        OSError: There is no such file or folder, or the model no longer exists.
         ValueError: The vectors are from another model, or cannot be searched; or a query has no token.
     """
     if k < 1:
@@ -105,7 +105,7 @@ def open_embedder(dataset: str | Path, model: str | None = None, tokenizer: str 
         tokenizer: Folder or Hub name; None means the model's own or, if it has none, GPT-2's.
 
     Raises:
-        FileNotFoundError: The model no longer exists.
+        OSError: The model no longer exists.
         ValueError: It has no name, is broken, or is not the one that made the vectors.
     """
     provenance = read_provenance(dataset) if model is None else find_provenance(dataset)
@@ -117,15 +117,7 @@ def open_embedder(dataset: str | Path, model: str | None = None, tokenizer: str 
             f"The vectors are from a model that was not saved (weights {provenance.weights[:12]}). If it has been "
             "saved since, name it (`--model`); otherwise embed again with a saved model."
         )
-    try:
-        embedder = Embedder.from_pretrained(name, tokenizer=tokenizer, **provenance.options)
-    except OSError as error:
-        if model is not None:
-            raise
-        raise FileNotFoundError(
-            f"The vectors are from the model {name!r} (weights {provenance.weights[:12]}), which no longer exists "
-            f"({error}) Give its present name (`--model`), or embed again."
-        ) from error
+    embedder = Embedder.from_pretrained(name, tokenizer=tokenizer, **provenance.options)
     provenance.check_same_model(embedder.provenance(), f"The dataset {str(dataset)!r}", repr(name))
     return embedder
 

@@ -182,14 +182,12 @@ class TestBadInput:
     def test_a_model_that_is_gone(self, tmp_path, embedder):
         dataset = Dataset.from_dict({"text": ["sea"]})
         embed_dataset(dataset, embedder.model, embedder.tokenizer, output=tmp_path / "e", model_name="/nowhere/tides")
-        with pytest.raises(FileNotFoundError, match=r"'/nowhere/tides' \(weights \w{12}\), which no longer exists"):
+        with pytest.raises(OSError, match="No model at '/nowhere/tides'"):
             search(tmp_path / "e", ["sea"])
         fresh = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=24, n_positions=64)).eval()
         embed_dataset(dataset, fresh, embedder.tokenizer, output=tmp_path / "f")
         with pytest.raises(ValueError, match="a model that was not saved"):
             search(tmp_path / "f", ["sea"])
-        with pytest.raises(OSError, match="No model at '/nowhere/else'"):  # the name that was given is the wrong one
-            open_embedder(tmp_path / "e", "/nowhere/else")
 
     def test_what_nobody_embedded(self, tmp_path):
         Dataset.from_dict({"text": ["sea"]}).save_to_disk(tmp_path / "plain")
