@@ -93,22 +93,13 @@ def as_texts(texts: Any) -> Any:
     They may be a sequence, or a column of Arrow, numpy, pandas or polars.
     """
     names = getattr(texts, "column_names", getattr(texts, "columns", None))  # of Arrow and `datasets`, or of frames
-    if names is not None:
+    is_column = names is None and getattr(texts, "ndim", 1) == 1 and isinstance(texts, Iterable)
+    if not is_column or isinstance(texts, (bytes, Mapping, set, frozenset)):
+        columns = "" if names is None else f" with the columns {', '.join(map(str, names))}"
         raise TypeError(
-            f"`texts` is a {type(texts).__name__} with the columns {', '.join(map(str, names))}. Choose one of them, "
-            f"such as table[{next(iter(names), 'text')!r}]."
+            "`texts` must be a string, a list of strings or one column of them, such as table['text'], got "
+            f"{type(texts).__name__}{columns}."
         )
-    if getattr(texts, "ndim", 1) != 1:
-        raise TypeError(
-            f"`texts` is a {type(texts).__name__} of shape {tuple(texts.shape)}. Give one dimension, such as the "
-            "column texts[:, 0], or one string."
-        )
-    if isinstance(texts, (set, frozenset)):
-        raise TypeError(
-            f"`texts` is a {type(texts).__name__}, which has no order. Give a list, such as sorted(texts)."
-        )
-    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
-        raise TypeError(f"`texts` must be a string or a list of strings, got {type(texts).__name__}.")
     if hasattr(texts, "to_arrow"):  # polars
         texts = texts.to_arrow()
     elif hasattr(texts, "isna"):  # pandas

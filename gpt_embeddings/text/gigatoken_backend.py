@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 
 from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.flat_ids import FlatIds
-from gpt_embeddings.text.normalization import BatchNormalizer, normalized_differently
+from gpt_embeddings.text.normalization import BatchNormalizer
 
 
 PROBES_VERSION = 4  # part of a verdict's name: raise it when `probes` or `_read_differently` change
@@ -237,10 +237,7 @@ def _prove(candidate: GigatokenBackend, backend: Tokenizer, reference: Encode) -
     """Find the fallback characters, then return "equal" or the text for which the two still differ."""
     wrong = _first_difference(_beside(range(0x80)), candidate, reference)
     if wrong is None:
-        found = set(_read_differently(candidate, reference))
-        if candidate.normalizer is not None:
-            found.update(normalized_differently(backend.normalizer, candidate.normalizer))
-        candidate.fallback = FallbackCharacters(_runs(sorted(found)))
+        candidate.fallback = FallbackCharacters(_runs(_read_differently(candidate, reference)))
         wrong = _first_difference(probes(backend), candidate, reference)
     return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {wrong!r:.60}"
 

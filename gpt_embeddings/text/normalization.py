@@ -2,8 +2,9 @@
 
 `tokenizers` normalizes text by text, at about the speed at which it encodes, so it would use up what the accelerated
 backend saves. Arrow lower-cases ASCII at several gigabytes a second and other text at several hundred megabytes. The
-two differ for a few characters (`İ`, and letters that only one of them knows); [`normalized_differently`] finds them
-among all of Unicode.
+two differ for a few characters (`İ`, and letters that only one of them knows); the proof of the accelerated backend
+finds them. Both look at each character alone (`str.lower` does not: it has two forms of a small sigma), so that they
+are equal for all texts of other characters.
 
 Left out: normalizers other than those of the canonical form, for which `tokenizers` is used throughout.
 """
@@ -14,10 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tokenizers.normalizers import Normalizer
-
-
-_COMPARED_AT_ONCE = 2**12  # characters
 
 
 class BatchNormalizer:
@@ -66,22 +63,6 @@ class BatchNormalizer:
             replaced[places] = self._table[replaced[places]]
             column = pa.LargeStringArray.from_buffers(len(column), column.buffers()[1], pa.py_buffer(replaced))
         return column
-
-
-def normalized_differently(normalizer: Normalizer, batch: BatchNormalizer) -> list[int]:
-    """Return all characters of Unicode that a normalizer and its batch form treat differently, as code points.
-
-    Both look at each character alone (`str.lower` does not: it has two forms of a small sigma), so comparing single
-    characters proves that they are equal for all texts of other characters.
-    """
-    found = []
-    for start in range(0, 0x110000, _COMPARED_AT_ONCE):
-        texts = [chr(c) for c in range(start, start + _COMPARED_AT_ONCE) if not 0xD800 <= c < 0xE000]
-        ours = batch.apply(texts).to_pylist()
-        if normalizer.normalize_str("\0".join(texts)) != "\0".join(ours):
-            theirs = map(normalizer.normalize_str, texts)
-            found += [ord(text) for text, a, b in zip(texts, ours, theirs, strict=True) if a != b]
-    return found
 
 
 def _lower(column: pa.LargeStringArray, texts: list[str]) -> pa.LargeStringArray:

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 from datasets import (
@@ -52,25 +52,6 @@ CACHED_ROWS = 2**14  # rows of a record batch in the cache
 CACHE_VERSION = 4  # raise it when files are read differently, so that they are read again
 
 
-class SourceOptions(TypedDict, total=False):
-    """The options of [`load_source`] but for `streaming`."""
-
-    column: str | Sequence[str]
-    split: str
-    subset: str | None
-    sample_by: str
-    encoding: str
-    texts_only: bool
-
-
-@overload
-def load_source(
-    inputs: AnyPath | Sequence[AnyPath], *, streaming: Literal[False] = False, **options: Unpack[SourceOptions]
-) -> Dataset: ...
-@overload
-def load_source(
-    inputs: AnyPath | Sequence[AnyPath], *, streaming: Literal[True], **options: Unpack[SourceOptions]
-) -> IterableDataset: ...
 def load_source(
     inputs: AnyPath | Sequence[AnyPath],
     *,

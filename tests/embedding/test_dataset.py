@@ -255,7 +255,7 @@ def test_only_missing_texts(model, tokenizer):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"a", "b"}, "a set, which has no order"),
+        ({"a", "b"}, "got set"),
         ("file.txt", "got str"),
         (iter(["a"]), "got list_iterator"),
         (["a", float("nan"), 2], "`data`, item 2 must be a string, got int: 2"),

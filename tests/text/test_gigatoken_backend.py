@@ -191,17 +191,11 @@ def test_a_column_of_pandas_in_which_all_is_missing(dtype):
         (pd.Series(["a", 5, "b"]), "Text 1 must be a string, got int: 5"),
         (["a", 5], "Text 1 must be a string, got int: 5"),
         (pd.Series([1, 2]), "`texts` must hold strings, it holds int64"),
-        (pd.DataFrame({"body": ["a"], "n": [1]}), r"a DataFrame with the columns body, n\. Choose .*table\['body'\]"),
-        (pd.DataFrame([["a"]]), r"a DataFrame with the columns 0\. Choose .*table\[0\]"),
-        (
-            np.array([["a", "b"]]),
-            r"a ndarray of shape \(1, 2\)\. Give one dimension, such as the column texts\[:, 0\]",
-        ),
-        (np.array("a"), r"a ndarray of shape \(\)\. Give one dimension"),
-        ({"a"}, r"a set, which has no order\. Give a list, such as sorted\(texts\)"),
-        (datasets.Dataset.from_dict({"body": ["a"]}), r"a Dataset with the columns body\. Choose one"),
-        (pa.table({"body": ["a"]}), r"a Table with the columns body\. Choose one"),
-        ({"text": ["a"]}, "must be a string or a list of strings, got dict"),
+        (pd.DataFrame({"body": ["a"], "n": [1]}), "one column of them, .*got DataFrame with the columns body, n"),
+        (datasets.Dataset.from_dict({"body": ["a"]}), "got Dataset with the columns body"),
+        (np.array([["a", "b"]]), "must be a string, a list of strings or one column .*got ndarray"),
+        ({"a"}, "got set"),
+        ({"text": ["a"]}, "got dict"),
     ],
 )
 def test_what_is_not_a_column_of_texts_is_refused(gpt2, texts, message):
