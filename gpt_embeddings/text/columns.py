@@ -1,7 +1,4 @@
-"""Columns of Arrow: which hold texts, which types can be joined, comparing rows, and casting them to a schema.
-
-Left out: reading them (`files`).
-"""
+"""Columns of Arrow: which hold texts, which types can be joined, comparing rows, and casting them to a schema."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

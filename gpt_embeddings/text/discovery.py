@@ -2,8 +2,6 @@
 
 A name that exists is taken literally, whatever characters it has. Only the standard library is imported at the top:
 the command line runs this file by its path, to refuse missing files before it imports PyTorch.
-
-Left out: the formats (`files`), and datasets (`sources`).
 """
 
 import atexit
@@ -19,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,7 +35,15 @@ FORMATS = {
     ".pq": "parquet",
     ".arrow": "arrow",
 }
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+def _open_zst(file: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+
+
+_COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
 
 _copies: dict[str, str] = {}  # of the standard input, each with its digest
 
@@ -140,25 +146,9 @@ def open_bytes(path: str) -> Iterator[Any]:
         opened = fsspec.open(path, "rb")
     else:
         opened = open(path, "rb")
-    last = os.path.splitext(urlsplit(path).path if "://" in path else path)[1].lower()
-    openers: dict[str, Any] = {
-        ".gz": gzip.open,
-        ".bz2": bz2.open,
-        ".xz": lzma.open,
-        ".zst": _open_zst,
-    }
-    with opened as file:
-        if last not in openers:
-            yield file
-        else:
-            with openers[last](file) as decompressed:
-                yield decompressed
-
-
-def _open_zst(file: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+    suffix = os.path.splitext(urlsplit(path).path if "://" in path else path)[1].lower()
+    with opened as file, _COMPRESSIONS.get(suffix, nullcontext)(file) as content:
+        yield content
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Encode texts as one flat array of ids, by the fastest backend that is proved to give the ids of `tokenizers`.
-
-Left out: decoding, and padding (batches here are flat ids plus offsets).
-"""
+"""Encode texts as one flat array of ids, by the fastest backend that is proved to give the ids of `tokenizers`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

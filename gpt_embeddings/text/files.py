@@ -4,8 +4,6 @@ Each format has one reader for streaming and for the cache, so that a file alway
 JSON is parsed by Python's own reader: Arrow's rounds long integers, gives dates for texts that look like dates, and
 nulls for a column that is not there. CSV is parsed by Arrow's, at four times the speed of Python's, which names the
 line of a fault.
-
-Left out: finding files (`discovery`), and joining files whose columns differ (`sources`).
 """
 
 import codecs
@@ -96,12 +94,6 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
 
     Of JSON lines all blocks are read up to one with texts, so that a missing column is found before the file is used.
     """
-    if options.format == "text":
-        try:
-            with open_bytes(path) as file:
-                return pa.schema({"text": pa.string()}) if file.read(1) else None
-        except READING_ERRORS as error:
-            raise UnreadableFileError(f"{display_name(path)} could not be read: {_advice(error, options)}") from error
     schema, without = None, set(options.texts if options.format == "json" else ())
     for table in read_tables(path, options, size=SAMPLE_BYTES):
         if schema is None and (table.num_rows or options.format == "parquet"):

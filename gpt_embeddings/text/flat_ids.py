@@ -1,7 +1,4 @@
-"""Flat ids: the token ids of many texts in one array, with the offsets at which texts begin.
-
-Left out: making them from texts (`encoding`).
-"""
+"""Flat ids: the token ids of many texts in one array, with the offsets at which texts begin."""
 
 from typing import TypeAlias
 

@@ -5,8 +5,6 @@ backend saves. Arrow lower-cases ASCII at several gigabytes a second and other t
 two differ for a few characters (`İ`, and letters that only one of them knows); the proof of the accelerated backend
 finds them. Both look at each character alone (`str.lower` does not: it has two forms of a small sigma), so that they
 are equal for all texts of other characters.
-
-Left out: normalizers other than those of the canonical form, for which `tokenizers` is used throughout.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Sentences: texts cut where a sentence or a paragraph ends, and a choice of the distinct ones.
-
-Left out: abbreviations and languages that end a sentence otherwise; a wrong cut costs a training example, no more.
-"""
+"""Sentences: texts cut where a sentence or a paragraph ends, and a choice of the distinct ones."""
 
 import hashlib
 import re

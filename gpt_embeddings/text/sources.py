@@ -2,8 +2,6 @@
 
 The builders of `datasets` are not used for files: they report no line numbers, do not read `.zst`, and refuse files
 whose columns differ. Here the types of columns are joined where that loses nothing.
-
-Left out: reading a file (`files`), and shuffling.
 """
 
 import codecs
@@ -213,19 +211,17 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions
     return Features(features).arrow_schema
 
 
-def _features_of(path: str, schema: pa.Schema) -> Features:
-    try:
-        return Features.from_arrow_schema(schema)
-    except ValueError:
-        for field in schema:
-            try:
-                Features.from_arrow_schema(pa.schema([field]))
-            except ValueError as error:
-                raise ValueError(
-                    f"{display_name(path)}: column {field.name!r} is of the type {field.type}, which `datasets` does "
-                    f"not have. Leave the column out, {ALONE}."
-                ) from error
-        raise
+def _features_of(path: str, schema: pa.Schema) -> dict[str, Any]:
+    features: dict[str, Any] = {}
+    for field in schema:
+        try:
+            features.update(Features.from_arrow_schema(pa.schema([field], schema.metadata)))
+        except ValueError as error:
+            raise ValueError(
+                f"{display_name(path)}: column {field.name!r} is of the type {field.type}, which `datasets` does "
+                f"not have. Leave the column out, {ALONE}."
+            ) from error
+    return features
 
 
 def read_blocks(

@@ -1,7 +1,4 @@
-"""The special tokens that a tokenizer adds around a text: OPT's `</s>` before it, or `[CLS]` and `[SEP]` around it.
-
-Left out: special tokens that a text spells out, which stay plain text (`encoding`).
-"""
+"""The special tokens that a tokenizer adds around a text: OPT's `</s>` before it, or `[CLS]` and `[SEP]` around it."""
 
 from dataclasses import dataclass
 

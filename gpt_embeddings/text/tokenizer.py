@@ -1,7 +1,4 @@
-"""Load GPT-2's tokenizer, with or without the Hub, or any other, and detect whether one has been changed.
-
-Left out: training a tokenizer, its special tokens (`special_tokens`), and using it (`encoding`).
-"""
+"""Load GPT-2's tokenizer, with or without the Hub, or any other, and detect whether one has been changed."""
 
 import hashlib
 import json

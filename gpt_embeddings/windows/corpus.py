@@ -1,7 +1,4 @@
-"""A corpus: a dataset, a tokenizer and the options of its windows, checked once and compared on resume.
-
-Left out: iterating (`token_windows`) and storing (`stored_windows`), which both begin here.
-"""
+"""A corpus: a dataset, a tokenizer and the options of its windows, checked once and compared on resume."""
 
 import hashlib
 import json
@@ -196,17 +193,15 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None
 
 def _warn_of_one_unit(dataset: Any) -> None:
     """Warn if a shuffle has a single thing to shuffle."""
-    streams = isinstance(dataset, IterableDataset)
-    if (dataset.num_shards if streams else len(dataset)) > 1:
-        return
-    what = "the shards (files) of a stream, and this has a single shard" if streams else "documents, and there is one"
-    advice = (
-        "Split it into more files, or store the windows with `to_dataset(folder)` and shuffle those: `.shuffle(seed)`."
-        if streams
-        else '`shuffle="windows"` shuffles its windows.'
-    )
-    message = f"`shuffle=True` shuffles {what}: every epoch has the same order. {advice}"
-    warnings.warn(message, stacklevel=5)  # the caller of TokenWindows
+    if isinstance(dataset, IterableDataset):
+        size, what = dataset.num_shards, "the shards (files) of a stream, and this has a single shard"
+        advice = "Split it into more files, or shuffle stored windows: `to_dataset(folder).shuffle(seed)`."
+    else:
+        size, what = len(dataset), "documents, and there is one"
+        advice = '`shuffle="windows"` shuffles its windows.'
+    if size == 1:
+        message = f"`shuffle=True` shuffles {what}: every epoch has the same order. {advice}"
+        warnings.warn(message, stacklevel=5)  # the caller of TokenWindows
 
 
 def _check_dataset(dataset: Any, column: str) -> None:

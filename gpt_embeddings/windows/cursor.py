@@ -1,7 +1,4 @@
-"""The cursor: where the next window comes from, in which epoch, and what happens when an epoch ends.
-
-Left out: the text (`corpus`), and how windows are handed out (`token_windows`, `loader`).
-"""
+"""The cursor: where the next window comes from, in which epoch, and what happens when an epoch ends."""
 
 from collections.abc import Mapping
 from typing import Any

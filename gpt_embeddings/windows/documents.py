@@ -1,7 +1,7 @@
 """The documents of a corpus, partitioned into streams, each read from any position.
 
 Documents come in pieces of about a megabyte, each with the cursor of its beginning; what was read beyond a cursor is
-read again, never saved. Left out: opening files (`text.sources`), and tokens (`streams`).
+read again, never saved.
 """
 
 import zlib

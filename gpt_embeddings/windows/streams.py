@@ -1,7 +1,7 @@
 """A stream: the windows of one part of a corpus, in order, from its beginning or from a saved state.
 
 The number of streams is fixed by the user, not by the number of worker processes, so neither the order nor a saved
-state depends on who does the work. Left out: reading text (`documents`), and who takes windows (`token_windows`).
+state depends on who does the work.
 """
 
 import zlib

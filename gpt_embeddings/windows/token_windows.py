@@ -1,7 +1,6 @@
 """Text streamed into training windows: documents in, batches of (input, target) ids out.
 
 The order of work is: shuffle documents (or shards), tokenize, cut; with `shuffle="windows"`: tokenize, cut, shuffle.
-Left out: batches and workers (`loader`), attention masks and models.
 """
 
 import os

@@ -27,12 +27,11 @@ def files(tmp_path):
     return documents, paths
 
 
-@pytest.mark.parametrize("packing", ["stream", "document"])
-def test_stores_windows(files, tmp_path, packing):
+def test_stores_windows(files, tmp_path):
     documents, paths = files
     output = tmp_path / "windows"
-    code, text = run(*paths, "--output", output, "--max-length", 16, "--stride", 8, "--packing", packing)
-    wanted = reference(documents, 16, 8, packing)
+    code, text = run(*paths, "--output", output, "--max-length", 16, "--stride", 8, "--packing", "document")
+    wanted = reference(documents, 16, 8, "document")
     assert code == 0 and f"{len(wanted)} windows of 16." in text
     stored = load_from_disk(str(output))
     assert list(zip(stored["input_ids"], stored["target_ids"], strict=True)) == wanted
@@ -61,11 +60,8 @@ def test_a_mixture(files, tmp_path):
     ("arguments", "message"),
     [
         (["a.jsonl", "--dry-run", "--weight", "1", "--weight", "2"], "`--weight` is given 2 times for 1 inputs"),
-        (["a.jsonl", "b.jsonl", "--dry-run", "--weight", "1", "--weight", "-2"], "must be positive numbers"),
         (["a.jsonl"], "Use `--output FOLDER` to write windows, or `--dry-run` to count them."),
-        (["a.jsonl", "--output", "x", "--stride", "0"], "`stride` must be an integer from 1 to 1024, got 0"),
         (["a.jsonl", "--output", "x", "--max-length", "2000"], "`max_length` is 2000, above the 1024 positions"),
-        (["a.jsonl", "--output", "x", "--column", "body"], "no column 'body'"),
         (["missing.jsonl", "--output", "x"], "The input 'missing.jsonl' does not exist."),
         (["a.jsonl", "--output", "."], "is the current folder"),
     ],

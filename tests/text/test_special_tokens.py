@@ -50,7 +50,7 @@ TOKENIZERS = {
 }
 
 
-@pytest.fixture(params=TOKENIZERS)
+@pytest.fixture(params=["opt, biogpt", "xglm", "roberta"])
 def pair(request):
     tokenizer, _ = TOKENIZERS[request.param][0](), torch.manual_seed(0)
     sizes = {"vocab_size": len(tokenizer), "n_positions": 8, "n_embd": 16}
@@ -81,7 +81,7 @@ def test_a_post_processor_that_does_more():
         encode_flat(["the"], words("$A </s> $A"))
 
 
-@pytest.mark.parametrize("max_length", [None, 1, 2, 3, 5, 100])
+@pytest.mark.parametrize("max_length", [None, 2, 3, 5])
 def test_flat_ids_are_those_of_the_tokenizer(pair, max_length):
     """But for special tokens that a text spells out, which stay plain text."""
     _, tokenizer = pair

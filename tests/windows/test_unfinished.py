@@ -22,13 +22,11 @@ from gpt_embeddings.windows.stored_windows import read_windows
 disable_progress_bars()
 texts = [f"Row {i} of a file with many rows, each of them as dull as the one before." for i in range(6000)]
 pq.write_table(pa.table({"text": texts}), "a.parquet", row_group_size=1000)
-open("a.txt", "w").write("\\n".join(texts))
 open("a.jsonl", "w").writelines(json.dumps({"text": text}) + "\\n" for text in texts)
 rows = csv.writer(open("a.csv", "w", newline=""))
 rows.writerows([["text"], *([text] for text in texts)])
 tokenizer = load_tokenizer()
-files = [f"a.{kind}" for kind in ("parquet", "txt", "jsonl", "csv")]
-corpora = [load_source([name], streaming=True, sample_by="line" if name == "a.txt" else "document") for name in files]
+corpora = [load_source([name], streaming=True) for name in ("a.parquet", "a.jsonl", "a.csv")]
 corpora += [texts, Dataset.from_dict({"text": texts})]
 every = [TokenWindows(corpus, tokenizer, 8) for corpus in corpora]
 """
@@ -39,11 +37,9 @@ for windows in every:
     next(iter(windows))
 # The iterators stay alive to the end of the program, as names of a notebook or a script do.
 iterators = [iter(windows) for windows in every] + [iter(windows.dataloader(4)) for windows in every]
-iterators.append(read_windows(every[4].to_dataset("stored"), 4))
-for windows in every[:2]:
-    iterators.append(iter(DataLoader(windows, batch_size=4, num_workers=1)))
-    iterators.append(iter(windows.dataloader(4, num_workers=1)))
-    iterators.append(iter(windows.dataloader(4, num_workers=1, persistent_workers=True)))
+iterators.append(read_windows(every[3].to_dataset("stored"), 4))
+iterators.append(iter(DataLoader(every[0], batch_size=4, num_workers=1)))
+iterators.append(iter(every[1].dataloader(4, num_workers=1, persistent_workers=True)))
 for iterator in iterators:
     next(iterator)
 print("END")

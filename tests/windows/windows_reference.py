@@ -81,6 +81,7 @@ def words(n_documents, seed=0, longest=40):
     return [" ".join(draw.choice(pool) for _ in range(draw.randint(0, longest))) for _ in range(n_documents)]
 
 
+@functools.cache
 def book_tokenizer():
     """`tiktoken.get_encoding("gpt2")` from our vocabulary, without a download."""
     to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
@@ -89,9 +90,6 @@ def book_tokenizer():
     ranks = {bytes(to_byte[c] for c in token): i for token, i in vocab.items()}
     pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
     return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
-
-
-BOOK_TOKENIZER = book_tokenizer()
 
 
 # As LLMs-from-scratch, chapter 2, has them; only the tokenizer is handed in.
