@@ -1,6 +1,7 @@
 """`gpt-embeddings train OBJECTIVE`: text in, a folder with a trained model out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,9 +63,7 @@ def clm(
 
     Example: gpt-embeddings train clm corpus.parquet --output zero-layer --epochs 3
     """
-    with errors_as_messages():
-        _prepare(output, "train clm", [*data, *(held_out or ())], model, tokenizer, config)
-
+    with _training(output, "train clm", [*data, *(held_out or ())], model, tokenizer, config):
         from gpt_embeddings.training.clm import train_clm
         from gpt_embeddings.training.options import ClmOptions
 
@@ -112,9 +111,7 @@ def distil(
 
     Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
     """
-    with errors_as_messages():
-        _prepare(output, "train distil", data or [], teacher, tokenizer)
-
+    with _training(output, "train distil", data or [], teacher, tokenizer):
         from gpt_embeddings.text.tokenizer import load_tokenizer
         from gpt_embeddings.training.distillation import distil as train_distil
         from gpt_embeddings.training.options import DistilOptions
@@ -151,9 +148,7 @@ def contrastive(
 
     Example: gpt-embeddings train contrastive faq.csv --columns question answer --model meaning --output answers
     """
-    with errors_as_messages():
-        _prepare(output, "train contrastive", data, model, tokenizer, config)
-
+    with _training(output, "train contrastive", data, model, tokenizer, config):
         from gpt_embeddings.training.contrastive import train_contrastive
         from gpt_embeddings.training.options import ContrastiveOptions
 
@@ -196,9 +191,7 @@ def classes(
 
     Example: gpt-embeddings train classes reviews.csv --label-column stars --output reviews
     """
-    with errors_as_messages():
-        _prepare(output, "train classes", [*data, *(validation or ())], model, tokenizer)
-
+    with _training(output, "train classes", [*data, *(validation or ())], model, tokenizer):
         from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
         from gpt_embeddings.training.classification import train_classes
         from gpt_embeddings.training.options import ClassesOptions
@@ -228,9 +221,7 @@ def weights(
 
     Example: gpt-embeddings train weights wte-of-gpt2 corpus.parquet --output weighted
     """
-    with errors_as_messages():
-        _prepare(output, "train weights", data, model, tokenizer)
-
+    with _training(output, "train weights", data, model, tokenizer):
         from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
         from gpt_embeddings.training.token_weights import train_token_weights
 
@@ -239,27 +230,34 @@ def weights(
         _run(train_token_weights, network, tokens, source, output, a=a, model_name=name, data=data, reading=reading)
 
 
-def _prepare(
+@contextmanager
+def _training(
     output: Path,
     kind: str,
     data: list[str],
     model: str | None = None,
     tokenizer: str | None = None,
     config: Path | None = None,
-) -> None:
-    """Refuse missing files before anything is imported, and an output that exists; silence transformers."""
-    if model is not None and config is not None:
-        raise ValueError("Give `--model` for a saved model, or `--config` for a random one, not both.")
-    check_inputs(data)
-    check_names(model, tokenizer)
-    load_libraries()
+) -> Iterator[None]:
+    """Refuse missing files before anything is imported, and an output that exists; errors and Ctrl-C are messages."""
+    with errors_as_messages():
+        if model is not None and config is not None:
+            raise ValueError("Give `--model` for a saved model, or `--config` for a random one, not both.")
+        check_inputs(data)
+        check_names(model, tokenizer)
+        load_libraries()
 
-    from transformers.utils.logging import disable_progress_bar
+        from transformers.utils.logging import disable_progress_bar
 
-    from gpt_embeddings.outputs import check_output
+        from gpt_embeddings.outputs import check_output
 
-    check_output(output, kind)
-    disable_progress_bar()  # transformers shows one per saved file
+        check_output(output, kind)
+        disable_progress_bar()  # transformers shows one per saved file
+        try:
+            yield
+        except KeyboardInterrupt:
+            typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
+            raise typer.Exit(130) from None
 
 
 def _load_texts(data: list[str], reading: ReadingOptions, columns: tuple[str, str] | None = None) -> "IterableDataset":
@@ -294,13 +292,8 @@ def _open(
 def _run(
     train: Callable[..., dict[str, Any]], *arguments: Any, data: list[str], reading: ReadingOptions, **more: Any
 ) -> None:
-    """Train, and print the metadata; Ctrl-C is no error."""
+    """Train, and print the metadata."""
     names = ", ".join(Path(name).name for name in data)
-    try:
-        metadata = train(*arguments, column=reading.column, data_name=names, **more)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
-        raise typer.Exit(130) from None
-    for name, value in metadata.items():
+    for name, value in train(*arguments, column=reading.column, data_name=names, **more).items():
         typer.echo(f"{name}: {value}")
     typer.echo(f"Result: {arguments[3].absolute()}")
