@@ -428,7 +428,7 @@ class TestEncode:
 
     @pytest.mark.parametrize("given", [3, b"text", {"text": ["a"]}])
     def test_other_things_are_refused(self, embedder, given):
-        with pytest.raises(TypeError, match="`texts` must be a string or a list of strings, got"):
+        with pytest.raises(TypeError, match="`texts` must be a string, a list of strings or one column"):
             embedder.encode(given)
 
     def test_long_lists_have_a_bar(self, embedder, pooled, monkeypatch, capfd):
