@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from gpt_embeddings.progress import Progress
 
 SHOWN_ROWS = 3
-VECTORS = "Vectors"
+text_option = partial(typer.Option, rich_help_panel=TEXT)
+vector_option = partial(typer.Option, rich_help_panel="Vectors")
+run_option = partial(typer.Option, rich_help_panel=RUN)
 
 
 @reads_texts
@@ -41,63 +43,48 @@ def embed(
     ] = None,
     reading: ReadingOptions,
     texts_only: Annotated[
-        bool, typer.Option("--texts-only", help="Read only --column and drop the other columns.", rich_help_panel=TEXT)
+        bool, text_option("--texts-only", help="Read only --column and drop the other columns.")
     ] = False,
     streaming: Annotated[
-        bool,
-        typer.Option(
-            "--streaming", help="Read the input as it is needed, without a copy in the cache.", rich_help_panel=TEXT
-        ),
+        bool, text_option("--streaming", help="Read the input as it is needed, without a copy in the cache.")
     ] = False,
     pooling: Annotated[
         Literal["mean", "weighted", "last", "none"] | None,
-        typer.Option(
+        vector_option(
             help="Vectors of a text: their mean, weighted by token_weights, the last, or none (keep all); by default "
-            "as the model's configuration says.",
-            rich_help_panel=VECTORS,
+            "as the model's configuration says."
         ),
     ] = None,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale to length 1: inner product is cosine.", rich_help_panel=VECTORS)
+        bool, vector_option("--normalize", help="Scale to length 1: inner product is cosine.")
     ] = False,
     overflow: Annotated[
         Literal["truncate", "windows"],
-        typer.Option(help="Tokens past n_positions: truncate, or restart positions at 0.", rich_help_panel=VECTORS),
+        vector_option(help="Tokens past n_positions: truncate, or restart positions at 0."),
     ] = "truncate",
     dtype: Annotated[
         Literal["float32", "float16", "int8", "binary"],
-        typer.Option(
-            help="Type of the stored vectors; int8 finds its ranges on a sample, binary packs 8 dimensions a byte.",
-            rich_help_panel=VECTORS,
+        vector_option(
+            help="Type of the stored vectors; int8 finds its ranges on a sample, binary packs 8 dimensions a byte."
         ),
     ] = "float32",
-    truncate_dim: Annotated[
-        int | None, typer.Option(help="How many dimensions to keep.", min=1, rich_help_panel=VECTORS)
-    ] = None,
-    output_column: Annotated[str, typer.Option(help="The column to add.", rich_help_panel=VECTORS)] = "embedding",
+    truncate_dim: Annotated[int | None, vector_option(help="How many dimensions to keep.", min=1)] = None,
+    output_column: Annotated[str, vector_option(help="The column to add.")] = "embedding",
     drop_empty: Annotated[
-        bool,
-        typer.Option(
-            "--drop-empty", help="Drop rows whose text is missing or blank; they are counted.", rich_help_panel=VECTORS
-        ),
+        bool, vector_option("--drop-empty", help="Drop rows whose text is missing or blank; they are counted.")
     ] = False,
     tokenizer: Tokenizer = None,
     num_proc: Annotated[
-        int | None,
-        typer.Option(help="Worker processes; by default threads use all cores.", min=1, rich_help_panel=RUN),
+        int | None, run_option(help="Worker processes; by default threads use all cores.", min=1)
     ] = None,
     resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume/--no-resume", help="Continue a run that was stopped, or delete its shards.", rich_help_panel=RUN
-        ),
+        bool, run_option("--resume/--no-resume", help="Continue a run that was stopped, or delete its shards.")
     ] = True,
     ray: Annotated[
         str | None,
-        typer.Option(
+        run_option(
             metavar="ADDRESS",
             help="Embed on the Ray cluster there (auto: the one of this machine), by --model; best from Parquet.",
-            rich_help_panel=RUN,
         ),
     ] = None,
     push_to_hub: Annotated[
