@@ -288,7 +288,7 @@ class TestContract:
         expected.backward()
         gradient = model.lm_head.weight.grad.clone()
         model.zero_grad()
-        compiled = torch.compile(model, fullgraph=True)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(IDS).logits, model(IDS).logits)
         loss = compiled(IDS, labels=IDS).loss
         loss.backward()
@@ -369,26 +369,6 @@ class TestTrainer:
         one, four = (self.train(rows, tmp_path, batch, steps) for batch, steps in ((8, 1), (2, 4)))
         for (name, ours), theirs in zip(one.named_parameters(), four.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, msg=name, rtol=1e-3, atol=1e-5)
-
-    def test_metrics_of_predictions_as_with_gpt2(self, windows, tmp_path):
-        """What `compute_metrics` is given, for us and for GPT-2 with the same weights."""
-
-        def of_targets(prediction):
-            logits, labels = prediction
-            row, place = (labels[:, 1:] != -100).nonzero()
-            return {"logit": logits[row, place, labels[row, place + 1]].mean(), "best": logits.argmax(-1).mean()}
-
-        ours = make_model(vocab_size=50257, n_positions=16)
-        theirs, found = gpt2_without_layers(ours), []
-        for model in (ours, theirs):
-            arguments = TrainingArguments(
-                str(tmp_path), per_device_eval_batch_size=5, remove_unused_columns=False, report_to="none",
-                disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
-            )  # fmt: skip
-            trainer = Trainer(model, arguments, data_collator=WindowCollator(), compute_metrics=of_targets)
-            found.append(trainer.evaluate(windows.select([*range(11), len(windows) - 1])))
-        for name in ("eval_loss", "eval_logit", "eval_best"):
-            assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -422,12 +422,6 @@ def test_options_that_do_not_fit(options, message, saved):
         from_gpt(saved("gpt2"), **options)
 
 
-def test_a_saved_model_of_ours_is_no_gpt(tmp_path):
-    from_gpt(new_model("gpt2")).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="GPTEmbeddingsModel already; load it with `from_pretrained`"):
-        from_gpt(tmp_path)
-
-
 def test_fields_of_the_source_reach_the_configuration(saved):
     gpt2 = from_gpt(saved("gpt2"), embd_pdrop=0.0, pad_token_id=0).config
     assert (gpt2.embd_pdrop, gpt2.pad_token_id) == (0.0, 0)
@@ -479,6 +473,8 @@ def test_which_tensor_is_the_table():
 
 
 def test_unknown_architectures():
+    with pytest.raises(ValueError, match="GPTEmbeddingsModel already; load it with `from_pretrained`"):
+        find_family({"model_type": "gpt_embeddings"})
     with pytest.raises(ValueError, match=r"'perceiver' is not known; known are biogpt, ctrl, gpt2.*wte_key"):
         find_family({"model_type": "perceiver"})
     with pytest.raises(ValueError, match="`model_type` None is not known"):
