@@ -3,9 +3,8 @@
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -477,42 +476,34 @@ def test_sigkill(model, tokenizer, tmp_path, monkeypatch):
     assert np.array_equal(found, Embedder(model, tokenizer).encode(texts))
 
 
-MEMORY = """
-import json, resource, sys, torch, datasets
-from gpt_embeddings import *
-torch.manual_seed(0)
-model, tokenizer = GPTEmbeddingsModel(GPTEmbeddingsConfig()), load_tokenizer()
-def private():
-    fields = dict(line.split(":") for line in open("/proc/self/status"))
+def private_memory():
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(fields["RssAnon"].split()[0]) * 1024
-dataset, peak = datasets.concatenate_datasets([datasets.load_from_disk(sys.argv[1])] * int(sys.argv[3])), 0
-embed_dataset(dataset.select(range(3000)), model, tokenizer, output=sys.argv[2] + "-warm")
-before = private()
+
+
 class Watch(Progress):
-    def add(self, *counts):
-        global peak
-        super().add(*counts)
-        peak = max(peak, private())
-watch = Watch(hidden=True)
-embed_dataset(dataset, model, tokenizer, output=sys.argv[2], progress=watch)
-print(json.dumps([before, peak, watch.counts.text_bytes]))
-""".replace("import json,", "from gpt_embeddings.progress import Progress\nimport json,")
+    peak = 0
+
+    def add(self, counts):
+        super().add(counts)
+        self.peak = max(self.peak, private_memory())
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell resident memory")
-def test_memory_stays_flat(tmp_path):
+def test_memory_stays_flat(tokenizer, tmp_path):
     """60 MB of text have 180 MB of vectors: anonymous memory grows by less than 100 MB over that after 3 MB."""
-    story = (embed_module.Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig())
+    story = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
     part = Dataset.from_dict({"text": [story[i : i + 1000] for i in range(0, len(story) - 1000, 7)]})
     part.save_to_disk(tmp_path / "part")
-    size = os.path.getsize(next((tmp_path / "part").glob("*.arrow")))
-    arguments = [str(tmp_path / "part"), str(tmp_path / "out"), str(6 * 10**7 // size + 1)]
-    done = subprocess.run([sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    before, peak, text_bytes = json.loads(done.stdout)
-    assert text_bytes > 0.055e9
-    assert peak - before < 100e6
+    part = datasets.load_from_disk(tmp_path / "part")
+    dataset = datasets.concatenate_datasets([part] * (60_000 // len(part) + 1))
+    embed_dataset(dataset.select(range(3000)), model, tokenizer, output=tmp_path / "warm")
+    before, watch = private_memory(), Watch(hidden=True)
+    embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", progress=watch)
+    assert watch.counts.text_bytes > 0.055e9
+    assert watch.peak - before < 100e6
 
 
 def test_splits_are_continued_by_the_same_model_alone(model, tokenizer, tmp_path, monkeypatch):
