@@ -13,8 +13,8 @@
 # limitations under the License.
 """Configuration of the input stage of a GPT: token embeddings plus absolute position embeddings.
 
-This file travels to the Hub beside `modeling_gpt_embeddings.py`, so it imports nothing but torch, transformers
-and the standard library. Tested with transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0. Only some
+This file travels to the Hub beside `modeling_gpt_embeddings.py`, so it imports nothing but transformers and the
+standard library. Tested with transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0. Only some
 of these check the fields of a configuration, so the class does it itself.
 """
 
@@ -23,7 +23,6 @@ import types
 import warnings
 from typing import Any, Literal, Union, get_args, get_origin
 
-import torch
 import transformers
 
 
@@ -50,7 +49,6 @@ INTEGER_RANGES = {
     "word_embed_proj_dim": (1, 2**17),
 }
 MAX_TABLE_ENTRIES = 2**34  # 64 GiB in float32
-MAX_NUM_LABELS = 2**20
 # By field, the largest value; the least is 0.
 REAL_LIMITS = {
     "embd_pdrop": 1,
@@ -194,11 +192,6 @@ class GPTEmbeddingsConfig(PretrainedConfig):
                         "Leave one out."
                     )
         own = {name: kwargs.pop(name, getattr(type(self), name)) for name in FIELD_TYPES}
-        # transformers uses two of its own keys before anything checks them: `dtype` is looked up on the torch module
-        # and `num_labels` makes a dictionary of that size.
-        _check_dtype("dtype", kwargs.get("dtype"))
-        _check_dtype("torch_dtype", kwargs.get("torch_dtype"))
-        check_integer("num_labels", kwargs.get("num_labels"), 0, MAX_NUM_LABELS)
         _warn_of_other_names(kwargs)
         for name, value in own.items():
             setattr(self, name, value)
@@ -327,12 +320,6 @@ def check_integer(name: str, value: Any, low: int, high: int) -> None:
     """Raise a ValueError for what is neither an integer within a range nor None, which other checks refuse."""
     if value is not None and (type(value) is not int or not low <= value <= high):
         raise ValueError(f"`{name}` must be an integer from {low} to {high}, got {value!r}.")
-
-
-def _check_dtype(name: str, value: Any) -> None:
-    dtype = getattr(torch, value, None) if isinstance(value, str) else value
-    if value is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"`{name}` must be a floating-point torch dtype such as 'float32', got {value!r}.")
 
 
 __all__ = ["GPTEmbeddingsConfig"]

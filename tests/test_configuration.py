@@ -133,12 +133,7 @@ def test_default_special_ids_need_gpt2s_vocabulary():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("num_labels", 10**12),
-        ("num_labels", "9"),
-        ("dtype", "nn"),
-        ("dtype", "int8"),
         ("embd_pdrop", math.nan),
-        ("torch_dtype", "nn"),
         ("num_hidden_layers", 3),
         ("tie_word_embeddings", "yes"),
     ],
