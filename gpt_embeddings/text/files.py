@@ -57,16 +57,11 @@ Blocks: TypeAlias = Iterator[pa.Table]
 class ReadOptions:
     """How files of one format are read."""
 
-    format: str
-    """One of the values of `discovery.FORMATS`."""
-    texts: tuple[str, ...] = ()
-    """The columns that hold texts."""
-    texts_only: bool = False
-    """Whether to read no other columns."""
-    sample_by: str = "line"
-    """What becomes a row of a text file, one of `SAMPLE_UNITS`."""
-    encoding: str = "utf-8"
-    """Of text, CSV and JSON."""
+    format: str  # one of the values of `discovery.FORMATS`
+    texts: tuple[str, ...] = ()  # the columns that hold texts
+    texts_only: bool = False  # whether to read no other columns
+    sample_by: str = "line"  # what becomes a row of a text file, one of `SAMPLE_UNITS`
+    encoding: str = "utf-8"  # of text, CSV and JSON
 
 
 def read_tables(

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.text.flat_ids import take_spans
+from gpt_embeddings.text.flat_ids import FlatIds, take_spans
 from gpt_embeddings.text.tokenizer import remember, without_limits
 
 
@@ -31,15 +31,10 @@ class SpecialTokens:
         *,
         max_length: int | None = None,
         bare: npt.NDArray[np.bool_] | None = None,
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Add the special tokens to each of several texts, given as flat ids and offsets; return those of the results.
+    ) -> FlatIds:
+        """Add the special tokens to each text of flat ids but the `bare` ones, `(n_texts,)`; return flat ids.
 
-        Args:
-            input_ids: Ids of shape `(n_tokens,)`.
-            offsets: Where each text begins, of shape `(n_texts + 1,)`.
-            max_length: Longest sequence, special tokens included; the end of a longer text is cut, as with
-                `truncation=True`.
-            bare: Texts that get no special tokens, of shape `(n_texts,)`.
+        The end of a text that is longer than `max_length` with them is cut, as with `truncation=True`.
         """
         lengths = np.diff(offsets)  # (n_texts,)
         if not len(self) and (max_length is None or lengths.max(initial=0) <= max_length):

@@ -97,7 +97,7 @@ class Corpus:
         if self.buffer is not None:
             n_parts = self.num_streams * self.world_size
             parts = {n: (self.rank * self.num_streams + n, n_parts) for n in states}
-            return {n: BufferedStream(self.buffer, (self.seed, epoch), parts[n], states[n]) for n in states}
+            return {n: BufferedStream(self.buffer, (self.seed, epoch), parts[n], states[n], n == 0) for n in states}
         documents = self.partition(epoch)
         if logs is not None:
             documents = [log_texts(part, logs[0], [epoch, n]) for n, part in enumerate(documents)]
@@ -107,13 +107,6 @@ class Corpus:
         """Return the documents of each stream of this rank in an epoch."""
         seed = (self.seed, epoch) if self.shuffle is True else None
         return partition(self.dataset, self.column, self.num_streams, self.rank, self.world_size, seed)
-
-    def count(self, epoch: int) -> tuple[WindowCounts, list[int]]:
-        """Read an epoch through; return its size and the number of windows of each stream."""
-        counts, sizes = count_streams(self.streams(epoch))
-        if self.buffer is not None:  # each stream counts the whole
-            counts = counts._replace(documents=self.buffer.n_documents, tokens=self.buffer.n_tokens)
-        return counts, sizes
 
     @property
     def is_small(self) -> bool:
@@ -166,16 +159,6 @@ class Corpus:
             )
         (documents,) = partition(self.dataset, self.column, 1, 0, 1, None)
         return fill_buffer(documents, self.tokenizer, self.spec)
-
-
-def count_streams(streams: Mapping[int, Any]) -> tuple[WindowCounts, list[int]]:
-    """Read streams through; return what they have together, and the number of windows of each."""
-    sizes = [0] * len(streams)
-    for n, stream in streams.items():
-        while taken := len(stream.take(1024)):
-            sizes[n] += taken
-    documents, tokens = (sum(getattr(s, name) for s in streams.values()) for name in ("n_documents", "n_tokens"))
-    return WindowCounts(documents, tokens, sum(sizes)), sizes
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

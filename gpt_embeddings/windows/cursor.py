@@ -38,11 +38,6 @@ class Cursor:
             self._restart(int(self._shared[0]))
         self.resumed = False
 
-    @property
-    def is_inside(self) -> bool:
-        """Whether the epoch has begun."""
-        return any(state is not None for state in self.states)
-
     def order(self) -> list[int]:
         """Return the streams in the order of their turns."""
         num_streams = len(self.states)

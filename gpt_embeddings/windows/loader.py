@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpt_embeddings.windows.token_windows import TokenWindows
 
 Batch: TypeAlias = dict[str, torch.Tensor]
-Turn: TypeAlias = "tuple[int, Ids | None, dict[str, Any] | None]"
+Turn: TypeAlias = "tuple[()] | tuple[int, Ids, dict[str, Any] | None]"
 
 
 class WindowLoader(DataLoader[Batch]):
@@ -168,19 +168,18 @@ class _Rows(torch.utils.data.IterableDataset[Any]):
 
 def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *, drop_last: bool) -> Iterator[Ids]:
     """Yield the windows of turns with the cursor behind them, then end the epoch; warn if there was nothing."""
-    cursor, worker = windows.cursor, get_worker_info()
-    seen, dropped = cursor.is_inside, False
-    for stream, ids, state in turns:
-        if stream < 0:
+    cursor, worker, dropped = windows.cursor, get_worker_info(), False
+    seen = any(state is not None for state in cursor.states)  # before the state that was loaded
+    for turn in turns:
+        if not turn:
             continue
+        stream, ids, state = turn
         cursor.advance(stream, state)
-        if ids is None:
-            continue
-        if drop_last and len(ids) < batch_size:
+        if drop_last and 0 < len(ids) < batch_size:
             dropped = True
-            continue
-        seen = True
-        yield ids
+        elif len(ids):
+            seen = True
+            yield ids
     if not seen and dropped:
         windows.warn_of_nothing(
             f"Epoch {cursor.epoch} has no batch of {batch_size} windows",
@@ -197,19 +196,17 @@ def take_turns(
 ) -> Iterator[Turn]:
     """Yield (stream, windows, state after them), stream after stream, until all have ended.
 
-    With `drop_last` a stream ends at its first batch that is not full, which the caller drops. A stream that has ended
-    has None for windows and goes on taking its turn, which keeps workers in step; a turn of no stream is -1.
+    The last windows of a stream are none, or with `drop_last` less than a batch, which the caller drops. The turn of a
+    stream that has ended is empty, which keeps workers in step.
     """
     streams = corpus.streams(cursor.epoch, {n: cursor.states[n] for n in order if n is not None})
-    ended: dict[int | None, dict[str, Any] | None] = {None: None}
-    while len(ended) <= len(streams):
+    live: set[int | None] = set(streams)
+    while live:
         for n in order:
-            if n is None or n in ended:
-                yield -1 if n is None else n, None, ended[n]
+            if n is None or n not in live:
+                yield ()
                 continue
             windows = streams[n].take(batch_size)
-            if len(windows) == 0 or (drop_last and len(windows) < batch_size):
-                ended[n] = streams[n].state()
-                yield n, windows if len(windows) else None, ended[n]
-            else:
-                yield n, windows, streams[n].state()
+            if len(windows) < (batch_size if drop_last else 1):
+                live.remove(n)
+            yield n, windows, streams[n].state()

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from gpt_embeddings.arguments import check_choice
-from gpt_embeddings.windows.corpus import Corpus, WindowCounts, count_streams
+from gpt_embeddings.windows.corpus import Corpus
 from gpt_embeddings.windows.packing import Ids
 from gpt_embeddings.windows.streams import BufferedStream, TokenStream
 
@@ -57,10 +57,6 @@ class Mixture:
 
         options = self.weights, self.stopping_strategy, self.spec.max_length
         return {n: MixedStream(opener(n), *options, state) for n, state in states.items()}
-
-    def count(self, epoch: int) -> tuple[WindowCounts, list[int]]:
-        """Read an epoch through; return its size and the number of windows of each stream."""
-        return count_streams(self.streams(epoch))
 
     @property
     def is_small(self) -> bool:

@@ -108,11 +108,17 @@ class TokenBuffer:
 class BufferedStream:
     """Windows of a [`TokenBuffer`] in the order of a seed and an epoch; used like [`TokenStream`].
 
-    `part` is the number of the stream and how many there are, over all ranks.
+    `part` is the number of the stream and how many there are, over all ranks. `counts` is for one stream of a rank,
+    whose documents and tokens are those of the whole corpus.
     """
 
     def __init__(
-        self, buffer: TokenBuffer, order: tuple[int, int], part: tuple[int, int], state: Mapping[str, Any] | None
+        self,
+        buffer: TokenBuffer,
+        order: tuple[int, int],
+        part: tuple[int, int],
+        state: Mapping[str, Any] | None,
+        counts: bool,
     ) -> None:
         if state is not None and state.get("check") != buffer.checksum:
             raise other_text()
@@ -121,7 +127,7 @@ class BufferedStream:
         self._buffer, self._views = buffer, sliding_window_view(buffer.tokens, buffer.spec.max_length + 1)
         self._numbers = shuffled(n_windows, *order)[begin:end]
         self._taken: int = state["taken"] if state else 0
-        self.n_documents, self.n_tokens = buffer.n_documents, buffer.n_tokens
+        self.n_documents, self.n_tokens = (buffer.n_documents, buffer.n_tokens) if counts else (0, 0)
 
     def take(self, n: int) -> Ids:
         """Return the next `n` windows, `(n, max_length + 1)`; fewer only at the end of the stream."""

@@ -203,8 +203,13 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
         With `shuffle="windows"` documents and tokens are those of the whole corpus, windows those of this rank.
         """
-        counts, self._sizes[self._order] = self.corpus.count(self.epoch)
-        return counts
+        streams, sizes = self.corpus.streams(self.epoch), [0] * self.corpus.num_streams
+        for n, stream in streams.items():
+            while taken := len(stream.take(1024)):
+                sizes[n] += taken
+        self._sizes[self._order] = sizes
+        documents, tokens = (sum(getattr(s, name) for s in streams.values()) for name in ("n_documents", "n_tokens"))
+        return WindowCounts(documents, tokens, sum(sizes))
 
     def stream_sizes(self) -> list[int]:
         """Return the number of windows of each stream; see `len()`."""
