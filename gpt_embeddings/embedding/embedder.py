@@ -37,6 +37,7 @@ from gpt_embeddings.embedding.shared_weights import (
     SharedModel,
     check_in_memory,
     hash_weights,
+    is_offloaded,
     is_unchanged,
     open_shared,
     share,
@@ -122,7 +123,8 @@ class Embedder:
         model = self.model
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
-        check_in_memory(model)
+        if not is_offloaded(model):  # else `encode` works, and what needs all weights at once says so
+            check_in_memory(model)
         self.pooling = model.config.pooling if self.pooling is None else self.pooling
         check_choice("pooling", self.pooling, get_args(Pooling))
         check_choice("overflow", self.overflow, get_args(Overflow))
@@ -331,7 +333,9 @@ class Embedder:
         return {self.output_column: np.split(vectors, starts[1:-1]) if len(texts) else []}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (share(self.model), self.tokenizer, self.options)
+        # A model with an adapter or a hook is pickled whole: its state does not say all about it.
+        source = share(self.model) if is_unchanged(self.model) else self.model
+        return _load, (source, self.tokenizer, self.options)
 
     def extend(
         self, table: pa.Table, n_threads: int | None = None, first_row: int | None = None
@@ -405,6 +409,10 @@ class Embedder:
         share each small step, and waiting for each other costs them more than the sums as soon as another process
         runs.
         """
+        if self.model.wte.weight.is_meta:
+            if not is_offloaded(self.model):
+                check_in_memory(self.model)
+            n_threads = 1  # accelerate's hooks move one copy of the weights
         if self.pooling in ("last", "none"):
             with torch.inference_mode(), torch_threads(1 if was_forked() else None):
                 vectors, starts = self._token_vectors(input_ids, offsets)
@@ -506,8 +514,11 @@ def _as_vectors(given: Any) -> npt.NDArray[Any] | None:
     return given if isinstance(given, np.ndarray) and given.dtype.kind in "biufc" else None
 
 
-def _load(source: SharedModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> Embedder:
-    return Embedder(open_shared(source), tokenizer, **options)
+def _load(
+    source: SharedModel | GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
+) -> Embedder:
+    model = source if isinstance(source, GPTEmbeddingsModel) else open_shared(source)
+    return Embedder(model, tokenizer, **options)
 
 
 def _register_hash() -> None:

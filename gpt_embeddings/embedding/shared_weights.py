@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -36,6 +36,7 @@ class SharedModel(NamedTuple):
 
     digest: str
     path: str
+    config: dict[str, Any]
 
 
 def hash_weights(model: GPTEmbeddingsModel) -> str:
@@ -57,6 +58,11 @@ def hash_weights(model: GPTEmbeddingsModel) -> str:
     if not is_unchanged(model):
         hashing.update(Hasher.hash([type(model), _changed_parts(model)]).encode())
     return str(hashing.hexdigest())
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Return whether accelerate brings weights into memory only for the time of a call."""
+    return any(hasattr(part, "_hf_hook") for part in model.modules())
 
 
 def check_in_memory(model: nn.Module) -> None:
@@ -85,22 +91,22 @@ def _changed_parts(model: GPTEmbeddingsModel) -> list[tuple[str, nn.Module]]:
 
 
 def share(model: GPTEmbeddingsModel) -> SharedModel:
-    """Write a model to a temporary file, once, and return where it is."""
+    """Write the weights of an unchanged model to a temporary file, once, and return where they are."""
     global _folder
     digest = hash_weights(model)
     _models[digest] = model
     if _folder is None or not os.path.isdir(_folder):
         _folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
-        atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+        atexit.register(_remove_folder, _folder, os.getpid())
     path = Path(_folder) / f"{digest}.pt"
     if not path.exists():
         with atomic_file(path) as partial:
-            torch.save(model, partial)
-    return SharedModel(digest, str(path))
+            torch.save(model.state_dict(), partial)
+    return SharedModel(digest, str(path), model.config.to_dict())
 
 
 def open_shared(source: SharedModel) -> GPTEmbeddingsModel:
-    """Return the model that was shared."""
+    """Return the model that was shared, in evaluation mode."""
     model = _models.get(source.digest)
     if model is None:
         if not os.path.isfile(source.path):
@@ -108,7 +114,18 @@ def open_shared(source: SharedModel) -> GPTEmbeddingsModel:
                 f"The weights of this pickled Embedder are gone ({source.path}): the process that pickled it has "
                 "ended. Save the model with `save_pretrained` and make an Embedder from it."
             )
+        config = GPTEmbeddingsModel.config_class.from_dict(source.config)
+        with torch.device("meta"):
+            model = GPTEmbeddingsModel(config)
+        if isinstance(model.wpe, SinusoidalPositions):  # computed, not saved
+            model.wpe = GPTEmbeddingsModel(config).wpe
         # Mapped, so that workers share the pages.
-        model = torch.load(source.path, map_location="cpu", mmap=True, weights_only=False)
-        _models[source.digest] = model
+        state = torch.load(source.path, map_location="cpu", mmap=True, weights_only=True)
+        model.load_state_dict(state, assign=True)
+        _models[source.digest] = model.eval()
     return model
+
+
+def _remove_folder(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child that ends must not delete it
+        shutil.rmtree(folder, ignore_errors=True)

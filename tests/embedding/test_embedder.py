@@ -274,13 +274,33 @@ def test_unknown_options(model, tokenizer, options, message):
         Embedder(model, tokenizer, **options)
 
 
+NOT_IN_MEMORY = r"`w[tp]e.weight` is on the device 'meta'.* Load it with"
+
+
 def test_weights_that_are_not_in_memory(tokenizer):
     model = new_model()
     embedder = Embedder(model, tokenizer)
-    accelerate.cpu_offload(model)
-    for use in (lambda: embedder.digest, lambda: Embedder(model, tokenizer)):
-        with pytest.raises(ValueError, match=r"`w[tp]e.weight` is on the device 'meta'.* Load it with"):
+    model.to("meta")
+    for use in (lambda: embedder.encode("tide"), lambda: embedder.digest, lambda: Embedder(model, tokenizer)):
+        with pytest.raises(ValueError, match=NOT_IN_MEMORY):
             use()
+
+
+@pytest.mark.parametrize(("where", "pooling"), [("cpu", "mean"), ("disk", "none")])
+def test_offloaded_weights(tokenizer, where, pooling, tmp_path):
+    """accelerate brings them into memory for the time of a call; what needs a hash of them refuses."""
+    model = new_model()
+    expected = Embedder(model, tokenizer, pooling=pooling).encode(["tide", "the sea came in"])
+    if where == "cpu":
+        accelerate.cpu_offload(model)
+    else:
+        accelerate.disk_offload(model, str(tmp_path))
+    embedder = Embedder(model, tokenizer, pooling=pooling)
+    found = embedder.encode(["tide", "the sea came in"])
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=NOT_IN_MEMORY):
+        _ = embedder.digest
 
 
 def test_what_does_not_fit(model, tokenizer):
