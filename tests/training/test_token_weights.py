@@ -199,7 +199,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("weights", "message"),
         [
-            (torch.ones(3), r"shape \(30,\), got \(3,\)"),
+            (torch.ones(3), r"`weights` must be of shape \(30,\)"),
             (-torch.ones(30), "not negative"),
             ([float("nan")] * 30, "finite"),
         ],
