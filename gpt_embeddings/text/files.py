@@ -237,7 +237,7 @@ def _csv(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -
     known = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
     for texts in _csv_texts(path, options, size, header) if names else ():
         table = _check_texts(texts.rename_columns(names), options)
-        for i, name in enumerate(names):
+        for i, name in enumerate(table.column_names):
             if name not in options.texts:
                 numbers = as_numbers(table[i].combine_chunks())
                 # With another type than in the blocks before, values would lose their spelling: "1" would be 1.0.
@@ -345,9 +345,10 @@ def _is_one_value(block: bytes, path: str) -> bool:
 
 def _parse_line(text: str, line: int) -> dict[str, Any]:
     try:
-        return _check_object(json.loads(text), f"line {line}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {line} is not JSON ({error}).") from None
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # among them an integer too long for Python, and lists too deep
+        raise ValueError(f"line {line} is not JSON that Python reads ({error}).") from None
+    return _check_object(value, f"line {line}")
 
 
 def _check_object(value: Any, name: str) -> dict[str, Any]:

@@ -305,6 +305,8 @@ class TestTables:
         ("content", "error", "message"),
         [
             ('{"text": "a"}\n{"text": \n', UnreadableFileError, r"a\.jsonl could not be read: line 2 is not JSON"),
+            ('{"text": "a"}\n{"n": ' + "9" * 5000 + "}\n", UnreadableFileError, "line 2 is not JSON .*4300 digits"),
+            ('{"text": "a"}\n{"n": ' + "[" * 99999 + "}\n", UnreadableFileError, "line 2 is not JSON .*recursion"),
             ('{"text": "a"}\n["a"]\n', UnreadableFileError, "line 2 is not an object with columns"),
             ('{"text": 5}\n', NotStringsError, r"a\.jsonl: Column 'text' must hold strings, it holds int\."),
             ('{"data": [{"type": "text", "text": "a"}]}\n', ColumnError, "no column 'text'; the columns are data"),
@@ -328,6 +330,14 @@ class TestTables:
             return
         with pytest.raises(ColumnError, match=r"b\.jsonl: There is no column 'text'; the columns are id, pad"):
             load_source("b.jsonl", streaming=streaming, texts_only=texts_only)
+
+    @pytest.mark.parametrize(
+        ("name", "content"), [("a.csv", 'n,text,m\n1,a,"x"\n2,,\n'), ("a.tsv", "n\ttext\n1\ta\n2\t\n")]
+    )
+    def test_texts_alone_of_columns(self, streaming, name, content):
+        write(name, content)
+        rows = list(load_source(name, texts_only=True, streaming=streaming))
+        assert rows == [{"text": "a"}, {"text": None}]
 
     def test_every_type_of_strings(self, streaming):
         view = pa.string() if older("pyarrow", "21") else pa.string_view()  # which older versions cannot write
