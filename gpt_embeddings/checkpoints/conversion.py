@@ -21,6 +21,9 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 ADAPTER = "adapter_config.json"
 
+# No file confirms the size of a sinusoidal table; this limit is 1 GiB, 128 times that of XGLM-7.5B.
+MAX_SINUSOID_ENTRIES = 2**28
+
 # Fields that a model and the GPT that gets its tables back must share.
 SHARED_FIELDS = ("position_offset", "token_scale", "scale_inputs_embeds", "sinusoid_type", "sinusoid_zero_row")
 
@@ -239,6 +242,11 @@ def build_model(config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsMo
     model.load_state_dict(tables, assign=True)
     if config.position_embedding_type == "sinusoidal":
         sinusoids: Any = model.wpe
+        if sinusoids.weight.numel() > MAX_SINUSOID_ENTRIES:
+            raise ValueError(
+                f"The source's configuration asks for sinusoids of {config.n_positions} x {config.n_embd} entries; no "
+                f"table in the file confirms that size, and the limit is {MAX_SINUSOID_ENTRIES} entries."
+            )
         sinusoids.to_empty(device=tables["wte.weight"].device)
         sinusoids.reset()
     return model.eval()

@@ -149,6 +149,9 @@ def _open_sharded(folder: Folder, index: str) -> Tensors:
     weight_map = read_json(folder.download(index)).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{folder.name}: {index} has no `weight_map`.")
+    for file in weight_map.values():
+        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
+            raise ValueError(f"{folder.name}: {index} names {file!r}, which is not a file of this folder.")
     opened: dict[str, Tensors] = {}
 
     def find(name: str) -> torch.Tensor:

@@ -307,7 +307,7 @@ def _json(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) 
     """Read JSON lines, or one JSON list of objects or texts."""
     keys: dict[str, None] = {}
     for rows in _json_rows(path, options, size):
-        found = dict.fromkeys(key for row in rows for key in row)
+        found = dict.fromkeys(chain.from_iterable(rows))
         keys |= found
         names = options.texts if options.texts_only else {**found, **dict.fromkeys(options.texts)}
         yield pa.table({name: _json_column(name, [row.get(name) for row in rows], options) for name in names})
@@ -327,7 +327,14 @@ def _json_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[dict
             yield [_check_object(row, f"element {i}") for i, row in enumerate(rows)]
             return
         lines = block.decode().split("\n")
-        yield [_parse_line(text, line + i) for i, text in enumerate(lines) if text.strip()]
+        texts = list(filter(None, map(str.strip, lines)))
+        try:  # all at once takes half the time of one by one
+            rows = json.loads(f"[{','.join(texts)}]")
+        except json.JSONDecodeError:
+            rows = []
+        if len(rows) != len(texts) or set(map(type, rows)) > {dict}:
+            rows = [_parse_line(text, line + i) for i, text in enumerate(lines) if text.strip()]
+        yield rows
         line += len(lines) - 1
 
 

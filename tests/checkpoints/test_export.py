@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, export_model, from_static, load_tokenizer
+from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.checkpoints.export import SAMPLES
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings_cli import app
@@ -98,6 +99,16 @@ def test_a_normalizer_and_a_position_table_of_zeros(canonical_tokenizer, tmp_pat
     plain = [i for i, text in enumerate(TEXTS) if "<|" not in text]  # a saved model takes it for a special token there
     found = in_sentence_transformers(tmp_path / "saved", [TEXTS[i] for i in plain])
     np.testing.assert_allclose(found, expected[plain], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_tables(name, tmp_path):
+    """Other libraries read the bundled tables, and their canonical form of texts, without loss."""
+    embedder = Embedder.from_pretrained(name)
+    assert export_model(embedder.model, embedder.tokenizer, tmp_path, "static") == "Its vectors are the model's own."
+    expected = embedder.with_options(weights="float32").encode(TEXTS)
+    for library in (in_sentence_transformers, in_model2vec):
+        np.testing.assert_allclose(library(tmp_path), expected, rtol=0, atol=1e-6)
 
 
 def test_positions_that_are_dropped(gpt2_tokenizer, tmp_path):

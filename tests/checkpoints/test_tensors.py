@@ -12,7 +12,15 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file, save_model
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, OpenAIGPTConfig, OpenAIGPTDoubleHeadsModel
+from transformers import (
+    CTRLConfig,
+    CTRLModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
+    OpenAIGPTConfig,
+    OpenAIGPTDoubleHeadsModel,
+)
 
 from gpt_embeddings import from_gpt
 from gpt_embeddings.checkpoints import tensors
@@ -343,8 +351,20 @@ def test_an_index_that_is_wrong(gpt, tmp_path):
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"has no tensor 'transformer.wpe.weight', which model.safetensors.index"):
         from_gpt(tmp_path)
+    for name in ("../secret.safetensors", "/etc/passwd", "..", "", 3, "a\\b"):
+        path.write_text(json.dumps({"weight_map": {"wte.weight": name}}))
+        with pytest.raises(ValueError, match="which is not a file of this folder"):
+            from_gpt(tmp_path)
     path.write_text(json.dumps({"weight_map": [1]}))
     with pytest.raises(ValueError, match="has no `weight_map`"):
+        from_gpt(tmp_path)
+
+
+def test_a_configuration_that_asks_for_too_many_sinusoids(tmp_path):
+    config = CTRLConfig(vocab_size=41, n_positions=12, n_embd=24, n_layer=1, n_head=2, dff=8)
+    CTRLModel(config).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "n_positions": 2**24}))
+    with pytest.raises(ValueError, match="asks for sinusoids of 16777216 x 24 entries"):
         from_gpt(tmp_path)
 
 
