@@ -257,22 +257,27 @@ def _csv_texts(path: str, options: ReadOptions, size: int, header: list[str]) ->
         null_values=["", '""'] if tsv else [""],  # pandas writes two quotes for a row of TSV that has nothing else
         strings_can_be_null=True,
     )
+    batches: Any = None
     while True:
-        stream, skipped = _Stream(_blocks(path, options.encoding, size)), n_rows
         try:
-            for batch in pac.open_csv(stream, pac.ReadOptions(block_size=size), parse, convert):
-                rest = batch.slice(skipped)
-                skipped -= min(skipped, len(batch))
-                n_rows += len(rest)
-                yield pa.Table.from_batches([rest])
-            if not tsv and stream.quotes % 2:  # Arrow takes all that follows an open quote for one field
-                deque(_csv_rows(path, options, size), maxlen=0)
-            return
+            if batches is None:
+                stream, skipped = _Stream(_blocks(path, options.encoding, size)), n_rows
+                batches = pac.open_csv(stream, pac.ReadOptions(block_size=size), parse, convert)
+            batch = next(batches, None)
         except pa.ArrowInvalid as error:
             if "straddling" not in str(error) or size >= LARGEST_FIELD:
                 deque(_csv_rows(path, options, size), maxlen=0)  # raises an error that names the line
                 raise
-            size *= 8
+            batches, size = None, size * 8
+            continue
+        if batch is None:
+            break
+        rest = batch.slice(skipped)  # outside of `try`, as in `read_tables`
+        skipped -= min(skipped, len(batch))
+        n_rows += len(rest)
+        yield pa.Table.from_batches([rest])
+    if not tsv and stream.quotes % 2:  # Arrow takes all that follows an open quote for one field
+        deque(_csv_rows(path, options, size), maxlen=0)
 
 
 def _csv_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[str]]:

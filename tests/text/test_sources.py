@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, Value, concatenate_d
 from installed import older
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
+from gpt_embeddings.text.discovery import format_of
 from gpt_embeddings.text.files import ReadOptions, read_tables
 from gpt_embeddings.text.sources import load_source, read_blocks
 
@@ -497,3 +498,17 @@ class TestBlocks:
         assert [block.to_pylist() for block in read_blocks(dataset, 10, ["text"])] == [[{"text": "a"}, {"text": "b"}]]
         with pytest.raises(ColumnError, match="There is no column 'review'; the columns are text, n"):
             list(read_blocks(dataset, 10, ["review"]))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_a_reader_that_the_end_of_the_program_closes_is_silent(name, monkeypatch):
+    """Modules have lost their names by then, and an `except` around a `yield` would look one up."""
+    write(name, '{"text": 1}\n' if name == "a.jsonl" else "text\na\n")
+    faults = []
+    tables = read_tables(name, ReadOptions(format=format_of([name])))
+    next(tables)
+    with monkeypatch.context() as end:
+        end.setattr("sys.unraisablehook", faults.append)
+        end.setattr("pyarrow.ArrowInvalid", None)
+        del tables
+    assert not faults
