@@ -335,9 +335,9 @@ def _json_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[dict
         texts = list(filter(None, map(str.strip, lines)))
         try:  # all at once takes half the time of one by one
             rows = json.loads(f"[{','.join(texts)}]")
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             rows = []
-        if len(rows) != len(texts) or set(map(type, rows)) > {dict}:
+        if len(rows) != len(texts) or set(map(type, rows)) != {dict}:
             rows = [_parse_line(text, line + i) for i, text in enumerate(lines) if text.strip()]
         yield rows
         line += len(lines) - 1
