@@ -371,7 +371,10 @@ def _check_object(value: Any, name: str) -> dict[str, Any]:
 
 def _json_column(name: str, values: list[Any], options: ReadOptions) -> pa.Array:
     try:
-        return pa.array(values, pa.string() if name in options.texts else None)
+        column = pa.array(values, pa.string() if name in options.texts else None)
+        if pa.types.is_floating(column.type) and bool in map(type, values):  # Arrow takes it for 1.0 or 0.0
+            raise pa.ArrowTypeError("Expected a number, got bool")
+        return column
     except (pa.ArrowException, OverflowError) as error:
         kinds = {type(value).__name__ for value in values if value is not None}
         if name in options.texts:

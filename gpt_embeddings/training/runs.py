@@ -125,11 +125,7 @@ class RunFolder(AtomicOutput):
                 optimizer.param_groups[0]["lr"] = rate * (1 - step / n_steps)
                 value = loss(order[place * size : (place + 1) * size], step)
                 number = value.item()
-                if not math.isfinite(number):
-                    raise ValueError(
-                        f"After step {step} the loss is {number}. Nothing of it was saved. Try again with a lower "
-                        "learning rate and another output, as this one keeps the settings of the run."
-                    )
+                _check_finite(step, f"the loss is {number}", math.isfinite(number))
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
@@ -138,6 +134,8 @@ class RunFolder(AtomicOutput):
                 bar.update()
                 bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
                 if step % self.options.save_steps == 0 or step == n_steps:
+                    finite = all(bool(weight.isfinite().all()) for weight in model.parameters())
+                    _check_finite(step, "weights are not finite", finite)
                     self.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
     def describe_steps(self) -> dict[str, str]:
@@ -156,6 +154,14 @@ class RunFolder(AtomicOutput):
         save_model_and_tokenizer(self.result, model, self.tokenizer, metadata)
         self.finish()
         return metadata
+
+
+def _check_finite(step: int, what: str, finite: bool) -> None:
+    if not finite:
+        raise ValueError(
+            f"After step {step} {what}. Nothing of it was saved. Try again with a lower learning rate and another "
+            "output, as this one keeps the settings of the run."
+        )
 
 
 @contextmanager

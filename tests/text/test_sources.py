@@ -309,6 +309,11 @@ class TestTables:
             ('{"text": "a"}\n{"n": ' + "9" * 5000 + "}\n", UnreadableFileError, "line 2 is not JSON .*4300 digits"),
             ('{"text": "a"}\n{"n": ' + "[" * 99999 + "}\n", UnreadableFileError, "line 2 is not JSON .*recursion"),
             ('{"text": "a"}\n["a"]\n', UnreadableFileError, "line 2 is not an object with columns"),
+            (
+                '{"text": "a", "n": 1.5}\n{"text": "b", "n": true}\n',
+                UnreadableFileError,
+                "column 'n': Expected a number",
+            ),
             ('{"text": 5}\n', NotStringsError, r"a\.jsonl: Column 'text' must hold strings, it holds int\."),
             ('{"data": [{"type": "text", "text": "a"}]}\n', ColumnError, "no column 'text'; the columns are data"),
         ],

@@ -134,6 +134,15 @@ def test_other_pairs_do_not_continue_a_run(gpt2_tokenizer, tmp_path, interrupted
         train_contrastive(make_model(), gpt2_tokenizer, Dataset.from_dict(rows), tmp_path / "out", OPTIONS, **columns)
 
 
+def test_weights_that_are_not_finite_are_not_saved(gpt2_tokenizer, tmp_path):
+    """In a row that no text has, so that the loss does not show it."""
+    model = make_model()
+    model.wte.weight.data[50_256] = torch.inf
+    with pytest.raises(ValueError, match=r"After step \d+ weights are not finite.*lower learning rate"):
+        train(model, gpt2_tokenizer, tmp_path / "o")
+    assert not list(tmp_path.rglob("state.pt"))
+
+
 def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):
     text = "The tide came in. It went out again. It went out again. The clerk wrote.\n\nA short day ended. Ab."
     texts = Dataset.from_dict({"text": [text, None, "Only one sentence here."] * 2})
