@@ -185,7 +185,11 @@ def _as_dataset(data: Any, column: str) -> AnyDataset:
     if hasattr(data, "to_arrow") and hasattr(data, "columns"):  # polars
         return Dataset(data.to_arrow())
     if hasattr(data, "isna") and hasattr(data, "columns"):  # pandas
-        return Dataset.from_pandas(data, preserve_index=False)
+        table = pa.Table.from_pandas(data, preserve_index=False)
+        index = table.schema.get_field_index(column)
+        if index >= 0 and table[index].null_count == len(table):  # pandas keeps missing values alone as floats
+            table = table.set_column(index, column, pa.nulls(len(table), pa.string()))
+        return Dataset(table)
     if isinstance(data, (str, bytes, Path, Mapping)) or not hasattr(data, "__len__"):
         raise TypeError(
             f"`data` must be a dataset, a table of pandas or polars, or a list of strings, got {type(data).__name__}. "

@@ -245,8 +245,9 @@ def test_texts_and_tables_of_other_libraries(model, tokenizer, tmp_path, kind):
         assert np.array_equal(embedded["embedding"][:], Embedder(model, tokenizer).encode(texts))
 
 
-def test_only_missing_texts(model, tokenizer):
-    embedded = embed_dataset(pd.Series([np.nan, np.nan]), model, tokenizer)
+@pytest.mark.parametrize("make", [pd.Series, lambda texts: pd.DataFrame({"text": texts, "id": [0, 1]})])
+def test_only_missing_texts(make, model, tokenizer):
+    embedded = embed_dataset(make([np.nan, np.nan]), model, tokenizer)
     assert embedded["text"][:] == [None, None] and embedded.features["text"] == Value("string")
     assert np.array_equal(embedded["embedding"][:], np.zeros((2, 16)))
 
