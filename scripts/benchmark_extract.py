@@ -122,6 +122,15 @@ class CountingHub(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Answer HEAD and GET, in part where a range is asked for."""
+        if self.path.startswith("/api/models/"):  # which files there are
+            paths = [(path.name, path.stat().st_size) for path in self.folder.iterdir()]
+            said: Any = {"id": "someone/gpt2", "sha": COMMIT, "siblings": [{"rfilename": name} for name, _ in paths]}
+            if "/tree/" in self.path:
+                said = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in paths]
+            body = json.dumps(said).encode()
+            self.head(200, {"Content-Type": "application/json", "Content-Length": len(body)})
+            self.wfile.write(body)
+            return
         path = self.folder / self.path.rsplit("/", 1)[-1]
         if not path.is_file():
             self.head(404, {"X-Error-Code": "EntryNotFound", "Content-Length": 0})
