@@ -6,7 +6,6 @@ token and no Python float on the way.
 """
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from importlib.metadata import version
@@ -32,13 +31,12 @@ from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.embedding.provenance import Provenance
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_float32, to_int8
-from gpt_embeddings.embedding.quantized_table import FEW_ROWS, QuantizedTable, TableDtype, find_quantized
-from gpt_embeddings.embedding.shared_weights import (
-    SharedModel,
+from gpt_embeddings.embedding.weights import (
+    TableDtype,
     check_in_memory,
+    find_changes,
+    find_quantized,
     hash_weights,
-    is_offloaded,
-    is_unchanged,
     open_shared,
     share,
 )
@@ -62,7 +60,6 @@ Offsets: TypeAlias = npt.NDArray[np.int64]
 MIN_THREAD_TOKENS = 2**15  # fewer are not worth a thread
 LONG_LIST = 50_000  # texts from which on `encode` shows a bar
 BLOCK_TEXTS = 8192  # of a long list, embedded at a time
-CHECK_SECONDS = 0.1  # between two checks of a whole quantized table, which take 2 ms, while batches follow each other
 
 
 @dataclass(eq=False, repr=False)
@@ -123,8 +120,7 @@ class Embedder:
         model = self.model
         if not isinstance(model, GPTEmbeddingsModel):
             raise TypeError(f"`model` must be a GPTEmbeddingsModel, got {type(model).__name__}.")
-        if not is_offloaded(model):  # else `encode` works, and what needs all weights at once says so
-            check_in_memory(model)
+        check_in_memory(model, or_offloaded=True)  # offloaded, `encode` works; what needs all weights at once says so
         self.pooling = model.config.pooling if self.pooling is None else self.pooling
         check_choice("pooling", self.pooling, get_args(Pooling))
         check_choice("overflow", self.overflow, get_args(Overflow))
@@ -147,7 +143,6 @@ class Embedder:
         self.storage = "int8" if self.dtype == "binary" else self.dtype  # their dtype
         self.vector_bytes = self.width * np.dtype(self.storage).itemsize
         self.ranges = None if self.ranges is None else check_ranges(self.ranges, self.dim)
-        self._checked = 0.0  # when the whole quantized table was last compared with the model's
 
     @classmethod
     def from_pretrained(
@@ -220,7 +215,7 @@ class Embedder:
     def weights_error(self) -> float:
         """The largest error of an entry of the table that is summed, as a share of the largest entry of its row."""
         with torch_threads(1 if was_forked() else None):
-            table = self._quantized_table(None)
+            table = find_quantized(self.model, self.weights)
         return 0.0 if table is None else table.error
 
     def encode(self, texts: Any, *, show_progress_bar: bool | None = None) -> npt.NDArray[Any]:
@@ -264,7 +259,30 @@ class Embedder:
         Raises:
             ValueError: Vectors have another width or dtype than those of this embedder.
         """
-        one, two = self._to_floats(a), self._to_floats(b)
+        widths = {"float": self.dim} | ({"int8": self.width} if self.dtype in ("int8", "binary") else {})
+        found: list[npt.NDArray[Any]] = []
+        for given in (a, b):
+            if isinstance(given, torch.Tensor):
+                given = given.detach().cpu()
+                given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+            elif (
+                isinstance(given, (list, tuple)) and given and not any(isinstance(x, (str, type(None))) for x in given)
+            ):
+                given = np.array(given)
+            if not isinstance(given, np.ndarray) or given.dtype.kind not in "biufc":
+                found.append(self.with_options(dtype="float32").encode(given))
+                continue
+            # Integers of any length, as lists and `datasets` give them, if they fit into int8.
+            is_int8 = given.dtype.kind == "i" and bool((given.astype(np.int8) == given).all())
+            kind = "float" if given.dtype.kind == "f" else "int8" if is_int8 else ""
+            if given.ndim not in (1, 2) or given.shape[-1] != widths.get(kind):
+                expected = " or ".join(f"{name} of width {width}" for name, width in widths.items())
+                raise ValueError(
+                    f"`similarity` got vectors of {given.dtype}, of shape {given.shape}. The dtype of this Embedder "
+                    f"is {self.dtype!r}: give texts, or one vector `(width,)` or several `(n, width)` of {expected}."
+                )
+            found.append(to_float32(given, "float32" if kind == "float" else self.dtype, self.dim, self.ranges))
+        one, two = found
         cosines = unit_rows(np.atleast_2d(one)) @ unit_rows(np.atleast_2d(two)).T
         cosines = cosines.reshape(one.shape[:-1] + two.shape[:-1])
         return float(cosines) if cosines.ndim == 0 else cosines
@@ -334,7 +352,7 @@ class Embedder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A model with an adapter or a hook is pickled whole: its state does not say all about it.
-        source = share(self.model) if is_unchanged(self.model) else self.model
+        source = self.model if find_changes(self.model) else share(self.model)
         return _load, (source, self.tokenizer, self.options)
 
     def extend(
@@ -342,10 +360,7 @@ class Embedder:
     ) -> tuple[pa.Table, Counts]:
         """Return a table with the vectors as one more column, and the counts of its texts.
 
-        Args:
-            table: A batch.
-            n_threads: Number of threads; None means all cores.
-            first_row: The row of the dataset at which the batch begins, for errors.
+        By default on all cores. Errors name rows of the batch; of the dataset if the batch begins at its `first_row`.
         """
         texts = take_column(table, self.column)
         label = f"Column {self.column!r}, {'batch ' if first_row is None else ''}row"
@@ -372,7 +387,7 @@ class Embedder:
         """Return vectors, for `pooling="none"` also the offset of each text among them, and the counts of the texts.
 
         An error calls a text by the label and its index, counted from `first`; `every_call` is that of
-        `_quantized_table`.
+        `find_quantized`.
         """
         try:
             input_ids, offsets, counts = self._tokenize(texts)
@@ -409,66 +424,44 @@ class Embedder:
         share each small step, and waiting for each other costs them more than the sums as soon as another process
         runs.
         """
-        if self.model.wte.weight.is_meta:
-            if not is_offloaded(self.model):
-                check_in_memory(self.model)
+        model, pooling = self.model, self.pooling
+        if model.wte.weight.is_meta:
+            check_in_memory(model, or_offloaded=True)
             n_threads = 1  # accelerate's hooks move one copy of the weights
-        if self.pooling in ("last", "none"):
+        if pooling == "last" or pooling == "none":
+            n_positions = model.config.n_positions
+            starts, lengths = offsets[:-1], np.diff(offsets)
+            kept = np.minimum(lengths, n_positions) if self.overflow == "truncate" else lengths
+            some, ends = kept > 0, None
+            if pooling == "last":
+                positions = kept[some] - 1
+                input_ids = input_ids[starts[some] + positions]
+            else:
+                input_ids, ends = take_spans(input_ids, starts, kept)
+                positions = np.arange(ends[-1]) - np.repeat(ends[:-1], kept)
             with torch.inference_mode(), torch_threads(1 if was_forked() else None):
-                vectors, starts = self._token_vectors(input_ids, offsets)
-                return self._store(vectors), starts
-        n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
-        targets = [i * len(input_ids) // n_threads for i in range(1, n_threads)]
-        cuts = np.searchsorted(offsets, targets).tolist()
-        pooling: Any = self.pooling
+                vectors = model.embed_flat(input_ids, positions % n_positions)
+                if pooling == "last":  # a text without tokens has a zero vector
+                    found = vectors
+                    vectors = found.new_zeros(len(lengths), found.shape[1])
+                    vectors[torch.from_numpy(some).to(found.device)] = found
+                return self._store(vectors), ends
 
         def mean(bounds: tuple[int, int]) -> npt.NDArray[Any]:
             with torch.inference_mode():  # in each thread
                 part = offsets[bounds[0] : bounds[1] + 1]
-                return self._store(self.model.embed_bags(input_ids, part, self.overflow, pooling, table))
+                return self._store(model.embed_bags(input_ids, part, self.overflow, pooling, table))
 
+        n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
+        targets = [i * len(input_ids) // n_threads for i in range(1, n_threads)]
+        cuts = np.searchsorted(offsets, targets).tolist()
+        bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
         with torch_threads(1):
-            quantized = self._quantized_table(input_ids, every_call)
+            quantized = find_quantized(model, self.weights, input_ids, every_call=every_call)
             table = None if quantized is None else quantized.rows
-            bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
             if n_threads == 1:
                 return mean(bounds[0]), None
             return np.concatenate(list(thread_pool().map(mean, bounds))), None
-
-    def _token_vectors(self, input_ids: Ids, offsets: Offsets) -> tuple[torch.Tensor, Offsets | None]:
-        """Return the last token's vector of each text, or every token's and the offset of each text."""
-        n_positions = self.model.config.n_positions
-        starts, lengths = offsets[:-1], np.diff(offsets)
-        kept = np.minimum(lengths, n_positions) if self.overflow == "truncate" else lengths
-        if self.pooling == "last":
-            some = kept > 0
-            positions = kept[some] - 1
-            input_ids = input_ids[starts[some] + positions]
-        else:
-            input_ids, ends = take_spans(input_ids, starts, kept)
-            positions = np.arange(ends[-1]) - np.repeat(ends[:-1], kept)
-        vectors = self.model.embed_flat(input_ids, positions % n_positions)
-        if self.pooling == "none":
-            return vectors, ends
-        result = vectors.new_zeros(len(lengths), vectors.shape[1])
-        result[torch.from_numpy(some).to(vectors.device)] = vectors
-        return result, None
-
-    def _quantized_table(self, input_ids: Ids | None, every_call: bool = True) -> QuantizedTable | None:
-        """Return a quantized copy of `wte` to sum rows of, made again if the table has changed; None sums `wte`.
-
-        A call compares the rows of its ids with the table, or the whole table if these are many. That takes 2 ms, so
-        without `every_call` it happens every tenth of a second, and in between a sample of the ids is compared.
-        """
-        if not is_unchanged(self.model):
-            return None
-        if not every_call and input_ids is not None and len(input_ids) > FEW_ROWS:
-            now = time.monotonic()
-            if now < self._checked + CHECK_SECONDS:
-                input_ids = input_ids[:: len(input_ids) // FEW_ROWS + 1]
-            else:
-                self._checked = now
-        return find_quantized(self.model.wte.weight, self.weights, input_ids)
 
     def _store(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
         """Truncate, normalize and convert vectors to their dtype."""
@@ -486,51 +479,19 @@ class Embedder:
             return to_int8(vectors.float().cpu().numpy(), self.ranges)
         return vectors.to("cpu", getattr(torch, self.dtype)).contiguous().numpy()
 
-    def _to_floats(self, given: Any) -> npt.NDArray[Any]:
-        """Return vectors in float32 of what `similarity` is given."""
-        vectors = _as_vectors(given)
-        if vectors is None:
-            return self.with_options(dtype="float32").encode(given)
-        widths = {"float": self.dim} | ({"int8": self.width} if self.dtype in ("int8", "binary") else {})
-        # Integers of any length, as lists and `datasets` give them, if they fit into int8.
-        is_int8 = vectors.dtype.kind == "i" and bool((vectors.astype(np.int8) == vectors).all())
-        kind = "float" if vectors.dtype.kind == "f" else "int8" if is_int8 else ""
-        if vectors.ndim not in (1, 2) or vectors.shape[-1] != widths.get(kind):
-            expected = " or ".join(f"{name} of width {width}" for name, width in widths.items())
-            raise ValueError(
-                f"`similarity` got vectors of {vectors.dtype}, of shape {vectors.shape}. The dtype of this Embedder "
-                f"is {self.dtype!r}: give texts, or one vector `(width,)` or several `(n, width)` of {expected}."
-            )
-        return to_float32(vectors, "float32" if kind == "float" else self.dtype, self.dim, self.ranges)
 
-
-def _as_vectors(given: Any) -> npt.NDArray[Any] | None:
-    """Return an array, a tensor or lists of numbers as an array of numbers; None if they are texts."""
-    if isinstance(given, torch.Tensor):
-        given = given.detach().cpu()
-        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
-    elif isinstance(given, (list, tuple)) and given and not any(isinstance(item, (str, type(None))) for item in given):
-        given = np.array(given)
-    return given if isinstance(given, np.ndarray) and given.dtype.kind in "biufc" else None
-
-
-def _load(
-    source: SharedModel | GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
-) -> Embedder:
-    model = source if isinstance(source, GPTEmbeddingsModel) else open_shared(source)
+def _load(source: Any, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> Embedder:
+    model = source if isinstance(source, GPTEmbeddingsModel) else open_shared(*source)
     return Embedder(model, tokenizer, **options)
 
 
-def _register_hash() -> None:
-    """Let `datasets` hash an embedder by its digest, instead of by a pickle that names a temporary file."""
-    try:
-        from datasets.utils._dill import Pickler, pklregister
-    except ImportError:  # the hash then differs from process to process: work is repeated, never skipped
-        return
+try:
+    from datasets.utils._dill import Pickler, pklregister
+except ImportError:  # the hash then differs from process to process: work is repeated, never skipped
+    pass
+else:
 
     @pklregister(Embedder)
     def _save(pickler: Pickler, embedder: Embedder) -> None:
+        """Let `datasets` hash an embedder by its digest, instead of by a pickle that names a temporary file."""
         pickler.save_reduce(Embedder, (embedder.digest,), obj=embedder)
-
-
-_register_hash()

@@ -28,9 +28,8 @@ from transformers import AutoModel, GPT2Model
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.embedding import embedder as embedder_module
-from gpt_embeddings.embedding import shared_weights
-from gpt_embeddings.embedding.embedder import CHECK_SECONDS
-from gpt_embeddings.embedding.quantized_table import quantize_table
+from gpt_embeddings.embedding import weights as weights_module
+from gpt_embeddings.embedding.weights import CHECK_SECONDS, quantize_table
 from gpt_embeddings.threads import n_cores
 
 
@@ -389,9 +388,9 @@ def test_a_pickle_in_the_same_process_shares_the_model(model, tokenizer):
 
 
 def test_a_pickle_whose_weights_are_gone_says_so(tokenizer, monkeypatch):
-    monkeypatch.setattr(shared_weights, "_folder", None)
+    monkeypatch.setattr(weights_module, "_folder", None)
     pickled = pickle.dumps(Embedder(new_model(seed=9), tokenizer))
-    shutil.rmtree(shared_weights._folder)
+    shutil.rmtree(weights_module._folder)
     gc.collect()
     with pytest.raises(pickle.UnpicklingError, match="the process that pickled it has ended"):
         pickle.loads(pickled)
