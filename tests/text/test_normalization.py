@@ -1,19 +1,15 @@
-"""The canonical form: one spelling of each word, with the ids of `tokenizers`, by every way in."""
+"""The canonical form: one spelling of each word, with the ids of `tokenizers`."""
 
 import json
 from itertools import pairwise
 
-import numpy as np
 import pytest
-import torch
-from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from sentence_transformers import SentenceTransformer
 from tokenizers import AddedToken, normalizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gpt_embeddings import Embedder, embed_dataset, encode_flat, export_model, load_tokenizer, save_folder
+from gpt_embeddings import Embedder, encode_flat, load_tokenizer, save_folder
 from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text import encoding
@@ -84,10 +80,10 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
 
 
 def test_a_batch_is_normalized_like_each_text_but_for_the_characters_that_are_found(canonical, fast):
-    """All of Unicode; `str.lower` would not do, since it looks at what is around a sigma."""
+    """All assigned planes of Unicode; `str.lower` would not do, since it looks at what is around a sigma."""
     each, batch = canonical.backend_tokenizer.normalizer, BatchNormalizer(CANONICAL_FORM["normalizer"])
     found = {chr(c) for first, last in fast.fallback.ranges for c in range(first, last + 1)}
-    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and chr(c) not in found]
+    characters = [chr(c) for c in range(0x34000) if not 0xD800 <= c < 0xE000 and chr(c) not in found]
     assert "İ" in found
     for start in range(0, len(characters), 2**16):
         some = characters[start : start + 2**16]
@@ -109,19 +105,11 @@ def test_other_normalizers_are_refused(step):
         BatchNormalizer({"type": "Sequence", "normalizers": [{"type": "Lowercase"}, step]})
 
 
-def test_the_fast_backend_has_the_ids_of_tokenizers(fast, canonical):
-    texts = [*TEXTS, "", " ", *(f"{i} {text}" for i in range(100) for text in TEXTS)]
-    expected = canonical(texts).input_ids
-    assert split(*fast.encode(texts)) == expected
-    assert split(*fast.encode(texts[:5])) == expected[:5]  # a few short texts go one by one
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=5))
-def test_the_fast_backend_has_the_ids_of_tokenizers_for_any_text(fast, canonical, texts):
+@given(st.lists(st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=5))
+def test_the_fast_backend_has_the_ids_of_tokenizers(fast, canonical, texts):
     expected = [canonical.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    assert split(*fast.encode(texts)) == expected
-    many = texts * 20
-    assert split(*fast.encode(many)) == expected * 20
+    assert split(*fast.encode(texts)) == expected  # a few short texts go one by one
+    assert split(*fast.encode(texts * 20)) == expected * 20
 
 
 @pytest.mark.parametrize("change", ["another normalizer", "an added token"])
@@ -134,34 +122,3 @@ def test_what_the_fast_backend_does_not_do_is_refused(change):
     with pytest.warns(UserWarning, match="The accelerated tokenizer .gigatoken. is not used: this tokenizer"):
         encoding.prepare(tokenizer)
     assert split(*encode_flat(TEXTS, tokenizer)) == tokenizer(TEXTS).input_ids
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_every_way_in_gives_the_same_vectors(canonical, fast, tmp_path):
-    torch.manual_seed(0)
-    config = GPTEmbeddingsConfig(n_embd=16, n_positions=32, position_embedding_type="none")
-    model = GPTEmbeddingsModel(config).eval()
-    canonical.model_max_length = 32
-    save_folder(tmp_path / "model", model, canonical)
-    export_model(model, canonical, tmp_path / "static", "static")
-    dataset = Dataset.from_dict({"text": TEXTS})
-    with torch.no_grad():
-        expected = model(**canonical(TEXTS, padding=True, return_tensors="pt")).pooler_output.numpy()
-        saved = AutoTokenizer.from_pretrained(tmp_path / "model")
-        by_auto = model(**saved(TEXTS, padding=True, return_tensors="pt")).pooler_output.numpy()
-    embedder = Embedder(model, canonical)
-    found = {
-        "AutoTokenizer": by_auto,
-        "encode_flat": model.embed_bags(*encode_flat(TEXTS, canonical)).detach().numpy(),
-        "fast backend": model.embed_bags(*fast.encode(TEXTS)).detach().numpy(),
-        "Embedder": embedder.encode(TEXTS),
-        "embed_dataset": np.stack(embed_dataset(dataset, model, canonical).with_format("numpy")["embedding"]),
-        "sentence-transformers": SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS),
-        "static": SentenceTransformer(str(tmp_path / "static"), device="cpu").encode(TEXTS),
-    }
-    for name, vectors in found.items():
-        np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-7, err_msg=name)
-    extract = pipeline("feature-extraction", model=str(tmp_path / "model"))
-    for text, vector in zip(TEXTS, expected, strict=True):
-        np.testing.assert_allclose(np.array(extract(text)[0]).mean(0), vector, rtol=0, atol=1e-7)

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, XGLMTokenizer, pipeline
 
-from gpt_embeddings import Embedder, TokenWindows, embed_dataset, encode_flat, save_folder
+from gpt_embeddings import Embedder, TokenWindows, embed_dataset, encode_flat, load_tokenizer, save_folder
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
@@ -47,14 +47,8 @@ TOKENIZERS = {
     "llama": (lambda: words("<s> $A"), SpecialTokens((1,))),
     "t5": (lambda: words("$A </s>"), SpecialTokens((), (2,))),
     "roberta": (lambda: words("<s> $A </s>"), SpecialTokens((1,), (2,))),
+    "canonical": (lambda: load_tokenizer(canonical=True), SpecialTokens()),
 }
-
-
-@pytest.fixture(params=["opt, biogpt", "xglm", "roberta"])
-def pair(request):
-    tokenizer, _ = TOKENIZERS[request.param][0](), torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "n_positions": 8, "n_embd": 16}
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval(), tokenizer
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -82,9 +76,10 @@ def test_a_post_processor_that_does_more():
 
 
 @pytest.mark.parametrize("max_length", [None, 2, 3, 5])
-def test_flat_ids_are_those_of_the_tokenizer(pair, max_length):
+@pytest.mark.parametrize("name", ["opt, biogpt", "xglm", "roberta"])
+def test_flat_ids_are_those_of_the_tokenizer(name, max_length):
     """But for special tokens that a text spells out, which stay plain text."""
-    _, tokenizer = pair
+    tokenizer = TOKENIZERS[name][0]()
     texts = [TEXTS[0], "", TEXTS[1], TEXTS[2], "", TEXTS[4]]
     options = {} if max_length is None else {"truncation": True, "max_length": max_length}
     if max_length is None or max_length >= len(find_special_tokens(tokenizer)):
@@ -104,10 +99,13 @@ def test_a_special_token_in_a_text_is_plain_text(text):
 
 
 @pytest.mark.filterwarnings("ignore:Token indices sequence length")
-def test_one_model_one_vector(pair, tmp_path):
-    model, tokenizer = pair
+@pytest.mark.parametrize("name", ["opt, biogpt", "xglm", "roberta", "canonical"])
+def test_one_model_one_vector(name, tmp_path):
+    tokenizer, _ = TOKENIZERS[name][0](), torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "n_positions": 8, "n_embd": 16}
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval()
     tokenizer.model_max_length = model.config.n_positions
-    texts = [TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[4]]  # one is longer than the model reads
+    texts = [TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[4], "A  MUG\né"]  # one is longer than the model reads
     with torch.no_grad():
         batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         expected = model(**batch).pooler_output.numpy()
