@@ -1,27 +1,14 @@
-# Copyright 2026 The gpt-embeddings authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The gpt-embeddings authors.
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of the input stage of a GPT: token embeddings plus absolute position embeddings.
 
 This file travels to the Hub beside `modeling_gpt_embeddings.py`, so it imports nothing but transformers and the
-standard library. Tested with transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0. Only some
-of these check the fields of a configuration, so the class does it itself.
+standard library. Tested with transformers 4.57.6 to 5.24.0, of which only some check the fields of a configuration.
 """
 
 import difflib
-import types
 import warnings
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import transformers
 
@@ -192,7 +179,14 @@ class GPTEmbeddingsConfig(PretrainedConfig):
                         "Leave one out."
                     )
         own = {name: kwargs.pop(name, getattr(type(self), name)) for name in FIELD_TYPES}
-        _warn_of_other_names(kwargs)
+        other_names = {other: field for field, others in OTHER_NAMES.items() for other in others.split()}
+        for name in kwargs.keys() - vars(PretrainedConfig()).keys() - {"torch_dtype", "num_labels", "name_or_path"}:
+            close = difflib.get_close_matches(name, FIELD_TYPES, n=1, cutoff=0.8)
+            if meant := other_names.get(name) or "".join(close):
+                warnings.warn(
+                    f"GPTEmbeddingsConfig has no field `{name}`, so it has no effect; did you mean `{meant}`?",
+                    stacklevel=2,
+                )
         for name, value in own.items():
             setattr(self, name, value)
         super().__init__(**kwargs)
@@ -209,7 +203,17 @@ class GPTEmbeddingsConfig(PretrainedConfig):
         kind = FIELD_TYPES.get(self.attribute_map.get(name, name))
         if kind is not None:
             value = as_python(value)
-            _check_type(name, value, kind)
+            kinds = get_args(kind) or (kind,)  # the values of a Literal, the types of a union
+            if get_origin(kind) is Literal:
+                fits = isinstance(value, str) and value in kinds
+                expected = "one of " + ", ".join(map(repr, kinds))
+            else:
+                fits = type(value) in kinds  # a bool is no int here
+                if isinstance(value, list) and list[int] in kinds:
+                    fits = all(type(entry) is int for entry in value)
+                expected = kind.__name__ if isinstance(kind, type) else str(kind)
+            if not fits:
+                raise ValueError(f"`{name}` must be {expected}, got {value!r} of type {type(value).__name__}.")
         super().__setattr__(name, value)
 
     def _finish(self) -> None:
@@ -229,11 +233,6 @@ class GPTEmbeddingsConfig(PretrainedConfig):
         Raises:
             ValueError: A value is out of range; the message names field, value and range.
         """
-        self.validate_sizes()
-        self.validate_token_ids()
-
-    def validate_sizes(self) -> None:
-        """Check sizes, probabilities and deviations against their ranges."""
         for name, (low, high) in INTEGER_RANGES.items():
             check_integer(name, getattr(self, name), low, high)
         places = self.n_positions + self.position_offset
@@ -259,9 +258,6 @@ class GPTEmbeddingsConfig(PretrainedConfig):
                 f"`vocab_size`, `n_positions` and `n_embd` ask for tables of {rows} x {width} = "
                 f"{rows * width} entries; at most {MAX_TABLE_ENTRIES} are permitted. Make one of them smaller."
             )
-
-    def validate_token_ids(self) -> None:
-        """Check the special ids against the vocabulary, where transformers itself only warns."""
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
             for token_id in value if isinstance(value, list) else [value]:
@@ -281,39 +277,6 @@ def as_python(value: Any) -> Any:
     if isinstance(value, list):
         return [as_python(entry) for entry in value]
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-
-
-def _is_of_type(value: Any, kind: Any) -> bool:
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return any(_is_of_type(value, one) for one in get_args(kind))
-    if origin is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if origin is list:
-        return isinstance(value, list) and all(_is_of_type(entry, get_args(kind)[0]) for entry in value)
-    return type(value) is kind  # a bool is no int here
-
-
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    if not _is_of_type(value, kind):
-        expected = kind.__name__ if isinstance(kind, type) else str(kind)
-        if get_origin(kind) is Literal:
-            expected = "one of " + ", ".join(map(repr, get_args(kind)))
-        raise ValueError(f"`{name}` must be {expected}, got {value!r} of type {type(value).__name__}.")
-
-
-def _warn_of_other_names(unknown: dict[str, Any]) -> None:
-    """Warn of unknown fields that are probably one of our fields under another name."""
-    names = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
-    known = vars(PretrainedConfig()).keys() | {"torch_dtype", "num_labels", "name_or_path"}
-    for name in unknown.keys() - known:
-        close = difflib.get_close_matches(name, FIELD_TYPES, n=1, cutoff=0.8)
-        meant = names.get(name) or (close[0] if close else None)
-        if meant is not None:
-            warnings.warn(
-                f"GPTEmbeddingsConfig has no field `{name}`, so it has no effect; did you mean `{meant}`?",
-                stacklevel=3,
-            )
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> None:
