@@ -1,32 +1,14 @@
-# Copyright 2026 The gpt-embeddings authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The gpt-embeddings authors.
+# SPDX-License-Identifier: Apache-2.0
 """The input stage of a GPT as a Hugging Face model: what it adds up before its first block.
 
     last_hidden_state[b, i] = wte[input_ids[b, i]] + wpe[position_ids[b, i]]
 
-Fields of the configuration, at GPT-2's values by default, cover where other families differ: a factor or a projection
-on the token vectors, rows of `wpe` before position 0, sinusoids in place of `wpe`.
-
 Three ways in: `forward` takes padded batches, as every transformers model does; `embed_bags` takes documents of uneven
 length as one flat id array and gives their means without ever forming a vector per token; `embed_flat` gives those.
 
-`GPTEmbeddingsForCausalLM` sets an unembedding right behind it: the zero-layer GPT, which can learn bigrams.
-`GPTEmbeddingsForSequenceClassification` sets a linear layer behind the pooled vector.
-
-What is left out: blocks, attention and the final norm. This file travels to the Hub beside
-`configuration_gpt_embeddings.py`, so it imports nothing but torch, transformers and the standard library. Tested with
-transformers 4.57.6, 5.0.0, 5.5.4, 5.12.1, 5.19.0, 5.23.0 and 5.24.0.
+This file travels to the Hub beside `configuration_gpt_embeddings.py`, so it imports nothing but torch, transformers
+and the standard library. Tested with transformers 4.57.6 to 5.24.0.
 """
 
 import math
@@ -175,7 +157,7 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         elif isinstance(module, GPTEmbeddingsModel):
             if module.token_weights is not None:
                 init.ones_(module.token_weights)
-            if module.wte_scale is not None:  # the checkpoint lacks it; `_unpack_rows` says so
+            if module.wte_scale is not None:  # the checkpoint lacks it; `from_pretrained` says so
                 init.constant_(module.wte_scale, math.nan)
         elif isinstance(module, (nn.Embedding, nn.Linear)):
             std = float(self.config.initializer_range)
@@ -195,8 +177,24 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
-        if model.base_model._unpack_rows():
-            model.tie_weights()
+        base = model.base_model
+        base.config.wte_storage = "float"
+        if base.wte_scale is None:
+            return loaded
+        # Loaded as int8 by transformers 4, else in the dtype of the other tables.
+        rows = base.wte.weight.detach()
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # (vocab_size, width)
+        scale = base.wte_scale.unsqueeze(1)  # (vocab_size, 1)
+        if not bool((rows.abs() <= 127).all() & (rows == rows.round()).all()):
+            raise ValueError("`wte_storage` is 'int8', but `wte.weight` holds other values than -127 to 127.")
+        if not bool((scale.isfinite() & (scale >= 0)).all()):
+            raise ValueError(
+                "`wte_storage` is 'int8', but the checkpoint lacks `wte_scale`, or it holds values that are not "
+                "finite or below 0."
+            )
+        base.wte.weight = nn.Parameter((rows * scale).to(base._rows_dtype))
+        base.wte_scale = None
+        model.tie_weights()
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -213,7 +211,7 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         finally:
             self.config.wte_storage = "float"
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+    def resize_token_embeddings(self, new_num_tokens: Any = None, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize `wte` as [`PreTrainedModel.resize_token_embeddings`] does; positions keep their size.
 
         Special ids of the configuration that a smaller vocabulary no longer holds become None.
@@ -221,11 +219,9 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The new size is out of range.
         """
-        if args:
-            kwargs["new_num_tokens"], args = args[0], args[1:]
-        rows = as_python(kwargs.pop("new_num_tokens", None))
-        check_integer("new_num_tokens", rows, *INTEGER_RANGES["vocab_size"])
-        embeddings = super().resize_token_embeddings(rows, *args, **kwargs)
+        new_num_tokens = as_python(new_num_tokens)
+        check_integer("new_num_tokens", new_num_tokens, *INTEGER_RANGES["vocab_size"])
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
         weights = getattr(self.base_model, "token_weights", None)
         if weights is not None:  # a token that was never seen weighs 1
             missing = max(0, self.config.vocab_size - len(weights))
@@ -390,34 +386,33 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             token_type_ids = None
         if not past_length and kwargs.get("past_key_values") is not None:
             past_length = int(kwargs["past_key_values"].get_seq_length())
-        self._check_shapes(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, past_length)
         if not add_positions and token_type_ids is not None:
             raise ValueError(
                 "`token_type_ids` go to the GPT that gets the vectors of `add_positions=False`, not here."
             )
-        attention_mask = _check_mask(attention_mask)
+        attention_mask = self._check_inputs(
+            input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, past_length
+        )
         ids = {"input_ids": input_ids, "token_type_ids": token_type_ids, "position_ids": position_ids}
         # Plain tables on the CPU look at every id themselves, so that a check is only needed to name the wrong one.
         plain = _is_eager() and _is_plain(self.wte) and (position_ids is None or _is_plain(self.wpe))
         late = plain and check_ids is None and self.wte.weight.is_cpu
         if check_ids is not False and not late:
-            self._check_values(ids, check_ids is True)
+            self._check_ids(ids, check_ids is True)
         try:
             # New memory that nobody else can see: sums of inference are made in place.
             own = plain and input_ids is not None and not torch.is_grad_enabled()
-            hidden_states = self._look_up_tokens(input_ids, own) if inputs_embeds is None else inputs_embeds
+            hidden_states = self._token_vectors(input_ids, inputs_embeds, own, add_positions)
             if add_positions:
-                hidden_states = self._finish_tokens(hidden_states, own)  # (batch, position, n_embd)
                 own = own and self.project_in is None
                 hidden_states = self._add_positions(hidden_states, own, attention_mask, position_ids, past_length)
                 if token_type_ids is not None:
-                    token_types = self._finish_tokens(self._look_up_tokens(token_type_ids, False), False)
-                    hidden_states = hidden_states + token_types
+                    hidden_states = hidden_states + self._token_vectors(token_type_ids)
                 if self.drop.training or not _is_plain(self.drop):  # in inference a call that does nothing
                     hidden_states = self.drop(hidden_states)
         except IndexError:
             if late:
-                self._check_values(ids, True)
+                self._check_ids(ids)
             raise
         if attention_mask is not None and attention_mask.shape[1] != hidden_states.shape[1]:
             attention_mask = attention_mask[:, past_length:]
@@ -426,8 +421,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         pooled = None
         if self.add_pooling_layer:
-            weights = self._weigh(input_ids, self._check_pooling(None))
-            pooled = _mean_over_tokens(hidden_states, attention_mask, weights)
+            pooled = _mean_over_tokens(hidden_states, attention_mask, self._weigh(input_ids, None))
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=pooled,
@@ -470,22 +464,28 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """
         if overflow not in ("truncate", "windows"):
             raise ValueError(f"`overflow` must be 'truncate' or 'windows', got {overflow!r}.")
-        weighted = self._check_pooling(pooling)
         weight = self.wte.weight
         input_ids, offsets = _as_bags(input_ids, offsets)
-        self._check_range("input_ids", input_ids, self._vocab_rows())
-        self._check_has_values(weighted)
+        self._check_ids({"input_ids": input_ids})
         input_ids, offsets = _beside(weight, input_ids), _beside(weight, offsets)
-
         n_positions = self.config.n_positions
-        if overflow == "truncate":
-            input_ids, offsets = _cut_bags(input_ids, offsets, n_positions)
         lengths = offsets.diff()  # (n_documents,)
-        weights = self._weigh(input_ids, weighted)  # (n_tokens,)
-        if table is None:
-            sums = self._sum_token_rows(input_ids, offsets, weights)  # (n_documents, word_embed_proj_dim or n_embd)
-        else:
-            sums = sum_rows(table, input_ids, offsets, weights=weights).float()
+        if overflow == "truncate" and lengths.numel() and int(lengths.max()) > n_positions:
+            places = torch.arange(len(input_ids), device=input_ids.device) - offsets[:-1].repeat_interleave(lengths)
+            input_ids, lengths = input_ids[places < n_positions], lengths.clamp(max=n_positions)
+            offsets = F.pad(lengths.cumsum(0), (1, 0))
+        weights = self._weigh(input_ids, pooling)  # (n_tokens,)
+        self._check_has_values(weights)
+
+        if table is not None:
+            sums = _sum_rows(
+                table, input_ids, offsets, weights
+            ).float()  # (n_documents, word_embed_proj_dim or n_embd)
+        elif _is_plain(self.wte):
+            sums = _sum_rows(weight, input_ids, offsets, weights, self.wte.sparse)
+        else:  # an adapter or a hook changes what the table gives, so it has to be asked for every token
+            vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
+            sums = _sum_rows(vectors, None, offsets, weights)
         lengths, offsets = lengths.to(sums.device), offsets.to(sums.device)
         if self.config.token_scale != 1:
             sums = sums * self.config.token_scale
@@ -520,37 +520,17 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             ValueError: An id or a position is outside its table.
         """
         input_ids = torch.as_tensor(input_ids)
-        self._check_range("input_ids", input_ids, self._vocab_rows())
+        self._check_ids({"input_ids": input_ids})
         self._check_has_values()
         rows = _beside(self.wte.weight, input_ids).unsqueeze(0)  # (1, n_tokens), as adapters expect a batch
-        vectors = self._finish_tokens(self._look_up_tokens(rows, False), False).squeeze(0)  # (n_tokens, n_embd)
+        vectors = self._token_vectors(rows).squeeze(0)  # (n_tokens, n_embd)
         if position_ids is None or self.wpe is None:
             return vectors
         position_ids = torch.as_tensor(position_ids)
-        self._check_range("position_ids", position_ids, self.config.n_positions, -self.config.position_offset)
+        self._check_ids({"position_ids": position_ids})
         position_ids = position_ids + self.config.position_offset
         rows = self.wpe(_beside(self.wte.weight, position_ids).unsqueeze(0)).squeeze(0)
         return vectors + rows.to(vectors.device, vectors.dtype)
-
-    @torch.no_grad()
-    def _unpack_rows(self) -> bool:
-        """Multiply the whole numbers that a checkpoint has for `wte` by the factors of their rows, if it has such."""
-        self.config.wte_storage = "float"
-        if self.wte_scale is None:
-            return False
-        # Loaded as int8 by transformers 4, else in the dtype of the other tables.
-        rows = self.wte.weight.to(torch.promote_types(self.wte.weight.dtype, torch.float32))  # (vocab_size, width)
-        scale = self.wte_scale.unsqueeze(1)  # (vocab_size, 1)
-        if not bool((rows.abs() <= 127).all() & (rows == rows.round()).all()):
-            raise ValueError("`wte_storage` is 'int8', but `wte.weight` holds other values than -127 to 127.")
-        if not bool((scale.isfinite() & (scale >= 0)).all()):
-            raise ValueError(
-                "`wte_storage` is 'int8', but the checkpoint lacks `wte_scale`, or it holds values that are not "
-                "finite or below 0."
-            )
-        self.wte.weight = nn.Parameter((rows * scale).to(self._rows_dtype))
-        self.wte_scale = None
-        return True
 
     def _new_position_table(self, n_positions: int) -> PositionTable:
         config, rows = self.config, n_positions + self.config.position_offset
@@ -560,20 +540,30 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return SinusoidalPositions(rows, config.n_embd, config.sinusoid_type, config.sinusoid_zero_row)
         return None
 
-    def _look_up_tokens(self, token_ids: Any, own: bool) -> torch.Tensor:
-        """Return what the GPT of these tables takes as `inputs_embeds`, `(batch, position, width of wte)`."""
-        wte: Any = self.wte
-        # A call of the module would take as long as the look-up of a short text.
-        vectors = torch.embedding(wte.weight, token_ids) if own and wte.max_norm is None else wte(token_ids)
-        scale = self.config.token_scale
-        return vectors if scale == 1 or self.config.scale_inputs_embeds else _scale(vectors, scale, own)
+    def _token_vectors(
+        self,
+        token_ids: Any,
+        inputs_embeds: torch.Tensor | None = None,
+        own: bool = False,
+        finish: bool = True,
+    ) -> torch.Tensor:
+        """Scale and project rows of `wte`, or `inputs_embeds`, to `(batch, position, n_embd)`.
 
-    def _finish_tokens(self, vectors: torch.Tensor, own: bool) -> torch.Tensor:
-        """Do to `inputs_embeds` what the GPT does before it adds positions, to `(batch, position, n_embd)`."""
-        scale = self.config.token_scale
-        if scale != 1 and self.config.scale_inputs_embeds:
-            vectors = _scale(vectors, scale, own)
-        return vectors if self.project_in is None else self.project_in(vectors)
+        Without `finish` they become what the GPT of these tables takes as `inputs_embeds`, `(batch, position, width of
+        wte)`. New memory is changed in place if `own` permits it.
+        """
+        wte: Any = self.wte
+        scale, scales_inputs = self.config.token_scale, self.config.scale_inputs_embeds
+        if inputs_embeds is not None:
+            vectors, scaled = inputs_embeds, scales_inputs and finish
+        else:
+            # A call of the module would take as long as the look-up of a short text.
+            by_hand = own and wte.max_norm is None
+            vectors = torch.embedding(wte.weight, token_ids) if by_hand else wte(token_ids)
+            scaled = finish or not scales_inputs
+        if scaled and scale != 1:
+            vectors = vectors.mul_(scale) if own else vectors * scale
+        return self.project_in(vectors) if finish and self.project_in is not None else vectors
 
     def _add_positions(
         self,
@@ -587,13 +577,29 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         wpe: Any = self.wpe
         if wpe is None:
             return vectors
+        length = vectors.shape[1]
         fixed, plain = isinstance(wpe, SinusoidalPositions), _is_plain(wpe)
         own = own and (fixed or wpe.weight.dtype == vectors.dtype)
         first = past_length + self.config.position_offset
         if own and plain and position_ids is None and attention_mask is None:
-            return vectors.add_(wpe.weight[first : first + vectors.shape[1]].to(vectors.dtype))
-        if position_ids is None:
-            position_ids = self._count_positions(vectors, attention_mask, past_length)
+            return vectors.add_(wpe.weight[first : first + length].to(vectors.dtype))
+        if position_ids is None:  # (1, position) where all rows count alike, (batch, position) elsewhere
+            position_ids = torch.arange(past_length, past_length + length, device=vectors.device).unsqueeze(0)
+            if attention_mask is not None:
+                if past_length and attention_mask.shape[1] == length:
+                    attention_mask = F.pad(attention_mask, (past_length, 0), value=1)
+                real = attention_mask != 0
+                seen = real.long().cumsum(-1)  # (batch, past_length + position); some exporters sum no booleans
+                # Padding itself: 0 on the left, as in `generate()`; after real tokens it counts on, as in GPT-2's
+                # `forward`, or has a position of its own.
+                padding = (seen != 0) * (self.config.padding_position or 0)
+                if self.config.padding_position is None:
+                    n_left = (seen == 0).sum(-1, keepdim=True)
+                    padding = (torch.arange(seen.shape[1], device=seen.device) - n_left).clamp(min=0)
+                counted = torch.where(real, seen - 1, padding)[:, past_length:]
+                # Without padding, or with padding on the right alone, the rows count alike.
+                if not (_is_eager() and counted.is_cpu and bool((counted == position_ids).all())):
+                    position_ids = counted
         position_ids = position_ids + self.config.position_offset
         if not plain:  # an adapter may tell the rows of a batch apart, so it gets one row for each
             position_ids = position_ids.expand(vectors.shape[:2])
@@ -612,32 +618,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             flat[i : i + step].add_(look_up(flat_ids[i : i + step]))
         return vectors
 
-    def _count_positions(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, past_length: int
-    ) -> torch.Tensor:
-        """Return position ids, `(1, position)` where all rows count alike and `(batch, position)` elsewhere."""
-        length = hidden_states.shape[1]
-        count = torch.arange(past_length, past_length + length, device=hidden_states.device).unsqueeze(0)
-        if attention_mask is None:
-            return count
-        if past_length and attention_mask.shape[1] == length:
-            attention_mask = F.pad(attention_mask, (past_length, 0), value=1)
-        real = attention_mask != 0
-        seen = real.long().cumsum(-1)  # (batch, past_length + position); of booleans some exporters make no sum
-        # Padding itself: 0 on the left, as in `generate()`; after real tokens it counts on, as in GPT-2's `forward`,
-        # or has a position of its own.
-        if self.config.padding_position is None:
-            n_left = (seen == 0).sum(-1, keepdim=True)
-            padding = (torch.arange(seen.shape[1], device=seen.device) - n_left).clamp(min=0)
-        else:
-            padding = (seen != 0) * self.config.padding_position
-        position_ids = torch.where(real, seen - 1, padding)
-        if past_length:
-            position_ids = position_ids[:, past_length:]
-        if _is_eager() and position_ids.device.type == "cpu" and bool((position_ids == count).all()):
-            return count  # no padding, or on the right alone
-        return position_ids
-
     def set_token_weights(self, weights: torch.Tensor | Any) -> None:
         """Store a weight for each token and pool by them from now on; they are saved with the model.
 
@@ -647,31 +627,26 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         Raises:
             ValueError: Shape or a value is wrong; nothing has changed.
         """
-        weights = torch.as_tensor(weights, dtype=torch.float32)
-        if weights.shape != (self._vocab_rows(),):
-            _refuse("weights", weights, f"of shape ({self._vocab_rows()},)")
+        weights, rows = torch.as_tensor(weights, dtype=torch.float32), self._vocab_rows()
+        if weights.shape != (rows,):
+            _refuse("weights", weights, f"of shape ({rows},)")
         if not bool(((weights >= 0) & weights.isfinite()).all()):
             raise ValueError("`weights` must be finite and not negative.")
         self.token_weights = weights.to(self.wte.weight.device, self.wte.weight.dtype, copy=True)
         self.config.pooling = "weighted"
 
-    def _check_pooling(self, pooling: str | None) -> bool:
-        """Return whether tokens are weighted."""
+    def _weigh(self, input_ids: torch.Tensor | None, pooling: str | None) -> torch.Tensor | None:
+        """Return the weight of each token, of the shape of the ids, or None where all count alike."""
         if pooling not in (None, "mean", "weighted"):
             raise ValueError(f"`pooling` must be 'mean' or 'weighted', got {pooling!r}.")
-        weighted = (pooling or self.config.pooling) == "weighted"
-        if weighted and self.token_weights is None:
+        if (pooling or self.config.pooling) == "mean":
+            return None
+        if self.token_weights is None:
             raise ValueError(
                 "The model has no token weights to pool by. Count a text with "
                 "`gpt_embeddings.training.token_weights.fit_token_weights`, or give your own to `set_token_weights`."
             )
-        return weighted
-
-    def _weigh(self, input_ids: torch.Tensor | None, weighted: bool) -> torch.Tensor | None:
-        """Return the weight of each token, of the shape of the ids, or None where all count alike."""
-        if not weighted or input_ids is None or self.token_weights is None:
-            return None
-        return self.token_weights[input_ids]
+        return None if input_ids is None else self.token_weights[input_ids]
 
     def _sum_positions(self, longest: int) -> torch.Tensor:
         """Return the sums of the first positions: row n is that of n of them, `(longest + 1, n_embd)`.
@@ -684,7 +659,12 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if torch.is_grad_enabled() and rows.requires_grad:
             return F.pad(rows.cumsum(0, dtype=dtype), (0, 0, 1, 0))
         kept, sums = self._position_sums or (rows[:0], rows[:0])
-        if not _begins_with(kept, rows):
+        known = len(kept) >= longest and (kept.dtype, kept.device) == (rows.dtype, rows.device)
+        if known:
+            whole = rows.shape[1] * rows.element_size() % 8 == 0  # whole words compare four times as fast
+            pair = (tensor.view(torch.int64) if whole else tensor for tensor in (kept[:longest], rows))
+            known = torch.equal(*pair)
+        if not known:
             rows = self._first_positions(min(self.config.n_positions, 1 << longest.bit_length()))  # for longer texts
             with torch.inference_mode(False), torch.no_grad():  # they may outlive the mode of this call
                 kept, sums = rows.clone(), F.pad(rows.clone().cumsum(0, dtype=dtype), (0, 0, 1, 0))
@@ -710,24 +690,12 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             positions = (torch.arange(len(weights), device=weights.device) - starts) % self.config.n_positions
             longest = min(int(lengths.max()), self.config.n_positions) if len(lengths) else 0
             table = self._first_positions(longest).to(sums.device)
-            sums = sums + sum_rows(table, positions, offsets, weights=weights.to(table.dtype)).to(sums.dtype)
+            sums = sums + _sum_rows(table, positions, offsets, weights).to(sums.dtype)
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32)).unsqueeze(1)
-        totals = sum_rows(weights, torch.arange(len(weights), device=weights.device), offsets)
+        totals = _sum_rows(weights, None, offsets)
         return (sums / totals.where(totals != 0, 1)).to(self.wte.weight.dtype)
 
-    def _sum_token_rows(
-        self, input_ids: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Sum the token vectors of each document, times their weights, `(n_documents, n_embd)`."""
-        if _is_plain(self.wte):
-            return sum_rows(self.wte.weight, input_ids, offsets, self.wte.sparse, weights)
-        # An adapter or a hook changes what the table gives, so it has to be asked for every token.
-        vectors = self.wte(input_ids.unsqueeze(0)).squeeze(0)  # (n_tokens, n_embd)
-        device = vectors.device
-        weights = weights if weights is None else weights.to(device)
-        return sum_rows(vectors, torch.arange(len(vectors), device=device), offsets.to(device), weights=weights)
-
-    def _check_shapes(
+    def _check_inputs(
         self,
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
@@ -735,7 +703,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         inputs_embeds: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         past_length: int,
-    ) -> None:
+    ) -> torch.Tensor | None:
+        """Check shapes and dtypes, and return the mask, or None if it is all ones."""
         if (input_ids is None) == (inputs_embeds is None):
             given = "neither" if input_ids is None else "both"
             raise ValueError(f"Give either `input_ids` or `inputs_embeds`, got {given}.")
@@ -773,25 +742,41 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 "`resize_position_embeddings`."
             )
 
-    def _check_values(self, ids: dict[str, torch.Tensor | None], everywhere: bool) -> None:
-        """Check that ids and positions lie within their tables."""
-        if _is_exporting():
-            return
+        if attention_mask is None or not (attention_mask.is_cpu and attention_mask.numel() and _is_eager()):
+            return attention_mask  # its values are read on the CPU alone, where that is cheap
+        low, high = (bound.item() for bound in torch.aminmax(attention_mask))
+        binary = not attention_mask.is_floating_point() or bool(((attention_mask == 0) | (attention_mask == 1)).all())
+        if low < 0 or high > 1 or not binary:
+            # An additive mask (0 and -inf) would be read upside down.
+            raise ValueError(
+                "`attention_mask` must hold 1 (or True) for real tokens and 0 for padding, got other values "
+                "(an additive mask of 0 and -inf is not accepted)."
+            )
+        return None if low == 1 else attention_mask
+
+    def _check_ids(self, ids: dict[str, torch.Tensor | None], everywhere: bool = True) -> None:
+        """Check that ids and positions lie within their tables; unless `everywhere`, on the CPU alone."""
         for name, values in ids.items():
-            if values is None:
+            if values is None or _is_exporting():
                 continue
-            first, rows = 0, self._vocab_rows()
+            limit, first, rows = "vocab_size", 0, self._vocab_rows()
             if name == "position_ids":
-                first, rows = -self.config.position_offset, self.config.n_positions
+                limit, first, rows = "n_positions", -self.config.position_offset, self.config.n_positions
             if torch.compiler.is_compiling():
                 # Without a value to name, but the graph stays whole and no device is waited for.
                 inside = ((values >= first) & (values < rows)).all()
                 torch._assert_async(inside, f"`{name}` must lie from {first} to {rows - 1}.")
-            elif everywhere or values.device.type == "cpu":
-                self._check_range(name, values, rows, first)
+            elif values.numel() and not values.is_meta and (everywhere or values.is_cpu):
+                low, high = (int(bound) for bound in torch.aminmax(values))
+                if low < first or high >= rows:
+                    raise ValueError(
+                        f"`{name}` must lie from {first} to {rows - 1} (`{limit}` is {rows}), got "
+                        f"{low if low < first else high}."
+                        + (" Does the tokenizer belong to this model?" if name == "input_ids" else "")
+                    )
 
-    def _check_has_values(self, weighted: bool = False) -> None:
-        tables = [self.wte.weight if _is_plain(self.wte) else None, self.token_weights if weighted else None]
+    def _check_has_values(self, weights: torch.Tensor | None = None) -> None:
+        tables = [self.wte.weight if _is_plain(self.wte) else None, weights]
         if any(table is not None and table.is_meta for table in tables):
             raise ValueError(
                 "The model is on the meta device, where its tables have no values. Load it with `from_pretrained`, or "
@@ -799,20 +784,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             )
 
     def _vocab_rows(self) -> int:
-        rows = getattr(self.wte, "num_embeddings", None)
-        return int(self.config.vocab_size if rows is None else rows)
-
-    @staticmethod
-    def _check_range(name: str, values: torch.Tensor, rows: int, first: int = 0) -> None:
-        if not values.numel() or values.device.type == "meta":
-            return
-        low, high = (int(v) for v in torch.aminmax(values))
-        if low < first or high >= rows:
-            bad, limit = (low if low < first else high), "n_positions" if name == "position_ids" else "vocab_size"
-            raise ValueError(
-                f"`{name}` must lie from {first} to {rows - 1} (`{limit}` is {rows}), got {bad}."
-                + (" Does the tokenizer belong to this model?" if name == "input_ids" else "")
-            )
+        return int(getattr(self.wte, "num_embeddings", self.config.vocab_size))
 
 
 class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
@@ -925,8 +897,14 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
         loss = self._loss(hidden_states, labels, shift_labels, num_items) if has_labels else None
         logits = None
         if logits_to_keep is not None or not (has_labels and self.training):
-            kept = 0 if logits_to_keep is None else logits_to_keep
-            logits = self.lm_head(_keep_positions(hidden_states, kept))
+            kept, vectors = 0 if logits_to_keep is None else logits_to_keep, hidden_states
+            if not isinstance(kept, torch.Tensor) or kept.ndim < 2:
+                vectors = vectors[:, slice(-kept, None) if isinstance(kept, int) else kept]
+            elif kept.dtype == torch.bool:
+                vectors = vectors[kept]  # (n_kept, n_embd), as their number may differ from row to row
+            else:  # older transformers have no helper for this
+                vectors = vectors.take_along_dim(kept.unsqueeze(-1), dim=1)
+            logits = self.lm_head(vectors)
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
     @classmethod
@@ -952,49 +930,42 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
             )
             return loss
         name, targets = ("labels", labels) if shift_labels is None else ("shift_labels", shift_labels)
-        self._check_labels(name, targets, hidden_states.shape[:2])
+        shape, vocab_size = hidden_states.shape[:2], self.config.vocab_size
+        if targets is None or targets.shape != shape or targets.dtype not in ID_DTYPES:
+            _refuse(name, targets, f"int64 or int32 of shape {tuple(shape)} like the inputs")
+        if _is_eager() and targets.is_cpu:
+            bad = targets[(targets != IGNORED_LABEL) & ((targets < 0) | (targets >= vocab_size))]
+            if bad.numel():
+                raise ValueError(
+                    f"`{name}` must lie from 0 to {vocab_size - 1} (`vocab_size` is {vocab_size}) or be "
+                    f"{IGNORED_LABEL}, which is left out; got {int(bad[0])}. Does the tokenizer belong to this model?"
+                )
         if shift_labels is None:
-            targets = F.pad(targets[:, 1:], (0, 1), value=IGNORED_LABEL)  # type: ignore[index]
-        targets = targets.reshape(-1).to(hidden_states.device)  # type: ignore[union-attr]
+            targets = F.pad(targets[:, 1:], (0, 1), value=IGNORED_LABEL)
+        targets = targets.reshape(-1).to(hidden_states.device)
         vectors = hidden_states.reshape(-1, hidden_states.shape[-1])  # (batch * position, n_embd)
-        if _is_eager() and vectors.device.type == "cpu":
+        if _is_eager() and vectors.is_cpu:
             scored = (targets != IGNORED_LABEL).nonzero().squeeze(1)
             if len(scored) < len(targets):
                 vectors, targets = vectors[scored], targets[scored]
-        total = self._summed_loss(vectors, targets)
+
+        head, rows = self.lm_head, max(1, LOSS_CHUNK_ENTRIES // vocab_size)
+        if _is_plain(head) and head.bias is None:
+            total = _ChunkedCrossEntropy.apply(vectors, head.weight, targets, rows, torch.is_grad_enabled())
+        else:  # an adapter or a hook changes what the head gives, so that its gradient is autograd's to find
+
+            def sum_chunk(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+                logits = head(vectors)
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                return F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
+
+            total = torch.zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32), device=vectors.device)
+            for i in range(0, len(vectors), rows):
+                chunk = vectors[i : i + rows], targets[i : i + rows]
+                total = total + checkpoint(sum_chunk, *chunk, use_reentrant=False)
         if num_items is None:
             return total / (targets != IGNORED_LABEL).sum()
         return total / (num_items.to(total.device) if isinstance(num_items, torch.Tensor) else num_items)
-
-    def _summed_loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        rows = max(1, LOSS_CHUNK_ENTRIES // self.config.vocab_size)
-        head = self.lm_head
-        if _is_plain(head) and head.bias is None:
-            return _ChunkedCrossEntropy.apply(vectors, head.weight, targets, rows, torch.is_grad_enabled())
-        # An adapter or a hook changes what the head gives, so that its gradient is autograd's to find.
-        total = torch.zeros((), dtype=torch.promote_types(vectors.dtype, torch.float32), device=vectors.device)
-        for i in range(0, len(vectors), rows):
-            total = total + checkpoint(
-                self._chunk_loss, vectors[i : i + rows], targets[i : i + rows], use_reentrant=False
-            )
-        return total
-
-    def _chunk_loss(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = self.lm_head(vectors)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
-
-    def _check_labels(self, name: str, labels: torch.Tensor | None, shape: torch.Size) -> None:
-        if labels is None or labels.shape != shape or labels.dtype not in ID_DTYPES:
-            _refuse(name, labels, f"int64 or int32 of shape {tuple(shape)} like the inputs")
-        if _is_eager() and labels.device.type == "cpu" and labels.numel():
-            rows = self.config.vocab_size
-            bad = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= rows))]
-            if bad.numel():
-                raise ValueError(
-                    f"`{name}` must lie from 0 to {rows - 1} (`vocab_size` is {rows}) or be {IGNORED_LABEL}, which is "
-                    f"left out; got {int(bad[0])}. Does the tokenizer belong to this model?"
-                )
 
 
 class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
@@ -1168,78 +1139,44 @@ def _beside(weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return ids if weight.device.type == "meta" else ids.to(weight.device)
 
 
-def _check_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Return a mask, or None if it is all ones; its values are read on the CPU alone, where that is cheap."""
-    if mask is None or not (mask.is_cpu and mask.numel() and _is_eager()):
-        return mask
-    low, high = (bound.item() for bound in torch.aminmax(mask))
-    if low < 0 or high > 1 or (mask.is_floating_point() and bool(((mask != 0) & (mask != 1)).any())):
-        # An additive mask (0 and -inf) would be read upside down.
-        raise ValueError(
-            "`attention_mask` must hold 1 (or True) for real tokens and 0 for padding, got other values "
-            "(an additive mask of 0 and -inf is not accepted)."
-        )
-    return None if low == 1 else mask
-
-
-def _keep_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
-    """Slice `(batch, position, n_embd)` as `logits_to_keep` says; older transformers have no helper for this."""
-    if isinstance(kept, torch.Tensor) and kept.ndim == 2:
-        if kept.dtype == torch.bool:
-            return hidden_states[kept]  # (n_kept, n_embd), as their number may differ from row to row
-        return hidden_states.take_along_dim(kept.unsqueeze(-1), dim=1)
-    return hidden_states[:, slice(-kept, None) if isinstance(kept, int) else kept]
-
-
 def _is_exporting() -> bool:
     is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has one for both
     return bool(is_exporting()) or torch.jit.is_tracing()
 
 
-def _scale(vectors: torch.Tensor, factor: float, own: bool) -> torch.Tensor:
-    return vectors.mul_(factor) if own else vectors * factor
-
-
-def sum_rows(
+def _sum_rows(
     table: torch.Tensor,
-    ids: torch.Tensor,
+    ids: torch.Tensor | None,
     offsets: torch.Tensor,
-    sparse: bool = False,
     weights: torch.Tensor | None = None,
+    sparse: bool = False,
 ) -> torch.Tensor:
-    """Sum the rows of each document, `(n_documents, n_embd)`.
+    """Sum rows of a table for each document, `(n_documents, n_embd)`; without ids all rows, in their order.
 
     In the dtype of the table; in float32 for float16 and for the uint8 rows of `embedding_bag_byte_prepack`.
     """
+    if ids is None:
+        ids = torch.arange(len(table), device=table.device)
+    offsets = offsets.to(ids)
     if weights is not None:
-        weights = weights.to(torch.float32 if table.dtype == torch.uint8 else table.dtype)
-    sums: torch.Tensor
+        weights = weights.to(table.device, torch.float32 if table.dtype == torch.uint8 else table.dtype)
     if table.dtype == torch.uint8:
-        sums = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            table, ids, offsets.to(ids.dtype), False, 0, False, weights, None, True
+        sums: torch.Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+            table, ids, offsets, False, 0, False, weights, None, True
         )
         return sums
+    ends = None
     if table.dtype == torch.float16 and len(ids):
         # A float16 sum ends at 65,504: short runs are summed in it, the runs of a document in float32.
         lengths = offsets.diff()
         runs = -(-lengths // HALF_RUN)
         ends = F.pad(runs.cumsum(0), (1, 0))  # (n_documents + 1,)
         within = torch.arange(int(ends[-1]), device=ids.device) - ends[:-1].repeat_interleave(runs)
-        starts = F.pad(offsets[:-1].repeat_interleave(runs) + within * HALF_RUN, (0, 1), value=len(ids))
-        sums = _bag(table, ids, starts, sparse, weights).float()  # (n_runs, n_embd)
-        return _bag(sums, torch.arange(len(sums), device=ids.device), ends)
-    return _bag(table, ids, offsets, sparse, weights)
-
-
-def _bag(
-    table: torch.Tensor,
-    ids: torch.Tensor,
-    offsets: torch.Tensor,
-    sparse: bool = False,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
+        starts = offsets[:-1].repeat_interleave(runs) + within * HALF_RUN
+        offsets = F.pad(starts, (0, 1), value=len(ids)).to(ids)  # (n_runs + 1,)
     # `F.embedding_bag` without its checks, which take as long as the sums of a short text.
-    return torch.embedding_bag(table, ids, offsets.to(ids.dtype), False, 0, sparse, weights, True)[0]
+    sums = torch.embedding_bag(table, ids, offsets, False, 0, sparse, weights, True)[0]
+    return sums if ends is None else _sum_rows(sums.float(), None, ends)
 
 
 def _mean_over_tokens(
@@ -1259,9 +1196,8 @@ def _mean_over_tokens(
     if in_order and hidden_states.dtype != torch.float16:  # `embedding_bag` gives sums in the dtype of the table
         # One after the other over the real tokens alone: the result does not depend on padding or batch, bit by bit.
         lengths = real.sum(1)
-        sums = _bag(
-            hidden_states.view(-1, n_embd), real.flatten().nonzero().squeeze(1), F.pad(lengths.cumsum(0), (1, 0))
-        )
+        ids, offsets = real.flatten().nonzero().squeeze(1), F.pad(lengths.cumsum(0), (1, 0))
+        sums = _sum_rows(hidden_states.view(-1, n_embd), ids, offsets)
         return sums / lengths.clamp(min=1).unsqueeze(1)
     dtype = torch.promote_types(hidden_states.dtype, torch.float32)
     if attention_mask is not None:
@@ -1272,16 +1208,6 @@ def _mean_over_tokens(
         weights = weights.to(hidden_states.device, dtype) * real
         sums, totals = torch.einsum("bp,bpe->be", weights, hidden_states.to(dtype)), weights.sum(1, keepdim=True)
     return (sums / totals.where(totals != 0, 1)).to(hidden_states.dtype)
-
-
-def _begins_with(kept: torch.Tensor, rows: torch.Tensor) -> bool:
-    """Whether the first of some rows are these, bit by bit."""
-    if (kept.dtype, kept.device) != (rows.dtype, rows.device) or len(kept) < len(rows):
-        return False
-    kept = kept[: len(rows)]
-    if rows.shape[1] * rows.element_size() % 8 == 0:  # whole words compare four times as fast
-        kept, rows = kept.view(torch.int64), rows.view(torch.int64)
-    return torch.equal(kept, rows)
 
 
 def _as_bags(input_ids: Any, offsets: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -1304,15 +1230,6 @@ def _as_bags(input_ids: Any, offsets: Any) -> tuple[torch.Tensor, torch.Tensor]:
             f"with {first} and end with {last}."
         )
     return input_ids[first:last], offsets - first
-
-
-def _cut_bags(input_ids: torch.Tensor, offsets: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keep the first `limit` ids of each document."""
-    lengths = offsets.diff()
-    if not lengths.numel() or int(lengths.max()) <= limit:
-        return input_ids, offsets
-    places = torch.arange(len(input_ids), device=input_ids.device) - offsets[:-1].repeat_interleave(lengths)
-    return input_ids[places < limit], F.pad(lengths.clamp(max=limit).cumsum(0), (1, 0))
 
 
 # A copy that was loaded from a Hub repository must not take the place of the installed classes.
