@@ -10,7 +10,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, IterableDataset
@@ -74,14 +73,19 @@ def train_classes(
     texts, values, names, skipped = _read(dataset, column, label_column)
     classes = sorted(set(values)) if names is None else list(range(len(names)))
     names = [str(value) for value in classes] if names is None else names
-    labels = _number(values, classes, label_column)
+    numbers, n_rows = {value: i for i, value in enumerate(classes)}, len(texts)
+    if validation is not None:
+        more, more_values, _, more_skipped = _read(validation, column, label_column, least=1)
+        if unknown := set(more_values) - numbers.keys():
+            raise ColumnError(
+                f"Column {label_column!r} of the validation rows has classes that the training rows lack: "
+                f"{', '.join(sorted(map(repr, unknown))[:5])}. Leave these rows out, or train on such rows too."
+            )
+        texts, values, skipped = texts + more, values + more_values, skipped + more_skipped
+    labels = np.array([numbers[value] for value in values], np.int64)
+    train, held_out = np.split(np.arange(len(labels)), [n_rows])
     if validation is None:
         train, held_out = _split(labels, options.seed)
-    else:
-        more, more_values, _, more_skipped = _read(validation, column, label_column, least=1)
-        labels = np.concatenate([labels, _number(more_values, classes, label_column)])
-        train, held_out = np.arange(len(texts)), np.arange(len(texts), len(labels))
-        texts, skipped = texts + more, skipped + more_skipped
     bags = Bags.of(texts, tokenizer, model.config.n_positions)
     settings = {
         "columns": (column, label_column),
@@ -92,9 +96,8 @@ def train_classes(
         "pooling": model.config.pooling,
     }
     with RunFolder(output, "train classes", tokenizer, options, **settings) as run:
-        classifier = _add_head(model, names)
         targets = torch.from_numpy(labels).to(model.wte.weight.device)
-        _start_head(classifier, bags, train, targets)
+        classifier = _make_classifier(model, names, bags, train, targets)
         start = _evaluate(classifier, bags, held_out, labels)
         steps = {}
         if not options.frozen:
@@ -105,8 +108,7 @@ def train_classes(
                 vectors = vectors * torch.from_numpy(kept).to(vectors.device) / (1 - DROPOUT)
                 return F.cross_entropy(classifier.score(vectors), targets[train[rows]])
 
-            run.fit(classifier, len(train), loss)
-            steps = run.describe_steps()
+            steps = run.fit(classifier, len(train), loss)
         accuracy, f1 = _evaluate(classifier, bags, held_out, labels)
         before = ("", "") if options.frozen else (f" ({start[0]:.1%} before)", f" ({start[1]:.3f} before)")
         most = np.bincount(labels[held_out]).max() / len(held_out)
@@ -170,18 +172,7 @@ def _read(
     return [texts[i] for i in rows], [values[i] for i in rows], names, len(texts) - len(rows)
 
 
-def _number(values: list[Any], classes: list[Any], label_column: str) -> npt.NDArray[np.int64]:
-    """Return the number of each label among the classes, `(n_rows,)`."""
-    numbers = {value: i for i, value in enumerate(classes)}
-    if unknown := set(values) - numbers.keys():
-        raise ColumnError(
-            f"Column {label_column!r} of the validation rows has classes that the training rows lack: "
-            f"{', '.join(sorted(map(repr, unknown))[:5])}. Leave these rows out, or train on such rows too."
-        )
-    return np.array([numbers[value] for value in values], np.int64)
-
-
-def _split(labels: npt.NDArray[np.int64], seed: int) -> tuple[Rows, Rows]:
+def _split(labels: Rows, seed: int) -> tuple[Rows, Rows]:
     """Return training and held-out rows: one in ten of each class, at least one of a class with two rows.
 
     >>> labels = np.repeat([0, 1, 2], [40, 20, 1])
@@ -196,35 +187,26 @@ def _split(labels: npt.NDArray[np.int64], seed: int) -> tuple[Rows, Rows]:
     return np.sort(order[~held]), np.sort(order[held])
 
 
-def _add_head(model: GPTEmbeddingsModel, names: list[str]) -> GPTEmbeddingsForSequenceClassification:
-    """Return a classifier on the very tables of a model."""
-    config = copy.deepcopy(model.config)
+@torch.no_grad()
+def _make_classifier(
+    model: GPTEmbeddingsModel, names: list[str], bags: Bags, rows: Rows, targets: torch.Tensor
+) -> GPTEmbeddingsForSequenceClassification:
+    """Put a layer on the very tables of a model: the logistic regression of its vectors of some rows.
+
+    The vectors are centred and of length 1 on average. The penalty is scikit-learn's for several classes at
+    C = log2(n_classes): the more classes, the larger the logits.
+    """
+    config, n_classes = copy.deepcopy(model.config), len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
     config.problem_type = "single_label_classification"
     config.classifier_dropout = DROPOUT
     classifier: Any = GPTEmbeddingsForSequenceClassification(config)
     classifier.transformer = model
-    return classifier.to(model.wte.weight).eval()
-
-
-def _logits(classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows) -> torch.Tensor:
-    logits: torch.Tensor = classifier.score(classifier.transformer.embed_bags(*bags.take(rows)))
-    return logits
-
-
-@torch.no_grad()
-def _start_head(
-    classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, targets: torch.Tensor
-) -> None:
-    """Make the layer the logistic regression of vectors that are centred and of length 1 on average.
-
-    The penalty is scikit-learn's for several classes at C = log2(n_classes): the more classes, the larger the logits.
-    """
+    classifier.to(model.wte.weight).eval()
     if len(rows) > HEAD_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, HEAD_ROWS).astype(np.int64)]
-    vectors = classifier.transformer.embed_bags(*bags.take(rows)).float()
-    labels, n_classes = targets[torch.from_numpy(rows)], classifier.config.num_labels
+    vectors, labels = model.embed_bags(*bags.take(rows)).float(), targets[torch.from_numpy(rows)]
     mean = vectors.mean(0)
     vectors -= mean
     length = vectors.square().sum(1).mean().sqrt().clamp(min=1e-30)
@@ -244,14 +226,16 @@ def _start_head(
     optimizer.step(closure)
     classifier.score.weight.copy_(weight / length)
     classifier.score.bias.copy_(bias - weight @ mean / length)
+    return classifier
 
 
 @torch.no_grad()
 def _evaluate(
-    classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, labels: npt.NDArray[np.int64]
+    classifier: GPTEmbeddingsForSequenceClassification, bags: Bags, rows: Rows, labels: Rows
 ) -> tuple[float, float]:
     """Return accuracy and macro F1, the mean over classes that are there or were found, as scikit-learn has it."""
-    found = _logits(classifier, bags, rows).argmax(1).cpu().numpy()
+    logits = classifier.score(classifier.transformer.embed_bags(*bags.take(rows)))
+    found = logits.argmax(1).cpu().numpy()
     right, n_classes = labels[rows], classifier.config.num_labels
     true, both = (np.bincount(part, minlength=n_classes) for part in (right[found == right], np.append(right, found)))
     return float((found == right).mean()), float((2 * true[both > 0] / both[both > 0]).mean())

@@ -6,8 +6,7 @@ text again.
 
 import math
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -72,90 +71,74 @@ def train_clm(
             f"`max_length` is {options.max_length}, above the model's `n_positions` = {model.config.n_positions}. "
             "Take shorter windows, or make the model longer with `resize_position_embeddings`."
         )
-    windows = TokenWindows(dataset, tokenizer, options.max_length, column=column)
-    other = None if held_out is None else TokenWindows(held_out, tokenizer, options.max_length, column=column)
+    texts = {"windows": dataset} if held_out is None else {"windows": dataset, "held_out": held_out}
+    parts = {name: TokenWindows(text, tokenizer, options.max_length, column=column) for name, text in texts.items()}
     settings = {
         **{name: getattr(model.config, name) for name in SETTINGS},
         "data": data_name,
-        "windows": windows.state_dict()["settings"],
-        "held_out": None if other is None else other.state_dict()["settings"],
+        **{name: part.state_dict()["settings"] for name, part in parts.items()},
     }
     with RunFolder(output, "train clm", tokenizer, options, **settings) as run:
-        train = _store(windows, run.folder / "windows")
-        evaluation = None if other is None else _store(other, run.folder / "held_out")
-        if other is None and len(train) >= HELD_OUT_SHARE:
+        stored = {}
+        for name, part in parts.items():
+            folder = run.folder / name
+            found = load_from_disk(str(folder)) if folder.exists() else part.to_dataset(folder)
+            stored[name] = found.with_format("numpy")
+        train, evaluation = stored["windows"], stored.get("held_out")
+        if evaluation is None and len(train) >= HELD_OUT_SHARE:
             kept = len(train) - len(train) // HELD_OUT_SHARE
             train, evaluation = train.select(range(kept)), train.select(range(kept, len(train)))
-
-        counts, bound = _count(train, model)
+        counts = _count(train, model)
         device: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model.to(device).train()
 
         def loss(rows: Rows, step: int) -> torch.Tensor:
             torch.manual_seed(options.seed + step)  # dropout, as in any resume
-            return model(**_tensors(train[rows], model)).loss
+            return _loss(model, train[rows])
 
+        bar = {"desc": f"Training (bound {counts.bound():.3f})", "unit": "token"}
         n_tokens = options.batch_size * options.max_length
-        title = f"Training (bound {bound:.3f})"
-        run.fit(model, len(train), loss, title=title, sparse=False, tokens_per_step=n_tokens)
+        steps = run.fit(model, len(train), loss, sparse=False, unit_scale=n_tokens, **bar)
+        some, more = train, ""
+        if len(train) > EVALUATED_WINDOWS:
+            spread = np.linspace(0, len(train) - 1, EVALUATED_WINDOWS).astype(np.int64)
+            some, more = train.select(spread), f" (loss of {EVALUATED_WINDOWS:,} windows, bound of all)"
         metadata = {
             "Objective": "next token (clm), cross-entropy in nats",
             "Data": data_name,
             "Tokens": f"{counts.n_pairs:,} targets, {len(train):,} windows of {options.max_length}",
-            **run.describe_steps(),
-            "Loss on the training text": _with_bound(_evaluate(model, _some(train), options.batch_size), bound),
+            **steps,
+            "Loss on the training text": _evaluate(model, some, options.batch_size, counts) + more,
         }
-        if len(train) > EVALUATED_WINDOWS:
-            metadata["Loss on the training text"] += f" (loss of {EVALUATED_WINDOWS:,} windows, bound of all)"
         if evaluation is not None:
-            found = _evaluate(model, evaluation, options.batch_size)
-            metadata["Loss on held-out text"] = _with_bound(found, _count(evaluation, model)[1])
+            own = _count(evaluation, model)
+            metadata["Loss on held-out text"] = _evaluate(model, evaluation, options.batch_size, own)
         return run.save(model, metadata)
 
 
-def _store(windows: TokenWindows, folder: Path) -> Dataset:
-    stored = load_from_disk(str(folder)) if folder.exists() else windows.to_dataset(folder)
-    return stored.with_format("numpy")
-
-
-def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> tuple[BigramCounts, float]:
-    """Count the bigrams of stored windows; return them and the bound for the model."""
+def _count(windows: Dataset, model: GPTEmbeddingsForCausalLM) -> BigramCounts:
+    """Count the bigrams of stored windows, at their positions if the model has some."""
     positions = model.config.position_embedding_type != "none"
-    length = len(windows[0]["input_ids"])
-    counts = BigramCounts(model.config.vocab_size, length if positions else None)
-    for batch in _batches(windows, COUNTED_WINDOWS, "Counting bigrams"):
+    counts = BigramCounts(model.config.vocab_size, len(windows[0]["input_ids"]) if positions else None)
+    n_batches = math.ceil(len(windows) / COUNTED_WINDOWS)
+    for batch in Bar(windows.iter(COUNTED_WINDOWS), desc="Counting bigrams", total=n_batches, leave=False):
         counts.add(batch["input_ids"], batch["target_ids"])
-    return counts, counts.bound()
-
-
-def _some(windows: Dataset) -> Dataset:
-    """Return at most `EVALUATED_WINDOWS` windows, spread evenly over the text."""
-    if len(windows) <= EVALUATED_WINDOWS:
-        return windows
-    return windows.select(np.linspace(0, len(windows) - 1, EVALUATED_WINDOWS).astype(np.int64))
+    return counts
 
 
 @torch.no_grad()
-def _evaluate(model: GPTEmbeddingsForCausalLM, windows: Dataset, batch_size: int) -> float:
-    """Return the mean loss of all targets."""
+def _evaluate(model: GPTEmbeddingsForCausalLM, windows: Dataset, batch_size: int, counts: BigramCounts) -> str:
+    """Return the mean loss of all targets, with its bound."""
     model.eval()
     total, n_targets = 0.0, 0
-    for batch in _batches(windows, batch_size, "Evaluating"):
+    n_batches = math.ceil(len(windows) / batch_size)
+    for batch in Bar(windows.iter(batch_size), desc="Evaluating", total=n_batches, leave=False):
         # With 1 item in the batch the loss is a sum; `logits_to_keep` leaves the logits out.
-        total += float(model(**_tensors(batch, model), num_items_in_batch=1, logits_to_keep=torch.arange(0)).loss)
+        total += float(_loss(model, batch, num_items_in_batch=1, logits_to_keep=torch.arange(0)))
         n_targets += int((batch["target_ids"] >= 0).sum())
-    return total / n_targets
+    return f"{total / n_targets:.4f}; no model without layers can have less than {counts.bound():.4f}"
 
 
-def _batches(windows: Dataset, size: int, title: str) -> Iterable[dict[str, Any]]:
-    return Bar(windows.iter(size), desc=title, total=math.ceil(len(windows) / size), leave=False)
-
-
-def _tensors(batch: Mapping[str, Any], model: GPTEmbeddingsForCausalLM) -> dict[str, torch.Tensor]:
-    """Return the arguments of the model for a batch of windows."""
-    names = {"input_ids": "input_ids", "shift_labels": "target_ids"}
-    return {name: torch.from_numpy(batch[of]).long().to(model.device) for name, of in names.items()}
-
-
-def _with_bound(loss: float, bound: float) -> str:
-    return f"{loss:.4f}; no model without layers can have less than {bound:.4f}"
+def _loss(model: GPTEmbeddingsForCausalLM, batch: Mapping[str, Any], **options: Any) -> torch.Tensor:
+    ids, targets = (torch.from_numpy(batch[name]).long().to(model.device) for name in ("input_ids", "target_ids"))
+    return model(input_ids=ids, shift_labels=targets, **options).loss

@@ -79,13 +79,13 @@ def train_contrastive(
     }
     with RunFolder(output, "train contrastive", tokenizer, options, **settings) as run:
         before = pairs.evaluate(model)
-        run.fit(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows))
+        steps = run.fit(model, pairs.n_learned, lambda rows, _: pairs.loss(model, rows))
         after = pairs.evaluate(model)
         metadata = {
             "Objective": f"pairs of texts (contrastive, negatives in the batch), temperature {TEMPERATURE}",
             "Data": f"{data_name}; {pairs.n_learned:,} pairs, {pairs.n_pairs - pairs.n_learned:,} held out"
             + (f", {skipped:,} rows skipped without both texts" if skipped else ""),
-            **run.describe_steps(),
+            **steps,
             "Recall@1 of held-out pairs": f"{before:.1%} at the start, {after:.1%} trained",
         }
         return run.save(model, metadata)

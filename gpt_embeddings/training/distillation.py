@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -102,27 +101,88 @@ def distil(
     with RunFolder(output, "train distil", tokenizer, options, **settings) as run:
         file = run.folder / "texts.json"
         if not file.is_file():
-            write_json(asdict(_choose(dataset, column, tokenizer, loaded.tokenizer, options)), file)
-        texts = _Texts(**json.loads(file.read_text(encoding="utf-8")))
+            write_json(_choose_texts(dataset, column, tokenizer, loaded.tokenizer, options), file)
+        chosen = json.loads(file.read_text(encoding="utf-8"))
+        tokens, sentences, phrases = chosen["tokens"], chosen["sentences"], chosen["phrases"]
         Bar.write(
-            f"The teacher reads {len(texts.sentences):,} sentences, {len(texts.phrases):,} phrases and "
-            f"{len(texts.tokens):,} tokens of the vocabulary (none of these with `init='random'`, --init random).",
+            f"The teacher reads {len(sentences):,} sentences, {len(phrases):,} phrases and {len(tokens):,} tokens of "
+            "the vocabulary (none of these with `init='random'`, --init random).",
             file=sys.stderr,
         )
-        vectors = encode_texts(loaded, texts.tokens + texts.learned, run.folder / "teacher")
-        student = _Student(texts, vectors, tokenizer, options)
-        results = student.evaluate()
-        if texts.learned:
-            student.fit(run)
-            trained = student.evaluate()
-            results = {name: f"{results[name]} at the start, {trained[name]} trained" for name in trained}
+        texts, n_held_out = sentences + phrases, min(HELD_OUT, len(sentences) // 10)
+        vectors = encode_texts(loaded, tokens + texts, run.folder / "teacher")
+        pairs = similar_pairs(vectors[len(tokens) :][:n_held_out]) if n_held_out else None
+        first = len(tokens) if texts else 0  # of the vectors that are learned from: of texts, else of tokens
+        anisotropic = mean_cosine(vectors[first:]) > ANISOTROPIC
+        if anisotropic:
+            vectors = center(vectors, first)
+        targets = vectors[first:]
+        projection = principal_directions(targets[n_held_out:], options.n_embd)
+        # The tokenizer has a huge number where it has no limit.
+        limit = min(tokenizer.model_max_length, INTEGER_RANGES["n_positions"][1])
+        bags = [Bags.of(augmented, tokenizer, limit) for augmented in augmentations(texts)]
+        counts = np.bincount(bags[0].input_ids, minlength=vocabulary_rows(tokenizer)) if texts else None
+        model = _start_model(tokens, vectors, counts, projection, tokenizer, limit, options)
+        results, steps = _evaluate(model, tokenizer, counts, bags[0], pairs), {}
         metadata = {
-            **_describe(texts, options, data_name),
-            **(run.describe_steps() if texts.learned else {}),
-            "Teacher": f"{loaded.name}, {width} dimensions{', centred' if student.anisotropic else ''}",
-            **results,
+            "Objective": "a teacher's vectors of the tokens, projected and weighted by frequency (as model2vec)",
+            "Data": "none",
         }
-        return run.save(student.model, metadata, *[loaded.package] if loaded.package else [])
+        if texts:
+            weight = ANISOTROPIC_SIMILARITY_WEIGHT if anisotropic else SIMILARITY_WEIGHT
+
+            def loss(rows: Rows, step: int) -> torch.Tensor:
+                rows = rows + n_held_out
+                random = np.random.default_rng([options.seed, step])
+                ours = model.embed_bags(*bags[random.choice(len(bags), p=AUGMENTATION_PROBABILITIES)].take(rows))
+                theirs = torch.from_numpy(targets[rows].astype(np.float32))  # (batch, width of the teacher)
+                return matryoshka_loss(ours, theirs, projection, weight)
+
+            initial = model.wte.weight.detach().clone()
+            steps = run.fit(model, len(texts) - n_held_out, loss, desc="Distilling")
+            if options.init == "random":  # zeros in rows that no step has changed leave a mean its direction
+                with torch.no_grad():
+                    model.wte.weight[(model.wte.weight == initial).all(1)] = 0
+            if options.positions == "learned":
+                fill_rare_positions(model)
+            trained = _evaluate(model, tokenizer, counts, bags[0], pairs)
+            results = {name: f"{results[name]} at the start, {trained[name]} trained" for name in trained}
+            widths = ", ".join(map(str, matryoshka_dims(options.n_embd)[: len(WIDTH_WEIGHTS)]))
+            n_sentences = len(sentences) - n_held_out
+            metadata = {
+                "Objective": f"vectors of a teacher (distillation): cosine, cosines within a batch, at {widths} "
+                "dimensions",
+                "Data": f"{data_name}; {n_sentences:,} sentences and {len(phrases):,} phrases of random words",
+            }
+        metadata |= steps | {"Teacher": f"{loaded.name}, {width} dimensions{', centred' if anisotropic else ''}"}
+        return run.save(model, metadata | results, *[loaded.package] if loaded.package else [])
+
+
+def _choose_texts(
+    dataset: Dataset | IterableDataset | None,
+    column: str,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    options: DistilOptions,
+) -> dict[str, list[str]]:
+    """Return what the teacher reads: tokens, empty for spaces and parts of characters, sentences and phrases."""
+    tokens = []
+    if options.init == "teacher":
+        decoded = tokenizer.batch_decode([[i] for i in range(vocabulary_rows(tokenizer))])
+        tokens = ["" if "\ufffd" in text else text.strip() for text in decoded]
+    if dataset is None:
+        return {"tokens": tokens, "sentences": [], "phrases": []}
+    batches = Bar(read_blocks(dataset, READ_TEXTS, [column]), desc="Reading", unit="batch", leave=False)
+    texts = (text for batch in batches for text in batch[column].to_pylist() if text)
+    sentences = pick_sentences(texts, options.sentences, options.seed)
+    if len(sentences) < LEAST_SENTENCES:
+        raise ValueError(
+            f"The data has {len(sentences)} distinct sentences of at least {SHORTEST} characters; distillation needs "
+            f"{LEAST_SENTENCES}, and begins to pay off at some 10,000. Give more text, or another column."
+        )
+    tokenizers = [tokenizer, *([teacher_tokenizer] if teacher_tokenizer is not None else [])]
+    phrases = make_phrases(tokenizers, options.phrases, options.seed)
+    return {"tokens": tokens, "sentences": sentences, "phrases": phrases}
 
 
 def make_phrases(tokenizers: Iterable[PreTrainedTokenizerBase], n: int, seed: int) -> list[str]:
@@ -137,102 +197,61 @@ def make_phrases(tokenizers: Iterable[PreTrainedTokenizerBase], n: int, seed: in
     return [phrase[0].upper() + phrase[1:] if i % 2 else phrase for i, phrase in enumerate(phrases)]
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """What the teacher reads, in this order; the first sentences are held out."""
+def _start_model(
+    tokens: list[str],
+    vectors: Vectors,
+    counts: Rows | None,
+    projection: torch.Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    n_positions: int,
+    options: DistilOptions,
+) -> GPTEmbeddingsModel:
+    """Return the table before training: of the teacher's vectors of the tokens if it has read them, else random."""
+    config = GPTEmbeddingsConfig(
+        vocab_size=vocabulary_rows(tokenizer),
+        n_positions=n_positions,
+        n_embd=options.n_embd,
+        embd_pdrop=0.0,
+        position_embedding_type=options.positions,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(options.seed)
+        model = GPTEmbeddingsModel(config).eval()
+        if tokens:
+            model.wte.weight.copy_(initial_rows(tokens, vectors[: len(tokens)], counts, projection))
+        if options.positions == "learned":
+            model.get_parameter("wpe.weight").zero_()
+    return model
 
-    tokens: list[str]
-    """The text of each token; none with `init="random"`."""
-    sentences: list[str]
-    phrases: list[str]
 
-    @property
-    def learned(self) -> list[str]:
-        return self.sentences + self.phrases
-
-    @property
-    def n_held_out(self) -> int:
-        return min(HELD_OUT, len(self.sentences) // 10)
-
-
-class _Student:
-    """The table, with the texts and the teacher's vectors that it learns from."""
-
-    def __init__(
-        self, texts: _Texts, vectors: Vectors, tokenizer: PreTrainedTokenizerBase, options: DistilOptions
-    ) -> None:
-        self.texts, self.tokenizer, self.options = texts, tokenizer, options
-        # The tokenizer has a huge number where it has no limit.
-        self.limit = min(tokenizer.model_max_length, INTEGER_RANGES["n_positions"][1])
-        self.bags = Bags.of(texts.learned, tokenizer, self.limit)
-        self.pairs = similar_pairs(vectors[len(texts.tokens) :][: texts.n_held_out]) if texts.n_held_out else None
-        first = len(texts.tokens) if texts.learned else 0
-        self.anisotropic = mean_cosine(vectors[first:]) > ANISOTROPIC
-        vectors = center(vectors, first) if self.anisotropic else vectors
-        self.vectors = vectors[first:]  # of the texts, or of the tokens if there is none
-        self.projection = principal_directions(self.vectors[texts.n_held_out :], options.n_embd)
-        rows = vocabulary_rows(tokenizer)
-        self.counts = np.bincount(self.bags.input_ids, minlength=rows) if texts.learned else None
-        config = GPTEmbeddingsConfig(
-            vocab_size=rows,
-            n_positions=self.limit,
-            n_embd=options.n_embd,
-            embd_pdrop=0.0,
-            position_embedding_type=options.positions,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        with torch.random.fork_rng([]), torch.no_grad():
-            torch.manual_seed(options.seed)
-            self.model = GPTEmbeddingsModel(config).eval()
-            if texts.tokens:
-                self.model.wte.weight.copy_(initial_rows(texts.tokens, vectors[:rows], self.counts, self.projection))
-            if options.positions == "learned":
-                self.model.get_parameter("wpe.weight").zero_()
-
-    def fit(self, run: RunFolder) -> None:
-        model, n_held_out = self.model, self.texts.n_held_out
-        weight = ANISOTROPIC_SIMILARITY_WEIGHT if self.anisotropic else SIMILARITY_WEIGHT
-        _, *others = augmentations(self.texts.learned)
-        augmented = [self.bags, *(Bags.of(other, self.tokenizer, self.limit) for other in others)]
-
-        def loss(rows: Rows, step: int) -> torch.Tensor:
-            rows = rows + n_held_out
-            random = np.random.default_rng([self.options.seed, step])
-            bags = augmented[random.choice(len(augmented), p=AUGMENTATION_PROBABILITIES)]
-            theirs = torch.from_numpy(self.vectors[rows].astype(np.float32))  # (batch, width of the teacher)
-            return matryoshka_loss(model.embed_bags(*bags.take(rows)), theirs, self.projection, weight)
-
-        initial = model.wte.weight.detach().clone()
-        run.fit(model, len(self.bags) - n_held_out, loss, title="Distilling")
-        if self.options.init == "random":  # zeros in rows that no step has changed leave a mean its direction
-            with torch.no_grad():
-                model.wte.weight[(model.wte.weight == initial).all(1)] = 0
-        if self.options.positions == "learned":
-            fill_rare_positions(model)
-
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, str]:
-        """Compare held-out pairs with the teacher, and find the nearest words of some frequent ones."""
-        ids = whole_words(self.tokenizer)
-        counts = self.counts
-        if counts is None:
-            counts = np.arange(self.model.config.vocab_size, 0, -1)  # vocabularies are roughly sorted by frequency
-        known = sorted((-counts[i], word) for word, i in ids.items() if len(word) > 3 and counts[i])
-        words = [known[rank][1] for rank in SHOWN_RANKS if rank < len(known)]
-        index, results = Neighbours(self.model, self.tokenizer, ids.values()), {}
-        if self.pairs is not None:
-            first, second, cosines = self.pairs
-            vectors = self.model.embed_bags(*self.bags.take(np.arange(self.texts.n_held_out)))
-            widths, found = _widths(self.options.n_embd), []
-            for width in widths:
-                ours = F.normalize(vectors[:, :width], dim=1).numpy()
-                found.append(f"{spearman((ours[first] * ours[second]).sum(1), cosines):.3f}")
-            more = f" ({', '.join(found[1:])} by the first {', '.join(map(str, widths[1:]))})" if found[1:] else ""
-            results["Spearman correlation with the teacher on held-out pairs"] = found[0] + more
-        for word in words:
-            nearest = index.nearest(index.table[ids[word]], 5, [ids[word]])
-            results[f"Nearest to {word!r}"] = ", ".join(near.text.lstrip("␣") for near in nearest)
-        return results
+@torch.no_grad()
+def _evaluate(
+    model: GPTEmbeddingsModel,
+    tokenizer: PreTrainedTokenizerBase,
+    counts: Rows | None,
+    bags: Bags,
+    pairs: tuple[Rows, Rows, Vectors] | None,
+) -> dict[str, str]:
+    """Compare held-out pairs, the first of the bags, with the teacher; find the nearest words of frequent ones."""
+    ids, results = whole_words(tokenizer), {}
+    if counts is None:
+        counts = np.arange(model.config.vocab_size, 0, -1)  # vocabularies are roughly sorted by frequency
+    if pairs is not None:
+        first, second, cosines = pairs
+        vectors = model.embed_bags(*bags.take(np.arange(len(first))))
+        widths, found = matryoshka_dims(model.config.n_embd)[: len(WIDTH_WEIGHTS)], []
+        for width in widths:
+            ours = F.normalize(vectors[:, :width], dim=1).numpy()
+            found.append(f"{spearman((ours[first] * ours[second]).sum(1), cosines):.3f}")
+        more = f" ({', '.join(found[1:])} by the first {', '.join(map(str, widths[1:]))})" if found[1:] else ""
+        results["Spearman correlation with the teacher on held-out pairs"] = found[0] + more
+    index = Neighbours(model, tokenizer, ids.values())
+    known = sorted((-counts[i], word) for word, i in ids.items() if len(word) > 3 and counts[i])
+    for word in [known[rank][1] for rank in SHOWN_RANKS if rank < len(known)]:
+        nearest = index.nearest(index.table[ids[word]], 5, [ids[word]])
+        results[f"Nearest to {word!r}"] = ", ".join(near.text.lstrip("␣") for near in nearest)
+    return results
 
 
 def mean_cosine(vectors: Vectors) -> float:
@@ -268,9 +287,6 @@ def initial_rows(tokens: list[str], vectors: Vectors, counts: Rows | None, proje
         vectors: The teacher's vectors of these texts, `(n_tokens, width)`.
         counts: How often each token occurs in the data; None without data.
         projection: Matrix of shape `(width, n_embd)`.
-
-    Returns:
-        Rows of shape `(n_tokens, n_embd)`.
     """
     zipf = 1 / np.arange(2, len(tokens) + 2)  # byte-pair vocabularies are roughly sorted by frequency
     share = zipf / zipf.sum()
@@ -292,13 +308,10 @@ def matryoshka_loss(
         theirs: Vectors of the teacher, of length 1, `(batch, width)`.
         projection: Matrix of shape `(width, n_embd)`, the principal components first.
         similarity_weight: Weight of the squared differences of cosines within the batch.
-
-    Returns:
-        The loss, `()`.
     """
     targets, cosines = theirs @ projection, theirs @ theirs.T
     total = ours.new_zeros(())
-    for width, weight in zip(_widths(ours.shape[1]), WIDTH_WEIGHTS, strict=False):
+    for width, weight in zip(matryoshka_dims(ours.shape[1]), WIDTH_WEIGHTS, strict=False):
         unit = F.normalize(ours[:, :width], dim=1)
         misses = 1 - (unit * F.normalize(targets[:, :width], dim=1)).sum(1).mean()
         total = total + weight * (misses + similarity_weight * (unit @ unit.T - cosines).square().mean())
@@ -323,54 +336,3 @@ def fill_rare_positions(model: GPTEmbeddingsModel) -> None:
     first, last = TRAINED_POSITIONS
     table = model.get_parameter("wpe.weight")
     table[last:] = table[first:last].mean(0)
-
-
-def _widths(n_embd: int) -> list[int]:
-    return matryoshka_dims(n_embd)[: len(WIDTH_WEIGHTS)]
-
-
-def _choose(
-    dataset: Dataset | IterableDataset | None,
-    column: str,
-    tokenizer: PreTrainedTokenizerBase,
-    teacher_tokenizer: PreTrainedTokenizerBase | None,
-    options: DistilOptions,
-) -> _Texts:
-    tokens = _token_texts(tokenizer) if options.init == "teacher" else []
-    if dataset is None:
-        return _Texts(tokens, [], [])
-    sentences = pick_sentences(_read(dataset, column), options.sentences, options.seed)
-    if len(sentences) < LEAST_SENTENCES:
-        raise ValueError(
-            f"The data has {len(sentences)} distinct sentences of at least {SHORTEST} characters; distillation needs "
-            f"{LEAST_SENTENCES}, and begins to pay off at some 10,000. Give more text, or another column."
-        )
-    tokenizers = [tokenizer, *([teacher_tokenizer] if teacher_tokenizer is not None else [])]
-    return _Texts(tokens, sentences, make_phrases(tokenizers, options.phrases, options.seed))
-
-
-def _describe(texts: _Texts, options: DistilOptions, data_name: str) -> dict[str, str]:
-    """Return the metadata that is known before training."""
-    if not texts.learned:
-        return {
-            "Objective": "a teacher's vectors of the tokens, projected and weighted by frequency (as model2vec)",
-            "Data": "none",
-        }
-    widths = ", ".join(map(str, _widths(options.n_embd)))
-    n_sentences = len(texts.sentences) - texts.n_held_out
-    return {
-        "Objective": f"vectors of a teacher (distillation): cosine, cosines within a batch, at {widths} dimensions",
-        "Data": f"{data_name}; {n_sentences:,} sentences and {len(texts.phrases):,} phrases of random words",
-    }
-
-
-def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return each id as a text without its space; empty for spaces and for parts of characters."""
-    texts = tokenizer.batch_decode([[i] for i in range(vocabulary_rows(tokenizer))])
-    return ["" if "\ufffd" in text else text.strip() for text in texts]
-
-
-def _read(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
-    batches = read_blocks(dataset, READ_TEXTS, [column])
-    for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
-        yield from (text for text in batch[column].to_pylist() if text)

@@ -51,32 +51,22 @@ class RowAdam(torch.optim.Optimizer):
                     state["step"] = torch.zeros(())  # on the CPU, so that reading it does not wait for a device
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 state["step"] += 1
-                if parameter.grad.is_sparse:
-                    _step_rows(parameter, parameter.grad.coalesce(), state, group)
+                grad, mean, square = parameter.grad, state["exp_avg"], state["exp_avg_sq"]
+                sparse = grad.is_sparse
+                if sparse:
+                    grad = grad.coalesce()
+                    rows, grad = grad.indices()[0], grad.values()  # (touched,), (touched, ...)
+                    mean, square = mean.index_select(0, rows), square.index_select(0, rows)
+                beta1, beta2 = group["betas"]
+                mean.lerp_(grad, 1 - beta1)
+                square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+                count = state["step"].item()
+                scale = math.sqrt(1 - beta2**count)
+                update = mean.div(square.sqrt().add_(group["eps"] * scale)).mul_(scale / (1 - beta1**count))
+                if sparse:
+                    state["exp_avg"].index_copy_(0, rows, mean)
+                    state["exp_avg_sq"].index_copy_(0, rows, square)
+                    parameter.index_add_(0, rows, update, alpha=-group["lr"])
                 else:
-                    update = _advance(state["exp_avg"], state["exp_avg_sq"], parameter.grad, state["step"], group)
                     parameter.add_(update, alpha=-group["lr"])
         return loss
-
-
-def _step_rows(
-    parameter: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
-) -> None:
-    rows, values = grad.indices()[0], grad.values()  # (touched,), (touched, ...)
-    mean, square = state["exp_avg"].index_select(0, rows), state["exp_avg_sq"].index_select(0, rows)
-    update = _advance(mean, square, values, state["step"], group)
-    state["exp_avg"].index_copy_(0, rows, mean)
-    state["exp_avg_sq"].index_copy_(0, rows, square)
-    parameter.index_add_(0, rows, update, alpha=-group["lr"])
-
-
-def _advance(
-    mean: torch.Tensor, square: torch.Tensor, grad: torch.Tensor, step: torch.Tensor, group: dict[str, Any]
-) -> torch.Tensor:
-    """Move both moments in place and return the step to take, before the learning rate."""
-    beta1, beta2 = group["betas"]
-    mean.lerp_(grad, 1 - beta1)
-    square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    count = step.item()
-    scale = math.sqrt(1 - beta2**count)
-    return mean.div(square.sqrt().add_(group["eps"] * scale)).mul_(scale / (1 - beta1**count))

@@ -46,14 +46,10 @@ def resumable_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class RunFolder(AtomicOutput):
-    """The output of a run, with its checkpoint.
+    """The output of a run of the command `kind`, with its checkpoint.
 
-    Args:
-        path: Folder to make; it appears when the run is complete.
-        kind: The command, such as `train clm`.
-        tokenizer: The tokenizer of the model.
-        options: How to train; None for a run that has no steps and starts anew each time.
-        **settings: What else must be the same for a run to continue, JSON-serializable.
+    A run continues if options, tokenizer and `settings` (JSON-serializable) are the same. One without options has no
+    steps, and starts anew each time.
     """
 
     def __init__(
@@ -71,14 +67,9 @@ class RunFolder(AtomicOutput):
         self.options = options
         super().__init__(path, kind, {**asdict(options), "tokenizer": tokenizer_digest(tokenizer), **settings})
 
-    @property
-    def state(self) -> Path:
-        """The file of the checkpoint."""
-        return self.folder / "state.pt"
-
     def save_state(self, step: int, state: Mapping[str, Any]) -> None:
         """Write the state after a step: tensors, numbers and containers of them."""
-        with resumable_file(self.state) as file:
+        with resumable_file(self.folder / "state.pt") as file:
             torch.save({"step": step, **state}, file)
 
     def fit(
@@ -87,63 +78,60 @@ class RunFolder(AtomicOutput):
         n_examples: int,
         loss: Callable[[Rows, int], torch.Tensor],
         *,
-        title: str = "Training",
         sparse: bool = True,
-        tokens_per_step: int | None = None,
-    ) -> None:
-        """Minimize a loss, from the checkpoint of the run if there is one.
+        **bar_options: Any,
+    ) -> dict[str, str]:
+        """Minimize a loss in place, from the checkpoint of the run if there is one; return metadata on the steps.
 
         The order of examples depends on seed and epoch alone. An epoch leaves out the last examples that fill no
         batch.
 
         Args:
-            model: The model; it is trained in place.
+            model: The model.
             n_examples: Number of examples.
             loss: Takes row numbers of examples and the step, returns their mean loss. It depends on nothing else.
-            title: Label of the progress bar.
             sparse: Whether a step updates only the rows of `wte` that its batch has.
-            tokens_per_step: What the bar counts; None counts steps.
+            **bar_options: Options of the progress bar.
         """
         size, rate = self.options.batch_size, self.options.learning_rate
         optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=rate)
         step, per_epoch = 0, max(1, n_examples // size)
         n_steps = max(1, round(per_epoch * self.options.epochs))
-        if self.state.is_file():
-            saved = torch.load(self.state, weights_only=True)
+        if (self.folder / "state.pt").is_file():
+            saved = torch.load(self.folder / "state.pt", weights_only=True)
             step = saved["step"]
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
-        units: dict[str, Any] = {"unit": "step"}
-        if tokens_per_step is not None:
-            units = {"unit": "token", "unit_scale": tokens_per_step}
         shown, order = float("nan"), None
-        with _gradients(model, sparse), Bar(total=n_steps, initial=step, desc=title, **units) as bar:
-            while step < n_steps:
-                epoch, place = divmod(step, per_epoch)
-                if order is None or place == 0:
-                    order = np.random.default_rng([self.options.seed, epoch]).permutation(n_examples)
-                optimizer.param_groups[0]["lr"] = rate * (1 - step / n_steps)
-                value = loss(order[place * size : (place + 1) * size], step)
-                number = value.item()
-                _check_finite(step, f"the loss is {number}", math.isfinite(number))
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
-                step += 1
-                shown = number if shown != shown else shown + (number - shown) / SHOWN_STEPS
-                bar.update()
-                bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
-                if step % self.options.save_steps == 0 or step == n_steps:
-                    finite = all(bool(weight.isfinite().all()) for weight in model.parameters())
-                    _check_finite(step, "weights are not finite", finite)
-                    self.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-
-    def describe_steps(self) -> dict[str, str]:
-        """Return how long and how fast was trained, for the metadata."""
-        options = self.options
+        wte: Any = model.base_model.wte
+        before, wte.sparse = wte.sparse, sparse
+        try:
+            with Bar(total=n_steps, initial=step, **{"desc": "Training", "unit": "step", **bar_options}) as bar:
+                while step < n_steps:
+                    epoch, place = divmod(step, per_epoch)
+                    if order is None or place == 0:
+                        order = np.random.default_rng([self.options.seed, epoch]).permutation(n_examples)
+                    optimizer.param_groups[0]["lr"] = rate * (1 - step / n_steps)
+                    value = loss(order[place * size : (place + 1) * size], step)
+                    number = value.item()
+                    _check_finite(step, f"the loss is {number}", math.isfinite(number))
+                    optimizer.zero_grad()
+                    value.backward()
+                    optimizer.step()
+                    step += 1
+                    shown = number if shown != shown else shown + (number - shown) / SHOWN_STEPS
+                    bar.update()
+                    bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
+                    if step % self.options.save_steps == 0 or step == n_steps:
+                        finite = all(bool(weight.isfinite().all()) for weight in model.parameters())
+                        _check_finite(step, "weights are not finite", finite)
+                        self.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        finally:
+            wte.sparse = before
+            model.zero_grad()
         return {
-            "Steps": f"{options.epochs:g} epochs in batches of {options.batch_size}",
-            "Learning rate": f"{options.learning_rate:g}, RowAdam, falling to 0; seed {options.seed}",
+            "Steps": f"{self.options.epochs:g} epochs in batches of {size}",
+            "Learning rate": f"{rate:g}, RowAdam, falling to 0; seed {self.options.seed}",
         }
 
     def save(self, model: GPTEmbeddingsPreTrainedModel, metadata: Mapping[str, Any], *packages: str) -> dict[str, Any]:
@@ -162,15 +150,3 @@ def _check_finite(step: int, what: str, finite: bool) -> None:
             f"After step {step} {what}. Nothing of it was saved. Try again with a lower learning rate and another "
             "output, as this one keeps the settings of the run."
         )
-
-
-@contextmanager
-def _gradients(model: GPTEmbeddingsPreTrainedModel, sparse: bool) -> Iterator[None]:
-    """Give the token table sparse gradients or dense ones, and clear the gradients at the end."""
-    wte: Any = model.base_model.wte
-    before, wte.sparse = wte.sparse, sparse
-    try:
-        yield
-    finally:
-        wte.sparse = before
-        model.zero_grad()

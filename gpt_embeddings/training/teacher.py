@@ -50,15 +50,11 @@ Encode = Callable[[list[str]], Any]
 
 
 class Teacher:
-    """A teacher that is ready to encode.
+    """A function of a list of texts that returns vectors `(n_texts, width)`, ready to encode.
 
-    Args:
-        call: Takes a list of texts and returns vectors `(n_texts, width)`, as an array or anything numpy converts.
-        name: Its name in the metadata of a run.
-        package: The package it is from, for its version in the metadata.
-        tokenizer: Its tokenizer, if known.
-        on_cpu: Whether it may encode in several threads at once, one for each CPU core.
-        batch_size: Most tokens of a batch, padding included; characters if the tokenizer is not known.
+    `package` is the one whose version goes into the metadata, `tokenizer` its tokenizer, if known. `on_cpu` is whether
+    it may encode in several threads at once. `batch_size` is the most tokens of a batch, padding included, or
+    characters if the tokenizer is not known.
     """
 
     def __init__(
@@ -80,11 +76,7 @@ class Teacher:
             raise ValueError(f"The teacher {name} returned a vector of zeros for a sentence.")
 
     def encode(self, texts: list[str]) -> Vectors:
-        """Return vectors of length 1, `(n_texts, width)`; empty texts, which are not passed on, get zeros.
-
-        Raises:
-            ValueError: The teacher did not return one finite vector of the same width for each text.
-        """
+        """Return vectors of length 1, `(n_texts, width)`; empty texts, which are not passed on, get zeros."""
         vectors = np.zeros((len(texts), self._width), np.float16)
         rows = [i for i, text in enumerate(texts) if text]
         if rows:
@@ -115,27 +107,27 @@ class Teacher:
 
 
 def load_teacher(teacher: Any) -> Teacher:
-    """Load a teacher by its name, or wrap an object that encodes.
+    """Load a teacher by its name, as `distil` takes it, or wrap an object that encodes.
 
     A sentence-transformers model that is given by name runs on the device that it chooses, and reads at most 128
     tokens of a text. On a CPU with bfloat16 arithmetic its weights are rounded to that: the vectors of
     all-MiniLM-L6-v2 keep a cosine of 0.9999 with the exact ones and take less than half the time.
-
-    Args:
-        teacher: Folder or Hub name of a sentence-transformers model; `package.module:function`, for a function (or an
-            object with `encode`) that may also be in a module of the current folder; or an object with `encode`.
-
-    Raises:
-        ImportError: sentence-transformers is not installed.
-        OSError: There is no such model or function, or it cannot be loaded.
-        TypeError: The object has no `encode`.
-        ValueError: It does not return one finite, non-zero vector for each of a few sentences.
     """
     name = None
-    if isinstance(teacher, str):
-        if not FUNCTION.fullmatch(teacher) or Path(teacher).exists():
-            return _of_model(_load_model(teacher), Path(teacher).name if Path(teacher).is_dir() else teacher)
-        name, teacher = teacher, _import(teacher)
+    if isinstance(teacher, str) and FUNCTION.fullmatch(teacher) and not Path(teacher).exists():
+        name = teacher
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # a user's own module is there, and may import others later
+        try:
+            teacher = pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            raise OSError(
+                f"The teacher {name!r} could not be imported: {error}. Give 'package.module:function', or the folder "
+                "or Hub name of a sentence-transformers model."
+            ) from error
+    elif isinstance(teacher, str):
+        name = Path(teacher).name if Path(teacher).is_dir() else teacher
+        teacher = _load_model(teacher)
     kind = type(teacher)
     encode = getattr(teacher, "encode", None if name is None else teacher)
     if not callable(encode):
@@ -144,30 +136,39 @@ def load_teacher(teacher: Any) -> Teacher:
             "sentence-transformers model, or 'package.module:function'."
         )
     if hasattr(teacher, "preprocess") and hasattr(teacher, "max_seq_length"):  # a SentenceTransformer
-        return _of_model(teacher, name or str(teacher.model_card_data.base_model or kind.__name__))
+        on_cpu, tokenizer = teacher.device.type == "cpu", getattr(teacher, "tokenizer", None)
+        if isinstance(tokenizer, Tokenizer):  # a static model's
+            tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+        return Teacher(
+            partial(encode, batch_size=BLOCK_TEXTS, show_progress_bar=False),  # what is passed is one batch
+            name or str(teacher.model_card_data.base_model or kind.__name__),
+            "sentence-transformers",
+            tokenizer if getattr(tokenizer, "is_fast", False) else None,
+            on_cpu=on_cpu,
+            batch_size=BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS,
+        )
     module = kind.__module__ if name is None else name.split(":")[0]
     package = next(iter(packages_distributions().get(module.split(".", 1)[0], [])), None)
     return Teacher(encode, name or f"{kind.__module__}.{kind.__qualname__}", package)
 
 
 def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLike[str]) -> Vectors:
-    """Return the teacher's vectors of texts; blocks that are in the folder already are not encoded again.
+    """Return the teacher's vectors of texts, `(n_texts, width)`, of length 1 (or 0, for empty texts).
 
-    A vector does not depend on the number of threads.
-
-    Args:
-        teacher: The teacher.
-        texts: The texts.
-        folder: Where the blocks are kept, each named by the digest of its texts; made if needed.
-
-    Returns:
-        Vectors of shape `(len(texts), width of the teacher)`, of length 1 (or 0, for empty texts).
+    They are kept in the folder in blocks, each named by the digest of its texts, and not encoded again.
     """
     if not len(texts):
         raise ValueError("There is no text to encode.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same_teacher(teacher, folder / "probe.npy")
+    if not (folder / "probe.npy").is_file():
+        _save(teacher.probe, folder / "probe.npy")
+    saved = np.load(folder / "probe.npy").astype(np.float32)
+    if saved.shape != teacher.probe.shape or (saved * teacher.probe).sum(1).min() < SAME_TEACHER:
+        raise ValueError(
+            f"The teacher {teacher.name} returns other vectors than when this run began. Use the teacher as it was, "
+            "or choose another output."
+        )
     lengths = teacher.lengths(texts)
     order = np.argsort(lengths, kind="stable")  # texts of one length need no padding
     unit = "character" if teacher.tokenizer is None else "token"
@@ -176,63 +177,26 @@ def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLi
         for start in range(0, len(order), BLOCK_TEXTS):
             rows = order[start : start + BLOCK_TEXTS]
             block = [texts[i] for i in rows]
-            path = folder / f"{_digest(block)}.npy"
+            content = b"".join(text.encode("utf-8", "replace") + b"\0" for text in block)
+            path = folder / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.npy"
             if path.is_file():
                 bar.update(int(lengths[rows].sum()))
             else:
-                _save(_encode_block(teacher, block, lengths[rows], bar), path)
+                size = max(1, teacher.batch_size // max(1, int(lengths[rows[-1]])))
+                batches = [block[i : i + size] for i in range(0, len(block), size)]
+                encode_all = thread_pool().map if teacher.on_cpu else map
+                parts = []
+                for i, part in enumerate(encode_all(teacher.encode, batches)):
+                    bar.update(int(lengths[rows[i * size : (i + 1) * size]].sum()))
+                    parts.append(part)
+                _save(np.concatenate(parts), path)
             found.append(np.load(path))
     return np.concatenate(found)[np.argsort(order)]
-
-
-def _encode_block(teacher: Teacher, texts: list[str], lengths: Lengths, bar: Bar) -> Vectors:
-    """Encode texts that are sorted by length, in batches."""
-    size = max(1, teacher.batch_size // max(1, int(lengths[-1])))
-    starts = range(0, len(texts), size)
-    batches = [texts[start : start + size] for start in starts]
-    encoded = thread_pool().map(teacher.encode, batches) if teacher.on_cpu else map(teacher.encode, batches)
-    parts = []
-    for start, part in zip(starts, encoded, strict=True):
-        parts.append(part)
-        bar.update(int(lengths[start : start + size].sum()))
-    return np.concatenate(parts)
-
-
-def _check_same_teacher(teacher: Teacher, path: Path) -> None:
-    """Compare the teacher's vectors of a few sentences with those in a file, or write the file if there is none."""
-    if not path.is_file():
-        _save(teacher.probe, path)
-        return
-    saved = np.load(path).astype(np.float32)
-    if saved.shape != teacher.probe.shape or (saved * teacher.probe).sum(1).min() < SAME_TEACHER:
-        raise ValueError(
-            f"The teacher {teacher.name} returns other vectors than when this run began. Use the teacher as it was, "
-            "or choose another output."
-        )
-
-
-def _digest(texts: list[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        digest.update(text.encode("utf-8", "replace") + b"\0")
-    return digest.hexdigest()
 
 
 def _save(vectors: Vectors, path: Path) -> None:
     with resumable_file(path) as file:
         np.save(file, vectors)
-
-
-def _import(name: str) -> Any:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a user's own module is there, and may import others later
-    try:
-        return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError) as error:
-        raise OSError(
-            f"The teacher {name!r} could not be imported: {error}. Give 'package.module:function', or the folder or "
-            "Hub name of a sentence-transformers model."
-        ) from error
 
 
 def _load_model(name: str) -> Any:
@@ -257,22 +221,6 @@ def _load_model(name: str) -> Any:
         return model
     model.max_seq_length = min(model.max_seq_length or MAX_TOKENS, MAX_TOKENS)
     return model.bfloat16() if model.device.type == "cpu" and _has_bfloat16() else model
-
-
-def _of_model(model: Any, name: str) -> Teacher:
-    """Wrap a SentenceTransformer."""
-    on_cpu = model.device.type == "cpu"
-    tokenizer = getattr(model, "tokenizer", None)
-    if isinstance(tokenizer, Tokenizer):  # a static model's
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    return Teacher(
-        partial(model.encode, batch_size=BLOCK_TEXTS, show_progress_bar=False),  # what is passed is one batch
-        name,
-        "sentence-transformers",
-        tokenizer if getattr(tokenizer, "is_fast", False) else None,
-        on_cpu=on_cpu,
-        batch_size=BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS,
-    )
 
 
 def _has_bfloat16() -> bool:

@@ -71,24 +71,7 @@ def train_token_weights(
     model_name: str = "a model",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Call [`fit_token_weights`], and save model, tokenizer and metadata.
-
-    Args:
-        model: The model.
-        tokenizer: The tokenizer that belongs to it.
-        dataset: The corpus.
-        output: Folder to make; it appears when it is complete.
-        a: The share of all tokens at which a token has weight 1/2.
-        column: The column of texts.
-        model_name: Name of the model in the metadata.
-        data_name: Name of the data in the metadata.
-
-    Returns:
-        The content of `training_metadata.json`.
-
-    Raises:
-        OSError: The output exists, or could not be written.
-    """
+    """Call [`fit_token_weights`], save model, tokenizer and metadata, and return the latter."""
     with RunFolder(output, "train weights", tokenizer) as run:
         counts = fit_token_weights(model, tokenizer, dataset, a=a, column=column)
         metadata = {

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
 from gpt_embeddings.training.bags import Bags
-from gpt_embeddings.training.classification import _add_head, _evaluate, _logits, _split, _start_head, train_classes
+from gpt_embeddings.training.classification import _evaluate, _make_classifier, _split, train_classes
 from gpt_embeddings.training.options import ClassesOptions
 from gpt_embeddings_cli import app
 
@@ -50,15 +50,15 @@ def test_head_and_figures_are_those_of_scikit_learn(n_classes, gpt2_tokenizer):
     model, rng = make_model(n_embd=8), np.random.default_rng(1)
     bags = Bags.of(rows()["text"], gpt2_tokenizer, 32)
     labels = rng.integers(n_classes, size=200)
-    classifier = _add_head(model, [str(i) for i in range(n_classes)])
-    _start_head(classifier, bags, np.arange(150), torch.from_numpy(labels))
+    names = [str(i) for i in range(n_classes)]
+    classifier = _make_classifier(model, names, bags, np.arange(150), torch.from_numpy(labels))
     vectors = model.embed_bags(bags.input_ids, bags.offsets).detach().double().numpy()
     mean = vectors[:150].mean(0)
     length = np.sqrt(((vectors[:150] - mean) ** 2).sum(1).mean())
     strength = np.log2(n_classes) * (2 if n_classes == 2 else 1)  # theirs has one row of weights for two classes
     expected = LogisticRegression(C=strength, tol=1e-8, max_iter=1000)
     expected.fit((vectors[:150] - mean) / length, labels[:150])
-    found = _logits(classifier, bags, np.arange(200)).softmax(1).detach().numpy()
+    found = classifier.score(torch.from_numpy(vectors).float()).softmax(1).detach().numpy()
     np.testing.assert_allclose(found, expected.predict_proba((vectors - mean) / length), atol=2e-3)
     held_out, guess = np.arange(150, 200), found[150:].argmax(1)
     accuracy, f1 = _evaluate(classifier, bags, held_out, labels)
