@@ -56,8 +56,8 @@ class TestSaveAndLoad:
             "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
         }
         assert type(AutoConfig.from_pretrained(tmp_path / "one")) is GPTEmbeddingsConfig
-        for loader in (AutoModel, GPTEmbeddingsModel):
-            loaded, report = loader.from_pretrained(tmp_path / "one", output_loading_info=True)
+        for loader, options in ((AutoModel, {"trust_remote_code": True}), (AutoModel, {}), (GPTEmbeddingsModel, {})):
+            loaded, report = loader.from_pretrained(tmp_path / "one", output_loading_info=True, **options)
             assert type(loaded) is GPTEmbeddingsModel and not any(report.values())
             assert_same(loaded, model)
         loaded.save_pretrained(tmp_path / "two")
@@ -74,17 +74,13 @@ class TestSaveAndLoad:
     def test_dtype(self, model, tmp_path, dtype):
         model.save_pretrained(tmp_path)
         loaded = AutoModel.from_pretrained(tmp_path, dtype=dtype)
+        buffers, expected = dict(loaded.named_buffers()), dict(model.named_buffers())
+        assert buffers.keys() == expected.keys()
+        assert all(torch.equal(buffers[name], expected[name]) for name in expected)
         assert loaded.wte.weight.dtype == loaded(IDS).last_hidden_state.dtype == dtype
         assert_same(loaded, model, dtype)
         copy.deepcopy(model).to(dtype).save_pretrained(tmp_path)
         assert_same(AutoModel.from_pretrained(tmp_path), model, dtype)
-
-    def test_buffers_right_after_loading(self, model, tmp_path):
-        model.save_pretrained(tmp_path)
-        loaded = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-        buffers, expected = dict(loaded.named_buffers()), dict(model.named_buffers())
-        assert buffers.keys() == expected.keys()
-        assert all(torch.equal(buffers[name], expected[name]) for name in expected)
 
     def test_meta_device(self, model):
         with torch.device("meta"):
@@ -98,11 +94,6 @@ class TestSaveAndLoad:
     def test_pickle_and_deepcopy(self, model):
         assert_same(pickle.loads(pickle.dumps(model)), model)
         assert_same(copy.deepcopy(model), model)
-
-    def test_remote_code_does_not_replace_the_installed_classes(self, tmp_path):
-        make_model("learned").save_pretrained(tmp_path)
-        AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
-        assert type(AutoModel.from_pretrained(tmp_path)) is GPTEmbeddingsModel
 
     def test_get_and_set(self):
         model = make_model("learned")
@@ -256,7 +247,7 @@ class TestCompileAndExport:
         model = make_model("learned")
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
         for ids, mask in ((IDS, MASK), (IDS.repeat(3, 2), MASK.repeat(3, 2))):
-            for options in ({}, {"attention_mask": mask}, {"position_ids": torch.arange(ids.shape[1]).flip(0)[None]}):
+            for options in ({"attention_mask": mask}, {"position_ids": torch.arange(ids.shape[1]).flip(0)[None]}):
                 with torch.set_grad_enabled(grad):
                     got, expected = compiled(ids, **options), model(ids, **options)
                 torch.testing.assert_close(got.last_hidden_state, expected.last_hidden_state, rtol=0, atol=0)

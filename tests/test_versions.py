@@ -1,51 +1,39 @@
-"""Saved folders under each version of transformers that the component is tested with, without this package."""
+"""Saved folders under the oldest version of transformers that the component is tested with, without this package."""
 
 import runpy
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "check_versions.py"
-VERSIONS = runpy.run_path(str(SCRIPT))
-INSTALLED = metadata.version("transformers")
-COMPONENT = SCRIPT.parent.parent / "modeling_gpt_embeddings.py"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    return folder, VERSIONS["make_folders"](folder)
+ROOT = Path(__file__).parent.parent
+COMPONENT = [ROOT / f"{name}_gpt_embeddings.py" for name in ("configuration", "modeling")]
+VERSIONS = runpy.run_path(str(ROOT / "scripts" / "check_versions.py"))
+OLDEST = next(iter(VERSIONS["TRANSFORMERS"]))  # the script runs all of them
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the exporter of ONNX warns of itself
-@pytest.mark.parametrize("version", ["4.57.6", INSTALLED])  # the script runs all of them
-def test_component(version, saved, tmp_path):
-    folder, expected = saved
+def test_the_component_works_with_the_oldest_transformers(tmp_path):
+    for name in ("saved", "wheels"):
+        (tmp_path / name).mkdir()
+    expected = VERSIONS["make_folders"](tmp_path / "saved")
     output = tmp_path / "output"
     try:
-        found = VERSIONS["check_component"](version, tmp_path, folder, output)
+        found = VERSIONS["check_component"](OLDEST, tmp_path / "wheels", tmp_path / "saved", output)
     except VERSIONS["NotReachableError"] as error:
-        pytest.skip(f"the wheels of transformers {version} cannot be downloaded: {error}")
-    assert found["transformers"] == version
+        pytest.skip(f"the wheels of transformers {OLDEST} cannot be downloaded: {error}")
+    assert found["transformers"] == OLDEST
     assert VERSIONS["compare"](found, expected) == []
     assert VERSIONS["check_again"](output, expected) == []
-    if version == INSTALLED:  # what a remote copy saves is as complete
-        for name in ("learned", "sinusoidal", "none", "weighted", "head"):
-            for path in (folder / name).iterdir():
-                assert (output / name / path.name).read_bytes() == path.read_bytes(), path
-
-
-def test_the_component_names_the_versions():
-    for name in ("configuration_gpt_embeddings.py", "modeling_gpt_embeddings.py"):
-        text = (COMPONENT.parent / name).read_text(encoding="utf-8")
-        assert all(version in text for version in VERSIONS["TRANSFORMERS"])
+    for name in ("learned", "sinusoidal", "none", "weighted", "head"):  # what a remote copy saves is as complete
+        assert found[f"{name} saved"] == sorted(path.name for path in (tmp_path / "saved" / name).iterdir())
 
 
 def test_a_missing_part_of_transformers_names_the_versions(monkeypatch):
+    for path in COMPONENT:
+        assert all(version in path.read_text(encoding="utf-8") for version in VERSIONS["TRANSFORMERS"])
     monkeypatch.delattr("transformers.PretrainedConfig")
     monkeypatch.delattr("transformers.configuration_utils.PretrainedConfig")
     with pytest.raises(ImportError, match=r"version, \d.*tested with 4\.57\.6 to 5\.24\.0"):
-        runpy.run_path(str(COMPONENT.with_name("configuration_gpt_embeddings.py")))
+        runpy.run_path(str(COMPONENT[0]))
