@@ -66,17 +66,6 @@ class TestLoss:
         for name, parameter in gradients[0].items():
             torch.testing.assert_close(parameter.grad, gradients[1][name].grad)
 
-    def test_shift_labels_are_not_shifted(self):
-        model, targets = make_model(), torch.randint(40, (2, 6))
-        expected = F.cross_entropy(model(IDS).logits.view(-1, 40), targets.view(-1))
-        torch.testing.assert_close(model(IDS, shift_labels=targets).loss, expected)
-        torch.testing.assert_close(model(IDS, labels=IDS, shift_labels=targets).loss, expected)
-
-    def test_nothing_to_score(self):
-        model = make_model()
-        assert model(IDS, labels=torch.full_like(IDS, -100), num_items_in_batch=5).loss == 0
-        assert model(IDS[:, :1], labels=IDS[:, :1]).loss.isnan()  # the mean of nothing, as transformers has it
-
     def test_frozen_tables(self):
         model = make_model(tie_word_embeddings=False)
         model.lm_head.weight.requires_grad_(False)
@@ -143,14 +132,15 @@ class TestLoss:
             make_model()(IDS, labels=labels)
 
     @settings(max_examples=25, deadline=None)
-    @given(st.data())
-    def test_any_labels(self, data):
-        model = make_model(tie_word_embeddings=False)
-        labels = data.draw(st.lists(st.sampled_from([-100, *range(40)]), min_size=12, max_size=12))
-        targets = torch.tensor(labels).view(2, 6)
-        expected = F.cross_entropy(model(IDS).logits.view(-1, 40), targets.view(-1), reduction="sum")
-        got = model(IDS, shift_labels=targets, num_items_in_batch=1).loss
-        torch.testing.assert_close(got, expected)
+    @given(labels=st.lists(st.sampled_from([-100, *range(40)]), min_size=12, max_size=12))
+    def test_shift_labels_are_scored_as_they_are(self, labels):
+        model, targets = make_model(tie_word_embeddings=False), torch.tensor(labels).view(2, 6)
+        logits = model(IDS).logits.view(-1, 40)
+        expected = F.cross_entropy(logits, targets.view(-1), reduction="sum")
+        torch.testing.assert_close(model(IDS, shift_labels=targets, num_items_in_batch=1).loss, expected)
+        # Without a number, the mean of all that have a label; of none, NaN, as in transformers.
+        mean = F.cross_entropy(logits, targets.view(-1))
+        torch.testing.assert_close(model(IDS, labels=IDS, shift_labels=targets).loss, mean, equal_nan=True)
 
 
 class TestLogits:
@@ -217,13 +207,11 @@ class TestGenerate:
         whole = model(IDS, attention_mask=mask).logits[:, -1:]
         torch.testing.assert_close(model(IDS[:, -1:], attention_mask=mask).logits, whole)
 
-    def test_beams(self):
-        out = self.greedy(make_model(tie_word_embeddings=False), IDS, num_beams=3, num_return_sequences=2)
-        assert out.shape == (4, 15)
-
-    def test_past_the_last_position(self):
+    def test_beams_up_to_the_last_position(self):
+        model = make_model(tie_word_embeddings=False)
+        assert self.greedy(model, IDS, num_beams=3, num_return_sequences=2).shape == (4, 15)
         with pytest.raises(ValueError, match="n_positions"):
-            make_model().generate(IDS, max_new_tokens=40, do_sample=False, pad_token_id=0)
+            model.generate(IDS, max_new_tokens=40, do_sample=False, pad_token_id=0)
 
 
 # PEFT asks by a name that transformers has deprecated.
@@ -249,12 +237,6 @@ class TestContract:
         base.save_pretrained(tmp_path / "base")  # which has no head to offer
         auto_map = json.loads((tmp_path / "base" / "config.json").read_text())["auto_map"]
         assert sorted(auto_map) == ["AutoConfig", "AutoModel"]
-
-    def test_a_head_on_a_saved_input_stage(self, tmp_path):
-        base = GPTEmbeddingsModel(GPTEmbeddingsConfig(**SIZES)).eval()
-        base.save_pretrained(tmp_path)
-        head = GPTEmbeddingsForCausalLM.from_pretrained(tmp_path)
-        assert torch.equal(head.lm_head.weight, base.wte.weight)
 
     @pytest.mark.parametrize("tied", [True, False])
     def test_resized(self, tied):
@@ -295,52 +277,44 @@ class TestContract:
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(model.lm_head.weight.grad, gradient)
 
-    def test_trainable_tokens(self):
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_adapters_that_train_single_tokens(self, tied):
         peft = pytest.importorskip("peft")
-        plain = make_model()
-        config = peft.TrainableTokensConfig(token_indices=[6, 7], target_modules=["wte"])
-        merged = self.train_adapter(peft, plain, config)
-        assert (merged.lm_head.weight != plain.lm_head.weight).any(1).nonzero().flatten().tolist() == [6, 7]
-        assert torch.equal(merged.lm_head.weight, merged.transformer.wte.weight)
-
-    def test_trainable_tokens_beside_lora(self):
-        peft = pytest.importorskip("peft")
-        plain = make_model(tie_word_embeddings=False)
-        config = peft.LoraConfig(r=2, target_modules=["lm_head"], trainable_token_indices={"wte": [6, 7]})
-        merged = self.train_adapter(peft, plain, config)
-        changed = (merged.transformer.wte.weight != plain.transformer.wte.weight).any(1).nonzero().flatten()
-        assert changed.tolist() == [6, 7]
-        assert not torch.equal(merged.lm_head.weight, plain.lm_head.weight)
-
-    def train_adapter(self, peft, plain, config):
+        plain = make_model(tie_word_embeddings=tied)
+        if tied:
+            config = peft.TrainableTokensConfig(token_indices=[6, 7], target_modules=["wte"])
+        else:
+            config = peft.LoraConfig(r=2, target_modules=["lm_head"], trainable_token_indices={"wte": [6, 7]})
         model = peft.get_peft_model(copy.deepcopy(plain), config)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-        first = model(input_ids=IDS, labels=IDS).loss
-        torch.testing.assert_close(first, plain(IDS, labels=IDS).loss)
-        for _ in range(3):
-            loss = model(input_ids=IDS, labels=IDS).loss
+        losses = []
+        for _ in range(4):
+            losses.append(model(input_ids=IDS, labels=IDS).loss)
             optimizer.zero_grad()
-            loss.backward()
+            losses[-1].backward()
             optimizer.step()
-        assert model(input_ids=IDS, labels=IDS).loss < first
+        torch.testing.assert_close(losses[0], plain(IDS, labels=IDS).loss)
+        assert losses[-1] < losses[0]
         adapted = model(input_ids=IDS).logits
         merged = model.merge_and_unload()
         torch.testing.assert_close(merged(IDS).logits, adapted)
-        return merged
+        changed = (merged.transformer.wte.weight != plain.transformer.wte.weight).any(1).nonzero().flatten()
+        assert changed.tolist() == [6, 7]
+        assert torch.equal(merged.lm_head.weight, merged.transformer.wte.weight) == tied
+        assert not torch.equal(merged.lm_head.weight, plain.lm_head.weight)
 
 
 @pytest.mark.slow
-class TestTrainer:
-    @pytest.fixture
-    def windows(self, gpt2_tokenizer):
-        text = (ROOT / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
-        return TokenWindows([text], gpt2_tokenizer, 16).to_dataset()
-
-    def train(self, windows, folder, batch, steps, **options):
+def test_gradient_accumulation_is_one_large_batch(gpt2_tokenizer, tmp_path):
+    text = (ROOT / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
+    windows = TokenWindows([text], gpt2_tokenizer, 16).to_dataset()
+    # The last window is padded, so that batches of unlike numbers of labels are averaged.
+    rows, models = windows.select([0, 1, 2, len(windows) - 1] * 4), []
+    for batch, steps in ((8, 1), (2, 4)):
         torch.manual_seed(0)
         config = GPTEmbeddingsConfig(n_embd=4, n_positions=16, embd_pdrop=0.0, tie_word_embeddings=False)
         arguments = TrainingArguments(
-            str(folder),
+            str(tmp_path),
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=steps,
             max_steps=2,
@@ -352,23 +326,11 @@ class TestTrainer:
             disable_tqdm=True,
             use_cpu=True,
             dataloader_pin_memory=False,
-            **options,
         )
-        trainer = Trainer(
-            GPTEmbeddingsForCausalLM(config),
-            arguments,
-            data_collator=WindowCollator(),
-            train_dataset=windows,
-        )
-        trainer.train()
-        return trainer.model
-
-    def test_gradient_accumulation_is_one_large_batch(self, windows, tmp_path):
-        # The last window is padded, so that batches of unlike numbers of labels are averaged.
-        rows = windows.select([0, 1, 2, len(windows) - 1] * 4)
-        one, four = (self.train(rows, tmp_path, batch, steps) for batch, steps in ((8, 1), (2, 4)))
-        for (name, ours), theirs in zip(one.named_parameters(), four.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs, msg=name, rtol=1e-3, atol=1e-5)
+        models.append(GPTEmbeddingsForCausalLM(config))
+        Trainer(models[-1], arguments, data_collator=WindowCollator(), train_dataset=rows).train()
+    for (name, ours), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [True, False])

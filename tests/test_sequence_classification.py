@@ -130,15 +130,12 @@ def test_trainer_with_accumulated_batches(tmp_path):
             output_dir=str(tmp_path / str(steps)),
             per_device_train_batch_size=8 // steps,
             gradient_accumulation_steps=steps,
-            num_train_epochs=20,
+            max_steps=4,
             learning_rate=0.05,
             optim="sgd",
             report_to="none",
             use_cpu=True,
-            logging_steps=20,
         )
-        trainer = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), rows)
-        trainer.train()
+        Trainer(model, arguments, DataCollatorWithPadding(tokenizer), rows).train()
         weights.append(model.score.weight.detach())
-        assert trainer.state.log_history[0]["loss"] < 0.69
     torch.testing.assert_close(*weights)
