@@ -17,13 +17,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub import cached_assets_path
@@ -34,7 +34,7 @@ from gpt_embeddings.text.flat_ids import FlatIds
 from gpt_embeddings.text.normalization import BatchNormalizer
 
 
-PROBES_VERSION = 4  # part of a verdict's name: raise it when `probes` or `_read_differently` change
+PROBES_VERSION = 4  # part of a verdict's name: raise it when `probes` or `_prove` change
 PROBE_BATCH = 4096
 _BLOCK = 64  # characters that are compared in one text first
 # Where Unicode has characters or may get some, and the ends of its private areas.
@@ -56,58 +56,41 @@ _REPEATED = ("a", "=", "-", "\n", " ", "1", "ab", "é", "the", "\u200b", "\0")
 _REPEATS = (15, 16, 17, 63, 64, 65, 499, 501, 1023)
 
 
-class FallbackCharacters:
-    """Characters beyond ASCII, as ranges of code points; texts that contain one are left to the reference."""
+class GigatokenBackend:
+    """One tokenizer in gigatoken, made from its `tokenizer.json` without a normalizer.
 
-    def __init__(self, ranges: Iterable[Sequence[int]] = ()) -> None:
-        self.ranges = [(int(first), int(last)) for first, last in ranges]
+    The normalizer is applied to the texts first. Texts that contain a fallback character, which is beyond ASCII, are
+    encoded by the reference.
+    """
+
+    def __init__(self, description: str, reference: Encode, normalizer: BatchNormalizer | None = None) -> None:
+        self._description, self._reference, self.normalizer = description, reference, normalizer
+        self.set_fallback([])
+        self._renew()
+
+    def set_fallback(self, ranges: Iterable[Sequence[int]]) -> None:
+        """Set the fallback characters, as ranges of code points."""
+        self.fallback = [(int(first), int(last)) for first, last in ranges]
         # As Arrow's RE2 has it, which goes through text ten times as fast as Python's engines.
-        self._pattern = "[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in self.ranges) + "]"
+        self._pattern = "[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in self.fallback) + "]"
 
-    def encode(self, texts: list[str], encode: Encode, reference: Encode) -> FlatIds:
-        """Encode texts, those that contain one of the characters by the reference."""
-        left = self._find(texts)
+    def encode(self, texts: list[str]) -> FlatIds:
+        """Return flat ids and offsets as `encode_flat` does, with gigatoken's own errors."""
+        left = np.zeros(len(texts), dtype=bool)
+        beyond_ascii = [i for i, text in enumerate(texts) if not text.isascii()] if self.fallback else []
+        if beyond_ascii:
+            column = pa.array([texts[i] for i in beyond_ascii], pa.large_string())
+            left[beyond_ascii] = np.asarray(pc.match_substring_regex(column, self._pattern))
         if not left.any():
-            return encode(texts)
-        of_reference = reference([text for text, is_left in zip(texts, left, strict=True) if is_left])
-        others = encode([text for text, is_left in zip(texts, left, strict=True) if not is_left])
+            return self._encode(texts)
+        of_reference = self._reference([text for text, is_left in zip(texts, left, strict=True) if is_left])
+        others = self._encode([text for text, is_left in zip(texts, left, strict=True) if not is_left])
         lengths = np.empty(len(texts), dtype=np.int64)
         lengths[left], lengths[~left] = np.diff(of_reference[1]), np.diff(others[1])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         input_ids, left_ids = np.empty(offsets[-1], dtype=np.int32), np.repeat(left, lengths)
         input_ids[left_ids], input_ids[~left_ids] = of_reference[0], others[0]
         return input_ids, offsets
-
-    def _find(self, texts: list[str]) -> npt.NDArray[np.bool_]:
-        left = np.zeros(len(texts), dtype=bool)
-        beyond_ascii = [i for i, text in enumerate(texts) if not text.isascii()] if self.ranges else []
-        if beyond_ascii:
-            column = pa.array([texts[i] for i in beyond_ascii], pa.large_string())
-            left[beyond_ascii] = np.asarray(pc.match_substring_regex(column, self._pattern))
-        return left
-
-
-class GigatokenBackend:
-    """One tokenizer in gigatoken, made from its `tokenizer.json` without a normalizer.
-
-    The normalizer is applied to the texts first. Texts that contain a fallback character are encoded by the reference.
-    """
-
-    def __init__(
-        self,
-        description: str,
-        reference: Encode,
-        fallback: FallbackCharacters | None = None,
-        *,
-        normalizer: BatchNormalizer | None = None,
-    ) -> None:
-        self._description, self._reference = description, reference
-        self.fallback, self.normalizer = fallback or FallbackCharacters(), normalizer
-        self._renew()
-
-    def encode(self, texts: list[str]) -> FlatIds:
-        """Return flat ids and offsets as `encode_flat` does, with gigatoken's own errors."""
-        return self.fallback.encode(texts, self._encode, self._reference)
 
     def _encode(self, texts: list[str]) -> FlatIds:
         if self._tokens > MAX_TOKENS:
@@ -189,24 +172,7 @@ class _RefusedError(Exception):
 def _build(
     document: str, digest: str, backend: Tokenizer, special_tokens: bool, reference: Encode
 ) -> GigatokenBackend:
-    verdict, fallback = _read_verdict(digest)
-    if verdict not in (None, "equal"):
-        raise _RefusedError(verdict)
-    description, normalizer = _describe(document, special_tokens)
-    try:
-        candidate = GigatokenBackend(description, reference, fallback, normalizer=normalizer)
-    except Exception as error:  # the library names no type of its own
-        raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
-    if verdict is None:
-        verdict = _prove(candidate, backend, reference)
-        _write_verdict(digest, verdict, candidate.fallback)
-        if verdict != "equal":
-            raise _RefusedError(verdict)
-    return candidate
-
-
-def _describe(document: str, special_tokens: bool) -> tuple[str, BatchNormalizer | None]:
-    """Return the tokenizer.json for gigatoken and the normalizer before it, or refuse what neither of them does."""
+    """Return a proved backend; it gets a `tokenizer.json` and a normalizer, or refuses what neither of them does."""
     content = json.loads(document)
     try:
         normalizer = BatchNormalizer(content["normalizer"]) if content["normalizer"] else None
@@ -222,7 +188,21 @@ def _describe(document: str, special_tokens: bool) -> tuple[str, BatchNormalizer
     content.update(normalizer=None, truncation=None, padding=None, post_processor=None)
     if not special_tokens:
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
-    return json.dumps(content), normalizer
+    try:
+        candidate = GigatokenBackend(json.dumps(content), reference, normalizer)
+    except Exception as error:  # the library names no type of its own
+        raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
+    try:
+        stored = json.loads((_verdicts() / f"{digest}.json").read_text(encoding="utf-8"))
+        candidate.set_fallback(stored["fallback"])
+        verdict = str(stored["verdict"])
+    except (OSError, ValueError, KeyError, TypeError):  # absent or broken: the proof is made
+        verdict = _prove(candidate, backend, reference)
+        with suppress(OSError, ValueError):  # a cache that cannot be written costs three seconds next time
+            write_json({"verdict": verdict, "fallback": candidate.fallback}, _verdicts() / f"{digest}.json")
+    if verdict != "equal":
+        raise _RefusedError(verdict)
+    return candidate
 
 
 def _digest(document: str, special_tokens: bool) -> str:
@@ -235,24 +215,21 @@ def _digest(document: str, special_tokens: bool) -> str:
 
 def _prove(candidate: GigatokenBackend, backend: Tokenizer, reference: Encode) -> str:
     """Find the fallback characters, then return "equal" or the text for which the two still differ."""
-    wrong = _first_difference(_beside(range(0x80)), candidate, reference)
+    texts = _beside(range(0x80))
+    wrong = next(_differing(texts, candidate, reference), None)
     if wrong is None:
-        candidate.fallback = FallbackCharacters(_runs(_read_differently(candidate, reference)))
-        wrong = _first_difference(probes(backend), candidate, reference)
-    return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {wrong!r:.60}"
-
-
-def _read_differently(candidate: GigatokenBackend, reference: Encode) -> list[int]:
-    """Return the characters beyond ASCII for which the two differ; they know different versions of Unicode."""
-    blocks = [_CHARACTERS[i : i + _BLOCK] for i in range(0, len(_CHARACTERS), _BLOCK)]
-    texts = ["\n".join(_beside(block)) for block in blocks]
-    suspects = [c for i in _differing(texts, candidate, reference) for c in blocks[i]]
-    return [suspects[i] for i in _differing(_beside(suspects), candidate, reference)]
-
-
-def _first_difference(texts: list[str], candidate: GigatokenBackend, reference: Encode) -> str | None:
-    """Return the first text for which the two differ."""
-    return next((texts[i] for i in _differing(texts, candidate, reference)), None)
+        # The characters beyond ASCII for which the two differ, as they know different versions of Unicode.
+        candidate.set_fallback([])
+        blocks = [_CHARACTERS[i : i + _BLOCK] for i in range(0, len(_CHARACTERS), _BLOCK)]
+        joined = ["\n".join(_beside(block)) for block in blocks]
+        suspects = [c for i in _differing(joined, candidate, reference) for c in blocks[i]]
+        found = [suspects[i] for i in _differing(_beside(suspects), candidate, reference)]
+        firsts = [c for i, c in enumerate(found) if i == 0 or found[i - 1] != c - 1]
+        lasts = [c for i, c in enumerate(found) if i == len(found) - 1 or found[i + 1] != c + 1]
+        candidate.set_fallback(zip(firsts, lasts, strict=True))
+        texts = probes(backend)
+        wrong = next(_differing(texts, candidate, reference), None)
+    return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {texts[wrong]!r:.60}"
 
 
 def _differing(texts: list[str], candidate: GigatokenBackend, reference: Encode) -> Iterator[int]:
@@ -289,28 +266,6 @@ def _beside(characters: Iterable[int]) -> list[str]:
     return ["a{0}1{0}'s".format(chr(c)) for c in characters]
 
 
-def _runs(numbers: list[int]) -> list[tuple[int, int]]:
-    """Return the first and the last of each run of consecutive numbers."""
-    firsts = [c for i, c in enumerate(numbers) if i == 0 or numbers[i - 1] != c - 1]
-    lasts = [c for i, c in enumerate(numbers) if i == len(numbers) - 1 or numbers[i + 1] != c + 1]
-    return list(zip(firsts, lasts, strict=True))
-
-
 def _verdicts() -> Path:
     """Return the folder of verdicts, in the Hugging Face cache (`HF_ASSETS_CACHE`); it raises where there is none."""
     return Path(cached_assets_path("gpt_embeddings", namespace="tokenizers", subfolder="verdicts"))
-
-
-def _read_verdict(digest: str) -> tuple[str | None, FallbackCharacters]:
-    try:
-        content = json.loads((_verdicts() / f"{digest}.json").read_text(encoding="utf-8"))
-        return str(content["verdict"]), FallbackCharacters(content["fallback"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, FallbackCharacters()  # absent or broken: the proof is made again
-
-
-def _write_verdict(digest: str, verdict: str, fallback: FallbackCharacters) -> None:
-    try:
-        write_json({"verdict": verdict, "fallback": fallback.ranges}, _verdicts() / f"{digest}.json")
-    except (OSError, ValueError):
-        return  # a cache that cannot be written costs three seconds next time

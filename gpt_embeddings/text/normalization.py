@@ -50,7 +50,13 @@ class BatchNormalizer:
         """Return texts as the tokenizer sees them."""
         column = pa.array(texts, pa.large_string())
         if self._lowercase:
-            column = _lower(column, texts)
+            lowered = pc.ascii_lower(column)
+            others = np.fromiter((not text.isascii() for text in texts), dtype=bool, count=len(texts))
+            if others.any():  # much slower, so only for these texts; most have no capitals beyond ASCII
+                wanted = pc.utf8_lower(column.filter(others))
+                if not wanted.equals(lowered.filter(others)):
+                    lowered = pc.replace_with_mask(lowered, others, wanted)
+            column = lowered
         data = column.buffers()[2]
         if self._last >= 0 and data is not None and data.size:
             replaced = np.frombuffer(data, np.uint8)
@@ -61,16 +67,6 @@ class BatchNormalizer:
             replaced[places] = self._table[replaced[places]]
             column = pa.LargeStringArray.from_buffers(len(column), column.buffers()[1], pa.py_buffer(replaced))
         return column
-
-
-def _lower(column: pa.LargeStringArray, texts: list[str]) -> pa.LargeStringArray:
-    lowered = pc.ascii_lower(column)
-    others = np.fromiter((not text.isascii() for text in texts), dtype=bool, count=len(texts))
-    if others.any():  # much slower, so only for these texts; most have no capitals beyond ASCII
-        wanted = pc.utf8_lower(column.filter(others))
-        if not wanted.equals(lowered.filter(others)):
-            lowered = pc.replace_with_mask(lowered, others, wanted)
-    return lowered
 
 
 def _is_one_symbol(text: str) -> bool:
