@@ -11,11 +11,10 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import BadTextError
-from gpt_embeddings.text.columns import is_text_type, plain_type, take_column
-from gpt_embeddings.text.flat_ids import FlatIds
+from gpt_embeddings.text.columns import take_column
+from gpt_embeddings.text.flat_ids import FlatIds, SpecialTokens, find_special_tokens
 from gpt_embeddings.text.gigatoken_backend import Encode, encode_lock, find_gigatoken
-from gpt_embeddings.text.special_tokens import SpecialTokens, find_special_tokens
-from gpt_embeddings.text.tokenizer import check_fast, remember
+from gpt_embeddings.text.tokenizer import remember
 
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
@@ -56,9 +55,21 @@ def encode_flat(
         BadTextError: A text is missing (None, NaN, `pandas.NA`), is not a string, or holds a lone surrogate, which has
             no UTF-8 form; the message names its index.
     """
-    documents = _as_list(texts)
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
+    try:
+        documents = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else list(texts)
+    except UnicodeDecodeError:
+        for i, text in enumerate(texts):
+            try:
+                text.as_py()
+            except UnicodeDecodeError as error:
+                raise BadTextError(i, f"Text {i} is not valid UTF-8: {error}.") from error
+        raise
+    if not all(issubclass(kind, str) for kind in set(map(type, documents))):  # a pair would be taken for two sequences
+        raise bad_text(documents)
     with encode_lock:
-        backend = _backend_of(tokenizer, special_tokens)
+        backend: LazyBackend = remember(tokenizer, LazyBackend, special_tokens)
         try:
             input_ids, offsets = backend.encode(documents)
         except (TypeError, UnicodeEncodeError) as error:
@@ -70,7 +81,7 @@ def encode_flat(
 def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> None:
     """Load the fastest backend now, for example before a fork, so that the children need not load their own."""
     with encode_lock:
-        _backend_of(tokenizer, special_tokens).prepare()
+        remember(tokenizer, LazyBackend, special_tokens).prepare()
 
 
 def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
@@ -79,7 +90,8 @@ def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None
     Words are the pieces into which the pre-tokenizer splits a text.
     """
     with encode_lock:
-        words = _backend_of(tokenizer, False).words(text)
+        backend = remember(tokenizer, LazyBackend, False).backend
+        words = backend.encode(text, add_special_tokens=False).word_ids
     special = find_special_tokens(tokenizer)
     return [None] * len(special.before) + words + [None] * len(special.after)
 
@@ -100,24 +112,19 @@ def as_texts(texts: Any) -> Any:
     if hasattr(texts, "to_arrow"):  # polars
         texts = texts.to_arrow()
     elif hasattr(texts, "isna"):  # pandas
-        texts = _from_pandas(texts)
+        series = texts
+        try:
+            texts = pa.array(series, from_pandas=True)
+            if texts.null_count == len(texts):  # pandas keeps a column of missing values alone as floats
+                texts = pa.nulls(len(texts), pa.string())
+        except pa.ArrowException:  # values of several types, of which `encode_flat` names the first wrong one
+            texts = list(series)
     if isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        if not is_text_type(plain_type(texts.type)):
-            raise TypeError(f"`texts` must hold strings, it holds {texts.type}.")
         return take_column(pa.table({"texts": texts}), "texts")
     texts = texts if isinstance(texts, list) else list(texts)
     if set(map(type, texts)) <= {str, type(None)}:
         return texts
     return [None if _is_missing(text) else text for text in texts]
-
-
-def _from_pandas(series: Any) -> Any:
-    try:
-        texts = pa.array(series, from_pandas=True)
-    except pa.ArrowException:  # values of several types, of which `encode_flat` names the first wrong one
-        return list(series)
-    # pandas keeps a column of missing values alone as floats.
-    return pa.nulls(len(texts), pa.string()) if texts.null_count == len(texts) else texts
 
 
 def _is_missing(text: Any) -> bool:
@@ -164,11 +171,15 @@ def encode_by_reference(backend: Tokenizer, texts: list[str]) -> FlatIds:
 
 
 class LazyBackend:
-    """`tokenizers` for the first texts, then the fastest backend; `backend` has no truncation and no padding."""
+    """`tokenizers` for the first texts, then the fastest backend; neither truncates nor pads."""
 
-    def __init__(self, backend: Tokenizer, special_tokens: bool) -> None:
-        self._backend, self._special_tokens = backend, special_tokens
-        self._slow = partial(encode_by_reference, backend)
+    def __init__(self, tokenizer: Tokenizer, special_tokens: bool) -> None:
+        # A copy, so that the caller's tokenizer keeps its truncation, padding and mode.
+        self.backend = Tokenizer.from_str(tokenizer.to_str())
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.encode_special_tokens = not special_tokens
+        self._special_tokens, self._slow = special_tokens, partial(encode_by_reference, self.backend)
         self._fast: Encode | None = None
         self._seen = 0  # characters
 
@@ -181,48 +192,9 @@ class LazyBackend:
                 return self._slow(texts)
         return self.prepare()(texts)
 
-    def words(self, text: str) -> list[int | None]:
-        """Return the number of each id's word."""
-        return list(self._backend.encode(text, add_special_tokens=False).word_ids)
-
     def prepare(self) -> Encode:
         """Return the fastest backend."""
         if self._fast is None:
-            gigatoken = find_gigatoken(self._backend, self._special_tokens, self._slow)
+            gigatoken = find_gigatoken(self.backend, self._special_tokens, self._slow)
             self._fast = gigatoken.encode if gigatoken else self._slow
         return self._fast
-
-
-def _backend_of(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> LazyBackend:
-    def make() -> LazyBackend:
-        # A copy, so that the caller's tokenizer keeps its truncation, padding and mode.
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = not special_tokens
-        return LazyBackend(backend, special_tokens)
-
-    check_fast(tokenizer)
-    backend: LazyBackend = remember(tokenizer, ("backend", special_tokens), make)
-    return backend
-
-
-def _as_list(texts: Texts) -> list[str]:
-    """Return texts as a list of strings, or raise for the first that is not one."""
-    if isinstance(texts, (str, bytes)):
-        raise TypeError(f"`texts` must be a sequence of strings, got one {type(texts).__name__}; give [text].")
-    try:
-        listed = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else list(texts)
-    except UnicodeDecodeError:
-        for i, text in enumerate(texts):
-            try:
-                text.as_py()
-            except UnicodeDecodeError as error:
-                raise BadTextError(i, f"Text {i} is not valid UTF-8: {error}.") from error
-        raise
-    if isinstance(texts, (pa.Array, pa.ChunkedArray)) and not texts.null_count:
-        if is_text_type(plain_type(texts.type)):
-            return listed  # all of them are strings
-    if not all(issubclass(kind, str) for kind in set(map(type, listed))):  # a pair would be taken for two sequences
-        raise bad_text(listed)
-    return listed

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -49,7 +49,7 @@ MOST_PADDING = 1024  # GPTs round their tables up to a multiple of 64 to 1024 ro
 PATIENCE = 4.0  # seconds
 TOKENIZER_MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "config.json")
 
-# Values derived from a tokenizer by their names, with the state for which they hold.
+# Values derived from a tokenizer by what derived them, with the state for which they hold.
 _remembered: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, dict[Hashable, Any]]]" = WeakKeyDictionary()
 
 
@@ -87,7 +87,7 @@ def load_tokenizer(
             tokenizer that is not byte-level.
     """
     name = find_bundled(os.fspath(name_or_path))
-    form = CANONICAL_FORM if canonical else None
+    form: dict[str, Any] | None = CANONICAL_FORM if canonical else None
     if os.path.isfile(os.path.join(name, FORM_FILE)):
         form = json.loads(Path(name, FORM_FILE).read_text(encoding="utf-8"))
         name = GPT2
@@ -111,44 +111,28 @@ def load_tokenizer(
                 f"the Hub. {advice}"
             ) from error
     if form is not None:
-        tokenizer = _in_form(tokenizer, form)
+        backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+        if backend is None or not isinstance(backend.pre_tokenizer, ByteLevel):
+            raise ValueError(
+                f"`canonical` needs a byte-level tokenizer such as GPT-2's, got {type(tokenizer).__name__}. Leave it "
+                "out."
+            )
+        parts = Tokenizer.from_str(json.dumps({**json.loads(Tokenizer(BPE()).to_str()), **form}))
+        backend.normalizer, backend.pre_tokenizer = parts.normalizer, parts.pre_tokenizer
+        # The class matters: transformers 5 builds a `GPT2Tokenizer` from its vocabulary and merges alone, so a saved
+        # one would lose its normalizer. transformers 4 resets the pre-tokenizer unless `add_prefix_space` is given.
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=parts,
+            add_prefix_space=form["pre_tokenizer"]["add_prefix_space"],
+            model_max_length=tokenizer.model_max_length,
+            **tokenizer.special_tokens_map,
+        )
+        tokenizer._tokenizer = backend  # given above, it would be copied, which takes longer than all the rest
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if model_max_length is not None:
         tokenizer.model_max_length = model_max_length
     return tokenizer
-
-
-def _in_form(tokenizer: PreTrainedTokenizerBase, form: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with another normalizer and pre-tokenizer; the given one must not be used any more.
-
-    The class matters: transformers 5 builds a `GPT2Tokenizer` from its vocabulary and merges alone, so a saved one
-    would lose its normalizer. transformers 4 resets the pre-tokenizer unless `add_prefix_space` is an option too.
-    """
-    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
-    if backend is None or not isinstance(backend.pre_tokenizer, ByteLevel):
-        raise ValueError(
-            f"`canonical` needs a byte-level tokenizer such as GPT-2's, got {type(tokenizer).__name__}. Leave it out."
-        )
-    empty = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
-    parts = Tokenizer.from_str(json.dumps({**empty, **form}))
-    backend.normalizer, backend.pre_tokenizer = parts.normalizer, parts.pre_tokenizer
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_Uncopied(backend),
-        add_prefix_space=form["pre_tokenizer"]["add_prefix_space"],
-        model_max_length=tokenizer.model_max_length,
-        **tokenizer.special_tokens_map,
-    )
-
-
-class _Uncopied:
-    """Passes a backend through the deep copy that `PreTrainedTokenizerFast` makes, which takes 0.2 seconds."""
-
-    def __init__(self, backend: Tokenizer) -> None:
-        self.backend = backend
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tokenizer:
-        return self.backend
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -161,8 +145,11 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the number of rows of a table for a tokenizer: its largest id plus one."""
-    check_fast(tokenizer)
-    return int(remember(tokenizer, "rows", lambda: max(tokenizer.get_vocab().values(), default=-1) + 1))
+    return int(remember(tokenizer, _count_rows))
+
+
+def _count_rows(backend: Tokenizer) -> int:
+    return max(backend.get_vocab().values(), default=-1) + 1
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
@@ -185,11 +172,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Truncation and padding do not count: flat ids have neither, and calls of the tokenizer change them.
     """
+    return str(remember(tokenizer, _digest))
 
-    def find() -> str:
-        return hashlib.sha256(without_limits(tokenizer.backend_tokenizer).to_str().encode()).hexdigest()
 
-    return str(remember(tokenizer, "digest", find))
+def _digest(backend: Tokenizer) -> str:
+    return hashlib.sha256(without_limits(backend).to_str().encode()).hexdigest()
 
 
 def without_limits(backend: Tokenizer) -> Tokenizer:
@@ -201,27 +188,24 @@ def without_limits(backend: Tokenizer) -> Tokenizer:
     return backend
 
 
-def remember(tokenizer: PreTrainedTokenizerBase, name: Hashable, find: Callable[[], Any]) -> Any:
-    """Return what `find` returns, remembered under a name until the tokenizer is changed."""
-    state = backend_state(tokenizer.backend_tokenizer)
-    if tokenizer not in _remembered or _remembered[tokenizer][0] != state:
-        _remembered[tokenizer] = (state, {})
-    known = _remembered[tokenizer][1]
-    if name not in known:
-        known[name] = find()
-    return known[name]
-
-
-def backend_state(backend: Tokenizer) -> Hashable:
-    """Return a key that changes when a backend is changed in place, without serializing its vocabulary."""
+def remember(tokenizer: PreTrainedTokenizerBase, find: Callable[..., Any], *options: Hashable) -> Any:
+    """Return `find(backend, *options)` for a fast tokenizer, remembered until the tokenizer is changed."""
+    check_fast(tokenizer)
+    backend = tokenizer.backend_tokenizer
     parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
-    return (
+    state = (  # changes when a backend is changed in place; the vocabulary is not looked at, which would take long
         id(backend),
         backend.get_vocab_size(),
         repr(backend.get_added_tokens_decoder()),
         getattr(backend.model, "dropout", None),
         *(None if part is None else part.__getstate__() for part in parts),
     )
+    if tokenizer not in _remembered or _remembered[tokenizer][0] != state:
+        _remembered[tokenizer] = (state, {})
+    known = _remembered[tokenizer][1]
+    if (find, *options) not in known:
+        known[find, *options] = find(backend, *options)
+    return known[find, *options]
 
 
 def hub_timeout() -> float:

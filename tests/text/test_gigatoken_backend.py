@@ -25,7 +25,7 @@ from gpt_embeddings.text import encoding
 from gpt_embeddings.text import gigatoken_backend as module
 from gpt_embeddings.text.encoding import as_texts, encode_by_reference, encode_flat, fill_missing, prepare
 from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
-from gpt_embeddings.text.tokenizer import load_tokenizer
+from gpt_embeddings.text.tokenizer import load_tokenizer, remember
 
 
 STORY = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ def reference_ids(tokenizer, texts, special_tokens=False):
 
 def backend_of(tokenizer):
     """The backend behind `encode_flat`; None is `tokenizers`."""
-    return getattr(encoding._backend_of(tokenizer, False).prepare(), "__self__", None)
+    return getattr(remember(tokenizer, encoding.LazyBackend, False).prepare(), "__self__", None)
 
 
 def reference_backend(tokenizer):
@@ -265,7 +265,7 @@ def test_the_proof_finds_characters_that_only_one_of_the_two_knows(gpt2):
     for character in LATER_CHARACTERS:
         text = f"{character}'s 1{character}'s"
         assert backend._encode([text])[0].tolist() != reference_ids(gpt2, [text])[0]
-        assert any(first <= ord(character) <= last for first, last in backend.fallback.ranges)
+        assert any(first <= ord(character) <= last for first, last in backend.fallback)
 
 
 def test_a_handle_that_has_read_much_is_made_anew(monkeypatch):

@@ -15,7 +15,7 @@ from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
 from gpt_embeddings.text.normalization import BatchNormalizer
-from gpt_embeddings.text.tokenizer import CANONICAL_FORM, tokenizer_digest
+from gpt_embeddings.text.tokenizer import CANONICAL_FORM, remember, tokenizer_digest
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
@@ -31,7 +31,7 @@ def canonical():
 def fast(canonical):
     """The accelerated backend, which `encode_flat` uses from the second megabyte on."""
     encoding.prepare(canonical)
-    backend = encoding._backend_of(canonical, False).prepare().__self__
+    backend = remember(canonical, encoding.LazyBackend, False).prepare().__self__
     assert isinstance(backend, GigatokenBackend)
     return backend
 
@@ -82,7 +82,7 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
 def test_a_batch_is_normalized_like_each_text_but_for_the_characters_that_are_found(canonical, fast):
     """All assigned planes of Unicode; `str.lower` would not do, since it looks at what is around a sigma."""
     each, batch = canonical.backend_tokenizer.normalizer, BatchNormalizer(CANONICAL_FORM["normalizer"])
-    found = {chr(c) for first, last in fast.fallback.ranges for c in range(first, last + 1)}
+    found = {chr(c) for first, last in fast.fallback for c in range(first, last + 1)}
     characters = [chr(c) for c in range(0x34000) if not 0xD800 <= c < 0xE000 and chr(c) not in found]
     assert "İ" in found
     for start in range(0, len(characters), 2**16):

@@ -20,6 +20,7 @@ from windows_reference import TOKENIZER, plain, words
 import gpt_embeddings.windows.corpus
 from gpt_embeddings import TokenWindows, WindowCollator
 from gpt_embeddings.text import encoding
+from gpt_embeddings.text.tokenizer import remember
 
 
 ROOT = Path(__file__).parents[2]
@@ -58,9 +59,9 @@ def train(model, windows, folder, **options):
 def test_the_tokenizer_is_ready_before_workers_are_forked():
     """Else each worker proves its own engine, or may have none: it is refused after a fork."""
     windows = TokenWindows(Dataset.from_dict({"text": words(60)}), copy.deepcopy(TOKENIZER), 8)
-    assert encoding._backend_of(windows.corpus.tokenizer, False)._fast is None
+    assert remember(windows.corpus.tokenizer, encoding.LazyBackend, False)._fast is None
     next(iter(windows.dataloader(4, num_workers=1)))
-    assert encoding._backend_of(windows.corpus.tokenizer, False)._fast is not None
+    assert remember(windows.corpus.tokenizer, encoding.LazyBackend, False)._fast is not None
 
 
 class TestPersistentWorkers:
