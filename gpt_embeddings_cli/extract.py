@@ -56,14 +56,14 @@ def extract(
 
         load_libraries()
         from gpt_embeddings.checkpoints.conversion import from_gpt
-        from gpt_embeddings.checkpoints.files import open_folder
+        from gpt_embeddings.checkpoints.files import Folder
         from gpt_embeddings.checkpoints.loading import save_with_tokenizer
         from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
         from gpt_embeddings.checkpoints.static import find_static, from_static
         from gpt_embeddings.outputs import AtomicOutput
 
         with AtomicOutput(output, "extract", overwrite=overwrite, overwritable=("config.json",)) as out:
-            folder = open_folder(source.parent if source.is_file() else name, revision=revision)
+            folder = Folder(source.parent if source.is_file() else name, revision=revision)
             out.result.mkdir()
             if wte_key is None and find_static(folder) is not None:
                 if dtype != "auto":

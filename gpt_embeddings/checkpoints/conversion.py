@@ -14,8 +14,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.families import BY_HAND, component_fields, find_family, find_keys, source_fields
-from gpt_embeddings.checkpoints.files import open_folder, read_json
-from gpt_embeddings.checkpoints.tensors import DTYPES, Tensors, open_checkpoint, open_file
+from gpt_embeddings.checkpoints.files import Folder, read_json
+from gpt_embeddings.checkpoints.tensors import DTYPES, open_checkpoint, open_file
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -67,29 +67,45 @@ def from_gpt(
         ValueError: The family is unknown or has no absolute positions at its input; the checkpoint is broken or
             disagrees with its configuration.
     """
-    target = _parse_dtype(dtype)
     by_hand, in_memory = wte_key is not None, isinstance(source, nn.Module)
-    tensors: Tensors
+    tensors: Mapping[str, Any]
     if isinstance(source, nn.Module):
         name, given, tensors = type(source).__name__, _config_of(source, by_hand), source.state_dict()
     else:
-        name, given, tensors = _open_files(source, revision, token, by_hand)
+        file = Path(source) if Path(source).is_file() else None
+        folder = Folder(source if file is None else file.parent, revision=revision, token=token)
+        name = folder.name if file is None else str(file)
+        if file is None and folder.has(ADAPTER):
+            raise ValueError(
+                f"{name} holds an adapter of PEFT, which may change the tables. Load it with `peft`, and give the "
+                "model that `merge_and_unload()` returns."
+            )
+        tensors = open_checkpoint(folder) if file is None else open_file(folder, file.name)
+        missing = by_hand and not folder.has("config.json")
+        given = source_fields({} if missing else read_json(folder.download("config.json")))
     family = find_family(given, position_embedding_type=position_embedding_type, wte_key=wte_key, wpe_key=wpe_key)
     if isinstance(source, nn.Module):
         tensors = {**tensors, **_computed_tables(source, tensors, [family.wte, family.wpe])}
-    tables = _find_tables(tensors, find_keys(tensors, family, given, in_memory=in_memory), name)
+    asked: Any = dtype
+    if dtype == "auto":
+        asked = None if in_memory else given.get("dtype", given.get("torch_dtype"))
+    target = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
+    floating = isinstance(target, torch.dtype) and target.is_floating_point and target.itemsize >= 2
+    if asked is not None and not floating:
+        raise ValueError(f"`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got {asked!r}.")
+
+    keys = find_keys(tensors, family, given, in_memory=in_memory)
+    tables = {own: tensors[key] if in_memory else tensors[key]() for own, key in keys.items()}
+    sizes = _sizes_of(name, keys, tables, fields.get("position_offset", family.position_offset))
     if in_memory or by_hand:  # else `config.json` takes precedence
-        given |= _sizes_of(tables, fields.get("position_offset", family.position_offset))
+        given |= sizes
     config: Any = GPTEmbeddingsConfig(**{**component_fields(family, given), **fields})
     _check_sizes(name, config, tables)
-    if target is None:
-        said = None if in_memory else given.get("dtype") or given.get("torch_dtype")
-        target = _parse_dtype(said or tables["wte.weight"].dtype)
-    config.dtype = target
+    config.dtype = target or tables["wte.weight"].dtype
     layout = torch.contiguous_format
     return build_model(
         config,
-        {key: table.detach().to(target, copy=in_memory, memory_format=layout) for key, table in tables.items()},
+        {key: table.detach().to(config.dtype, copy=in_memory, memory_format=layout) for key, table in tables.items()},
     )
 
 
@@ -111,8 +127,8 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
     family = find_family(given, position_embedding_type=model.config.position_embedding_type)
     parameters = dict(gpt.named_parameters(remove_duplicate=False))
     keys = find_keys(parameters, family, given, in_memory=True)
-    tables = _find_tables(parameters, keys, type(gpt).__name__)
-    given |= _sizes_of(tables, family.position_offset)
+    tables = {own: parameters[key] for own, key in keys.items()}
+    given |= _sizes_of(type(gpt).__name__, keys, tables, family.position_offset)
     expected = GPTEmbeddingsConfig(**component_fields(family, given))
     for field in SHARED_FIELDS:
         ours, theirs = getattr(model.config, field), getattr(expected, field)
@@ -141,23 +157,6 @@ def _config_of(source: nn.Module, by_hand: bool = False) -> dict[str, Any]:
     return source_fields(config.to_dict() if hasattr(config, "to_dict") else {})
 
 
-def _open_files(
-    source: str | os.PathLike[str], revision: str | None, token: str | bool | None, by_hand: bool
-) -> tuple[str, dict[str, Any], Tensors]:
-    """Return the name of a folder or file, the fields of its `config.json`, and the tensors."""
-    file = Path(source) if Path(source).is_file() else None
-    folder = open_folder(source if file is None else file.parent, revision=revision, token=token)
-    if file is None and folder.has(ADAPTER):
-        raise ValueError(
-            f"{folder.name} holds an adapter of PEFT, which may change the tables. Load it with `peft`, and give the "
-            "model that `merge_and_unload()` returns."
-        )
-    tensors = open_checkpoint(folder) if file is None else open_file(folder, file.name)
-    missing = by_hand and not folder.has("config.json")
-    given = source_fields({} if missing else read_json(folder.download("config.json")))
-    return folder.name if file is None else str(file), given, tensors
-
-
 def _computed_tables(
     source: nn.Module, tables: Mapping[str, torch.Tensor], keys: Collection[str | None]
 ) -> dict[str, torch.Tensor]:
@@ -179,9 +178,8 @@ def _computed_tables(
     return computed
 
 
-def _find_tables(tensors: Tensors, keys: dict[str, str], name: str) -> dict[str, torch.Tensor]:
-    """Return the tables, by the component's own names."""
-    tables = {own: tensors[key] for own, key in keys.items()}
+def _sizes_of(name: str, keys: Mapping[str, str], tables: Mapping[str, Any], position_offset: Any) -> dict[str, int]:
+    """Check that tables are such, and return the sizes that they have, as fields of a configuration."""
     for own, table in tables.items():
         found = type(table).__name__
         if isinstance(table, torch.Tensor):
@@ -191,11 +189,6 @@ def _find_tables(tensors: Tensors, keys: dict[str, str], name: str) -> dict[str,
         raise ValueError(
             f"{name}: {keys[own]!r} is {found}; a table has two axes, the dtype {', '.join(DTYPES)}, and values."
         )
-    return tables
-
-
-def _sizes_of(tables: Mapping[str, torch.Tensor], position_offset: Any) -> dict[str, int]:
-    """Return the sizes that tables have, as fields of a configuration."""
     rows, width = tables["wte.weight"].shape
     sizes = {"vocab_size": rows, "hidden_size": width}
     if "wpe.weight" in tables:
@@ -220,16 +213,6 @@ def _check_sizes(name: str, config: Any, tables: Mapping[str, torch.Tensor]) -> 
                 f"{name}: the table for `{key}` has the shape {tuple(table.shape)}, the configuration says "
                 f"{expected[key]}. Give the model and the configuration that belong together."
             )
-
-
-def _parse_dtype(dtype: Any) -> torch.dtype | None:
-    """Return the torch dtype, or None for "auto"."""
-    if dtype == "auto":
-        return None
-    parsed = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point or parsed.itemsize < 2:
-        raise ValueError(f"`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got {dtype!r}.")
-    return parsed
 
 
 def build_model(config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsModel:

@@ -29,7 +29,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 Format: TypeAlias = Literal["static", "model2vec", "onnx"]
 
 STATIC_FOLDER = "0_StaticEmbedding"
-SENTENCE_TRANSFORMERS = "sentence_transformers.models"  # where every version has these modules
 MAX_ONNX_BYTES = 2**31 - 2**20  # of one file; a larger model has its tables in a second
 
 
@@ -95,11 +94,8 @@ def export_model(
             "the model as 'onnx'."
         )
     comparison = _export_static(model, tokenizer, folder, format)
-    return _cost_of_dropping(model, tokenizer, folder) if has_positions else comparison
-
-
-def _cost_of_dropping(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
-    """Return a sentence on how far the vectors of an export without positions are from the model's own."""
+    if not has_positions:
+        return comparison
     input_ids, offsets = encode_flat(SAMPLES, tokenizer)
     with torch.no_grad():
         vectors = model.embed_bags(input_ids, offsets).float().cpu()  # (n_samples, n_embd)
@@ -129,34 +125,28 @@ def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase
     weighted = bool((weights != 1).any())
     if weighted:
         table = (table.float() * weights.unsqueeze(1)).to(table.dtype)
-    _write_static(folder, table.contiguous(), backend, format, normalize=weighted, length=model.config.n_positions)
+    path = "." if format == "model2vec" else STATIC_FOLDER
+    (folder / path).mkdir(parents=True, exist_ok=True)
+    name = "embeddings" if format == "model2vec" else "embedding.weight"
+    save_file({name: table.contiguous()}, folder / path / "model.safetensors", metadata={"format": "pt"})
+    backend.save(str(folder / path / "tokenizer.json"))
+    package = "sentence_transformers.models"  # where every version has these modules
+    modules = [{"idx": 0, "name": "0", "path": path, "type": f"{package}.StaticEmbedding"}]
+    if weighted:
+        (folder / "1_Normalize").mkdir(exist_ok=True)
+        modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{package}.Normalize"})
+    write_json(modules, folder / "modules.json", sort_keys=True)
+    length = model.config.n_positions
+    config: dict[str, Any] = {"normalize": weighted, "max_length": length if length < UNLIMITED else None}
+    if format == "model2vec":
+        config |= {"model_type": MODEL2VEC, "architectures": ["StaticModel"]}
+        write_json(config, folder / "config.json", sort_keys=True)
+    else:  # what model2vec looks for stands beside what sentence-transformers does
+        config |= {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": "cosine"}
+        write_json(config, folder / "config_sentence_transformers.json", sort_keys=True)
     if weighted:
         return "Its vectors are the model's own scaled to length 1: the token weights are in the rows of the table."
     return "Its vectors are the model's own."
-
-
-def _write_static(
-    folder: Path, table: torch.Tensor, backend: Tokenizer, format: Format, *, normalize: bool, length: int
-) -> None:
-    place = folder if format == "model2vec" else folder / STATIC_FOLDER
-    place.mkdir(parents=True, exist_ok=True)
-    name = "embeddings" if format == "model2vec" else "embedding.weight"
-    save_file({name: table}, place / "model.safetensors", metadata={"format": "pt"})
-    backend.save(str(place / "tokenizer.json"))
-    path = "." if format == "model2vec" else STATIC_FOLDER
-    modules = [{"idx": 0, "name": "0", "path": path, "type": f"{SENTENCE_TRANSFORMERS}.StaticEmbedding"}]
-    if normalize:
-        (folder / "1_Normalize").mkdir(exist_ok=True)
-        modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{SENTENCE_TRANSFORMERS}.Normalize"})
-    write_json(modules, folder / "modules.json", sort_keys=True)
-    own: dict[str, Any] = {"normalize": normalize, "max_length": length if length < UNLIMITED else None}
-    if format == "model2vec":
-        write_json(
-            {"model_type": MODEL2VEC, "architectures": ["StaticModel"], **own}, folder / "config.json", sort_keys=True
-        )
-    else:  # what model2vec looks for stands beside what sentence-transformers does
-        said = {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": "cosine"}
-        write_json({**said, **own}, folder / "config_sentence_transformers.json", sort_keys=True)
 
 
 def _plain_backend(tokenizer: PreTrainedTokenizerBase, length: int) -> Tokenizer:

@@ -124,13 +124,13 @@ def source_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     No configuration is made of the values: its class may do much work on them, and the file is not trusted.
     """
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        return {**config, "model_type": model_type if isinstance(model_type, str) else None}
-    config_class: Any = CONFIG_MAPPING[model_type]
-    fields = {**vars(config_class()), **config, "model_type": config_class.model_type}
-    for common, name in config_class.attribute_map.items():
-        fields[common] = fields[name] = config.get(name, config.get(common, fields.get(name)))
-    return fields
+    fields = {**config, "model_type": model_type if isinstance(model_type, str) else None}
+    if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
+        config_class: Any = CONFIG_MAPPING[model_type]
+        fields = {**vars(config_class()), **config, "model_type": config_class.model_type}
+        for common, name in config_class.attribute_map.items():
+            fields[common] = fields[name] = config.get(name, config.get(common, fields.get(name)))
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def find_family(
@@ -199,7 +199,7 @@ def find_keys(
                 f"The table {key!r} is stored in parts ({parts[0]!r} and others), as an adapter keeps it. Call "
                 "`merge_and_unload()` on the model first, and use or save what it returns."
             )
-    if keys["wte.weight"] is None and is_tied(fields) and not in_memory:
+    if keys["wte.weight"] is None and fields.get("tie_word_embeddings", True) is True and not in_memory:
         keys["wte.weight"] = _find_key(names, family.head)
     found = {name: key for name, key in keys.items() if key is not None}
     if len(found) < len(wanted):
@@ -237,14 +237,14 @@ def component_fields(family: Family, fields: Mapping[str, Any]) -> dict[str, Any
     found: dict[str, Any] = {
         "vocab_size": vocab_size,
         "n_embd": n_embd,
-        "embd_pdrop": _or(fields.get(family.dropout or ""), 0.0),
-        "initializer_range": _or(fields.get(family.initializer_range), 0.02),
+        "embd_pdrop": fields.get(family.dropout or "", 0.0),
+        "initializer_range": fields.get(family.initializer_range, 0.02),
         "position_embedding_type": kind,
         "token_scale": math.sqrt(n_embd) if scaled else 1.0,
         "scale_inputs_embeds": family.scale_inputs_embeds,
         "word_embed_proj_dim": width if width != n_embd else None,
         "add_token_types": family.add_token_types,
-        "tie_word_embeddings": is_tied(fields),
+        "tie_word_embeddings": fields.get("tie_word_embeddings", True) is True,  # the default of transformers
     }
     if kind == "none":
         length = fields.get("max_position_embeddings")
@@ -267,17 +267,8 @@ def component_fields(family: Family, fields: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def is_tied(fields: Mapping[str, Any]) -> bool:
-    """Return whether the source's head shares the token table, which is the default of transformers."""
-    return _or(fields.get("tie_word_embeddings"), True) is True
-
-
 def _size(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     if type(value) is not int or value < 1:
         raise ValueError(f"`{name}` of the source's configuration must be a positive integer, got {value!r}.")
     return value
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value

@@ -4,9 +4,6 @@ It may hold a saved GPTEmbeddings model, a GPT checkpoint, whose input stage is 
 library; None is the bundled English table.
 """
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from transformers.utils import logging
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.bundled import REINSTALL, bundled_name, find_bundled
 from gpt_embeddings.checkpoints.conversion import from_gpt
-from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
+from gpt_embeddings.checkpoints.files import Folder, read_json
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.checkpoints.static import find_static, from_static
 from gpt_embeddings.text.tokenizer import FORM_FILE, load_tokenizer
@@ -35,15 +32,6 @@ VOCABULARIES = (
     "sentencepiece.bpe.model",
     "spiece.model",
     "tokenizer.model",
-)
-# All files that a tokenizer may consist of.
-TOKENIZER_FILES = (
-    *VOCABULARIES,
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
 )
 
 
@@ -77,30 +65,24 @@ def load_model_and_tokenizer(
     if own is not None and tokenizer in (None, name):
         return model, own
     if tokenizer is None:
-        tokenizer = name if any(map(open_folder(name).has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
+        tokenizer = name if any(map(Folder(name).has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
     return model, load_tokenizer(tokenizer, model_max_length=model.config.n_positions)
 
 
 def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path) -> str:
-    """Save an extracted model and the tokenizer of its checkpoint to a folder; return a line for the user.
-
-    The files of a tokenizer that needs a library which is not installed are copied.
-    """
-    paths = [folder.download(file) for file in TOKENIZER_FILES if folder.has(file)]
-    if not any(path.name in VOCABULARIES for path in paths):
+    """Save an extracted model and the tokenizer of its checkpoint to a folder; return a line for the user."""
+    if not any(map(folder.has, VOCABULARIES)):
         model.save_pretrained(output)
         return f"{folder.name} has no tokenizer; commands use GPT-2's with it, or the one given by `--tokenizer`."
-    if folder.has("config.json"):  # it names the class of an older tokenizer
-        folder.download("config.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(paths[0].parent))
+        tokenizer = AutoTokenizer.from_pretrained(folder.repo_id, revision=folder.revision)
         save_model_and_tokenizer(output, model, tokenizer)
     except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
         model.save_pretrained(output)
-        for path in paths:
-            shutil.copyfile(path, output / path.name)
         reason = str(error).strip().split("\n", 1)[0]
-        return f"The tokenizer's files were copied unchanged, because they cannot be loaded here ({reason:.200})."
+        return (
+            f"The tokenizer is left out, because it cannot be loaded here ({reason:.200}); give one by `--tokenizer`."
+        )
     return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
 
 
@@ -110,7 +92,7 @@ def _load(name: str, model_class: type[Any]) -> tuple[Any, PreTrainedTokenizerBa
     Missing weights are refused; transformers would fill them with random numbers.
     """
     try:
-        folder = open_folder(name)
+        folder = Folder(name)
         if model_class is GPTEmbeddingsModel and find_static(folder) is not None:
             return from_static(name)
         if not folder.has("config.json"):
@@ -120,8 +102,16 @@ def _load(name: str, model_class: type[Any]) -> tuple[Any, PreTrainedTokenizerBa
             return from_gpt(name), None
         if model_type != MODEL_TYPE:
             raise ValueError(f"{name!r} holds a model of type {model_type!r}, not {MODEL_TYPE!r}.")
-        with _quiet():
+        # Without transformers' report on unused weights, such as those of a head, and its progress bar.
+        verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
             model, report = model_class.from_pretrained(name, output_loading_info=True)
+        finally:
+            logging.set_verbosity(verbosity)
+            if bar:
+                logging.enable_progress_bar()
     except OSError as error:
         raise OSError(f"No model at {name!r}: {error}") from error
     except (RuntimeError, SafetensorError) as error:
@@ -131,17 +121,3 @@ def _load(name: str, model_class: type[Any]) -> tuple[Any, PreTrainedTokenizerBa
         missing = ", ".join(sorted(report["missing_keys"]))
         raise ValueError(f"The model at {name!r} lacks {missing}, which must not be random. Save the model again.")
     return model.eval(), None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' report on unused weights, such as those of a head, and its progress bar."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

@@ -12,7 +12,6 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.files import read_json
 from gpt_embeddings.outputs import write_json
 from gpt_embeddings.text.tokenizer import check_vocabulary
@@ -45,20 +44,9 @@ def save_model_and_tokenizer(
     heads = {name: path for name, path in config.get("auto_map", {}).items() if "--" not in path}
     write_json({**config, "auto_map": {**COMPONENT, **heads}}, folder / "config.json", sort_keys=True)
     tokenizer = save_tokenizer(tokenizer, model.config.n_positions, folder)
-    for path, content in _sentence_transformers_files(model.config).items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        write_json(content, folder / path, sort_keys=True)
-    if metadata:
-        write_json(metadata, folder / TRAINING_METADATA)
-    return tokenizer
-
-
-def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
-    """Return the files from which sentence-transformers 6 loads the model with its own module classes.
-
-    Mean pooling is one of its modules. Its module for weights holds them a second time, as a Python list, so a model
-    with weighted pooling outputs its `pooler_output` as the vector of the text.
-    """
+    # The files from which sentence-transformers 6 loads the model with its own module classes. Mean pooling is one of
+    # these. Its module for weights holds them a second time, as a Python list, so a model with weighted pooling
+    # outputs its `pooler_output` as the vector of the text.
     modules = "sentence_transformers"
     transformer = {"idx": 0, "name": "0", "path": "", "type": f"{modules}.base.modules.transformer.Transformer"}
     files: dict[str, Any] = {
@@ -71,12 +59,12 @@ def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
         },
     }
     output, name = "pooler_output", "sentence_embedding"
-    if config.pooling == "mean":
+    if model.config.pooling == "mean":
         output, name = "last_hidden_state", "token_embeddings"
         pooling = {"idx": 1, "name": "1", "path": "1_Pooling"}
         files["modules.json"].append({**pooling, "type": f"{modules}.sentence_transformer.modules.pooling.Pooling"})
         files[POOLING_FILE] = {
-            "embedding_dimension": config.n_embd,
+            "embedding_dimension": model.config.n_embd,
             "pooling_mode": "mean",
             "include_prompt": True,
         }
@@ -85,7 +73,12 @@ def _sentence_transformers_files(config: GPTEmbeddingsConfig) -> dict[str, Any]:
         "modality_config": {"text": {"method": "forward", "method_output_name": output}},
         "module_output_name": name,
     }
-    return files
+    for path, content in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        write_json(content, folder / path, sort_keys=True)
+    if metadata:
+        write_json(metadata, folder / TRAINING_METADATA)
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, n_positions: int, folder: Path) -> PreTrainedTokenizerBase:

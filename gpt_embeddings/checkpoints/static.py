@@ -7,9 +7,7 @@ model2vec leaves unknown tokens out of the mean, so they get the weight 0. Left 
 
 import json
 import os
-from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -17,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import build_model
-from gpt_embeddings.checkpoints.files import Folder, open_folder, read_json
+from gpt_embeddings.checkpoints.files import Folder, read_json
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -46,7 +44,7 @@ def from_static(
         OSError: There is no such model, or it cannot be reached.
         ValueError: It is a model of another kind, or broken.
     """
-    folder = open_folder(source, revision=revision, token=token)
+    folder = Folder(source, revision=revision, token=token)
     place = find_static(folder)
     if place is None:
         raise ValueError(
@@ -54,8 +52,29 @@ def from_static(
         )
     config = read_json(folder.download("config.json")) if folder.has("config.json") else {}
     ours = config.get("model_type") == MODEL2VEC
-    table = _read_table(folder.download(f"{place}model.safetensors"))
-    backend, cut = _read_backend(folder.download(f"{place}tokenizer.json"))
+    path = folder.download(f"{place}model.safetensors")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is broken: {error}.") from error
+    table = tensors.get("embedding.weight", tensors.get("embeddings"))
+    if table is None or table.ndim != 2 or not table.is_floating_point():
+        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        raise ValueError(f"{path} has no float table named 'embedding.weight' or 'embeddings'; it has {found}.")
+    # The rows that the library averages, one per token.
+    if "mapping" in tensors:  # several tokens share a row
+        table = table[tensors["mapping"].long()]
+    if "weights" in tensors:
+        table = table.float() * tensors["weights"].float().unsqueeze(1)
+    path = folder.download(f"{place}tokenizer.json")
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises `Exception` itself
+        raise ValueError(f"{path} is not a tokenizer: {error}.") from error
+    backend.post_processor = None  # both libraries encode without special tokens
+    cut = (backend.truncation or {}).get("max_length")  # sentence-transformers applies it
+    backend.no_truncation()
+    backend.no_padding()
     unknown = unknown_id(backend) if ours else None
     length = config.get("max_length", MODEL2VEC_LENGTH) if ours else cut
     padding = next((token for token in PADDING if backend.token_to_id(token) is not None), None)
@@ -71,7 +90,7 @@ def from_static(
         eos_token_id=None,
         dtype=table.dtype,
     )
-    model = build_model(config, {"wte.weight": table})
+    model = build_model(config, {"wte.weight": table.contiguous()})
     if model.token_weights is not None:
         model.token_weights[unknown] = 0
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -91,36 +110,6 @@ def find_static(folder: Folder) -> str | None:
     elif folder.has("config.json") and read_json(folder.download("config.json")).get("model_type") == MODEL2VEC:
         return ""
     return None
-
-
-def _read_table(path: Path) -> torch.Tensor:
-    """Return the rows that the library averages, one per token, `(vocab_size, n_embd)`."""
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is broken: {error}.") from error
-    table = tensors.get("embedding.weight", tensors.get("embeddings"))
-    if table is None or table.ndim != 2 or not table.is_floating_point():
-        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-        raise ValueError(f"{path} has no float table named 'embedding.weight' or 'embeddings'; it has {found}.")
-    if "mapping" in tensors:  # several tokens share a row
-        table = table[tensors["mapping"].long()]
-    if "weights" in tensors:
-        table = table.float() * tensors["weights"].float().unsqueeze(1)
-    return table.contiguous()
-
-
-def _read_backend(path: Path) -> tuple[Tokenizer, int | None]:
-    """Return a tokenizer, and the maximum length in its file, which sentence-transformers applies."""
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises `Exception` itself
-        raise ValueError(f"{path} is not a tokenizer: {error}.") from error
-    backend.post_processor = None  # both libraries encode without special tokens
-    cut = (backend.truncation or {}).get("max_length")
-    backend.no_truncation()
-    backend.no_padding()
-    return backend, cut
 
 
 def unknown_id(backend: Tokenizer) -> int | None:

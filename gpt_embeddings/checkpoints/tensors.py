@@ -9,9 +9,9 @@ cannot be found, and gives up when a connection breaks.)
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from huggingface_hub.utils import tqdm
 from safetensors import SafetensorError, safe_open
 
-from gpt_embeddings.checkpoints.files import Folder, HubFolder, read_json
+from gpt_embeddings.checkpoints.files import Folder, read_json
 
 
 # The names that safetensors has for the dtypes of tables. Quantized tensors are not read.
@@ -32,154 +32,120 @@ STATES = ("model", "state_dict", "model_state_dict")
 
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
-Tensors = Mapping[str, torch.Tensor]
-ReadRange = Callable[[int, int], Any]  # from the first byte and the number of bytes to the bytes
+LazyTensors = dict[str, Any]
+"""By the name of a tensor, a function that reads it."""
 
 
-class LazyTensors(Tensors):
-    """Tensors by name, each of which is read when it is asked for."""
-
-    def __init__(self, names: Iterable[str], read: Callable[[str], torch.Tensor]) -> None:
-        self._names, self._read = dict.fromkeys(names), read
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class NoRangesError(OSError):
-    """The server does not answer range requests with the range."""
-
-
-def open_checkpoint(folder: Folder) -> Tensors:
+def open_checkpoint(folder: Folder) -> LazyTensors:
     """Open the checkpoint of a folder, the safer and faster formats first."""
-    for file in FILES:
-        if folder.has(file):
-            return _open_sharded(folder, file) if file.endswith(".json") else open_file(folder, file)
-    raise FileNotFoundError(f"{folder.name} has no checkpoint; looked for {', '.join(FILES)}.")
-
-
-def open_file(folder: Folder, file: str) -> Tensors:
-    """Open one file of tensors: safetensors by its suffix, else a file of `torch.save`."""
-    if not file.endswith(".safetensors"):
-        return _load_bin(folder.download(file))
-    if isinstance(folder, HubFolder) and folder.has(file) and folder.local_path(file) is None:
-        with suppress(NoRangesError):
-            return _open_ranges(*folder.open_ranges(file), f"{folder.name}, {file}")
-    path = folder.download(file)
-    try:
-        return _open_mapped(path)
-    except RuntimeError:  # the file is larger than memory, which a read-only mapping may be
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-        return _open_ranges(lambda start, count: data[start : start + count], len(data), str(path))
-
-
-def _open_mapped(path: Path) -> Tensors:
-    """Open a local file: pages are read when they are used, and copied when they are written to."""
-    try:
-        file = safe_open(path, "pt")
-    except SafetensorError as error:
-        with path.open("rb") as start:
-            pointer = start.read(8) == b"version "
-        hint = " It is a pointer of Git LFS; fetch the file itself with `git lfs pull`." if pointer else ""
-        raise ValueError(f"{path} is not a complete safetensors file: {error}.{hint}") from error
-    keys = {name: name for name in file.keys()}
-    keys = _aliases(file.metadata(), keys) | keys
-    return LazyTensors(keys, lambda name: file.get_tensor(keys[name]))
-
-
-def _open_ranges(read: ReadRange, size: int, name: str) -> Tensors:
-    """Read the header of a file. Each size in it is checked against the file's before memory is allocated."""
-    start = 8 + int.from_bytes(_read(read, 0, min(8, size), name).tobytes(), "little")
-    if start > min(MAX_HEADER_BYTES, size):
-        raise ValueError(
-            f"{name} is not a complete safetensors file: its header claims {start - 8} bytes, the file has {size}, "
-            f"and headers of at most {MAX_HEADER_BYTES} are read."
-        )
-    try:
-        header: dict[str, Any] = dict(json.loads(_read(read, 8, start - 8, name).tobytes()))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{name} is not a safetensors file: its header is broken ({error}).") from error
-    header |= {key: header[same] for key, same in _aliases(header.pop("__metadata__", None), header).items()}
-
-    def find(key: str) -> torch.Tensor:
-        try:
-            dtype, shape, (begin, end) = (
-                DTYPES[header[key]["dtype"]],
-                header[key]["shape"],
-                header[key]["data_offsets"],
-            )
-            whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
-            if not whole or end - begin != math.prod(shape) * dtype.itemsize or start + end > size:
-                raise ValueError
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{name}: {key!r} cannot be read. Supported are {', '.join(DTYPES)}, and a range of the right size "
-                f"within the file's {size - start} bytes of data; its entry is {header[key]!r:.200}."
-            ) from error
-        return torch.from_numpy(_read(read, start + begin, end - begin, name)).view(dtype).view(shape)
-
-    return LazyTensors(header, find)
-
-
-def _read(read: ReadRange, start: int, count: int, name: str) -> np.ndarray[Any, Any]:
-    """Return `count` bytes from `start` as uint8."""
-    data = np.empty(count, np.uint8)
-    with tqdm(total=count, unit="B", unit_scale=True, desc="Tables", disable=count <= BLOCK_BYTES) as progress:
-        for done in range(0, count, BLOCK_BYTES):
-            length = min(BLOCK_BYTES, count - done)
-            block = np.frombuffer(read(start + done, length), np.uint8)
-            if len(block) != length:
-                raise NoRangesError(f"{name} gave {len(block)} bytes instead of {length} from {start + done} on.")
-            data[done : done + length] = block
-            progress.update(length)
-    return data
-
-
-def _open_sharded(folder: Folder, index: str) -> Tensors:
-    """Open an index, which says which file has a tensor. Files are opened when they are needed."""
+    index = next((file for file in FILES if folder.has(file)), None)
+    if index is None:
+        raise FileNotFoundError(f"{folder.name} has no checkpoint; looked for {', '.join(FILES)}.")
+    if not index.endswith(".json"):
+        return open_file(folder, index)
+    # An index says which file has a tensor. Files are opened when they are needed.
     weight_map = read_json(folder.download(index)).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{folder.name}: {index} has no `weight_map`.")
     for file in weight_map.values():
         if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
             raise ValueError(f"{folder.name}: {index} names {file!r}, which is not a file of this folder.")
-    opened: dict[str, Tensors] = {}
+    opened: dict[str, LazyTensors] = {}
 
-    def find(name: str) -> torch.Tensor:
+    def read(name: str) -> Any:
         file = weight_map[name]
         if file not in opened:
             opened[file] = open_file(folder, file)
         if name not in opened[file]:
             raise ValueError(f"{folder.name}: {file} has no tensor {name!r}, which {index} says it has.")
-        return opened[file][name]
+        return opened[file][name]()
 
-    return LazyTensors(weight_map, find)
+    return {name: partial(read, name) for name in weight_map}
 
 
-def _load_bin(path: Path) -> Tensors:
-    """Load a file of `torch.save`, mapped if its format allows, without running code that is in it."""
-    mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are not archives and are read whole
+def open_file(folder: Folder, file: str) -> LazyTensors:
+    """Open one file of tensors: safetensors by its suffix, else a file of `torch.save`."""
+    if not file.endswith(".safetensors"):
+        # Mapped if its format allows, without running code that is in it. Files of PyTorch before 1.6 are read whole.
+        path = folder.download(file)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except Exception as error:  # unpickling a broken file may raise anything
+            reason = str(error).split("\n", 1)[0]
+            raise ValueError(
+                f"{path} could not be read as tensors alone ({type(error).__name__}: {reason})."
+            ) from error
+        if isinstance(state, Mapping):
+            state = next((state[name] for name in STATES if isinstance(state.get(name), Mapping)), state)
+        if not isinstance(state, Mapping):
+            raise ValueError(f"{path} holds {type(state).__name__}, not tensors by name.")
+        return {name: partial(state.get, name) for name in state if isinstance(name, str)}
+    if folder.has(file) and folder.local_path(file) is None:
+        with suppress(ConnectionError):  # the server does not answer range requests with the range
+            return _open_ranges(*folder.open_ranges(file), f"{folder.name}, {file}")
+    path = folder.download(file)
+    try:  # pages are read when they are used, and copied when they are written to
+        mapped = safe_open(path, "pt")
+    except SafetensorError as error:
+        with path.open("rb") as start:
+            pointer = start.read(8) == b"version "
+        hint = " It is a pointer of Git LFS; fetch the file itself with `git lfs pull`." if pointer else ""
+        raise ValueError(f"{path} is not a complete safetensors file: {error}.{hint}") from error
+    except RuntimeError:  # the file is larger than memory, which a read-only mapping may be
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+        return _open_ranges(lambda start, count: data[start : start + count], len(data), str(path))
+    keys = {name: name for name in mapped.keys()}
+    keys |= _aliases(mapped.metadata(), keys)
+    return {name: partial(mapped.get_tensor, key) for name, key in keys.items()}
+
+
+def _open_ranges(read_range: Callable[[int, int], Any], size: int, name: str) -> LazyTensors:
+    """Read the header of a file. Each size in it is checked against the file's before memory is allocated.
+
+    `read_range` takes the first byte and the number of bytes.
+    """
+
+    def read(start: int, count: int) -> np.ndarray[Any, Any]:
+        data = np.empty(count, np.uint8)
+        with tqdm(total=count, unit="B", unit_scale=True, desc="Tables", disable=count <= BLOCK_BYTES) as progress:
+            for done in range(0, count, BLOCK_BYTES):
+                length = min(BLOCK_BYTES, count - done)
+                block = np.frombuffer(read_range(start + done, length), np.uint8)
+                if len(block) != length:
+                    raise ConnectionError(
+                        f"{name} gave {len(block)} bytes instead of {length} from {start + done} on."
+                    )
+                data[done : done + length] = block
+                progress.update(length)
+        return data
+
+    start = 8 + int.from_bytes(read(0, min(8, size)).tobytes(), "little")
+    if start > min(MAX_HEADER_BYTES, size):
+        raise ValueError(
+            f"{name} is not a complete safetensors file: its header claims {start - 8} bytes, the file has {size}, "
+            f"and headers of at most {MAX_HEADER_BYTES} are read."
+        )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # unpickling a broken file may raise anything
-        reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"{path} could not be read as tensors alone ({type(error).__name__}: {reason}).") from error
-    for name in STATES:
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-            break
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds {type(state).__name__}, not tensors by name.")
-    return {name: value for name, value in state.items() if isinstance(name, str)}
+        header: dict[str, Any] = dict(json.loads(read(8, start - 8).tobytes()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{name} is not a safetensors file: its header is broken ({error}).") from error
+    header |= {key: header[same] for key, same in _aliases(header.pop("__metadata__", None), header).items()}
+
+    def find(key: str) -> torch.Tensor:
+        entry = header[key]
+        try:
+            dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+            whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+            if not whole or end - begin != math.prod(shape) * dtype.itemsize or start + end > size:
+                raise ValueError
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name}: {key!r} cannot be read. Supported are {', '.join(DTYPES)}, and a range of the right size "
+                f"within the file's {size - start} bytes of data; its entry is {entry!r:.200}."
+            ) from error
+        return torch.from_numpy(read(start + begin, end - begin)).view(dtype).view(shape)
+
+    return {key: partial(find, key) for key in header}
 
 
 def _aliases(metadata: Any, names: Mapping[str, Any]) -> dict[str, str]:

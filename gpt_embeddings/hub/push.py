@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
-from gpt_embeddings.checkpoints.files import LocalFolder, read_json
+from gpt_embeddings.checkpoints.files import read_json
 from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.hub.cards import (
@@ -222,7 +222,7 @@ def _read_folder(
     folder: Path, metadata: CardMetadata
 ) -> tuple[GPTEmbeddingsPreTrainedModel, PreTrainedTokenizerBase, ParsedCard | None, CardMetadata]:
     """Load a saved model, with its head if it has one, its tokenizer, its card and the metadata of its training."""
-    config = read_json(LocalFolder(folder).download("config.json"))  # `load_model` would also take a name on the Hub
+    config = read_json(folder / "config.json")  # `load_model` would also take a name on the Hub
     if config.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}. Extract its "

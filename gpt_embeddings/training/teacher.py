@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gpt_embeddings.analysis.similarity import unit_rows
-from gpt_embeddings.checkpoints.files import open_folder
+from gpt_embeddings.checkpoints.files import Folder
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.threads import thread_pool
@@ -209,7 +209,7 @@ def _load_model(name: str) -> Any:
     try:
         if not os.path.exists(name):
             with suppress(FileNotFoundError):  # sentence-transformers knows some names without their owner
-                open_folder(name).has("modules.json")
+                Folder(name).has("modules.json")
         model = SentenceTransformer(name)
     except Exception as error:  # every loader behind it has errors of its own
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -24,7 +24,7 @@ from transformers import (
 
 from gpt_embeddings import from_gpt
 from gpt_embeddings.checkpoints import tensors
-from gpt_embeddings.checkpoints.files import open_folder
+from gpt_embeddings.checkpoints.files import Folder
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -226,7 +226,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="is not a complete safetensors file"):
         from_gpt(tmp_path / "model.safetensors")
     with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
-        open_folder(tmp_path / "model.safetensors")
+        Folder(tmp_path / "model.safetensors")
 
 
 BY_HAND = {"wte_key": "transformer.wte.weight", "wpe_key": "transformer.wpe.weight"}
