@@ -5,7 +5,6 @@ passes the results on in order.
 """
 
 import hashlib
-import json
 import logging
 import multiprocessing
 import os
@@ -17,8 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_choice, check_integer
@@ -59,7 +58,7 @@ TEXT_BYTES_PER_TOKEN = 4  # English with GPT-2's vocabulary
 CALIBRATION_ROWS = 10_000
 PART_ROWS, MAX_PARTS = 4096, 256  # for worker processes: at least so many rows, and at most so many parts
 
-_of_worker: dict[str, Any] = {}  # of a worker process: its dataset, embedder and shards
+_of_worker: dict[str, Any] = {}  # of a worker process: its dataset, job and shards
 
 
 def embed_dataset(
@@ -117,14 +116,19 @@ def embed_dataset(
     if num_proc is not None:
         num_proc = check_integer("num_proc", num_proc, 1)
     target = None if output is None else Path(output).resolve()
-    format = _find_format(format, target)
+    suffix = "" if target is None else target.suffix
+    one_file = suffix.lower() in PARQUET
+    if format is None:
+        format = "parquet" if one_file else "arrow"
+    check_choice("format", format, get_args(Format))
+    if one_file and format != "parquet":
+        raise ValueError(f"`format` is {format!r}, but the output is named as a {suffix} file.")
     if output is not None:
         check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
-    dataset = _as_dataset(data, embedder.column)
-    splits = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {"": dataset}
-    for split in splits.values():
-        _check_dataset(split, embedder, num_proc)
-    streams = isinstance(dataset, (IterableDataset, IterableDatasetDict))
+    splits = _as_splits(data, embedder, num_proc)
+    if one_file and "" not in splits:
+        raise ValueError(f"{len(splits)} splits do not fit into one file; give a folder as `output`.")
+    streams = isinstance(data, (IterableDataset, IterableDatasetDict))
     if streams and target is None:
         if drop_empty:
             raise ValueError(
@@ -133,87 +137,74 @@ def embed_dataset(
             )
         return _join({name: _embed_lazily(split, embedder) for name, split in splits.items()})
     if embedder.dtype == "int8" and embedder.ranges is None:
-        _calibrate(embedder, next(iter(splits.values())))
-    with _counting(progress, None if streams else sum(map(len, splits.values())), embedder) as counting:
-        job = _Job(embedder, embedder.provenance(model_name), format, num_proc or 0, drop_empty, counting)
+        if streams:
+            raise ValueError(
+                "int8 on a streaming dataset needs `ranges`, which `Embedder.calibrate` finds on a sample."
+            )
+        first = next(iter(splits.values()))  # a sample of it that is the same in every run
+        rows = np.linspace(0, len(first) - 1, min(len(first), CALIBRATION_ROWS), dtype=np.int64)
+        texts = take_column(
+            first.select_columns([embedder.column]).with_format("arrow").select(rows)[:], embedder.column
+        )
+        embedder.calibrate(texts.filter(pa.array(~find_blank(texts))))
+    counting = progress or Progress(None if streams else sum(map(len, splits.values())))
+    try:
+        job = _Job(embedder, embedder.provenance(model_name), counting, format, num_proc or 0, drop_empty)
         if drop_empty and not streams:
             splits = {name: _drop_empty(split, job) for name, split in splits.items()}
         if target is None:
-            return _join({name: _embed_in_memory(split, job) for name, split in splits.items()})
-        return _join(_embed_to(target, splits, job, resume, overwrite))
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is the same for all splits."""
-
-    embedder: Embedder
-    provenance: Provenance
-    format: Format
-    num_proc: int
-    """Worker processes; 0 means threads."""
-
-    drop_empty: bool
-    progress: Progress
-
-
-@contextmanager
-def _counting(given: Progress | None, total: int | None, embedder: Embedder) -> Iterator[Progress]:
-    """Yield the caller's progress, or one of our own, whose warnings are logged."""
-    progress = given or Progress(total)
-    try:
-        yield progress
+            embedded = {name: _embed_in_memory(split, job) for name, split in splits.items()}
+        else:
+            embedded = _embed_to(target, splits, job, resume, overwrite)
     finally:
-        progress.close()
-    progress.warnings = progress.counts.warnings(embedder.model.config.n_positions, embedder.pooling)
-    for warning in progress.warnings if given is None else ():
+        counting.close()
+    counting.warnings = counting.counts.warnings(model.config.n_positions, embedder.pooling)
+    for warning in counting.warnings if progress is None else ():
         logger.warning(warning)
+    return _join(embedded)
 
 
-def _join(splits: Mapping[str, Any]) -> AnyDataset:
-    """Return the dataset that has no name, or the splits as one object."""
-    if "" in splits:
-        return splits[""]
-    lazy = any(isinstance(split, IterableDataset) for split in splits.values())
-    return (IterableDatasetDict if lazy else DatasetDict)(splits)
+def _as_splits(data: Any, embedder: Embedder, num_proc: int | None) -> dict[str, Any]:
+    """Return anything that holds rows as datasets by the names of splits, or one without a name, and check them.
 
-
-def _as_dataset(data: Any, column: str) -> AnyDataset:
-    """Return anything that holds rows as a dataset; texts alone become its column."""
+    Texts alone become the column of the embedder.
+    """
+    column = embedder.column
     if isinstance(data, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
-        return data
-    if hasattr(data, "to_arrow") and hasattr(data, "columns"):  # polars
-        return Dataset(data.to_arrow())
-    if hasattr(data, "isna") and hasattr(data, "columns"):  # pandas
+        dataset = data
+    elif hasattr(data, "to_arrow") and hasattr(data, "columns"):  # polars
+        dataset = Dataset(data.to_arrow())
+    elif hasattr(data, "isna") and hasattr(data, "columns"):  # pandas
         table = pa.Table.from_pandas(data, preserve_index=False)
         index = table.schema.get_field_index(column)
         if index >= 0 and table[index].null_count == len(table):  # pandas keeps missing values alone as floats
             table = table.set_column(index, column, pa.nulls(len(table), pa.string()))
-        return Dataset(table)
-    if isinstance(data, (str, bytes, Path, Mapping)) or not hasattr(data, "__len__"):
+        dataset = Dataset(table)
+    elif isinstance(data, (str, bytes, Path, Mapping)) or not hasattr(data, "__len__"):
         raise TypeError(
             f"`data` must be a dataset, a table of pandas or polars, or a list of strings, got {type(data).__name__}. "
             "`load_source` opens files; `IterableDataset.from_generator` takes a function that yields rows."
         )
-    texts = as_texts(data)
-    try:
-        return Dataset(pa.table({column: pa.array(texts, pa.string()) if isinstance(texts, list) else texts}))
-    except (TypeError, ValueError):  # Arrow does not say which text it is
-        raise bad_text(fill_missing(texts)[0], "`data`, item {}".format) from None
-
-
-def _check_dataset(dataset: Dataset | IterableDataset, embedder: Embedder, num_proc: int | None) -> None:
-    if isinstance(dataset, IterableDataset) and num_proc is not None:
-        raise ValueError("`num_proc` does not work on a streaming dataset; leave it out.")
-    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
-        raise ValueError(
-            "The dataset has a transform (`set_transform`, `with_transform`), so the texts it shows differ from the "
-            "stored ones. Store them with `dataset.map(transform, batched=True)`, or embed the stored texts after "
-            "`dataset.reset_format()`."
-        )
-    if dataset.features is not None:  # otherwise the first rows will tell
-        check_texts(dataset, embedder.column)
-        _check_names(dataset.features, embedder)
+    else:
+        texts = as_texts(data)
+        try:
+            dataset = Dataset(pa.table({column: pa.array(texts, pa.string()) if isinstance(texts, list) else texts}))
+        except (TypeError, ValueError):  # Arrow does not say which text it is
+            raise bad_text(fill_missing(texts)[0], "`data`, item {}".format) from None
+    splits = dict(dataset) if isinstance(dataset, dict) else {"": dataset}
+    for split in splits.values():
+        if isinstance(split, IterableDataset) and num_proc is not None:
+            raise ValueError("`num_proc` does not work on a streaming dataset; leave it out.")
+        if isinstance(split, Dataset) and split.format["type"] == "custom":
+            raise ValueError(
+                "The dataset has a transform (`set_transform`, `with_transform`), so the texts it shows differ from "
+                "the stored ones. Store them with `dataset.map(transform, batched=True)`, or embed the stored texts "
+                "after `dataset.reset_format()`."
+            )
+        if split.features is not None:  # otherwise the first rows will tell
+            check_texts(split, column)
+            _check_names(split.features, embedder)
+    return splits
 
 
 def _check_names(names: Iterable[str], embedder: Embedder) -> None:
@@ -223,25 +214,12 @@ def _check_names(names: Iterable[str], embedder: Embedder) -> None:
         raise ValueError(f"The dataset already has a column {embedder.output_column!r}; remove it or name another.")
 
 
-def _calibrate(embedder: Embedder, dataset: Dataset | IterableDataset) -> None:
-    """Find the ranges of int8 on a sample of a dataset, the same in every run."""
-    if isinstance(dataset, IterableDataset):
-        raise ValueError("int8 on a streaming dataset needs `ranges`, which `Embedder.calibrate` finds on a sample.")
-    rows = np.linspace(0, len(dataset) - 1, min(len(dataset), CALIBRATION_ROWS), dtype=np.int64)
-    sample = dataset.select_columns([embedder.column]).with_format("arrow").select(rows)[:]
-    texts = take_column(sample, embedder.column)
-    embedder.calibrate(texts.filter(pa.array(~find_blank(texts))))
-
-
-def _find_format(format: Format | None, target: Path | None) -> Format:
-    suffix = "" if target is None else target.suffix
-    one_file = suffix.lower() in PARQUET
-    if format is None:
-        return "parquet" if one_file else "arrow"
-    check_choice("format", format, get_args(Format))
-    if one_file and format != "parquet":
-        raise ValueError(f"`format` is {format!r}, but the output is named as a {suffix} file.")
-    return format
+def _join(splits: Mapping[str, Any]) -> AnyDataset:
+    """Return the dataset that has no name, or the splits as one object."""
+    if "" in splits:
+        return splits[""]
+    lazy = any(isinstance(split, IterableDataset) for split in splits.values())
+    return (IterableDatasetDict if lazy else DatasetDict)(splits)
 
 
 def _embed_lazily(dataset: IterableDataset, embedder: Embedder) -> IterableDataset:
@@ -257,20 +235,93 @@ def _embed_lists(embedder: Embedder, batch: dict[str, list[Any]]) -> dict[str, l
     return {name: [vectors.tolist() for vectors in column] for name, column in embedder(batch).items()}
 
 
-def _embed_in_memory(dataset: Dataset, job: _Job) -> Dataset:
-    embedder = job.embedder
-    only = dataset.select_columns([embedder.column])
-    embedded = _embed_tables(embedder, _slices(only, embedder, 0, len(only)), job.progress)
-    columns = [table[embedder.output_column].combine_chunks() for table in embedded]
-    provenance = job.provenance.to_json()
-    result = dataset.add_column(
-        embedder.output_column,
-        pa.chunked_array(columns, type=storage_of(embedder.feature)),
-        new_fingerprint=_fingerprint(dataset._fingerprint, provenance),
-        feature=embedder.feature,
-    )
-    result.info.description = provenance
-    return result
+@dataclass
+class _Job:
+    """What is the same for all splits, and how rows are embedded: in batches, on threads, in order."""
+
+    embedder: Embedder
+    provenance: Provenance
+    progress: Progress
+    format: Format
+    num_proc: int
+    """Worker processes; 0 means threads."""
+
+    drop_empty: bool
+    n_threads: int = field(default_factory=n_cores)
+
+    def write(self, source: "Dataset | _Stream", shards: Shards, part: int = 0, rows: range | None = None) -> None:
+        """Write a part of a dataset, or a stream, in shards after those that an earlier run has written."""
+        index = done = 0
+        tables: Any = None if isinstance(source, Dataset) else source.tables()
+        for written in shards.finished(part, [] if tables is None else list(source.features)):
+            if tables is not None:
+                tables = _skip_same(tables, written, done)
+            index, done = index + 1, done + written.num_rows
+        self.progress.skip(done)
+        first_row = done
+        if isinstance(source, Dataset):
+            rows = rows or range(len(source))
+            first_row += rows.start
+            tables = self.slices(source, first_row, rows.stop)
+        embedded = self.embed(tables, first_row)
+        for table in embedded:  # the first of each shard
+            shards.write(part, index, chain([table], embedded))
+            index += 1
+        if not index:
+            shards.write(part, 0, ())
+
+    def slices(self, dataset: Dataset, start: int, stop: int) -> Iterator[pa.Table]:
+        """Yield rows of a dataset in batches."""
+        size, limit = _batch_limits(self.embedder)
+        text_bytes = dataset.data.column(self.embedder.column).nbytes / max(1, len(dataset.data))  # on average
+        size = min(size, max(1, int(limit / max(1.0, text_bytes))))
+        arrow = dataset.with_format("arrow")
+        return (arrow[i : min(i + size, stop)] for i in range(start, stop, size))
+
+    def embed(self, tables: Iterator[pa.Table], first_row: int = 0) -> Iterator[pa.Table]:
+        """Embed tables on threads, in order; errors count rows from `first_row` on.
+
+        While one thread holds the tokenizer, which uses all cores itself, others sum vectors (one core each) and the
+        caller writes. The number of tables in progress is bounded.
+        """
+        pending: deque[Future[tuple[pa.Table, Counts]]] = deque()
+        threads = ThreadPoolExecutor(self.n_threads, initializer=torch.set_num_threads, initargs=(1,))
+        tables = _split_large(tables, self.embedder)
+        with torch_threads(1), threads:
+            try:
+                while True:
+                    while len(pending) <= self.n_threads and (table := next(tables, None)) is not None:
+                        pending.append(threads.submit(self.embedder.extend, table, 1, first_row))
+                        first_row += table.num_rows
+                    if not pending:
+                        return
+                    extended, counts = pending.popleft().result()
+                    yield extended
+                    self.progress.add(counts)
+            finally:
+                threads.shutdown(cancel_futures=True)
+
+
+def _split_large(tables: Iterable[pa.Table], embedder: Embedder) -> Iterator[pa.Table]:
+    """Halve tables until their texts are about as large as a batch may be, or one row is left."""
+    column, limit = embedder.column, 2 * _batch_limits(embedder)[1]
+    stack: list[pa.Table] = []
+    for whole in tables:
+        stack.append(whole)
+        while stack:
+            table = stack.pop()
+            if table.num_rows <= 1 or column not in table.column_names or table[column].nbytes <= limit:
+                yield table
+            else:
+                half = table.num_rows // 2
+                stack += [table.slice(half), table.slice(0, half)]
+
+
+def _batch_limits(embedder: Embedder) -> tuple[int, int]:
+    """Return how many rows a batch may have, and how many bytes of text."""
+    n_vectors = max(1, VECTOR_BYTES // embedder.vector_bytes)
+    text_bytes = TEXT_BYTES if embedder.pooling != "none" else n_vectors * TEXT_BYTES_PER_TOKEN
+    return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, text_bytes)
 
 
 def _drop_empty(dataset: Dataset, job: _Job) -> Dataset:
@@ -282,8 +333,19 @@ def _drop_empty(dataset: Dataset, job: _Job) -> Dataset:
     return dataset.select(np.flatnonzero(~blank)) if blank.any() else dataset
 
 
-def _fingerprint(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def _embed_in_memory(dataset: Dataset, job: _Job) -> Dataset:
+    embedder, provenance = job.embedder, job.provenance.to_json()
+    only = dataset.select_columns([embedder.column])
+    embedded = job.embed(job.slices(only, 0, len(only)))
+    columns = [table[embedder.output_column].combine_chunks() for table in embedded]
+    result = dataset.add_column(
+        embedder.output_column,
+        pa.chunked_array(columns, type=storage_of(embedder.feature)),
+        new_fingerprint=Hasher.hash([dataset._fingerprint, provenance]),
+        feature=embedder.feature,
+    )
+    result.info.description = provenance
+    return result
 
 
 # To disk ---------------------------------------------------------------------------------------------------------
@@ -294,12 +356,15 @@ def _embed_to(
 ) -> dict[str, Dataset | IterableDataset]:
     """Write the rows of all splits with their vectors, and open what was written."""
     embedder, one_file = job.embedder, target.suffix.lower() in PARQUET
-    if one_file and "" not in splits:
-        raise ValueError(f"{len(splits)} splits do not fit into one file; give a folder as `output`.")
-    splits = {
-        name: _Stream(split, job) if isinstance(split, IterableDataset) else split for name, split in splits.items()
-    }
-    identities = {name: _identity(split) for name, split in splits.items()}
+    sources, identities = {}, {}
+    for name, split in splits.items():
+        if isinstance(split, IterableDataset):
+            sources[name] = stream = _Stream(split, job)
+            first = repr((split.num_shards, stream.first_row)).encode(errors="replace")
+            what = "dataset, by its first row (a stream over an iterator has to be made again)"
+            identities[name] = {what: hashlib.sha256(first).hexdigest()}
+        else:
+            sources[name], identities[name] = split, {"dataset": str(split._fingerprint)}
     settings = {
         **job.provenance.options,
         "format": job.format,
@@ -311,42 +376,32 @@ def _embed_to(
     with AtomicOutput(
         target, KIND, settings, resume=resume, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET
     ) as out:
-        for name, split in splits.items():
-            features = Features({**split.features, embedder.output_column: embedder.feature})
+        for name, source in sources.items():
+            features = Features({**source.features, embedder.output_column: embedder.feature})
             shards = Shards(out.result / name, features, job.provenance, format=job.format)
-            if one_file and isinstance(split, Dataset):
-                shards.check_room(len(split) * embedder.vector_bytes + split.data.nbytes)
+            if one_file and isinstance(source, Dataset):
+                shards.check_room(len(source) * embedder.vector_bytes + source.data.nbytes)
             if job.num_proc:
-                _write_in_processes(split, shards, job)
+                _write_in_processes(source, shards, job)
             else:
-                _write_rows(split, shards, embedder, job.progress, n_threads=n_cores())
-            n_rows = len(split) if isinstance(split, Dataset) else split.n_read
-            fingerprint = _fingerprint(json.dumps(identities[name]), job.format, job.provenance.digest)
-            result = shards.finish(fingerprint, split.split, n_rows=n_rows, one_file=one_file)
-        if "" in splits:
+                job.write(source, shards)
+            n_rows = len(source) if isinstance(source, Dataset) else source.n_read
+            fingerprint = Hasher.hash([identities[name], job.format, job.provenance.digest])
+            result = shards.finish(fingerprint, source.split, n_rows=n_rows, one_file=one_file)
+        if "" in sources:
             out.finish(result)
         else:
             if job.format == "arrow":
-                write_json({"splits": list(splits)}, out.result / "dataset_dict.json")
+                write_json({"splits": list(sources)}, out.result / "dataset_dict.json")
             out.finish()
-    return {name: open_output(target / name) for name in splits}
-
-
-def _identity(source: "Dataset | _Stream") -> dict[str, str]:
-    """Return what tells one dataset from another: its fingerprint; for a stream its first row."""
-    if isinstance(source, Dataset):
-        return {"dataset": str(source._fingerprint)}
-    first = repr((source.num_shards, source.first_row)).encode(errors="replace")
-    name = "dataset, by its first row (a stream over an iterator has to be made again)"
-    return {name: hashlib.sha256(first).hexdigest()}
+    return {name: open_output(target / name) for name in sources}
 
 
 class _Stream:
     """A stream that is begun once: its first rows are looked at and put back."""
 
     def __init__(self, dataset: IterableDataset, job: _Job) -> None:
-        self.split, self.num_shards, self.features = dataset.split, dataset.num_shards, dataset.features
-        self.n_read, self._job = 0, job
+        self.split, self.features, self.n_read, self._job = dataset.split, dataset.features, 0, job
         blocks = read_blocks(dataset.with_format("arrow"), _batch_limits(job.embedder)[0])
         first = next(blocks, None)
         self.first_row = None if first is None else first.slice(0, 1).to_pylist()[0]
@@ -372,38 +427,6 @@ class _Stream:
                 table = table.filter(pa.array(~blank))
             self.n_read += table.num_rows
             yield table
-
-
-def _write_rows(
-    source: Dataset | _Stream,
-    shards: Shards,
-    embedder: Embedder,
-    progress: Progress,
-    *,
-    n_threads: int,
-    part: int = 0,
-    rows: range | None = None,
-) -> None:
-    """Write a part of a dataset, or a stream, in shards after those that an earlier run has written."""
-    index = done = 0
-    tables: Any = None if isinstance(source, Dataset) else source.tables()
-    for written in shards.finished(part, [] if tables is None else list(source.features)):
-        if tables is not None:
-            tables = _skip_same(tables, written, done)
-        index, done = index + 1, done + written.num_rows
-    progress.skip(done)
-    if isinstance(source, Dataset):
-        rows = range(len(source)) if rows is None else rows
-        first_row = rows.start + done
-        tables = _slices(source, embedder, first_row, rows.stop)
-    else:
-        first_row, tables = done, _split_large(tables, embedder)
-    embedded = _embed_tables(embedder, tables, progress, first_row, n_threads)
-    for first in embedded:  # of each shard
-        shards.write(part, index, chain([first], embedded))
-        index += 1
-    if not index:
-        shards.write(part, 0, ())
 
 
 def _skip_same(tables: Iterator[pa.Table], written: pa.Table, done: int) -> Iterator[pa.Table]:
@@ -435,7 +458,7 @@ def _write_in_processes(dataset: Dataset, shards: Shards, job: _Job) -> None:
     job.embedder.extend(pa.table({job.embedder.column: ["."]}))
     size = max(PART_ROWS, -(-len(dataset) // MAX_PARTS))
     parts = [range(i, min(i + size, len(dataset))) for i in range(0, len(dataset), size)] or [range(0)]
-    arguments = (dataset, shards, job.embedder, os.getpid())
+    arguments = (dataset, shards, replace(job, progress=Progress(hidden=True), n_threads=1), os.getpid())
     pool = ProcessPoolExecutor(min(job.num_proc, len(parts)), context, _start_worker, arguments)
     try:
         for future in as_completed([pool.submit(_write_part, part, rows) for part, rows in enumerate(parts)]):
@@ -450,7 +473,7 @@ def _write_in_processes(dataset: Dataset, shards: Shards, job: _Job) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(dataset: Dataset, shards: Shards, embedder: Embedder, parent: int) -> None:
+def _start_worker(dataset: Dataset, shards: Shards, job: _Job, parent: int) -> None:
     """Keep what all tasks of a worker process need, and end it when its parent is killed, as a pool does not."""
 
     def watch() -> None:
@@ -461,70 +484,12 @@ def _start_worker(dataset: Dataset, shards: Shards, embedder: Embedder, parent: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all processes get Ctrl-C; the parent reports it
     torch.set_num_threads(1)
     threading.Thread(target=watch, daemon=True).start()
-    _of_worker.update(source=dataset, shards=shards, embedder=embedder)
+    _of_worker.update(source=dataset, shards=shards, job=job)
 
 
 def _write_part(part: int, rows: range) -> tuple[Counts, int]:
     """Write a part in a worker process; return the counts of its texts, and how many an earlier run has written."""
-    progress = Progress(hidden=True)
-    _write_rows(**_of_worker, progress=progress, n_threads=1, part=part, rows=rows)
-    return progress.counts, progress.resumed
-
-
-def _embed_tables(
-    embedder: Embedder,
-    tables: Iterator[pa.Table],
-    progress: Progress,
-    first_row: int = 0,
-    n_threads: int | None = None,
-) -> Iterator[pa.Table]:
-    """Embed tables on threads, in order; errors count rows from `first_row` on.
-
-    While one thread holds the tokenizer, which uses all cores itself, others sum vectors (one core each) and the
-    caller writes. The number of tables in progress is bounded.
-    """
-    n_threads = n_threads or n_cores()
-    pending: deque[Future[tuple[pa.Table, Counts]]] = deque()
-    with torch_threads(1), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            while True:
-                while len(pending) <= n_threads and (table := next(tables, None)) is not None:
-                    pending.append(pool.submit(embedder.extend, table, 1, first_row))
-                    first_row += table.num_rows
-                if not pending:
-                    return
-                extended, counts = pending.popleft().result()
-                yield extended
-                progress.add(counts)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _slices(dataset: Dataset, embedder: Embedder, start: int, stop: int) -> Iterator[pa.Table]:
-    rows, limit = _batch_limits(embedder)
-    text_bytes = dataset.data.column(embedder.column).nbytes / max(1, len(dataset.data))  # of a row, on average
-    rows = min(rows, max(1, int(limit / max(1.0, text_bytes))))
-    arrow = dataset.with_format("arrow")
-    return _split_large((arrow[i : min(i + rows, stop)] for i in range(start, stop, rows)), embedder)
-
-
-def _split_large(tables: Iterable[pa.Table], embedder: Embedder) -> Iterator[pa.Table]:
-    """Halve tables until their texts are about as large as a batch may be, or one row is left."""
-    column, limit = embedder.column, 2 * _batch_limits(embedder)[1]
-    stack: list[pa.Table] = []
-    for whole in tables:
-        stack.append(whole)
-        while stack:
-            table = stack.pop()
-            if table.num_rows <= 1 or column not in table.column_names or table[column].nbytes <= limit:
-                yield table
-            else:
-                half = table.num_rows // 2
-                stack += [table.slice(half), table.slice(0, half)]
-
-
-def _batch_limits(embedder: Embedder) -> tuple[int, int]:
-    """Return how many rows a batch may have, and how many bytes of text."""
-    n_vectors = max(1, VECTOR_BYTES // embedder.vector_bytes)
-    text_bytes = TEXT_BYTES if embedder.pooling != "none" else n_vectors * TEXT_BYTES_PER_TOKEN
-    return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, text_bytes)
+    job = _of_worker["job"]
+    job.progress = Progress(hidden=True)
+    job.write(_of_worker["source"], _of_worker["shards"], part, rows)
+    return job.progress.counts, job.progress.resumed
