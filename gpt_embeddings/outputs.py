@@ -77,8 +77,31 @@ class AtomicOutput:
             if self._old.exists() and not self.path.exists():  # a kill between the two renames of `finish`
                 os.replace(self._old, self.path)
             _remove(self._old)
-            _check_existing(path, kind, overwrite, overwritable)
-            self._saved = _saved_job(self.folder, kind)
+            if self.path.exists():
+                if not overwrite:
+                    ways = "or delete it" if overwrite is None else "delete it, or give --overwrite (`overwrite=True`)"
+                    raise FileExistsError(f"The output {str(path)!r} exists; choose another, {ways}.")
+                if self.path.is_file():
+                    replaceable = any(fnmatch(self.path.name, pattern) for pattern in overwritable)
+                else:
+                    replaceable = not any(self.path.iterdir()) or any(any(self.path.glob(p)) for p in overwritable)
+                if not replaceable:
+                    raise ValueError(
+                        f"The {'folder' if self.path.is_dir() else 'file'} {str(path)!r} is not what `{kind}` writes; "
+                        "--overwrite replaces nothing else. Choose another output."
+                    )
+            self._saved: Any = None  # the job that left unfinished work
+            if self.folder.is_file() or _has_work(self.folder):
+                with suppress(OSError, ValueError):
+                    self._saved = json.loads((self.folder / JOB).read_text(encoding="utf-8"))
+                known = isinstance(self._saved, dict) and "kind" in self._saved
+                owner = f"`{self._saved['kind']}`" if known else "an earlier version, or another program"
+                if owner != f"`{kind}`":
+                    raise ValueError(
+                        f"{str(self.folder)!r} contains unfinished work of {owner}, which `{kind}` does not touch. "
+                        "Finish it with what began it, choose another output, or delete that folder to discard its "
+                        "work."
+                    )
         except BaseException:
             self.release()
             raise
@@ -201,26 +224,6 @@ def _check_name(path: str | os.PathLike[str], kind: str, suffixes: Sequence[str]
         )
 
 
-def _check_existing(
-    path: str | os.PathLike[str], kind: str, overwrite: bool | None, overwritable: Sequence[str]
-) -> None:
-    target = Path(path).resolve()
-    if not target.exists():
-        return
-    if not overwrite:
-        ways = "or delete it" if overwrite is None else "delete it, or give --overwrite (`overwrite=True`)"
-        raise FileExistsError(f"The output {str(path)!r} exists; choose another, {ways}.")
-    if target.is_file():
-        replaceable = any(fnmatch(target.name, pattern) for pattern in overwritable)
-    else:
-        replaceable = not any(target.iterdir()) or any(any(target.glob(pattern)) for pattern in overwritable)
-    if not replaceable:
-        raise ValueError(
-            f"The {'folder' if target.is_dir() else 'file'} {str(path)!r} is not what `{kind}` writes; --overwrite "
-            "replaces nothing else. Choose another output."
-        )
-
-
 def _acquire(path: Path) -> FileLock:
     """Return the lock of an output, held; the lock file of a process that has ended does not matter."""
     file = path.with_name(f".{path.name}.lock")
@@ -248,23 +251,6 @@ def _acquire(path: Path) -> FileLock:
 def _has_work(folder: Path) -> bool:
     """Whether a folder contains any file except the record of its job and temporary files."""
     return any(path.is_file() and path.name != JOB and path.suffix != ".tmp" for path in folder.rglob("*"))
-
-
-def _saved_job(folder: Path, kind: str) -> dict[str, Any] | None:
-    """Return the job that left unfinished work in a folder, None if there is none; refuse one of another kind."""
-    if not folder.is_file() and not _has_work(folder):
-        return None
-    try:
-        job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        job = None
-    owner = f"`{job['kind']}`" if isinstance(job, dict) and "kind" in job else "an earlier version, or another program"
-    if owner != f"`{kind}`":
-        raise ValueError(
-            f"{str(folder)!r} contains unfinished work of {owner}, which `{kind}` does not touch. Finish it with what "
-            "began it, choose another output, or delete that folder to discard its work."
-        )
-    return job
 
 
 def _remove(path: Path) -> None:

@@ -29,10 +29,6 @@ class Counts(NamedTuple):
     dropped: int = 0
     """Missing and blank texts whose rows were dropped; they are not among the documents."""
 
-    def plus(self, other: "Counts") -> "Counts":
-        """Return the sums of both."""
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
-
     def warnings(self, n_positions: int, pooling: str | None) -> list[str]:
         """Return warnings about missing, blank, dropped and truncated texts, for a model and its pooling."""
         zero = "they have no vectors" if pooling == "none" else "the vectors of missing and empty texts are zero"
@@ -90,7 +86,7 @@ class Progress:
 
     def add(self, counts: Counts) -> None:
         """Count a finished batch."""
-        self.counts = self.counts.plus(counts)
+        self.counts = Counts(*map(sum, zip(self.counts, counts, strict=True)))
         self.seconds = time.perf_counter() - self._began
         tokens, megabytes = self.counts.tokens / self.seconds, self.counts.text_bytes / self.seconds / 1e6
         self._bar.set_postfix_str(f"{tokens:,.0f} tokens/s, {megabytes:.1f} MB/s", refresh=False)

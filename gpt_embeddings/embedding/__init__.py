@@ -1,4 +1,4 @@
 """Embedding: texts to vectors, in your own `map()`, over a whole dataset, or on a cluster; and search in them.
 
-Read `weights`, `provenance`, `embedder`, `shards`, `dataset`, `cluster`, `search`.
+Read `weights`, `shards`, `embedder`, `dataset`, `cluster`, `search`.
 """

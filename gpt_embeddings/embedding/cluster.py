@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.embedding.provenance import with_provenance
-from gpt_embeddings.embedding.shards import WRITTEN
+from gpt_embeddings.embedding.shards import WRITTEN, with_provenance
 from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
@@ -48,7 +47,8 @@ class EmbedderActor:
         n_read = block.num_rows
         if self._drop_empty:
             block = block.filter(pa.array(~find_blank(take_column(block, self._embedder.column))))
-        counts = Counts(dropped=n_read - block.num_rows)
+        progress = Progress(hidden=True)
+        progress.add(Counts(dropped=n_read - block.num_rows))
         path = self._folder / f"part-{uuid.uuid4().hex}.parquet"
         if not self._folder.is_dir():
             raise FileNotFoundError(
@@ -58,15 +58,15 @@ class EmbedderActor:
         with atomic_file(path) as partial, ExitStack() as closing:
             writer = None
             for start in range(0, max(1, block.num_rows), BATCH_ROWS):
-                extended, found = self._embedder.extend(block.slice(start, BATCH_ROWS))
+                extended, counts = self._embedder.extend(block.slice(start, BATCH_ROWS))
                 if writer is None:
                     schema = with_provenance(extended.schema, self._provenance)
                     writer = closing.enter_context(pq.ParquetWriter(partial, schema))
                 writer.write_table(extended.cast(schema))
-                counts = counts.plus(found)
+                progress.add(counts)
         n_positions = self._embedder.model.config.n_positions
         return pa.Table.from_pylist(
-            [{"file": path.name, "rows": n_read, "n_positions": n_positions, **counts._asdict()}]
+            [{"file": path.name, "rows": n_read, "n_positions": n_positions, **progress.counts._asdict()}]
         )
 
 
@@ -122,7 +122,15 @@ def embed_on_cluster(
             "int8 on a cluster needs `ranges`, which `Embedder.calibrate` finds on a sample of the texts."
         )
     with AtomicOutput(output, KIND, overwrite=overwrite, overwritable=WRITTEN) as out:
-        actors = _start(address, n_actors)
+        if not ray.is_initialized():
+            ray.init(address=address, log_to_driver=False)
+        n_cpus = int(ray.cluster_resources().get("CPU", 0))
+        if n_cpus < 2:  # with its CPUs all taken by actors, Ray Data would wait for ever to read
+            raise ValueError(f"The cluster has {n_cpus} CPUs; one actor and one reader need at least 2.")
+        context = ray.data.DataContext.get_current()
+        context.use_datasource_v2 = False  # the new reader feeds one actor only
+        context.execution_options.preserve_order = False
+        actors = min(n_actors or n_cpus - 1, n_cpus - 1)
         n_blocks = 4 * actors
         if isinstance(inputs, Dataset):
             rows = ray.data.from_huggingface(inputs.with_format(None), override_num_blocks=n_blocks)
@@ -156,18 +164,3 @@ def embed_on_cluster(
         if parts:
             progress.warnings = progress.counts.warnings(parts[0]["n_positions"], options.get("pooling"))
     return n_rows - sum(part["dropped"] for part in parts)
-
-
-def _start(address: str | None, n_actors: int | None) -> int:
-    """Join or start a cluster, and return the number of actors."""
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False)
-    n_cpus = int(ray.cluster_resources().get("CPU", 0))
-    if n_cpus < 2:  # with its CPUs all taken by actors, Ray Data would wait for ever to read
-        raise ValueError(f"The cluster has {n_cpus} CPUs; one actor and one reader need at least 2.")
-    context = ray.data.DataContext.get_current()
-    context.use_datasource_v2 = False  # the new reader feeds one actor only
-    context.execution_options.preserve_order = False
-    return min(n_actors or n_cpus - 1, n_cpus - 1)

@@ -31,8 +31,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.embedding.provenance import Provenance
-from gpt_embeddings.embedding.shards import PARQUET, WRITTEN, Format, Shards, open_output
+from gpt_embeddings.embedding.shards import PARQUET, WRITTEN, Format, Provenance, Shards, open_output
 from gpt_embeddings.outputs import AtomicOutput, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, check_texts, find_blank, same_rows, storage_of, take_column

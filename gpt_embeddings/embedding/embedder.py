@@ -29,8 +29,8 @@ from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.bundled import bundled_name
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-from gpt_embeddings.embedding.provenance import Provenance
 from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_float32, to_int8
+from gpt_embeddings.embedding.shards import Provenance
 from gpt_embeddings.embedding.weights import (
     TableDtype,
     check_in_memory,

@@ -19,8 +19,8 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from gpt_embeddings.analysis.similarity import Floats, Rows, top_k, unit_rows
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.embedding.provenance import find_provenance, read_provenance
 from gpt_embeddings.embedding.quantization import to_float32
+from gpt_embeddings.embedding.shards import find_provenance, read_provenance
 from gpt_embeddings.text.columns import check_column
 
 
@@ -68,25 +68,43 @@ def search(
         raise ValueError(f"`k` must be at least 1, got {k}.")
     if isinstance(queries, str):
         raise TypeError("`queries` must be a list of texts, got one text.")
-    if not isinstance(dataset, Dataset):
-        embedder = _matching_embedder(dataset, embedder)
-    elif embedder is None:
-        raise ValueError("A dataset needs an `embedder`: the one that made its vectors.")
+    if embedder is None:
+        if isinstance(dataset, Dataset):
+            raise ValueError("A dataset needs an `embedder`: the one that made its vectors.")
+        embedder = open_embedder(dataset)
+    elif not isinstance(dataset, Dataset):
+        if provenance := find_provenance(dataset):
+            provenance.check_same_model(embedder.provenance(), f"The dataset {str(dataset)!r}", "the embedder")
+            embedder = embedder.with_options(**provenance.options)
+        else:
+            logger.warning(
+                f"{str(dataset)!r} does not say which model its vectors are from. The given one is used: if another "
+                "made them, the scores mean nothing."
+            )
     source = _open(dataset)
     check_column(source.schema.names, embedder.output_column)
+    if embedder.pooling == "none":
+        raise ValueError("The dataset has a vector for each token; search needs one for each text.")
+    wanted: Floats = embedder.with_options(dtype="float32").encode(list(queries))  # (query, dim)
+    for query, vector in zip(queries, wanted, strict=True):
+        if not query.strip() or not vector.any():
+            raise ValueError(f"Cannot search with a zero vector: the query {query!r} has no token.")
     others = [name for name in source.schema.names if name != embedder.output_column]
-    wanted = _embed_queries(queries, embedder)
     n = k
     while True:
         scores, rows = _find(source, embedder, wanted, n)
         found = np.isfinite(scores)
         some = np.unique(rows[found])
-        values = dict(zip(some.tolist(), source.take(pa.array(some), columns=others).to_pylist(), strict=True))
+        values = {}
+        for row, columns in zip(some.tolist(), source.take(pa.array(some), columns=others).to_pylist(), strict=True):
+            text = columns.get(embedder.column, "unknown")
+            if not isinstance(text, (str, type(None))) or (text and text.strip()):
+                values[row] = columns
         hits = [
             [
-                Hit(int(row), float(score), values[int(row)])
-                for row, score in zip(rows[i, found[i]], scores[i, found[i]], strict=True)
-                if _has_text(values[int(row)], embedder.column)
+                Hit(row, score, values[row])
+                for row, score in zip(rows[i, found[i]].tolist(), scores[i, found[i]].tolist(), strict=True)
+                if row in values
             ][:k]
             for i in range(len(queries))
         ]
@@ -122,37 +140,6 @@ def open_embedder(dataset: str | Path, model: str | None = None, tokenizer: str 
     return embedder
 
 
-def _matching_embedder(dataset: str | Path, embedder: Embedder | None) -> Embedder:
-    """Return an embedder of the model and with the options that made the vectors."""
-    if embedder is None:
-        return open_embedder(dataset)
-    provenance = find_provenance(dataset)
-    if provenance is None:
-        logger.warning(
-            f"{str(dataset)!r} does not say which model its vectors are from. The given one is used: if another "
-            "made them, the scores mean nothing."
-        )
-        return embedder
-    provenance.check_same_model(embedder.provenance(), f"The dataset {str(dataset)!r}", "the embedder")
-    return embedder.with_options(**provenance.options)
-
-
-def _embed_queries(queries: Sequence[str], embedder: Embedder) -> Floats:
-    """Return the vectors of the queries, float32 of shape `(query, dim)`."""
-    if embedder.pooling == "none":
-        raise ValueError("The dataset has a vector for each token; search needs one for each text.")
-    vectors: Floats = embedder.with_options(dtype="float32").encode(list(queries))
-    for query, vector in zip(queries, vectors, strict=True):
-        if not query.strip() or not vector.any():
-            raise ValueError(f"Cannot search with a zero vector: the query {query!r} has no token.")
-    return vectors
-
-
-def _has_text(values: dict[str, Any], column: str) -> bool:
-    text = values.get(column, "unknown")
-    return not isinstance(text, (str, type(None))) or bool(text and text.strip())
-
-
 def _find(source: pyarrow.dataset.Dataset, embedder: Embedder, wanted: Floats, k: int) -> tuple[Floats, Rows]:
     """Return the k largest cosines of each query and their rows, `(query, k)`; minus infinity if there are fewer."""
     scores = np.full((len(wanted), k), -np.inf, np.float32)
@@ -164,7 +151,21 @@ def _find(source: pyarrow.dataset.Dataset, embedder: Embedder, wanted: Floats, k
     ):
         if not batch.num_rows:
             continue
-        units = unit_rows(_to_matrix(batch.column(0), embedder))
+        column = batch.column(0)
+        values = column.flatten()
+        is_float = pa.types.is_floating(values.type)
+        dtype = "float32" if is_float else embedder.dtype
+        least, most = (1, embedder.model.config.n_embd) if is_float else (embedder.width, embedder.width)
+        widths = np.unique(pc.list_value_length(column))
+        fits = is_float or (values.type == pa.int8() and dtype in ("int8", "binary"))
+        if not fits or column.null_count or len(widths) > 1 or any(widths < least) or any(widths > most):
+            raise ValueError(
+                f"Column {embedder.output_column!r} must have a vector of {least} to {most} numbers in each row, all "
+                f"of the same width: floats, or what an embedder of the dtype {dtype!r} stores. It has {column.type}, "
+                f"{column.null_count} nulls and widths of {', '.join(map(str, widths))}."
+            )
+        matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)  # over Arrow's memory if it is float32
+        units = unit_rows(to_float32(matrix, dtype, embedder.dim, embedder.ranges))
         cosines = unit_rows(wanted[:, : units.shape[1]]) @ units.T
         good = units.any(axis=1)  # a zero vector has no direction
         some_scores, some_rows = top_k(np.where(good, cosines, np.float32(-np.inf)), k)
@@ -172,24 +173,6 @@ def _find(source: pyarrow.dataset.Dataset, embedder: Embedder, wanted: Floats, k
         rows = np.take_along_axis(np.concatenate([rows, some_rows + first], axis=1), best, axis=1)
         first += len(units)
     return scores, rows
-
-
-def _to_matrix(column: pa.Array, embedder: Embedder) -> Floats:
-    """Return the vectors of a column, float32 of shape `(row, dimension)`, over its own memory if it is float32."""
-    values = column.flatten()
-    is_float = pa.types.is_floating(values.type)
-    dtype = "float32" if is_float else embedder.dtype
-    least, most = (1, embedder.model.config.n_embd) if is_float else (embedder.width, embedder.width)
-    widths = np.unique(pc.list_value_length(column))
-    fits = is_float or (values.type == pa.int8() and dtype in ("int8", "binary"))
-    if not fits or column.null_count or len(widths) > 1 or any(widths < least) or any(widths > most):
-        raise ValueError(
-            f"Column {embedder.output_column!r} must have a vector of {least} to {most} numbers in each row, all "
-            f"of the same width: floats, or what an embedder of the dtype {dtype!r} stores. It has {column.type}, "
-            f"{column.null_count} nulls and widths of {', '.join(map(str, widths))}."
-        )
-    matrix = values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
-    return to_float32(matrix, dtype, embedder.dim, embedder.ranges)
 
 
 def _open(dataset: str | Path | Dataset) -> pyarrow.dataset.Dataset:

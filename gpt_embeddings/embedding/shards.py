@@ -1,11 +1,15 @@
-"""A dataset on disk that is written shard by shard and can be continued: Arrow for `load_from_disk`, or Parquet.
+"""A dataset of vectors on disk: Arrow for `load_from_disk`, or Parquet, written shard by shard.
 
-A shard is renamed when it is complete, and a killed run continues after its last complete shard.
+A shard is renamed when it is complete, and a killed run continues after its last complete shard. What the vectors were
+made from is stored with them: the description in `dataset_info.json`, or the metadata of a Parquet file.
 """
 
+import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features, IterableDataset
 
-from gpt_embeddings.embedding.provenance import Provenance, with_provenance
 from gpt_embeddings.outputs import atomic_file, write_dataset_files
 from gpt_embeddings.text.files import ReadOptions
 from gpt_embeddings.text.sources import open_files
@@ -23,11 +26,107 @@ logger = logging.getLogger(__name__)
 
 Format: TypeAlias = Literal["arrow", "parquet"]
 
+KEY = "gpt_embeddings"  # of the provenance in a description, and in the metadata of Parquet
 SHARD_BYTES = 2**28  # 256 MiB: at most a few seconds of work are lost, and there are few files
 PARQUET_ROWS = 2**14  # of a row group
 PARQUET = (".parquet", ".pq")  # suffixes of an output that is one file
 # Each output contains a file with one of these names, or has such a name.
 WRITTEN = ("state.json", "dataset_dict.json", "*.parquet", "*.pq", "*.PARQUET", "*.PQ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Everything that decides a vector."""
+
+    model: str | None
+    """Folder or Hub name; None if the model was never saved or its name is unknown."""
+
+    weights: str
+    """Digest of the model's configuration and weights."""
+
+    tokenizer: str
+    """Digest of the tokenizer."""
+
+    n_embd: int
+    """Dimensions of the model; vectors can have fewer (`truncate_dim`)."""
+
+    options: dict[str, Any]
+    """Options of the `Embedder`: columns, pooling, normalization, dtype and so on."""
+
+    version: str
+    """Version of gpt-embeddings."""
+
+    @property
+    def digest(self) -> str:
+        """A digest of what decides the vectors: weights, tokenizer and options."""
+        return hashlib.sha256(json.dumps([self.weights, self.tokenizer, self.options]).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps({KEY: asdict(self)})
+
+    def check_same_model(self, other: "Provenance", name: str, other_name: str) -> None:
+        """Refuse vectors of another model; `name` and `other_name` are what the message calls the two."""
+        for what, one, two in (
+            ("weights", self.weights, other.weights),
+            ("tokenizer", self.tokenizer, other.tokenizer),
+        ):
+            if one != two:
+                raise ValueError(
+                    f"{name} is from the model {self.model or '(not saved)'!r} with the {what} {one[:12]}, but "
+                    f"{other_name} has the {what} {two[:12]}. Vectors of two models cannot be compared: use the model "
+                    "that made them, or embed again."
+                )
+
+
+def with_provenance(schema: pa.Schema, provenance: Provenance) -> pa.Schema:
+    """Return a schema that carries a provenance in its metadata."""
+    return schema.with_metadata({**(schema.metadata or {}), KEY.encode(): provenance.to_json().encode()})
+
+
+def read_provenance(path: str | Path) -> Provenance:
+    """Return what the vectors of a dataset were made from.
+
+    Args:
+        path: What `embed_dataset` or `gpt-embeddings embed` wrote: a folder, or a Parquet file.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: The dataset has no provenance, or its files are from different models or options.
+    """
+    if provenance := find_provenance(path):
+        return provenance
+    raise ValueError(
+        f"The dataset {str(path)!r} does not say which model its vectors are from: `gpt-embeddings embed` did not "
+        "write it, or another program has rewritten it. Name the model (`--model`), or embed again."
+    )
+
+
+def find_provenance(path: str | Path) -> Provenance | None:
+    """Return what [`read_provenance`] does, or None if the dataset, or one of its files, does not say it."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no dataset {str(path)!r}.")
+    infos = sorted(path.rglob("dataset_info.json"))
+    files = infos[:1] or ([path] if path.is_file() else sorted(path.rglob("*.parquet")))
+    first = None
+    for file in files:
+        try:
+            if file.name == "dataset_info.json":
+                stored = json.loads(json.loads(file.read_text(encoding="utf-8"))["description"])[KEY]
+            else:
+                stored = json.loads((pq.read_schema(file).metadata or {})[KEY.encode()])[KEY]
+            provenance = Provenance(**{field.name: stored[field.name] for field in fields(Provenance)})
+        except (KeyError, TypeError, ValueError):  # written by another program
+            return None
+        first = first or provenance
+        if provenance.digest != first.digest:
+            first.check_same_model(provenance, repr(str(files[0])), repr(str(file)))
+            raise ValueError(
+                f"The files {str(files[0])!r} and {str(file)!r} were embedded with different options: "
+                f"{first.options} and {provenance.options}. Embed one of them again, or search them one at a time."
+            )
+    return first
 
 
 class Shards:
@@ -92,7 +191,16 @@ class Shards:
         if self.format == "arrow":
             info = DatasetInfo(description=self.provenance.to_json(), features=self.features)
             write_dataset_files(self.folder, paths, info, fingerprint, split)
-        return self._merge(paths) if one_file else self.folder
+        if not one_file:
+            return self.folder
+        if len(paths) == 1:
+            return paths[0]
+        whole = self.folder / "whole.tmp"
+        with pq.ParquetWriter(whole, self.schema) as writer:
+            for path in paths:
+                for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS):
+                    writer.write_batch(batch)
+        return whole
 
     def _paths(self, part: str = "*") -> list[Path]:
         return sorted(self.folder.glob(f"data-{part}-*.{self.format}"))
@@ -120,16 +228,6 @@ class Shards:
                     "Make them one type, or give the dataset `features`."
                 ) from error
         return pa.Table.from_arrays(columns, schema=self.schema)
-
-    def _merge(self, paths: list[Path]) -> Path:
-        if len(paths) == 1:
-            return paths[0]
-        whole = self.folder / "whole.tmp"
-        with pq.ParquetWriter(whole, self.schema) as writer:
-            for path in paths:
-                for batch in pq.ParquetFile(path).iter_batches(PARQUET_ROWS):
-                    writer.write_batch(batch)
-        return whole
 
 
 def open_output(output: Path, *, streaming: bool = True) -> Dataset | IterableDataset:

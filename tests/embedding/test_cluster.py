@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.embedding.cluster import EmbedderActor, embed_on_cluster
-from gpt_embeddings.embedding.provenance import read_provenance
+from gpt_embeddings.embedding.shards import read_provenance
 from gpt_embeddings.progress import Progress
 
 

@@ -26,7 +26,7 @@ from gpt_embeddings import (
 )
 from gpt_embeddings.embedding import dataset as embed_module
 from gpt_embeddings.embedding import shards as shards_module
-from gpt_embeddings.embedding.provenance import read_provenance
+from gpt_embeddings.embedding.shards import read_provenance
 from gpt_embeddings.progress import Counts, Progress
 
 

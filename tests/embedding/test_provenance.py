@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from gpt_embeddings import Embedder, embed_dataset
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-from gpt_embeddings.embedding.provenance import Provenance, read_provenance
+from gpt_embeddings.embedding.shards import Provenance, read_provenance
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
