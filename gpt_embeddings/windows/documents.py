@@ -133,7 +133,19 @@ def partition(
     every shard and keeps every `world_size`-th row.
     """
     if isinstance(corpus, IterableDataset):
-        return _partition_shards(corpus, column, num_streams, rank, world_size, seed)
+        if num_streams == world_size == 1 and seed is None:
+            return [partial(_read_shards, corpus, column, [None], None)]
+        by_shards = corpus.num_shards % world_size == 0
+        own = list(range(corpus.num_shards)) if seed is None else shuffled(corpus.num_shards, *seed).tolist()
+        if by_shards:
+            own = own[rank::world_size]
+        if num_streams > len(own):
+            raise ValueError(
+                f"`num_streams` is {num_streams}, more than the {len(own)} shards (files) of the dataset that this "
+                "rank reads. Use at most that, or split the dataset into more files."
+            )
+        node = None if by_shards else (rank, world_size)
+        return [partial(_read_shards, corpus, column, own[n::num_streams], node) for n in range(num_streams)]
     if isinstance(corpus, Dataset):
         rows: Dataset | Sequence[str] = split_dataset_by_node(corpus, rank, world_size) if world_size > 1 else corpus
     elif isinstance(corpus, Sequence):
@@ -153,24 +165,6 @@ def partition(
     return [partial(_read_rows, rows, column, start, stop, seed) for start, stop in pairwise(bounds)]
 
 
-def _partition_shards(
-    corpus: IterableDataset, column: str, num_streams: int, rank: int, world_size: int, seed: tuple[int, int] | None
-) -> list[Documents]:
-    if num_streams == world_size == 1 and seed is None:
-        return [partial(_read_shards, corpus, column, [None], None)]
-    by_shards = corpus.num_shards % world_size == 0
-    own = list(range(corpus.num_shards)) if seed is None else shuffled(corpus.num_shards, *seed).tolist()
-    if by_shards:
-        own = own[rank::world_size]
-    if num_streams > len(own):
-        raise ValueError(
-            f"`num_streams` is {num_streams}, more than the {len(own)} shards (files) of the dataset that this rank "
-            "reads. Use at most that, or split the dataset into more files."
-        )
-    node = None if by_shards else (rank, world_size)
-    return [partial(_read_shards, corpus, column, own[stream::num_streams], node) for stream in range(num_streams)]
-
-
 @lru_cache(maxsize=1)
 def shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[Any]:
     """Return the numbers below `size` in the order of a seed and an epoch; four bytes each below 2^32."""
@@ -184,15 +178,10 @@ def has_transform(dataset: Any) -> bool:
     return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
 
 
-def as_read(dataset: Dataset, column: str) -> Dataset:
-    """Return a dataset as its texts are read: in Arrow's format, or as its transform shows it."""
-    return dataset if has_transform(dataset) else dataset.select_columns([column]).with_format("arrow")
-
-
 def take_texts(
     corpus: Dataset | Sequence[str], column: str, rows: slice | npt.NDArray[Any]
 ) -> pa.Array | pa.ChunkedArray:
-    """Return the texts of some rows of a sequence or of a dataset from [`as_read`]."""
+    """Return the texts of some rows of a sequence, or of a dataset in Arrow's format or with a transform."""
     if not isinstance(corpus, Dataset):
         shown: Any = {column: corpus[rows] if isinstance(rows, slice) else [corpus[i] for i in rows]}
     elif isinstance(shown := corpus[rows], pa.Table):

@@ -19,7 +19,6 @@ from gpt_embeddings.windows.packing import Ids
 
 
 if TYPE_CHECKING:
-    from gpt_embeddings.windows.corpus import Corpus
     from gpt_embeddings.windows.cursor import Cursor
     from gpt_embeddings.windows.mixture import Mixture
     from gpt_embeddings.windows.token_windows import TokenWindows
@@ -61,7 +60,16 @@ class WindowLoader(DataLoader[Batch]):
 
     def read(self) -> Iterator[Ids]:
         """Iterate over the batches as arrays, `(batch, max_length + 1)`."""
-        yield from hand_out(self.windows, self._open(), int(self.batch_size or 1), drop_last=self._drops)
+        if not self._turns.num_workers:
+            turns: Iterator[Turn] = iter(self._turns.dataset)
+        else:
+            # Whatever the tokenizer sets up is there before this process forks.
+            prepare(self.windows.corpus.tokenizer)
+            if self.windows.cursor.resumed:
+                self._turns._iterator = None  # living workers do not have the state; new ones begin with it
+            turns = iter(self._turns)
+            self.windows.cursor.begin()
+        yield from hand_out(self.windows, turns, int(self.batch_size or 1), drop_last=self._drops)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing happens if it is the current one."""
@@ -74,17 +82,6 @@ class WindowLoader(DataLoader[Batch]):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go to a saved position; see `TokenWindows.load_state_dict`."""
         self.windows.load_state_dict(state_dict)
-
-    def _open(self) -> Iterator[Turn]:
-        if not self._turns.num_workers:
-            return iter(self._turns.dataset)
-        # Whatever the tokenizer sets up is there before this process forks.
-        prepare(self.windows.corpus.tokenizer)
-        if self.windows.cursor.resumed:
-            self._turns._iterator = None  # living workers do not have the state; new ones begin with it
-        turns = iter(self._turns)
-        self.windows.cursor.begin()
-        return turns
 
     def _collate(self, rows: Sequence[Ids | None]) -> Batch:
         return self.windows.as_batch(np.stack([row for row in rows if row is not None]))
@@ -122,18 +119,24 @@ class _Rows(torch.utils.data.IterableDataset[Any]):
         return len(self._loader) * int(self._loader.batch_size or 1)
 
     def __iter__(self) -> Iterator[Ids | None]:
+        corpus, size = self._loader.windows.corpus, int(self._loader.batch_size or 1)
         if get_worker_info() is not None:
             raise ValueError("These batches have their own workers: use `windows.dataloader(num_workers=...)`.")
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         if several and torch.distributed.get_world_size() > 1:
-            self._check_processes()
-        return self._rows()
-
-    def _rows(self) -> Iterator[Ids | None]:
-        n_streams, size = self._loader.windows.corpus.num_streams, int(self._loader.batch_size or 1)
+            if corpus.world_size > 1:
+                raise ValueError(
+                    f"These windows are the part of rank {corpus.rank}, but a prepared loader splits the whole "
+                    "between processes: leave out `rank` and `world_size`, or do not prepare the loader."
+                )
+            if corpus.num_streams > 1 and not self._loader._drops:
+                raise ValueError(
+                    "Each stream ends with a batch that is not full, which cannot be split between processes without "
+                    "losing windows: use `drop_last=True`, or one stream."
+                )
         for ids in self._loader.read():
             yield from ids
-            if n_streams > 1:  # the batch that is not full may not be the last one
+            if corpus.num_streams > 1:  # the batch that is not full may not be the last one
                 yield from [None] * (size - len(ids))
 
     def set_epoch(self, epoch: int) -> None:
@@ -151,19 +154,6 @@ class _Rows(torch.utils.data.IterableDataset[Any]):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self._loader.load_state_dict(state_dict)
-
-    def _check_processes(self) -> None:
-        corpus = self._loader.windows.corpus
-        if corpus.world_size > 1:
-            raise ValueError(
-                f"These windows are the part of rank {corpus.rank}, but a prepared loader splits the whole between "
-                "processes: leave out `rank` and `world_size`, or do not prepare the loader."
-            )
-        if corpus.num_streams > 1 and not self._loader._drops:
-            raise ValueError(
-                "Each stream ends with a batch that is not full, which cannot be split between processes without "
-                "losing windows: use `drop_last=True`, or one stream."
-            )
 
 
 def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *, drop_last: bool) -> Iterator[Ids]:
@@ -192,7 +182,7 @@ def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *,
 
 
 def take_turns(
-    corpus: "Corpus | Mixture", cursor: "Cursor", order: Sequence[int | None], batch_size: int, drop_last: bool
+    corpus: "Mixture", cursor: "Cursor", order: Sequence[int | None], batch_size: int, drop_last: bool
 ) -> Iterator[Turn]:
     """Yield (stream, windows, state after them), stream after stream, until all have ended.
 

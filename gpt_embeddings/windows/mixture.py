@@ -6,7 +6,7 @@ nothing is random: the next window comes from the corpus that is furthest behind
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -20,15 +20,15 @@ from gpt_embeddings.windows.streams import BufferedStream, TokenStream
 
 
 Stopping: TypeAlias = Literal["first_exhausted", "all_exhausted"]
-Stream: TypeAlias = TokenStream | BufferedStream
+Stream: TypeAlias = "TokenStream | BufferedStream | MixedStream"
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Mixture:
-    """Several corpora with the same tokenizer, windows and streams; used like a [`Corpus`]."""
+    """Corpora with the same tokenizer, windows and streams; several have weights, a single one has none."""
 
     corpora: Sequence[Corpus]
-    weights: Sequence[float]
+    weights: Sequence[float] | None
     stopping_strategy: Stopping
 
     def __post_init__(self) -> None:
@@ -41,22 +41,14 @@ class Mixture:
         self,
         epoch: int,
         states: Mapping[int, Mapping[str, Any] | None] | None = None,
-        logs: Sequence[list[dict[str, Any]]] | None = None,
-    ) -> dict[int, "MixedStream"]:
-        """Open streams of this rank in an epoch, as [`Corpus.streams`] does; each has a part of every corpus.
-
-        Every corpus has a log of its own.
-        """
+        logs: Sequence[list[dict[str, Any]] | None] | None = None,
+    ) -> Mapping[int, Stream]:
+        """Open streams of this rank in an epoch, as [`Corpus.streams`] does; every corpus has a log of its own."""
+        logs = logs or [None] * len(self.corpora)
+        if self.weights is None:
+            return self.corpora[0].streams(epoch, states, logs[0])
         states = dict.fromkeys(range(self.num_streams)) if states is None else states
-
-        def opener(stream: int) -> Callable[[int, int, Any], Stream]:
-            # A pass over a corpus within an epoch is an epoch to it, far beyond the others.
-            return lambda k, n_pass, state: self.corpora[k].streams(
-                epoch + (n_pass << 32), {stream: state}, logs and logs[k : k + 1]
-            )[stream]
-
-        options = self.weights, self.stopping_strategy, self.spec.max_length
-        return {n: MixedStream(opener(n), *options, state) for n, state in states.items()}
+        return {n: MixedStream(self, epoch, n, state, logs) for n, state in states.items()}
 
     @property
     def is_small(self) -> bool:
@@ -66,44 +58,62 @@ class Mixture:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What must be the same for a saved state to be of use."""
+        if self.weights is None:
+            return self.corpora[0].settings
         mixed = {"weights": list(self.weights), "stopping_strategy": self.stopping_strategy}
         datasets = [corpus.settings["dataset"] for corpus in self.corpora]
         return {**self.corpora[0].settings, "dataset": datasets, **mixed}
 
 
 class MixedStream:
-    """Windows of several streams by weight; each row ends with the number of its corpus."""
+    """A stream of windows by weight, which has a part of every corpus; each row ends with the number of its corpus."""
 
     def __init__(
         self,
-        open_part: Callable[[int, int, Any], Stream],
-        weights: Sequence[float],
-        stopping_strategy: Stopping,
-        max_length: int,
+        mixture: Mixture,
+        epoch: int,
+        number: int,
         state: Mapping[str, Any] | None,
+        logs: Sequence[list[dict[str, Any]] | None],
     ) -> None:
+        weights = mixture.weights or []
         n = len(weights)
         state = state or {"parts": [None] * n, "taken": [0] * n, "passes": [0] * n, "documents": 0, "tokens": 0}
-        self._open, self._weights = open_part, [weight / math.fsum(weights) for weight in weights]
-        self._stopping_strategy, self._length = stopping_strategy, max_length
+        self._mixture, self._epoch, self._number, self._logs = mixture, epoch, number, logs
+        self._weights = [weight / math.fsum(weights) for weight in weights]
         self._taken, self._passes = list(state["taken"]), list(state["passes"])
         self._read = [state["documents"], state["tokens"]]  # in passes that are over
-        self._parts = [open_part(k, self._passes[k], state["parts"][k]) for k in range(n)]
+        self._parts = [self._open(k, part) for k, part in enumerate(state["parts"])]
+
+    def _open(self, k: int, state: Mapping[str, Any] | None) -> Stream:
+        # A pass over a corpus within an epoch is an epoch to it, far beyond the others.
+        epoch = self._epoch + (self._passes[k] << 32)
+        return self._mixture.corpora[k].streams(epoch, {self._number: state}, self._logs[k])[self._number]
 
     def take(self, n: int) -> Ids:
         """Return the next `n` windows, `(n, max_length + 2)`; fewer only at the end of the stream."""
-        rows, done = np.empty((n, self._length + 2), np.int32), 0
-        while done < n and not self._ended:
+        rows, done = np.empty((n, self._mixture.spec.max_length + 2), np.int32), 0
+        restarts = self._mixture.stopping_strategy == "all_exhausted"
+        have_ended = all if restarts else any
+        while done < n and not have_ended(self._passes):
             number = sum(self._taken) + 1
             behind = [weight * number - taken for weight, taken in zip(self._weights, self._taken, strict=True)]
             k = behind.index(max(behind))
-            window = self._parts[k].take(1)  # (1, max_length + 1)
+            part = self._parts[k]
+            window = part.take(1)  # (1, max_length + 1)
             if len(window):
                 rows[done, :-1], rows[done, -1] = window[0], k
                 self._taken[k] += 1
                 done += 1
-            else:
-                self._restart(k)
+                continue
+            if restarts and not self._taken[k]:
+                raise ValueError(
+                    f"Corpus {k} has no window in one of the streams, so it cannot start again; leave it out."
+                )
+            self._passes[k] += 1
+            if not have_ended(self._passes):
+                self._read = [self._read[0] + part.n_documents, self._read[1] + part.n_tokens]
+                self._parts[k] = self._open(k, None)
         return rows[:done]
 
     def state(self) -> dict[str, Any]:
@@ -125,21 +135,6 @@ class MixedStream:
     def n_tokens(self) -> int:
         """Their tokens, without separators."""
         return self._read[1] + sum(part.n_tokens for part in self._parts)
-
-    @property
-    def _ended(self) -> bool:
-        return (any if self._stopping_strategy == "first_exhausted" else all)(self._passes)
-
-    def _restart(self, k: int) -> None:
-        if not self._taken[k] and self._stopping_strategy == "all_exhausted":
-            raise ValueError(
-                f"Corpus {k} has no window in one of the streams, so it cannot start again; leave it out."
-            )
-        self._passes[k] += 1
-        if not self._ended:
-            part = self._parts[k]
-            self._read = [self._read[0] + part.n_documents, self._read[1] + part.n_tokens]
-            self._parts[k] = self._open(k, self._passes[k], None)
 
 
 def check_weights(weights: Any, datasets: Any) -> list[float]:

@@ -8,7 +8,7 @@ is tokenized, and finds a text that was edited anywhere.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from datasets.table import InMemoryTable
 from gpt_embeddings.outputs import AtomicOutput, atomic_file, write_dataset_files, write_json
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
-from gpt_embeddings.windows.corpus import Corpus
 from gpt_embeddings.windows.documents import has_same_texts
 from gpt_embeddings.windows.mixture import Mixture
-from gpt_embeddings.windows.packing import IGNORED, Ids
+from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
 
 
 FILE_BYTES = 2**26  # of one Arrow file: what a killed run has to repeat at most
@@ -34,21 +33,59 @@ KIND = "windows"  # of output, for `outputs`
 READ_ROWS = 256  # windows read at a time
 
 
-def store_windows(corpus: Corpus | Mixture, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
+def store_windows(corpus: Mixture, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Cut a whole epoch into windows and store them, stream after stream; see `TokenWindows.to_dataset`.
 
     `input_ids` are uint16 if the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and int32
     with `tail="pad"`, where they can be -100.
     """
-    features = _features(corpus)
+    small = vocabulary_rows(corpus.tokenizer) <= 2**16
+    input_type = "uint16" if small else "int32"
+    target_type = input_type if corpus.spec.tail == "drop" else "int32"
+    length = corpus.spec.max_length
+    columns: dict[str, Any] = {
+        "input_ids": List(Value(input_type), length=length),
+        "target_ids": List(Value(target_type), length=length),
+    }
+    if corpus.weights is not None:
+        columns["source_ids"] = Value("int32")
+    features = Features(columns)
+    nothing = ValueError(f"The dataset gives no window: {corpus.spec.no_window()}.")
     if folder is None:
-        tables = [_table(ids, corpus, features) for _, _, ids in _walk(corpus, epoch)]
+        tables = [_table(ids, corpus.spec, features) for _, _, ids in _walk(corpus, epoch)]
         if not tables:
-            raise ValueError(f"The dataset gives no window: {corpus.spec.no_window()}.")
+            raise nothing
         return Dataset(InMemoryTable(pa.concat_tables(tables).combine_chunks()))
     with AtomicOutput(folder, KIND, {**corpus.settings, "epoch": epoch}) as out:
         out.result.mkdir(exist_ok=True)
-        _write(corpus, epoch, out, features)
+        progress: dict[str, Any] = {"stream": 0, "state": None, "files": [], "windows": 0}
+        progress["read"] = [[] for _ in corpus.corpora]  # logs of the texts that were read
+        progress_file = out.folder / "progress.json"
+        if progress_file.exists():
+            progress = json.loads(progress_file.read_text(encoding="utf-8"))
+            for part, log in zip(corpus.corpora, progress["read"], strict=True):
+                for entry in log:
+                    log_epoch, number = entry["key"]
+                    if not has_same_texts(part.partition(log_epoch)[number], entry):
+                        raise ValueError(
+                            "The text has changed since an earlier run stored windows of it. Give the same documents "
+                            f"in the same order, or delete the folder {str(out.folder)!r} to start anew."
+                        )
+        with Bar(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
+            start = (progress["stream"], progress["state"], progress["read"])
+            for number, state_after, ids in _walk(corpus, epoch, *start):
+                path = out.result / f"data-{len(progress['files']):05d}.arrow"
+                _write_arrow(_table(ids, corpus.spec, features), path)
+                progress["files"].append(path.name)
+                progress.update(stream=number, state=state_after, windows=progress["windows"] + len(ids))
+                write_json(progress, progress_file)
+                bar.update(len(ids))
+        if not progress["files"]:
+            raise nothing
+        content = {"settings": corpus.settings, "epoch": epoch, **progress}
+        fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        paths = [out.result / name for name in progress["files"]]
+        write_dataset_files(out.result, paths, DatasetInfo(features=features), fingerprint)
         out.finish()
     return Dataset.load_from_disk(str(out.path))
 
@@ -67,7 +104,13 @@ def read_windows(
         `input_ids` and `target_ids` of shape `(batch, max_length)`, int64.
     """
     for table in dataset.with_format("arrow").iter(max(1, READ_ROWS // batch_size) * batch_size):
-        ids = {name: _as_matrix(table[name]) for name in table.column_names}  # (rows, max_length)
+        ids: dict[str, npt.NDArray[Any]] = {}  # (rows, max_length)
+        for name in table.column_names:
+            column = table[name].combine_chunks()
+            if pa.types.is_fixed_size_list(column.type):
+                ids[name] = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+            else:
+                ids[name] = column.to_numpy()
         for start in range(0, table.num_rows, batch_size):
             if drop_last and start + batch_size > table.num_rows:
                 return
@@ -76,51 +119,8 @@ def read_windows(
             }
 
 
-def _as_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    if not pa.types.is_fixed_size_list(column.type):
-        return column.to_numpy()
-    length = column.type.list_size
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, length) for chunk in column.chunks]
-    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-
-
-def _write(corpus: Corpus | Mixture, epoch: int, out: AtomicOutput, features: Features) -> None:
-    corpora = corpus.corpora if isinstance(corpus, Mixture) else [corpus]
-    progress: dict[str, Any] = {"stream": 0, "state": None, "files": [], "windows": 0, "read": [[] for _ in corpora]}
-    log = out.folder / "progress.json"
-    if log.exists():
-        progress = json.loads(log.read_text(encoding="utf-8"))
-        _check_texts(corpora, progress["read"], out)
-    with Bar(desc="Windows", unit=" windows", initial=progress["windows"]) as bar:
-        for stream, state_after, ids in _walk(corpus, epoch, progress["stream"], progress["state"], progress["read"]):
-            path = out.result / f"data-{len(progress['files']):05d}.arrow"
-            _write_arrow(_table(ids, corpus, features), path)
-            progress["files"].append(path.name)
-            progress.update(stream=stream, state=state_after, windows=progress["windows"] + len(ids))
-            write_json(progress, log)
-            bar.update(len(ids))
-    if not progress["files"]:
-        raise ValueError(f"The dataset gives no window: {corpus.spec.no_window()}.")
-    content = {"settings": corpus.settings, "epoch": epoch, **progress}
-    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    paths = [out.result / name for name in progress["files"]]
-    write_dataset_files(out.result, paths, DatasetInfo(features=features), fingerprint)
-
-
-def _check_texts(corpora: Sequence[Corpus], logs: list[list[dict[str, Any]]], out: AtomicOutput) -> None:
-    """Refuse to continue if the texts that earlier runs have read have changed."""
-    for corpus, log in zip(corpora, logs, strict=True):
-        for entry in log:
-            epoch, stream = entry["key"]
-            if not has_same_texts(corpus.partition(epoch)[stream], entry):
-                raise ValueError(
-                    "The text has changed since an earlier run stored windows of it. Give the same documents in the "
-                    f"same order, or delete the folder {str(out.folder)!r} to start anew."
-                )
-
-
 def _walk(
-    corpus: Corpus | Mixture,
+    corpus: Mixture,
     epoch: int,
     first: int = 0,
     state: dict[str, Any] | None = None,
@@ -134,30 +134,17 @@ def _walk(
             yield number, stream.state(), ids
 
 
-def _features(corpus: Corpus | Mixture) -> Features:
-    small = vocabulary_rows(corpus.tokenizer) <= 2**16
-    input_type = "uint16" if small else "int32"
-    target_type = input_type if corpus.spec.tail == "drop" else "int32"
-    length = corpus.spec.max_length
-    types = {"input_ids": input_type, "target_ids": target_type}
-    columns: dict[str, Any] = {name: List(Value(dtype), length=length) for name, dtype in types.items()}
-    return Features({**columns, "source_ids": Value("int32")} if isinstance(corpus, Mixture) else columns)
-
-
-def _table(ids: Ids, corpus: Corpus | Mixture, features: Features) -> pa.Table:
-    spec, source_ids = corpus.spec, []
-    if isinstance(corpus, Mixture):
-        ids, source_ids = ids[:, :-1], [pa.array(ids[:, -1])]
+def _table(ids: Ids, spec: WindowSpec, features: Features) -> pa.Table:
+    columns = {}
+    if "source_ids" in features:
+        ids, columns["source_ids"] = ids[:, :-1], pa.array(ids[:, -1])
     inputs, targets = ids[:, :-1], ids[:, 1:]
     if (ids[:, -1] == IGNORED).any():
         inputs = np.where(inputs == IGNORED, np.int32(spec.separator), inputs)
-    columns = [
-        pa.FixedSizeListArray.from_arrays(
-            pa.array(values.astype(features[name].feature.dtype).reshape(-1)), spec.max_length
-        )
-        for name, values in (("input_ids", inputs), ("target_ids", targets))
-    ]
-    return pa.table([*columns, *source_ids], schema=features.arrow_schema)
+    for name, values in (("input_ids", inputs), ("target_ids", targets)):
+        flat = pa.array(values.astype(features[name].feature.dtype).reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, spec.max_length)
+    return pa.table(columns, schema=features.arrow_schema)
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

@@ -6,11 +6,9 @@ state depends on who does the work.
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from transformers import PreTrainedTokenizerBase
 
@@ -89,7 +87,6 @@ class TokenStream:
         self._expected = None
 
 
-@dataclass(frozen=True)
 class TokenBuffer:
     """A whole corpus as token ids, so that its windows can be taken in any order (`shuffle="windows"`).
 
@@ -97,12 +94,27 @@ class TokenBuffer:
     windows are stored one by one there: with a stride of 1, `max_length` times as much.
     """
 
-    spec: WindowSpec
-    tokens: npt.NDArray[Any]
-    sequences: Sequences
-    n_documents: int  # that have a token
-    n_tokens: int  # without separators
-    checksum: int  # CRC-32 of all tokens
+    def __init__(self, documents: Documents, tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> None:
+        dtype = np.uint16 if max(vocabulary_rows(tokenizer), spec.separator + 1) <= 2**16 else np.int32
+        parts, ends, size = [np.empty(0, dtype)], [np.zeros(1, np.int64)], 0
+        self.n_tokens = 0  # without separators
+        with Bar(desc="Tokenizing", unit=" tokens", unit_scale=True, delay=SILENT_SECONDS, leave=False) as bar:
+            for _, texts in documents(None):
+                input_ids, offsets = encode_flat(texts, tokenizer, add_special_tokens=False)
+                tokens, part_ends = add_separators(input_ids, offsets, spec)
+                parts.append(tokens.astype(dtype))
+                ends.append(part_ends + size)
+                size += len(tokens)
+                self.n_tokens += len(input_ids)
+                bar.update(len(input_ids))
+        bounds = np.concatenate(ends)
+        self.n_documents = len(bounds) - 1  # that have a token
+        if spec.packing == "stream":  # one sequence, after the separator before the first document
+            bounds = np.array([1, size])
+        self.sequences = Sequences(spec, bounds)
+        tokens = np.concatenate([*parts, np.zeros(spec.max_length + 1, dtype)])
+        self.views = sliding_window_view(tokens, spec.max_length + 1)
+        self.checksum = zlib.crc32(np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).data)
 
 
 class BufferedStream:
@@ -124,7 +136,7 @@ class BufferedStream:
             raise other_text()
         n_windows = len(buffer.sequences)
         begin, end = (n_windows * i // part[1] for i in (part[0], part[0] + 1))
-        self._buffer, self._views = buffer, sliding_window_view(buffer.tokens, buffer.spec.max_length + 1)
+        self._buffer = buffer
         self._numbers = shuffled(n_windows, *order)[begin:end]
         self._taken: int = state["taken"] if state else 0
         self.n_documents, self.n_tokens = (buffer.n_documents, buffer.n_tokens) if counts else (0, 0)
@@ -134,29 +146,8 @@ class BufferedStream:
         numbers = self._numbers[self._taken : self._taken + n]
         self._taken += len(numbers)
         begins, lengths = self._buffer.sequences.find(numbers)
-        return pad_windows(self._views[begins], lengths)
+        return pad_windows(self._buffer.views[begins], lengths)
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume from here."""
         return {"taken": self._taken, "check": self._buffer.checksum}
-
-
-def fill_buffer(documents: Documents, tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> TokenBuffer:
-    """Tokenize all documents and keep their ids."""
-    dtype = np.uint16 if max(vocabulary_rows(tokenizer), spec.separator + 1) <= 2**16 else np.int32
-    parts, ends, n_tokens, size = [np.empty(0, dtype)], [np.zeros(1, np.int64)], 0, 0
-    with Bar(desc="Tokenizing", unit=" tokens", unit_scale=True, delay=SILENT_SECONDS, leave=False) as bar:
-        for _, texts in documents(None):
-            input_ids, offsets = encode_flat(texts, tokenizer, add_special_tokens=False)
-            tokens, part_ends = add_separators(input_ids, offsets, spec)
-            parts.append(tokens.astype(dtype))
-            ends.append(part_ends + size)
-            size, n_tokens = size + len(tokens), n_tokens + len(input_ids)
-            bar.update(len(input_ids))
-    bounds = np.concatenate(ends)
-    n_documents = len(bounds) - 1
-    if spec.packing == "stream":  # one sequence, after the separator before the first document
-        bounds = np.array([1, size])
-    tokens = np.concatenate([*parts, np.zeros(spec.max_length + 1, dtype)])
-    checksum = zlib.crc32(np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).data)
-    return TokenBuffer(spec, tokens, Sequences(spec, bounds), n_documents, n_tokens, checksum)

@@ -6,6 +6,7 @@ The order of work is: shuffle documents (or shards), tokenize, cut; with `shuffl
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_integer
-from gpt_embeddings.windows.corpus import Corpus, WindowCounts, check_tokenizer
+from gpt_embeddings.text.tokenizer import check_fast
+from gpt_embeddings.windows.corpus import Corpus, WindowCounts
 from gpt_embeddings.windows.cursor import Cursor
 from gpt_embeddings.windows.loader import WindowLoader, hand_out, take_turns
 from gpt_embeddings.windows.mixture import Mixture, Stopping, check_weights
@@ -130,7 +132,15 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         return_position_ids: bool = False,
         return_document_ids: bool = False,
     ) -> None:
-        check_tokenizer(tokenizer, max_length)
+        check_fast(tokenizer)
+        if tokenizer.eos_token_id is None:
+            raise ValueError("The tokenizer has no end-of-text token to separate documents; set its `eos_token`.")
+        if check_integer("max_length", max_length, 1) > tokenizer.model_max_length:
+            raise ValueError(
+                f"`max_length` is {max_length}, above the {tokenizer.model_max_length} positions (`n_positions`) of "
+                "the tokenizer's model, its `model_max_length`. Use shorter windows, or, if the model has more "
+                "positions, `load_tokenizer(..., model_max_length=n_positions)`."
+            )
         spec = WindowSpec(
             max_length=max_length,
             stride=max_length if stride is None else stride,
@@ -138,15 +148,12 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             tail=tail,
             separator=int(tokenizer.eos_token_id),
         )
-        order = {"shuffle": shuffle, "seed": seed, "num_streams": num_streams, "rank": rank, "world_size": world_size}
-        options: dict[str, Any] = {"column": column, "tokenizer": tokenizer, "spec": spec, **order}
-        self.corpus: Corpus | Mixture
-        if weights is None:
-            self.corpus = Corpus(dataset=dataset, **options)
-        else:
-            weights = check_weights(weights, dataset)
-            corpora = [Corpus(dataset=each, **options) for each in dataset]
-            self.corpus = Mixture(corpora=corpora, weights=weights, stopping_strategy=stopping_strategy)
+        options: dict[str, Any] = {"column": column, "tokenizer": tokenizer, "spec": spec, "shuffle": shuffle}
+        options.update(seed=seed, num_streams=num_streams, rank=rank, world_size=world_size)
+        weights = None if weights is None else check_weights(weights, dataset)
+        datasets = [dataset] if weights is None else dataset
+        corpora = map(partial(Corpus, **options), datasets)
+        self.corpus = Mixture(list(corpora), weights, stopping_strategy)
         self.return_position_ids, self.return_document_ids = return_position_ids, return_document_ids
         self.cursor = Cursor(self.corpus.num_streams)
         self._sizes: dict[int, list[int]] = {}  # windows of each stream, by `_order`
@@ -269,7 +276,7 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     def as_batch(self, windows: Ids) -> dict[str, torch.Tensor]:
         """Turn windows, `(batch, max_length + 1)` with -100 for padding, into contiguous int64 tensors."""
         source_ids = None
-        if isinstance(self.corpus, Mixture):
+        if self.corpus.weights is not None:
             windows, source_ids = windows[:, :-1], windows[:, -1].astype(np.int64)
         inputs = windows[:, :-1].astype(np.int64)  # (batch, max_length)
         padding = inputs == IGNORED if windows[:, -1].min() == IGNORED else None  # padding is on the right
