@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from gpt_embeddings.checkpoints.static import from_static
     from gpt_embeddings.embedding.dataset import Embedder, embed_dataset
     from gpt_embeddings.hub.cards import CardMetadata
-    from gpt_embeddings.hub.push import push_to_hub
-    from gpt_embeddings.hub.repository import save_folder
+    from gpt_embeddings.hub.push import push_to_hub, save_folder
     from gpt_embeddings.text.encoding import encode_flat
     from gpt_embeddings.text.sources import load_source
     from gpt_embeddings.text.tokenizer import load_tokenizer
@@ -58,7 +57,7 @@ _HOMES = {
     "load_source": "text.sources",
     "load_tokenizer": "text.tokenizer",
     "push_to_hub": "hub.push",
-    "save_folder": "hub.repository",
+    "save_folder": "hub.push",
     "to_gpt": "checkpoints.conversion",
 }
 

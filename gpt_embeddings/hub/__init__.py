@@ -1,4 +1,4 @@
 """The Hub: a complete model repository with its card, on disk or published.
 
-Read `cards`, `repository`, `push`.
+Read `cards`, `push`.
 """

@@ -23,6 +23,7 @@ CARD = "README.md"
 SECTION = re.compile(r"<!-- gpt-embeddings section\b.*?<!-- end of the gpt-embeddings section -->", re.DOTALL)
 TASKS = ("feature-extraction", "text-classification")  # of a model without and with a layer for classes
 TITLE = re.compile(r"\A\s*# .*")
+TEMPLATES = resources.files("gpt_embeddings.hub") / "templates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +110,17 @@ def write_model_card(
     architecture = type(model).__name__
     classifies = architecture == "GPTEmbeddingsForSequenceClassification"
     task = TASKS[classifies]
-    defaults = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=task,
-        tags=["gpt-embeddings", "embeddings", "sentence-transformers"],
-    )
-    fields = _complete(base, stated, defaults.to_dict())
+    tags = ["gpt-embeddings", "embeddings", "sentence-transformers"]
+    fields = _complete(base, stated, {"library_name": "transformers", "pipeline_tag": task, "tags": tags})
     if fields["pipeline_tag"] in TASKS:  # ours, perhaps of another model that was pushed here before
         fields["pipeline_tag"] = task
+    listed = {}
+    for name in stated:
+        names = fields.get(name) or []
+        listed[name] = names if isinstance(names, str) else ", ".join(names)
     fresh = ModelCard.from_template(
         ModelCardData(**fields),
-        template_str=_template("model_card.md"),
+        template_str=(TEMPLATES / "model_card.md").read_text(encoding="utf-8"),
         config=model.config,
         architecture=architecture,
         classifies=classifies,
@@ -128,7 +129,7 @@ def write_model_card(
         n_tokens=len(tokenizer),
         repo_id=repo_id,
         training=metadata.training,
-        **{name: _listed(fields.get(name)) for name in stated},
+        **listed,
     )
     return _keep(base, fresh)
 
@@ -139,7 +140,7 @@ def write_dataset_card(base: ParsedCard | None, **values: Any) -> str:
     Values are `repo_id`, `split`, `column` and `n_embd` of the vectors, `model_id` and `model_revision`.
     """
     fields = _complete(base, {}, {"tags": ["gpt-embeddings", "embeddings"]})
-    template = _template("dataset_card.md")
+    template = (TEMPLATES / "dataset_card.md").read_text(encoding="utf-8")
     return _keep(base, DatasetCard.from_template(DatasetCardData(**fields), template_str=template, **values))
 
 
@@ -170,11 +171,3 @@ def _keep(base: ParsedCard | None, fresh: RepoCard) -> str:
         kept.data, kept.text = fresh.data, ""
         head = str(kept)  # in the order of the old keys
     return head + body
-
-
-def _listed(names: str | list[str] | None) -> str:
-    return names if isinstance(names, str) else ", ".join(names or [])
-
-
-def _template(name: str) -> str:
-    return resources.files("gpt_embeddings.hub").joinpath("templates", name).read_text(encoding="utf-8")

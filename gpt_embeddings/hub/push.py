@@ -1,5 +1,6 @@
-"""Publishing: a model, a saved folder or a dataset of vectors on the Hub, by one call."""
+"""A complete model repository, in a folder or on the Hub, and a dataset of vectors on the Hub, each by one call."""
 
+import fnmatch
 import logging
 import os
 import re
@@ -26,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import read_json
 from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model
-from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
+from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_model_and_tokenizer
 from gpt_embeddings.hub.cards import (
     CARD,
     CardMetadata,
@@ -37,7 +38,6 @@ from gpt_embeddings.hub.cards import (
     write_dataset_card,
     write_model_card,
 )
-from gpt_embeddings.hub.repository import files_in, read_training_metadata, stale_files
 from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.text.tokenizer import load_tokenizer
@@ -58,6 +58,56 @@ ADVICE = {
     "`--create-pr`).",
     412: "{repo_id} was changed by another commit in the meantime, and that commit was kept. Push again.",
 }
+
+# Our files of an earlier save, which are removed unless they are written again: a stale shard would be loaded.
+OWN_FILES = (
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json",
+    TRAINING_METADATA,
+    POOLING_FILE,
+)
+
+
+def save_folder(
+    folder: str | os.PathLike[str],
+    model: GPTEmbeddingsPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    metadata: CardMetadata = CardMetadata(),  # noqa: B008 -- frozen
+) -> None:
+    """Write a complete model repository: what `push_to_hub` publishes.
+
+    That is `config.json` with `auto_map`, the weights, the two files of the component, the tokenizer, the files of
+    sentence-transformers, the metadata of the training run if there is any, and the card. Other files in the folder
+    stay, and in an existing README.md only our section is replaced.
+
+    Args:
+        folder: Where to; made if need be.
+        model: The model.
+        tokenizer: The tokenizer that belongs to it. It is saved with the model's `n_positions` as its
+            `model_max_length`; the object itself is not changed.
+        metadata: Licence and provenance for the card.
+
+    Raises:
+        ValueError: The name is blank, the tokenizer has ids that the model lacks, or the existing README.md cannot be
+            read.
+    """
+    check_folder_name(folder)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A folder within it is on the same file system, even if it is a mount point, so that files can be renamed.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
+        complete = Path(name)
+        saved_tokenizer = save_model_and_tokenizer(complete, model, tokenizer, metadata.training)
+        card = write_model_card(model, saved_tokenizer, folder.resolve().name, metadata, read_card(folder / CARD))
+        (complete / CARD).write_text(card, encoding="utf-8", newline="")
+        new = _files_in(complete)
+        for path in new:
+            (folder / path).parent.mkdir(exist_ok=True)
+            os.replace(complete / path, folder / path)
+    for path in _stale_files(_files_in(folder), new):
+        (folder / path).unlink()
 
 
 def push_to_hub(
@@ -121,10 +171,32 @@ def push_to_hub(
             raise TypeError("A dataset of vectors needs `model_id`, the Hub name of the model that made them.")
         check_column(obj.column_names, column)
         with _advice(model_id):
-            made_by = (model_id, str(api.model_info(model_id, revision=model_revision).sha))
+            model_revision = str(api.model_info(model_id, revision=model_revision).sha)
         with _advice(repo_id):
             repo_id = _open_repository(api, repo_id, "dataset", private, revision)
-            return _push_dataset(api, obj, repo_id, column, made_by, revision, create_pr, commit_message)
+            options: dict[str, Any] = {
+                "commit_message": commit_message or "Upload vectors with gpt-embeddings",
+                "commit_description": f"Made by {model_id} at revision {model_revision}.",
+            }
+            data = obj.push_to_hub(repo_id, token=api.token, revision=revision, create_pr=create_pr, **options)
+            length = getattr(obj.features[column], "length", -1)
+            text = write_dataset_card(
+                _read_remote(api, repo_id, "dataset", data.oid, [CARD]),
+                repo_id=repo_id,
+                split=str(obj.split or "train"),
+                column=column,
+                n_embd=None if length == -1 else length,
+                model_id=model_id,
+                model_revision=model_revision,
+            )
+            return api.create_commit(
+                repo_id,
+                [CommitOperationAdd(CARD, text.encode())],
+                repo_type="dataset",
+                revision=data.pr_revision or revision,
+                parent_commit=data.oid,
+                **options,
+            )
     if not isinstance(obj, GPTEmbeddingsPreTrainedModel):
         raise TypeError(f"`obj` must be a model of this package, a folder or a Dataset, got {type(obj).__name__}.")
     if tokenizer is None:
@@ -139,11 +211,11 @@ def push_to_hub(
         text = write_model_card(obj, saved_tokenizer, repo_id, metadata, base)
         if "license" not in parse_card(text).metadata:
             logger.warning("The card of %s states no licence: without one nobody may use the model.", repo_id)
-        new = files_in(Path(folder))
+        new = _files_in(Path(folder))
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(CARD, text.encode()),
             *(CommitOperationAdd(path, Path(folder, path)) for path in new),
-            *(CommitOperationDelete(path) for path in stale_files(old, new)),
+            *(CommitOperationDelete(path) for path in _stale_files(old, new)),
         ]
         # `create_commit`, unlike `upload_folder`, makes one commit however the contents travel.
         return api.create_commit(
@@ -154,41 +226,6 @@ def push_to_hub(
             create_pr=create_pr,
             parent_commit=state.sha,
         )
-
-
-def _push_dataset(
-    api: HfApi,
-    dataset: Dataset,
-    repo_id: str,
-    column: str,
-    made_by: tuple[str, str],
-    revision: str | None,
-    create_pr: bool,
-    message: str | None,
-) -> CommitInfo:
-    options: dict[str, Any] = {
-        "commit_message": message or "Upload vectors with gpt-embeddings",
-        "commit_description": "Made by {} at revision {}.".format(*made_by),
-    }
-    data = dataset.push_to_hub(repo_id, token=api.token, revision=revision, create_pr=create_pr, **options)
-    length = getattr(dataset.features[column], "length", -1)
-    card = write_dataset_card(
-        _read_remote(api, repo_id, "dataset", data.oid, [CARD]),
-        repo_id=repo_id,
-        split=str(dataset.split or "train"),
-        column=column,
-        n_embd=None if length == -1 else length,
-        model_id=made_by[0],
-        model_revision=made_by[1],
-    )
-    return api.create_commit(
-        repo_id,
-        [CommitOperationAdd(CARD, card.encode())],
-        repo_type="dataset",
-        revision=data.pr_revision or revision,
-        parent_commit=data.oid,
-        **options,
-    )
 
 
 def check_push(repo_id: str, *, token: str | None = None) -> None:
@@ -233,7 +270,16 @@ def _read_folder(
     model = load_model(str(folder), next((head for head in heads if head.__name__ in saved), GPTEmbeddingsModel))
     tokenizer = load_tokenizer(folder, model_max_length=model.config.n_positions)
     if not metadata.training:
-        metadata = replace(metadata, training=read_training_metadata(folder))
+        training: dict[str, Any] = {}
+        if (folder / TRAINING_METADATA).is_file():
+            training = read_json(folder / TRAINING_METADATA)
+        elif (folder / "trainer_state.json").is_file():  # the Trainer's
+            state = read_json(folder / "trainer_state.json")
+            training = {"steps": state.get("global_step"), "epochs": state.get("epoch")}
+            for entry in state.get("log_history") or []:  # the last value of each
+                training |= {name: entry[name] for name in ("loss", "eval_loss") if name in entry}
+        known = {name: value for name, value in training.items() if value is not None}
+        metadata = replace(metadata, training=known)
     return model, tokenizer, read_card(folder / CARD), metadata
 
 
@@ -264,3 +310,13 @@ def _read_remote(api: HfApi, repo_id: str, kind: str, commit: str, files: list[s
             "or delete that repository first."
         )
     return read_card(there[CARD], DatasetCard if kind == "dataset" else ModelCard) if CARD in there else None
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Return the paths of all files in a folder, relative to it and sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _stale_files(old: list[str], new: list[str]) -> list[str]:
+    """Return our files among the old ones that are not among the new ones."""
+    return [path for path in old if path not in new and any(fnmatch.fnmatch(path, name) for name in OWN_FILES)]
