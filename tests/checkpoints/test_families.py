@@ -19,32 +19,16 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 # Tiny models of every family, more than one where the input stage has variants. Special ids of the defaults lie
 # outside these vocabularies, as they do in many fine-tuned models.
-GPT2_LIKE = {"vocab_size": VOCAB, "n_positions": LENGTH, "n_embd": N, "n_layer": 1, "n_head": 2}
-LLAMA_LIKE = {"vocab_size": VOCAB, "hidden_size": N, "num_hidden_layers": 1, "num_attention_heads": 2}
+GPT2_LIKE = {"n_positions": LENGTH, "n_embd": N, "n_layer": 1, "n_head": 2}
+LLAMA_LIKE = {"hidden_size": N, "num_hidden_layers": 1, "num_attention_heads": 2}
 OPT = {**LLAMA_LIKE, "max_position_embeddings": LENGTH, "ffn_dim": 8}
 BIOGPT = {**LLAMA_LIKE, "max_position_embeddings": LENGTH, "intermediate_size": 8}
-XGLM = {
-    "vocab_size": VOCAB,
-    "d_model": N,
-    "num_layers": 1,
-    "attention_heads": 2,
-    "max_position_embeddings": LENGTH,
-    "ffn_dim": 8,
-}
+XGLM = {"d_model": N, "num_layers": 1, "attention_heads": 2, "max_position_embeddings": LENGTH, "ffn_dim": 8}
+GPT_NEO = {"max_position_embeddings": LENGTH, "hidden_size": N, "num_layers": 1, "num_heads": 2}
 CASES = {
     "gpt2": ("gpt2", GPT2_LIKE),
     "openai-gpt": ("openai-gpt", GPT2_LIKE),
-    "gpt_neo": (
-        "gpt_neo",
-        {
-            "vocab_size": VOCAB,
-            "max_position_embeddings": LENGTH,
-            "hidden_size": N,
-            "num_layers": 1,
-            "num_heads": 2,
-            "attention_types": [[["global"], 1]],
-        },
-    ),
+    "gpt_neo": ("gpt_neo", {**GPT_NEO, "attention_types": [[["global"], 1]]}),
     "gpt_bigcode": ("gpt_bigcode", GPT2_LIKE),
     "opt": ("opt", OPT),
     "opt-projected": ("opt", {**OPT, "word_embed_proj_dim": 10}),
@@ -65,7 +49,7 @@ TOKEN_TYPES = {"gpt2", "openai-gpt", "gpt_neo", "gpt_bigcode", "ctrl", "imagegpt
 
 def new_config(case, **fields):
     model_type, sizes = CASES[case]
-    return transformers.CONFIG_MAPPING[model_type](**{**sizes, **fields})
+    return transformers.CONFIG_MAPPING[model_type](**{"vocab_size": VOCAB, **sizes, **fields})
 
 
 def new_model(case, seed=0, auto=AutoModel, **fields):
@@ -141,27 +125,25 @@ def test_vectors_are_those_of_the_source(case, dtype, saved):
     same({"input_ids": ids[:1, :1]})
     same({"input_ids": some_ids(length=LENGTH)})
     same({"input_ids": ids, "attention_mask": RIGHT})
-    same(
-        {"input_ids": ids, "attention_mask": LEFT},
-        {"input_ids": ids, "attention_mask": LEFT, "position_ids": LEFT_POSITIONS},
-    )
+    padded = {"input_ids": ids, "attention_mask": LEFT}
+    same(padded, {**padded, "position_ids": LEFT_POSITIONS})
     if CASES[case][0] != "opt":  # the plain forward of the others counts padding
-        padded = {"input_ids": ids, "attention_mask": LEFT}
         same({**padded, "position_ids": torch.arange(9).unsqueeze(0)}, padded)
     for position_ids in (torch.arange(9).flip(0).unsqueeze(0), torch.randint(0, LENGTH, (3, 9))):
-        same(
-            {"input_ids": ids, "position_ids": position_ids}, {"input_ids": ids, "position_ids": position_ids.clone()}
-        )
+        same({"input_ids": ids, "position_ids": position_ids})
     if case in TOKEN_TYPES:
         token_type_ids = some_ids(seed=2)
         same({"input_ids": ids, "token_type_ids": token_type_ids})
         same({"input_ids": ids, "token_type_ids": token_type_ids, "attention_mask": RIGHT})
-    width = model.get_input_embeddings().embedding_dim
-    embeds = torch.randn(3, 9, width, generator=torch.Generator().manual_seed(3)).to(dtype)
-    expected = first_hidden_state(source, inputs_embeds=embeds.clone())  # CTRL scales what it is given in place
-    before = embeds.clone()
-    assert torch.equal(ours(model, inputs_embeds=embeds), expected)
-    assert torch.equal(embeds, before)
+    # The token part is what the source takes in place of ids.
+    tokens = ours(model, input_ids=ids, add_positions=False)
+    table = source.get_input_embeddings()
+    unscaled = FAMILIES[CASES[case][0]].scale_inputs_embeds
+    assert torch.equal(tokens, table.weight[ids] if unscaled else table(ids).detach())
+    expected, before = first_hidden_state(source, input_ids=ids), tokens.clone()
+    assert torch.equal(first_hidden_state(source, inputs_embeds=tokens.clone()), expected)  # CTRL scales it in place
+    assert torch.equal(ours(model, inputs_embeds=tokens), expected)
+    assert torch.equal(tokens, before)
 
 
 @pytest.mark.parametrize("case", ["gpt2", "gpt_neo", "opt", "biogpt", "xglm-zero-row", "ctrl"])
@@ -222,22 +204,8 @@ def test_flat_path_is_the_padded_one(case, dtype, saved):
     torch.testing.assert_close(found[0], torch.cat(parts).mean(0), **tolerance)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_token_part_is_what_the_source_takes(case, saved):
-    source = AutoModel.from_pretrained(saved(case)).eval()
-    model = from_gpt(saved(case))
-    ids = some_ids()
-    tokens = model(ids, add_positions=False).last_hidden_state.detach()
-    if FAMILIES[CASES[case][0]].scale_inputs_embeds:
-        assert torch.equal(tokens, source.get_input_embeddings().weight[ids])
-    else:
-        assert torch.equal(tokens, source.get_input_embeddings()(ids))
-    expected = first_hidden_state(source, input_ids=ids)
-    assert torch.equal(first_hidden_state(source, inputs_embeds=tokens.clone()), expected)
-    assert torch.equal(ours(model, inputs_embeds=tokens), expected)
-
-
-@pytest.mark.parametrize("case", CASES)
+# One for each kind of position, each with fields of its own.
+@pytest.mark.parametrize("case", ["gpt2", "opt-projected", "biogpt", "xglm-zero-row", "ctrl"])
 def test_saved_and_loaded_again(case, saved, tmp_path):
     model = from_gpt(saved(case), dtype=torch.bfloat16)
     model.save_pretrained(tmp_path)
@@ -352,15 +320,14 @@ def test_token_table_alone_goes_back_too():
 
 # Families without absolute positions: small configurations, and their token tables.
 WITHOUT = {
-    "bloom": {"vocab_size": VOCAB, "hidden_size": N, "n_layer": 1, "n_head": 2},
+    "bloom": {"hidden_size": N, "n_layer": 1, "n_head": 2},
     "codegen": {**GPT2_LIKE, "rotary_dim": 4, "n_head": 4},
     "falcon": LLAMA_LIKE,
     "gpt_neox": {**LLAMA_LIKE, "intermediate_size": 8},
     "gpt_neox_japanese": {**LLAMA_LIKE, "intermediate_multiple_size": 1},
     "gptj": {**GPT2_LIKE, "rotary_dim": 4},
-    "mamba": {"vocab_size": VOCAB, "hidden_size": N, "num_hidden_layers": 1, "state_size": 4},
+    "mamba": {"hidden_size": N, "num_hidden_layers": 1, "state_size": 4},
     "mamba2": {
-        "vocab_size": VOCAB,
         "hidden_size": N,
         "num_hidden_layers": 1,
         "num_heads": 4,
@@ -368,9 +335,9 @@ WITHOUT = {
         "n_groups": 1,
         "state_size": 4,
     },
-    "mpt": {"vocab_size": VOCAB, "d_model": N, "n_heads": 2, "n_layers": 1},
-    "rwkv": {"vocab_size": VOCAB, "hidden_size": N, "num_hidden_layers": 2, "attention_hidden_size": N},
-    "t5": {"vocab_size": VOCAB, "d_model": N, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2},
+    "mpt": {"d_model": N, "n_heads": 2, "n_layers": 1},
+    "rwkv": {"hidden_size": N, "num_hidden_layers": 2, "attention_hidden_size": N},
+    "t5": {"d_model": N, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2},
     "llama": {**LLAMA_LIKE, "intermediate_size": 8},
     "qwen2": {**LLAMA_LIKE, "intermediate_size": 8, "num_key_value_heads": 2},
 }
@@ -385,7 +352,8 @@ def test_every_row_is_tested():
 @pytest.mark.parametrize("model_type", WITHOUT)
 def test_families_without_positions(model_type, tmp_path):
     torch.manual_seed(0)
-    source = AutoModel.from_config(transformers.CONFIG_MAPPING[model_type](**WITHOUT[model_type]))
+    config = transformers.CONFIG_MAPPING[model_type](vocab_size=VOCAB, **WITHOUT[model_type])
+    source = AutoModel.from_config(config)
     source.save_pretrained(tmp_path)
     for where in (tmp_path, source):
         with pytest.raises(ValueError, match=rf"'{model_type}' has .* `position_embedding_type=\"none\"`"):
@@ -441,12 +409,6 @@ def keys_of(names, **fields):
     return find_keys(names, FAMILIES["gpt2"], fields)
 
 
-@pytest.mark.parametrize("prefix", ["", "transformer.", "_orig_mod.module.x."])
-def test_prefixes(prefix):
-    keys = {"wte.weight": f"{prefix}wte.weight", "wpe.weight": f"{prefix}wpe.weight"}
-    assert keys_of([*keys.values(), f"{prefix}h.0.ln_1.weight"]) == keys
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -466,6 +428,9 @@ def test_which_tensor_is_the_table():
     ours = {"wte.weight": "transformer.wte.weight", "wpe.weight": "transformer.wpe.weight"}
     names = [*ours.values(), "lm_head.weight", "teacher.transformer.wte.weight", "teacher.transformer.wpe.weight"]
     assert keys_of(names) == ours  # usual prefixes go first
+    for prefix in ("", "_orig_mod.module.x."):
+        keys = {"wte.weight": f"{prefix}wte.weight", "wpe.weight": f"{prefix}wpe.weight"}
+        assert keys_of([*keys.values(), f"{prefix}h.0.ln_1.weight"]) == keys
     names = ["lm_head.weight", "transformer.wpe.weight"]
     assert keys_of(names) == {**ours, "wte.weight": "lm_head.weight"}
     with pytest.raises(ValueError, match=r"no tensor 'wte\.weight'"):

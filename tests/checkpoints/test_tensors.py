@@ -4,10 +4,9 @@ import json
 import os
 import struct
 
-import hub_server
 import pytest
 import torch
-from hub_client import TOKENS, USERS, Client
+from hub_client import TOKENS, local_hub
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from safetensors import safe_open
@@ -406,14 +405,12 @@ def server(larger, gpt, tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     gpt.save_pretrained(root / "sharded", max_shard_size="5KB")
     save_bin(gpt, root / "bin")
-    with hub_server.running(root / "server", USERS) as (hub, url):
-        client = Client(hub, url, root)
-        with client.in_this_process() as patch:
-            for name, folder in (("larger", larger[1]), ("sharded", root / "sharded"), ("bin", root / "bin")):
-                HfApi().create_repo(f"alice/{name}")
-                HfApi().upload_folder(repo_id=f"alice/{name}", folder_path=folder)
-            patch.delenv("HF_TOKEN")
-            yield hub
+    with local_hub(root) as (client, patch):
+        for name, folder in (("larger", larger[1]), ("sharded", root / "sharded"), ("bin", root / "bin")):
+            HfApi().create_repo(f"alice/{name}")
+            HfApi().upload_folder(repo_id=f"alice/{name}", folder_path=folder)
+        patch.delenv("HF_TOKEN")
+        yield client.hub
 
 
 @pytest.fixture
@@ -444,13 +441,15 @@ def test_hub_transfers_the_tables_alone(hub, larger):
     assert all(f"/resolve/{commit}/" in asked.line for asked in hub.asked if "/resolve/" in asked.line)
 
 
-def test_hub_sharded_and_bin(hub, gpt):
+def test_hub_gives_each_form_of_checkpoint(hub, larger, gpt, monkeypatch):
     check(from_gpt("alice/sharded"), gpt)
     check(from_gpt("alice/bin"), gpt)
-
-
-def test_hub_without_ranges_gives_the_whole_file(hub, larger, monkeypatch):
-    monkeypatch.setattr(hub, "ranges", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "BLOCK_BYTES", 1_000_001)  # the table of 4 MB in 5 requests
+        hub.asked.clear()
+        check(from_gpt("alice/larger"), larger[0])
+        assert len(contents(hub)) == 2 + 5 + 1
+    monkeypatch.setattr(hub, "ranges", False)  # the whole file is what such a server sends
     check(from_gpt("alice/larger"), larger[0])
 
 
@@ -469,12 +468,6 @@ def test_what_the_client_lacks(hub):
     hub.fault("BODY /object/", "half")
     with pytest.raises(HTTPError, match="closed"):
         HfApi().parse_safetensors_file_metadata("alice/larger", "model.safetensors")
-
-
-def test_hub_in_blocks(hub, larger, monkeypatch):
-    monkeypatch.setattr(tensors, "BLOCK_BYTES", 1_000_001)  # the table of 4 MB in 5 requests
-    check(from_gpt("alice/larger"), larger[0])
-    assert len(contents(hub)) == 2 + 5 + 1
 
 
 def test_hub_private_and_gated(hub, larger):

@@ -2,10 +2,9 @@
 
 import json
 
-import hub_server
 import pytest
 import torch
-from hub_client import USERS, Client, check_no_token
+from hub_client import check_no_token, local_hub
 from huggingface_hub import HfApi
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -130,17 +129,15 @@ def test_a_static_model_and_a_file(gpt, gpt2_tokenizer, tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of huggingface_hub's use of its HTTP client
 def test_from_a_hub(gpt, tmp_path):
     """Of a private checkpoint only the tables are read, and only the Hub gets the token."""
-    with hub_server.running(tmp_path / "server", USERS) as (hub, url):
-        client = Client(hub, url, tmp_path)
-        with client.in_this_process():
-            HfApi().create_repo("alice/gpt", private=True)
-            HfApi().upload_folder(repo_id="alice/gpt", folder_path=gpt)
-            hub.asked.clear()
-            result = run("alice/gpt", "--output", tmp_path / "out")
-        assert result.exit_code == 0, result.output
-        check_no_token(result.output, "the output")
-        content = [asked for asked in hub.asked if asked.origin == "cdn"]
-        assert content and all(asked.range and not asked.with_token for asked in content)
+    with local_hub(tmp_path) as (client, _):
+        HfApi().create_repo("alice/gpt", private=True)
+        HfApi().upload_folder(repo_id="alice/gpt", folder_path=gpt)
+        client.hub.asked.clear()
+        result = run("alice/gpt", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    check_no_token(result.output, "the output")
+    content = [asked for asked in client.hub.asked if asked.origin == "cdn"]
+    assert content and all(asked.range and not asked.with_token for asked in content)
     source = AutoModel.from_pretrained(gpt)
     model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
     assert torch.equal(model.wte.weight, source.wte.weight)

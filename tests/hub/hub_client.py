@@ -25,28 +25,6 @@ class Client:
     def __init__(self, hub: hub_server.Hub, url: str, root: Path) -> None:
         self.hub, self.url, self.root = hub, url, root
 
-    @contextmanager
-    def in_this_process(self) -> Iterator[pytest.MonkeyPatch]:
-        """Point the libraries of this process, which read these settings when they are imported, to the server."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(constants, "ENDPOINT", self.url)
-            patch.setattr(datasets.config, "HF_ENDPOINT", self.url)
-            patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-            template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
-            patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-            patch.setattr(constants, "HF_HUB_OFFLINE", False)
-            patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-            patch.setattr(constants, "HF_HUB_CACHE", str(self.root / "cache"))
-            patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between two tries
-            patch.setenv("NO_PROXY", "127.0.0.1,localhost")
-            patch.setenv("HF_TOKEN", TOKENS["alice"])
-            yield patch
-        for path in self.root.rglob("*"):  # what the libraries left there
-            if path.is_file():
-                check_no_token(path.read_bytes().decode("latin-1"), str(path))
-
-    # What is in the repositories -----------------------------------------------------------------------------------
-
     def head(self, name: str, ref: str = "main", kind: str = "model") -> str:
         return self.hub.repositories[kind, name].resolve(ref)
 
@@ -72,6 +50,26 @@ class Client:
         repository = self.hub.repositories["model", name]
         files = [(path.replace("__", "."), text.encode()) for path, text in texts.items()]
         repository.commit("refs/heads/main", repository.resolve("main"), "Edit", files)
+
+
+@contextmanager
+def local_hub(root: Path) -> Iterator[tuple[Client, pytest.MonkeyPatch]]:
+    """Serve a Hub and point the libraries of this process, which read these settings when they are imported, to it."""
+    with hub_server.running(root / "server", USERS) as (hub, url), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", url)
+        patch.setattr(datasets.config, "HF_ENDPOINT", url)
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_HUB_CACHE", str(root / "cache"))
+        patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between two tries
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        patch.setenv("HF_TOKEN", TOKENS["alice"])
+        yield Client(hub, url, root), patch
+    for path in root.rglob("*"):  # what the libraries left there
+        if path.is_file():
+            check_no_token(path.read_bytes().decode("latin-1"), str(path))
 
 
 def check_no_token(text: str, where: str) -> None:

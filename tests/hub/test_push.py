@@ -6,12 +6,11 @@ import io
 import json
 import runpy
 
-import hub_server
 import pytest
 import safetensors.torch
 import torch
 from datasets import Dataset, load_dataset
-from hub_client import ROOT, TOKENS, USERS, Client, check_no_token
+from hub_client import ROOT, TOKENS, check_no_token, local_hub
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from typer.testing import CliRunner
@@ -77,11 +76,8 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hub")
-    with hub_server.running(root / "server", USERS) as (hub, url):
-        client = Client(hub, url, root)
-        with client.in_this_process():
-            yield client
+    with local_hub(tmp_path_factory.mktemp("hub")) as (client, _):
+        yield client
 
 
 @pytest.fixture(scope="module")
