@@ -68,7 +68,17 @@ def train_contrastive(
             loss is not finite.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
-    read, skipped = _read_pairs(dataset, columns, column)
+    read: list[tuple[str, str]] = []
+    skipped = 0
+    for batch in Bar(read_blocks(dataset, READ_ROWS, columns or [column]), desc="Reading", unit="batch", leave=False):
+        if columns is None:
+            for text in batch[column].to_pylist():
+                sentences = [sentence for sentence in split_sentences(text or "") if len(sentence) >= SHORTEST]
+                read += [(a, b) for a, b in pairwise(sentences) if a != b]
+        else:
+            found = [pair for pair in zip(*(batch[name].to_pylist() for name in columns), strict=True) if all(pair)]
+            skipped += batch.num_rows - len(found)
+            read += found
     pairs = _Pairs(read, tokenizer, model.config.n_positions)
     settings = {
         "columns": columns or column,
@@ -131,23 +141,3 @@ class _Pairs:
         np.fill_diagonal(masked, False)
         cosines = vectors[0] @ vectors[1].T
         return cosines.masked_fill(torch.from_numpy(masked).to(cosines.device), -math.inf)
-
-
-def _read_pairs(
-    dataset: Dataset | IterableDataset, columns: tuple[str, str] | None, column: str
-) -> tuple[list[tuple[str, str]], int]:
-    """Return pairs, and how many rows of two columns were skipped as a text was missing or empty."""
-    pairs: list[tuple[str, str]] = []
-    skipped = 0
-    batches = read_blocks(dataset, READ_ROWS, columns or [column])
-    for batch in Bar(batches, desc="Reading", unit="batch", leave=False):
-        texts = [batch[name].to_pylist() for name in columns or [column]]
-        if columns is not None:
-            found = [pair for pair in zip(*texts, strict=True) if all(pair)]
-            skipped += len(texts[0]) - len(found)
-            pairs += found
-            continue
-        for text in texts[0]:
-            sentences = [sentence for sentence in split_sentences(text or "") if len(sentence) >= SHORTEST]
-            pairs += [(a, b) for a, b in pairwise(sentences) if a != b]
-    return pairs, skipped

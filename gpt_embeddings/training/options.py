@@ -16,19 +16,19 @@ def _option(default: Any, help: str, *, least: int | None = None) -> Any:
     return field(default=default, metadata={"help": help, "least": least})
 
 
-_LEARNING_RATE = "Learning rate of the first step; it falls linearly to 0."
 _EPOCHS = "Passes over the texts."
+_LEARNING_RATE = "Learning rate of the first step; it falls linearly to 0."
 _SAVE_STEPS = "Steps between checkpoints: at most so many are repeated after an interruption."
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What every objective has; the defaults are the objectives' own."""
+    """What every objective has; some have defaults of their own."""
 
     batch_size: int
     epochs: float
-    learning_rate: float
-    save_steps: int
+    learning_rate: float = _option(0.001, _LEARNING_RATE)
+    save_steps: int = _option(1000, _SAVE_STEPS, least=1)
     seed: int
 
     def __post_init__(self) -> None:
@@ -81,7 +81,6 @@ class DistilOptions(TrainingOptions):
     batch_size: int = _option(1024, "Texts per step.", least=1)
     epochs: int = _option(4, _EPOCHS, least=1)
     learning_rate: float = _option(0.003, _LEARNING_RATE)
-    save_steps: int = _option(1000, _SAVE_STEPS, least=1)
     seed: int = _option(0, "Seed of the choice of texts and of their order.", least=0)
 
 
@@ -91,8 +90,6 @@ class ContrastiveOptions(TrainingOptions):
 
     batch_size: int = _option(512, "Pairs per step; the others of a batch are the negatives.", least=2)
     epochs: int = _option(3, _EPOCHS, least=1)
-    learning_rate: float = _option(0.001, _LEARNING_RATE)
-    save_steps: int = _option(1000, _SAVE_STEPS, least=1)
     seed: int = _option(0, "Seed of a fresh table and of the order of pairs.", least=0)
 
 
@@ -103,6 +100,4 @@ class ClassesOptions(TrainingOptions):
     frozen: bool = _option(False, "Train the linear layer alone, and leave the table as it is.")
     batch_size: int = _option(64, "Texts per step.", least=1)
     epochs: int = _option(8, _EPOCHS, least=1)
-    learning_rate: float = _option(0.001, _LEARNING_RATE)
-    save_steps: int = _option(1000, _SAVE_STEPS, least=1)
     seed: int = _option(0, "Seed of the choice of held-out rows and of the order of texts.", least=0)
