@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from plotly.offline import get_plotlyjs
 
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html
-from gpt_embeddings.explore.translation import Language, translate, translate_example
-from gpt_embeddings.explore.views import TITLE, VIEWS, View
+from gpt_embeddings.explore.translation import EXAMPLES, Language, translate
+from gpt_embeddings.explore.views import TEMPLATES, TITLE, VIEWS, notes_to_html, sizes_to_html, table_to_html
 
 
 APP = """\"\"\"The page of gpt-embeddings explore.\"\"\"
@@ -29,25 +27,38 @@ main({arguments})
 
 
 def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], language: Language = "en") -> None:
-    """Write all views with the values that the page begins with.
-
-    Args:
-        path: The file.
-        models: One model, or several side by side. Nothing is written if one of them cannot be loaded.
-        language: Language of the report.
-    """
+    """Write all views, with the values that the page begins with, unless a model cannot be loaded."""
     for model in models:
         model.load()
-    Path(path).write_text(_render(models, language), encoding="utf-8")
+    examples = EXAMPLES if (models[0].words_language or language) == "pt" else {}
+    config = {"responsive": True, "displaylogo": False}
+    views = []
+    for view in VIEWS:
+        values = [examples.get(field.value, field.value) for field in view.fields.values()]
+        panels = []  # a model's name, notes, figures and table
+        for model in models if view.needs_model else models[:1]:
+            result = view.render(model, *values, language=language)
+            drawn = [
+                figure.to_html(full_html=False, include_plotlyjs=False, config=config) for figure in result.figures
+            ]
+            panels.append((model.name, notes_to_html(result), drawn, table_to_html(result.table, view.name, language)))
+        views.append((view, list(zip(view.fields.values(), values, strict=True)), panels))
+    report = _template("report.html", autoescape=True).render(
+        language=language,
+        say=partial(translate, language=language),
+        title=TITLE,
+        style=(TEMPLATES / "explore.css").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        sizes="".join(sizes_to_html(model, language) for model in models),
+        views=views,
+    )
+    Path(path).write_text(report, encoding="utf-8")
 
 
 def write_space(folder: Path, models: Sequence[LazyModel], language: Language | None = None) -> None:
-    """Write `app.py`, `requirements.txt`, the card, and copies of models that are local folders.
+    """Write `app.py`, `requirements.txt`, the card, and copies of models that are local folders, into a folder.
 
-    Args:
-        folder: An existing folder.
-        models: What the page shows.
-        language: Language of the page; None follows the browser.
+    The page is in the language of the browser, unless one is given.
     """
     named, titles = [], []
     for i, model in enumerate(models):
@@ -73,37 +84,6 @@ def write_space(folder: Path, models: Sequence[LazyModel], language: Language | 
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _render(models: Sequence[LazyModel], language: Language) -> str:
-    say = partial(translate, language=language)
-    examples = partial(translate_example, language=models[0].words_language or language)
-    views = []
-    for view in VIEWS:
-        values = [examples(field.value) for field in view.fields.values()]
-        panels = [
-            _render_panel(view, model, values, language) for model in (models if view.needs_model else models[:1])
-        ]
-        views.append((view, list(zip(view.fields.values(), values, strict=True)), panels))
-    return _template("report.html", autoescape=True).render(
-        language=language,
-        say=say,
-        title=TITLE,
-        style=style_sheet(),
-        plotly=get_plotlyjs(),
-        sizes="".join(sizes_to_html(model, language) for model in models),
-        views=views,
-    )
-
-
-def _render_panel(
-    view: View, model: LazyModel, values: Sequence[Any], language: Language
-) -> tuple[str, str, list[str], str]:
-    """Return a model's name and what a view shows of it, as HTML: notes, figures and a table."""
-    result = view.render(model, *values, language=language)
-    config = {"responsive": True, "displaylogo": False}
-    drawn = [figure.to_html(full_html=False, include_plotlyjs=False, config=config) for figure in result.figures]
-    return model.name, notes_to_html(result), drawn, table_to_html(result.table, view.name, language)
-
-
 def _template(name: str, *, autoescape: bool = False) -> jinja2.Template:
-    text = (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+    text = (TEMPLATES / name).read_text(encoding="utf-8")
     return jinja2.Template(text, autoescape=autoescape, keep_trailing_newline=True)

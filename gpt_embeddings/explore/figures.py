@@ -79,12 +79,7 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
 
 
 def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figure:
-    """Draw scores as bars, beside the best score that random rows would give.
-
-    Args:
-        index: What was searched.
-        found: The neighbours, best first.
-    """
+    """Draw the scores of neighbours as bars, beside the best score that random rows would give."""
     labels = [escape_text(near.text) for near in found]
     if index.words is None:  # different tokens may look the same
         labels = [f"{label} ({near.input_ids[0]})" for label, near in zip(labels, found, strict=True)]
@@ -122,15 +117,12 @@ def position_similarity_figure(table: torch.Tensor, title: str = "") -> go.Figur
 
 
 def position_curve_figure(table: torch.Tensor, title: str = "") -> go.Figure:
-    """Draw a position table as a curve through its first three principal components.
-
-    Args:
-        table: As in `position_similarity_figure`; at most 256 of its rows are drawn.
-        title: Title of the figure.
-    """
+    """Draw at most 256 rows of a position table, `(n_positions, n_embd)`, as a curve in three principal components."""
     rows, vectors = _sample_rows(table, CURVE_POINTS)
     projection = project(vectors)
     x, y, z = projection.points.T
+    marker = {"size": 3, "color": rows, "colorscale": "Viridis"}
+    marker["colorbar"] = {**COLORBAR, "title": {"text": "position"}}
     figure = go.Figure(
         go.Scatter3d(
             x=x,
@@ -138,12 +130,7 @@ def position_curve_figure(table: torch.Tensor, title: str = "") -> go.Figure:
             z=z,
             mode="lines+markers",
             line={"color": GRID, "width": 2},
-            marker={
-                "size": 3,
-                "color": rows,
-                "colorscale": "Viridis",
-                "colorbar": {**COLORBAR, "title": {"text": "position"}},
-            },
+            marker=marker,
             customdata=rows,
             hovertemplate="position %{customdata}<extra></extra>",
         )
@@ -153,12 +140,7 @@ def position_curve_figure(table: torch.Tensor, title: str = "") -> go.Figure:
 
 
 def position_norms_figure(position_tables: Mapping[str, torch.Tensor], title: str = "") -> go.Figure:
-    """Draw the length of every position's vector, a line for each table.
-
-    Args:
-        position_tables: Tables by name, each `(n_positions, n_embd)`; at most 256 rows of each are drawn.
-        title: Title of the figure.
-    """
+    """Draw the norms of at most 256 rows of each position table, `(n_positions, n_embd)`, as a line."""
     figure = go.Figure()
     for i, (name, table) in enumerate(position_tables.items()):
         rows, vectors = _sample_rows(table, CURVE_POINTS)

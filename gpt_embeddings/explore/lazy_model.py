@@ -19,10 +19,7 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 class LazyModel:
     """A model by name; `model`, `tokenizer` and `tokens`, the search among its tokens, are there after `load()`.
 
-    Args:
-        name: The name that the page shows.
-        load: Returns model and tokenizer. It is called once if it succeeds, and again after an error.
-        words: Word lists by language, as `load_words` returns them.
+    `load` returns model and tokenizer, and is called again after an error. `words` are word lists by language.
     """
 
     model: GPTEmbeddingsModel
@@ -37,17 +34,11 @@ class LazyModel:
     ) -> None:
         self.name, self.words = name, words or {}
         self._load, self._lock = load, threading.Lock()
-        self._ranks = {language: {word: i for i, word in enumerate(listed)} for language, listed in self.words.items()}
         self._among = cache(lambda language: Neighbours(self.model, self.tokenizer, words=self.words[language]))
 
     @classmethod
     def from_pretrained(cls, name: str | None = None, tokenizer: str | None = None) -> Self:
-        """Return the model of a folder or a Hub name; only its word lists are read yet.
-
-        Args:
-            name: A saved model, or any GPT checkpoint that `from_gpt` supports; None is the bundled English table.
-            tokenizer: Folder or Hub name; None takes the model's own if it has one, else GPT-2's.
-        """
+        """Return a saved model or any GPT checkpoint, with its own tokenizer or another; only words are read yet."""
         words: dict[str, list[str]] = {}
         with suppress(FileNotFoundError):  # of a bundled table that is missing, which `load` reports
             words = load_words(name)
@@ -67,13 +58,13 @@ class LazyModel:
         return self
 
     def search(self, *query: str) -> Neighbours:
-        """Return the search among the words of the language of a query; among tokens if there is no word list.
+        """Return the search among the words of one language, or among tokens if there is no word list.
 
         It is the language in which the words of the query are most frequent.
         """
 
         def rank(language: str) -> int:
-            ranks = self._ranks[language]
-            return sum(ranks.get(word.strip().lower(), len(ranks)) for word in query)
+            listed, asked = self.words[language], [word.strip().lower() for word in query]
+            return sum(listed.index(word) if word in listed else len(listed) for word in asked)
 
-        return self._among(min(self._ranks, key=rank)) if self._ranks else self.tokens
+        return self._among(min(self.words, key=rank)) if self.words else self.tokens

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import split_parts
-from gpt_embeddings.analysis.neighbours import Neighbours, Word
+from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.projections import Method, Projection, project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
 from gpt_embeddings.explore.style import COLOURS, escape_text, finish, scene
@@ -32,7 +32,7 @@ def words_map(index: Neighbours, words: Sequence[str], method: Method = "pca") -
     found = [index.find(word) for word in words]
     projection = project(torch.stack([word.vector for word in found]), 3, method)
     groups = ["one token" if len(word.input_ids) == 1 else "mean of several tokens" for word in found]
-    hover = [f"{escape_text(word.label)}<br>ids {_ids(word)}" for word in found]
+    hover = [f"{escape_text(word.label)}<br>ids {', '.join(map(str, word.input_ids))}" for word in found]
     return _draw_map(projection, [word.text for word in found], hover, groups)
 
 
@@ -55,18 +55,13 @@ def vectors_map(names: Sequence[str], vectors: npt.ArrayLike, method: Method = "
 
 
 def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Method = "pca") -> go.Figure:
-    """Draw a word among its neighbours.
-
-    Args:
-        index: The tokens or words to search.
-        word: The word.
-        count: How many neighbours.
-        method: `"pca"` or `"umap"`.
-    """
+    """Draw a word among its `count` neighbours in an index of tokens or words."""
     centre, found = index.of_word(word, count)
     projection = project(torch.stack([word.vector for word in (centre, *found)]), 3, method)
     hover = [f"{escape_text(centre.label)}<br>the word itself"]
-    hover += [f"{escape_text(near.label)}<br>ids {_ids(near)}<br>cosine {near.score:.3f}" for near in found]
+    for near in found:
+        ids = ", ".join(map(str, near.input_ids))
+        hover.append(f"{escape_text(near.label)}<br>ids {ids}<br>cosine {near.score:.3f}")
     groups = ["the word"] + ["neighbours"] * len(found)
     return _draw_map(projection, [centre.text, *(near.text for near in found)], hover, groups)
 
@@ -74,13 +69,9 @@ def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Met
 def text_map(
     model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str, method: Method = "pca"
 ) -> go.Figure:
-    """Draw a text's vectors, token + position, joined in the order of the text, and the token vectors alone.
+    """Draw vectors of a text, token + position, joined in the order of the text, and the token vectors alone.
 
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        text: A text; at most 256 of its tokens are drawn.
-        method: `"pca"` or `"umap"`.
+    At most 256 of its tokens are drawn.
     """
     parts = split_parts(model, tokenizer, text)
     ids = parts.input_ids[:TOKENS_SHOWN].tolist()
@@ -94,10 +85,6 @@ def text_map(
     ]
     groups = ["token + position"] * len(ids) + ["token alone"] * len(ids)
     return _draw_map(projection, [*pieces, *[""] * len(ids)], hover, groups, line="token + position")
-
-
-def _ids(word: Word) -> str:
-    return ", ".join(map(str, word.input_ids))
 
 
 def _draw_map(
@@ -121,16 +108,9 @@ def _draw_map(
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
+    look = {"showarrow": False, "yshift": 11, "font": {"size": 12}}
     marked = [
-        {
-            "x": float(x),
-            "y": float(y),
-            "z": float(z),
-            "text": escape_text(label),
-            "showarrow": False,
-            "yshift": 11,
-            "font": {"size": 12},
-        }
+        {"x": float(x), "y": float(y), "z": float(z), "text": escape_text(label), **look}
         for (x, y, z), label in zip(points, labels, strict=True)
         if label
     ]

@@ -5,16 +5,25 @@ It works offline, with the system's fonts and Gradio's copy of plotly.js. A visi
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, style_sheet, table_to_html
 from gpt_embeddings.explore.style import escape_text
-from gpt_embeddings.explore.translation import PORTUGUESE, Language, language_of_browser, translate, translate_example
-from gpt_embeddings.explore.views import MAX_CHARACTERS, SHOW, TITLE, VIEWS, Field, View
+from gpt_embeddings.explore.translation import EXAMPLES, PORTUGUESE, Language, translate
+from gpt_embeddings.explore.views import (
+    MAX_CHARACTERS,
+    SHOW,
+    TEMPLATES,
+    TITLE,
+    VIEWS,
+    Field,
+    View,
+    notes_to_html,
+    sizes_to_html,
+    table_to_html,
+)
 
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, and at every launch
@@ -34,23 +43,17 @@ def launch_page(
     block: bool = True,
     language: Language | None = None,
 ) -> gr.Blocks:
-    """Build a page, serve it, and load its models while the browser opens it.
+    """Build a page, serve it, and load its models while the browser opens it; `local_url` is its address.
 
-    Args:
-        models: One model, or several that are compared.
-        host: Address to listen at; None leaves it to Gradio's environment variables, as a Space sets them.
-        port: Port; None takes the first free one from 7860.
-        open_browser: Whether to open the page in the browser of this machine.
-        block: Whether to serve until interrupted; otherwise the page is served until the process ends.
-        language: Language of the page; None follows the browser.
-
-    Returns:
-        The page, whose `local_url` is its address.
-
-    Raises:
-        OSError: The port is taken.
+    Without a host, Gradio's environment variables name it, as in a Space; without a port it is the first free one from
+    7860; without a language the page follows the browser. If it does not block, it is served until the process ends.
     """
-    i18n = _translations()
+    # The texts that the browser translates; other languages fall back to English. Gradio says "Complete" to screen
+    # readers, and has no text for it.
+    english, portuguese = {"common.complete": "Complete"}, {"common.complete": "Pronto"}
+    for text, translated in PORTUGUESE.items():
+        english[_key(text)], portuguese[_key(text)] = text, translated
+    i18n = gr.I18n(en=english, **dict.fromkeys(PORTUGUESE_LOCALES, portuguese))
     page = _build_page(models, language, i18n)
     page.launch(
         server_name=f"[{host}]" if host is not None and ":" in host else host,
@@ -66,38 +69,24 @@ def launch_page(
         enable_monitoring=False,
         max_file_size=1,  # nothing is uploaded
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=style_sheet(),
+        css=(TEMPLATES / "explore.css").read_text(encoding="utf-8"),
         i18n=i18n,
     )
-    threading.Thread(target=_load, args=(models,), daemon=True).start()
+
+    def load() -> None:
+        for model in models:
+            with suppress(Exception):  # the page shows it
+                model.load().search()
+
+    threading.Thread(target=load, daemon=True).start()
     if block:
         page.block_thread()
     return page
 
 
 def main(*names: str | None, language: Language | None = None) -> None:
-    """Serve the page as a Space does: host and port from Gradio's environment variables.
-
-    Args:
-        names: Models, as `LazyModel.from_pretrained` takes them; without any, the bundled English table.
-        language: Language of the page; None follows the browser.
-    """
+    """Serve a page with some models, or the bundled English table, as a Space does."""
     launch_page([LazyModel.from_pretrained(name) for name in names or (None,)], host=None, language=language)
-
-
-def _load(models: Sequence[LazyModel]) -> None:
-    for model in models:
-        with suppress(Exception):  # the page shows it
-            model.load().search()
-
-
-def _translations() -> gr.I18n:
-    """Return the texts that the browser translates, each under `_key(text)`."""
-    # Gradio says this to screen readers, and has no text for it. Other languages fall back to English.
-    english, portuguese = {"common.complete": "Complete"}, {"common.complete": "Pronto"}
-    for text, translated in PORTUGUESE.items():
-        english[_key(text)], portuguese[_key(text)] = text, translated
-    return gr.I18n(en=english, **dict.fromkeys(PORTUGUESE_LOCALES, portuguese))
 
 
 def _key(text: str) -> str:
@@ -112,10 +101,11 @@ def _build_page(models: Sequence[LazyModel], language: Language | None, i18n: gr
             return i18n(_key(text))
         return translate(text, language or "en")
 
-    example = partial(translate_example, language=models[0].words_language or language or "en")
+    examples = EXAMPLES if (models[0].words_language or language) == "pt" else {}
 
     def language_of(request: gr.Request) -> Language:
-        return language or language_of_browser(request.headers.get("accept-language"))
+        preferred = (request.headers.get("accept-language") or "").strip().lower()
+        return language or ("pt" if preferred.startswith("pt") else "en")
 
     def show_sizes(request: gr.Request) -> str:
         return "".join(sizes_to_html(model, language_of(request)) for model in models)
@@ -125,7 +115,7 @@ def _build_page(models: Sequence[LazyModel], language: Language | None, i18n: gr
         sizes = _make_html()
         with gr.Tabs():
             for i, view in enumerate(VIEWS):
-                _add_view(view, models, say, example, language_of, page.load if i == 0 else None)
+                _add_view(view, models, say, examples, language_of, page.load if i == 0 else None)
         page.load(show_sizes, outputs=sizes, api_visibility="private")
     page.queue(default_concurrency_limit=4, api_open=False)
     return page
@@ -135,7 +125,7 @@ def _add_view(
     view: View,
     models: Sequence[LazyModel],
     say: Callable[[str], Any],
-    example: Callable[[Any], Any],
+    examples: Mapping[Any, str],
     language_of: Callable[[gr.Request], Language],
     opened: Any,
 ) -> None:
@@ -144,14 +134,23 @@ def _add_view(
     with gr.Tab(say(view.name)) as tab:
         gr.Markdown(say(view.about))
         with gr.Row():
-            widgets = {name: _make_widget(field, example(field.value), say) for name, field in view.fields.items()}
+            widgets = {}
+            for name, field in view.fields.items():
+                widgets[name] = _make_widget(field, examples.get(field.value, field.value), say)
         with gr.Row():
             button = gr.Button(say(SHOW), variant="primary", scale=0, min_width=140, visible=bool(widgets))
         outputs: list[Any] = []
         with gr.Row():
             for model in shown:
-                with gr.Column(min_width=320):
-                    outputs += _add_panel(view, model, len(shown) > 1)
+                with gr.Column(min_width=320):  # notes, figures in pairs, a table
+                    if len(shown) > 1:
+                        _make_html(f"<h2>{escape_text(model.name)}</h2>")
+                    outputs.append(_make_html())
+                    for i in range(0, view.n_figures, 2):
+                        with gr.Row():
+                            for _ in range(min(2, view.n_figures - i)):
+                                outputs.append(gr.Plot(show_label=False, visible=False, min_width=300))
+                    outputs.append(_make_html())
     inputs = list(widgets.values())
 
     def draw(request: gr.Request, *values: Any) -> list[Any]:
@@ -177,24 +176,12 @@ def _add_view(
     gr.on(events, draw, inputs, outputs, **options)
     if view.examples:  # first put an example of what was chosen into the text field
         widgets["what"].input(
-            lambda what: example(view.examples[what]),
+            lambda what: examples.get(view.examples[what], view.examples[what]),
             widgets["what"],
             widgets["text"],
             show_progress="hidden",
             api_visibility="private",
         ).then(draw, inputs, outputs, **options)
-
-
-def _add_panel(view: View, model: LazyModel, with_name: bool) -> list[Any]:
-    """Add the place for what a view shows of one model: notes, figures in pairs, a table."""
-    if with_name:
-        _make_html(f"<h2>{escape_text(model.name)}</h2>")
-    outputs = [_make_html()]
-    for i in range(0, view.n_figures, 2):
-        with gr.Row():
-            pair = range(i, min(i + 2, view.n_figures))
-            outputs += [gr.Plot(show_label=False, visible=False, min_width=300) for _ in pair]
-    return [*outputs, _make_html()]
 
 
 def _make_html(value: str = "") -> Any:

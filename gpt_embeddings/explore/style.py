@@ -24,24 +24,15 @@ def escape_text(text: str) -> str:
 
 def scene(projection: Projection) -> dict[str, Any]:
     """Return a 3-D scene whose axes say how much of the variance they show."""
-    shares = projection.shares
-    axes = {}
-    for i, name in enumerate(("xaxis", "yaxis", "zaxis")):
-        title = f"PC {i + 1} ({100 * shares[i]:.0f} %)" if shares else f"UMAP {i + 1}"
-        axes[name] = {
-            "title": {"text": title, "font": {"size": 11}},
-            "showticklabels": False,
-            "showbackground": False,
-            "showspikes": False,
-            "gridcolor": RULE,
-            "zerolinecolor": RULE,
-            "color": INK,
-        }
-    return {
-        **axes,
-        "aspectmode": "cube",
-        "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.12}},
+    titles = [f"PC {i} ({100 * share:.0f} %)" for i, share in enumerate(projection.shares, 1)]
+    look = {"showticklabels": False, "showbackground": False, "showspikes": False, "color": INK}
+    look |= {"gridcolor": RULE, "zerolinecolor": RULE}
+    axes = {
+        axis: {"title": {"text": title, "font": {"size": 11}}, **look}
+        for axis, title in zip(("xaxis", "yaxis", "zaxis"), titles or ("UMAP 1", "UMAP 2", "UMAP 3"), strict=True)
     }
+    camera = {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.12}}
+    return {**axes, "aspectmode": "cube", "camera": camera}
 
 
 def finish(figure: go.Figure, height: int, top: int = 24, title: str = "") -> go.Figure:
@@ -50,15 +41,8 @@ def finish(figure: go.Figure, height: int, top: int = 24, title: str = "") -> go
         template="none",
         height=height,
         margin={"l": 10, "r": 10, "t": 44 if title else top, "b": 10},
-        title={
-            "text": title,
-            "x": 0,
-            "xanchor": "left",
-            "y": 0.98,
-            "yanchor": "top",
-            "pad": {"l": 10},
-            "font": {"size": 14},
-        },
+        title={"text": title, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top", "pad": {"l": 10}},
+        title_font_size=14,
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         font={"family": FONT, "size": 13, "color": INK},
@@ -66,6 +50,5 @@ def finish(figure: go.Figure, height: int, top: int = 24, title: str = "") -> go
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": INK},
     )
-    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
-    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True, title_font_size=13)
-    return figure
+    axes = {"gridcolor": GRID, "zerolinecolor": GRID, "automargin": True, "title_font_size": 13}
+    return figure.update_xaxes(axes).update_yaxes(axes)

@@ -9,7 +9,7 @@ puts over a figure, whose other languages Gradio does not bring.
 import json
 import re
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,16 +23,12 @@ Language: TypeAlias = Literal["en", "pt"]
 
 _TABLE = json.loads((Path(__file__).parent / "templates" / "portuguese.json").read_text(encoding="utf-8"))
 PORTUGUESE: dict[str, str] = _TABLE["texts"]
-EXAMPLES: dict[str, str] = _TABLE["examples"]  # the values that the fields begin with
-
-
-def language_of_browser(accept_language: str | None) -> Language:
-    """Return the language of the page for the header `Accept-Language`, which names the preferred one first.
-
-    >>> language_of_browser("pt-BR,pt;q=0.9,en;q=0.8"), language_of_browser("de,pt;q=0.5"), language_of_browser(None)
-    ('pt', 'en', 'en')
-    """
-    return "pt" if (accept_language or "").strip().lower().startswith("pt") else "en"
+EXAMPLES: dict[Any, str] = _TABLE["examples"]  # the values that the fields begin with
+_PATTERNS = [
+    (re.compile("(.+?)".join(map(re.escape, english.split("{}"))), re.DOTALL), portuguese)
+    for english, portuguese in PORTUGUESE.items()
+    if "{}" in english
+]
 
 
 def translate(text: str, language: Language) -> str:
@@ -45,15 +41,10 @@ def translate(text: str, language: Language) -> str:
         return text
     if text in PORTUGUESE:
         return PORTUGUESE[text]
-    for pattern, translated in _patterns():
+    for pattern, translated in _PATTERNS:
         if found := pattern.fullmatch(text):
             return translated.format(*map(_translate_number, found.groups()))
     return text
-
-
-def translate_example(value: Any, language: Language) -> Any:
-    """Return the value that a field begins with in a language."""
-    return EXAMPLES.get(value, value) if language == "pt" else value
 
 
 def translate_table(table: Table, language: Language) -> Table:
@@ -110,12 +101,3 @@ def _translate_number(text: str) -> str:
     if re.fullmatch(f"{number}( x {number}| %| \\w+)?", text):
         return text.translate(str.maketrans(",.", ".,"))
     return text
-
-
-@cache
-def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    return [
-        (re.compile("(.+?)".join(map(re.escape, english.split("{}"))), re.DOTALL), portuguese)
-        for english, portuguese in PORTUGUESE.items()
-        if "{}" in english
-    ]

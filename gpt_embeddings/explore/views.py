@@ -1,4 +1,4 @@
-"""The views of a model: the fields of each, and a function from their values to figures, a table and notes.
+"""The views of a model: the fields of each, a function from their values to figures, a table and notes, their HTML.
 
 The page and the report show the same views. Texts are English here and translated in `View.render`.
 """
@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from gpt_embeddings.analysis.decomposition import has_positions, position_vectors
 from gpt_embeddings.analysis.encodings import compare_encodings
-from gpt_embeddings.analysis.neighbours import Neighbours, Word, describe_chance
+from gpt_embeddings.analysis.neighbours import Word, describe_chance
 from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.lazy_model import LazyModel
+from gpt_embeddings.explore.style import escape_text
 from gpt_embeddings.explore.tables import Table
 from gpt_embeddings.explore.translation import Language, translate, translate_figure, translate_table
 from gpt_embeddings.text.encoding import encode_flat
@@ -35,8 +36,6 @@ MAX_SENTENCES = 12
 
 TITLE, SHOW = "The input stage of a GPT", "Show"
 
-EXPECTED = (ImportError, OSError, TypeError, ValueError, StrictDataclassError)
-
 WORDS, TOKENS, AROUND = "words", "the tokens of a text", "around a word"
 ALL_TOKENS = "tokens"
 
@@ -46,7 +45,8 @@ ANALOGY = (
 )
 NO_WORDS = "This model has no word list, so its tokens are searched."
 NO_POSITIONS = "The model has no positions: each vector is its token's row."
-LEARNED_POSITIONS = Path(__file__).parent / "templates" / "learned_positions.safetensors"
+TEMPLATES = Path(__file__).parent / "templates"
+LEARNED_POSITIONS = TEMPLATES / "learned_positions.safetensors"
 LEARNED_NOTE = (
     "The figures show two tables of other models: sinusoids of this model's size, and 64 learned positions of a "
     "GPT-2 with two blocks, trained on the characters of a short story."
@@ -86,24 +86,18 @@ class View:
     about: str
     fields: Mapping[str, Field]
     show: Callable[..., ViewResult]
-    n_figures: int
+    n_figures: int = 1
     needs_model: bool = True
     examples: Mapping[str, str] = field(default_factory=dict)
     """The value of the field `text` for each value of the field `what`."""
 
     def render(self, model: LazyModel, *values: Any, language: Language = "en") -> ViewResult:
-        """Return what the view shows; errors become notes.
-
-        Args:
-            model: The model; a view that needs none does not load it.
-            values: The values of the fields, in their order.
-            language: Language of notes, figures and tables.
-        """
+        """Return what the view shows for the values of the fields, in their order; errors become notes."""
         say = partial(translate, language=language)
         try:
             result = self.show(model.load(), *values) if self.needs_model else self.show(*values)
         except Exception as error:
-            return ViewResult(notes=(say(explain(error)),), failed=True)
+            return ViewResult(notes=(say(_explain(error)),), failed=True)
         return ViewResult(
             tuple(translate_figure(figure, language) for figure in result.figures),
             result.table and translate_table(result.table, language),
@@ -111,32 +105,43 @@ class View:
         )
 
 
-def explain(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     """Return an error as a note; one that is not expected is logged."""
-    if isinstance(error, EXPECTED):
+    if isinstance(error, (ImportError, OSError, TypeError, ValueError, StrictDataclassError)):
         return str(error)
     logger.error("A view failed.", exc_info=error)
     return f"This could not be shown ({type(error).__name__}: {error})."
 
 
-def describe(loaded: LazyModel) -> str:
-    """Return a line with the sizes of a model."""
-    config = loaded.model.config
-    positions = f"{config.n_positions:,} positions ({config.position_embedding_type})"
-    if not has_positions(loaded.model):
-        positions = "no positions"
-    sizes = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
-    return f"{sizes}; most of its token rows look untrained" if loaded.tokens.looks_random else sizes
+def notes_to_html(result: ViewResult) -> str:
+    """Return the notes as paragraphs; screen readers announce errors."""
+    kind = 'class="failed" role="alert"' if result.failed else 'class="note"'
+    return "".join(f"<p {kind}>{escape_text(note)}</p>" for note in result.notes)
 
 
-def _parse_words(text: str) -> list[str]:
-    """Split a field into words at commas and line ends, without repetitions."""
-    words = list(dict.fromkeys(word.strip() for word in text.replace("\n", ",").split(",") if word.strip()))
-    if not words:
-        raise ValueError("There are no words; type some, separated by commas.")
-    if len(words) > MAX_WORDS:
-        raise ValueError(f"There are {len(words)} words; at most {MAX_WORDS} are shown. Leave some out.")
-    return words
+def table_to_html(table: Table | None, name: str, language: Language) -> str:
+    """Return the table of a view in a region that scrolls, also by keyboard."""
+    if table is None:
+        return ""
+    label = escape_text(f"{translate(name, language)}, {translate('as a table', language)}")
+    return f'<div class="prose-table" tabindex="0" role="region" aria-label="{label}">{table.to_html()}</div>'
+
+
+def sizes_to_html(model: LazyModel, language: Language) -> str:
+    """Return a model's name and sizes, or why it could not be loaded."""
+    name = f"<strong>{escape_text(model.name)}</strong>"
+    try:
+        config = model.load().model.config
+        positions = f"{config.n_positions:,} positions ({config.position_embedding_type})"
+        if not has_positions(model.model):
+            positions = "no positions"
+        sizes = f"{config.vocab_size:,} tokens x {config.n_embd:,} dimensions, {positions}"
+        if model.tokens.looks_random:
+            sizes += "; most of its token rows look untrained"
+        return f'<p class="facts">{name}: {escape_text(translate(sizes, language))}</p>'
+    except Exception as error:  # libraries of tokenizers and checkpoints raise many classes
+        failed = translate("could not be loaded.", language)
+        return f'<p class="failed" role="alert">{name} {failed} {escape_text(_explain(error))}</p>'
 
 
 def _show_text(loaded: LazyModel, text: str) -> ViewResult:
@@ -156,15 +161,19 @@ def _show_map(loaded: LazyModel, what: str, text: str, method: str = "PCA") -> V
     elif what == AROUND:
         index = loaded.search(text or "")
         figure = maps.neighbourhood_map(index, text or "", method=chosen)
-        notes = [tables.asked_for([index.find(text)]), describe_chance(index, None), *_no_words(index)]
+        notes = [tables.asked_for([index.find(text)]), describe_chance(index, None)]
+        notes += [NO_WORDS] if index.words is None else []
     else:
-        figure = maps.words_map(loaded.tokens, _parse_words(text or ""), chosen)
+        words = list(
+            dict.fromkeys(word.strip() for word in (text or "").replace("\n", ",").split(",") if word.strip())
+        )
+        if not words:
+            raise ValueError("There are no words; type some, separated by commas.")
+        if len(words) > MAX_WORDS:
+            raise ValueError(f"There are {len(words)} words; at most {MAX_WORDS} are shown. Leave some out.")
+        figure = maps.words_map(loaded.tokens, words, chosen)
         notes = ["A diamond is a word of several tokens, drawn at their mean."]
     return ViewResult((figure,), notes=tuple(notes))
-
-
-def _no_words(index: Neighbours) -> list[str]:
-    return [NO_WORDS] if index.words is None else []
 
 
 def _show_neighbours(loaded: LazyModel, a: str, b: str, c: str, among: str, exclude_inputs: bool) -> ViewResult:
@@ -182,7 +191,7 @@ def _show_neighbours(loaded: LazyModel, a: str, b: str, c: str, among: str, excl
     own = {ids for word in words for ids in (word.input_ids, *((token_id,) for token_id in word.input_ids))}
     best = max((near.score for near in found if near.input_ids not in own), default=None)
     notes = [table.caption, *([ANALOGY] if b else []), describe_chance(index, best)]
-    notes += _no_words(index) if among == WORDS else []
+    notes += [NO_WORDS] if index.words is None and among == WORDS else []
     return ViewResult((figures.neighbours_figure(index, found),), table, tuple(notes))
 
 
@@ -227,16 +236,6 @@ def _show_costs(vocab_size: int, n_positions: int, n_embd: int) -> ViewResult:
     return ViewResult((figures.costs_figure(*sizes),), tables.costs_table(*sizes))
 
 
-def _map_fields() -> dict[str, Field]:
-    fields = {
-        "what": Field("Show", WORDS, choices=(WORDS, TOKENS, AROUND)),
-        "text": Field("Words separated by commas, a text, or one word", ANIMALS),
-    }
-    if has_umap():
-        fields["method"] = Field("Projection", "PCA", choices=("PCA", "UMAP"))
-    return fields
-
-
 VIEWS = (
     View(
         "Text",
@@ -244,14 +243,16 @@ VIEWS = (
         "much does each contribute, and how much does each piece contribute to its word?",
         {"text": Field("Text", TEXT)},
         _show_text,
-        1,
     ),
     View(
         "Map",
         "Vectors in three dimensions. Drag to turn, scroll to zoom.",
-        _map_fields(),
+        {
+            "what": Field("Show", WORDS, choices=(WORDS, TOKENS, AROUND)),
+            "text": Field("Words separated by commas, a text, or one word", ANIMALS),
+            **({"method": Field("Projection", "PCA", choices=("PCA", "UMAP"))} if has_umap() else {}),
+        },
         _show_map,
-        1,
         examples={WORDS: ANIMALS, TOKENS: TEXT, AROUND: "cat"},
     ),
     View(
@@ -266,21 +267,19 @@ VIEWS = (
             "exclude_inputs": Field("Exclude the inputs", True),
         },
         _show_neighbours,
-        1,
     ),
     View(
         "Positions",
         "The model's position table beside the sinusoids of “Attention is all you need”.",
         {},
         _show_positions,
-        5,
+        n_figures=5,
     ),
     View(
         "Why dense",
         "The same tokens as one-hot rows, bag of words, TF-IDF and embeddings.",
         {"sentences": Field("Sentences, one on each line", SENTENCES, lines=3)},
         _show_encodings,
-        1,
     ),
     View(
         "Costs",
@@ -291,7 +290,6 @@ VIEWS = (
             "n_embd": Field("n_embd", 768),
         },
         _show_costs,
-        1,
         needs_model=False,
     ),
 )

@@ -21,10 +21,19 @@ pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
 from gpt_embeddings.bundled import BUNDLED, ENGLISH, PORTUGUESE
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.markup import notes_to_html, sizes_to_html, table_to_html
 from gpt_embeddings.explore.style import escape_text
 from gpt_embeddings.explore.translation import translate
-from gpt_embeddings.explore.views import ALL_TOKENS, AROUND, TOKENS, VIEWS, WORDS, ViewResult
+from gpt_embeddings.explore.views import (
+    ALL_TOKENS,
+    AROUND,
+    TOKENS,
+    VIEWS,
+    WORDS,
+    ViewResult,
+    notes_to_html,
+    sizes_to_html,
+    table_to_html,
+)
 
 
 TEXT, MAP, NEIGHBOURS, POSITIONS, DENSE, COSTS = VIEWS
@@ -130,7 +139,7 @@ def test_what_nobody_foresaw_becomes_a_message_too(model, caplog):
     def fail(loaded, text):
         raise KeyError("x")
 
-    view = type(TEXT)("Text", "", TEXT.fields, fail, 1)
+    view = type(TEXT)("Text", "", TEXT.fields, fail)
     result = view.render(model, "tide")
     assert result.failed and result.notes == ("This could not be shown (KeyError: 'x').",)
     assert "A view failed." in caplog.text and "KeyError" in caplog.text
