@@ -31,13 +31,7 @@ class Parts:
 
 
 def split_parts(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Parts:
-    """Embed a text and return the parts of its vectors.
-
-    Args:
-        model: The model; dropout is not applied.
-        tokenizer: Its tokenizer.
-        text: A text, truncated to `n_positions` tokens.
-    """
+    """Embed a text, truncated to `n_positions` tokens, and return the parts of its vectors, without dropout."""
     check_vocabulary(tokenizer, model.config.vocab_size)
     flat, _ = encode_flat([text], tokenizer)
     if not len(flat):

@@ -71,40 +71,25 @@ def compare_encodings(
         vectors = token_vectors(model, torch.from_numpy(ids).long())
         return (vectors + positions[: len(ids)] if len(positions) else vectors).numpy()
 
-    one_hot = _encode_one_hot(documents, model.config.vocab_size)
+    # One-hot: the inner product of two sentences counts the positions at which they have the same token.
+    size, first = model.config.vocab_size, documents[0]
+    same = np.array([[np.sum(a[: len(b)] == b[: len(a)]) for b in documents] for a in documents], dtype=float)
+    lengths = np.sqrt(np.diag(same))
+    cosines, sees_order = same / np.outer(lengths, lengths), bool((first != first[::-1]).any())
+    name = "one-hot, a row per token"
+    encodings = [Encoding(name, size * max(map(len, documents)), 1 - 1 / size, cosines, sees_order)]
+    vectorizer = CountVectorizer(analyzer=lambda ids: ids.tolist(), vocabulary=range(size))
+    counts = vectorizer.transform([*documents, first[::-1]])
+    weights = TfidfTransformer().fit(counts[:-1]).transform(counts)
+    for name, matrix in (("bag of words (tokens)", counts), ("TF-IDF", weights)):
+        cosines = cosine_similarity(matrix)
+        zeros, sees_order = 1 - matrix[:-1].nnz / (len(documents) * size), bool(cosines[0, -1] < 1 - SAME)
+        encodings.append(Encoding(name, size, zeros, cosines[:-1, :-1], sees_order))
     return [
-        one_hot,
-        *_encode_counts(documents, model.config.vocab_size),
+        *encodings,
         _encode_dense("pooled embeddings (mean)", documents, lambda ids: rows(ids).mean(0)),
         _encode_dense("embeddings, a row per token", documents, rows),
     ]
-
-
-def _encode_one_hot(documents: list[Ids], vocab_size: int) -> Encoding:
-    # The inner product of two sentences counts the positions at which they have the same token.
-    same = np.array([[np.sum(a[: len(b)] == b[: len(a)]) for b in documents] for a in documents], dtype=float)
-    lengths = np.sqrt(np.diag(same))
-    order = documents[0]
-    return Encoding(
-        "one-hot, a row per token",
-        vocab_size * max(map(len, documents)),
-        1 - 1 / vocab_size,
-        same / np.outer(lengths, lengths),
-        bool((order != order[::-1]).any()),
-    )
-
-
-def _encode_counts(documents: list[Ids], vocab_size: int) -> list[Encoding]:
-    turned = [*documents, documents[0][::-1]]
-    vectorizer = CountVectorizer(analyzer=lambda ids: ids.tolist(), vocabulary=range(vocab_size))
-    counts = vectorizer.transform(turned)
-    weights = TfidfTransformer().fit(counts[:-1]).transform(counts)
-    encodings = []
-    for name, matrix in (("bag of words (tokens)", counts), ("TF-IDF", weights)):
-        cosines = cosine_similarity(matrix)
-        zeros = 1 - matrix[:-1].nnz / (len(documents) * vocab_size)
-        encodings.append(Encoding(name, vocab_size, zeros, cosines[:-1, :-1], bool(cosines[0, -1] < 1 - SAME)))
-    return encodings
 
 
 def _encode_dense(name: str, documents: list[Ids], encode: Callable[[Ids], npt.NDArray[np.float32]]) -> Encoding:

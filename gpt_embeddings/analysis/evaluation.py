@@ -16,8 +16,6 @@ from gpt_embeddings.analysis.similarity import Floats, Rows, top_k, unit_rows
 
 
 BLOCK_QUESTIONS = 1024  # compared with all answers at a time
-LEAST_DIM = 32
-NEIGHBOUR_RANKS = (1, 2, 4, 10, 30, 100, 500, 2000)
 
 Vectors = npt.NDArray[np.floating]
 Encode = Callable[[list[str]], Any]
@@ -30,7 +28,7 @@ def matryoshka_dims(width: int) -> list[int]:
     ([256, 128, 64, 32], [20])
     """
     dims = [width]
-    while dims[-1] % 2 == 0 and dims[-1] // 2 >= LEAST_DIM:
+    while dims[-1] % 2 == 0 and dims[-1] // 2 >= 32:
         dims.append(dims[-1] // 2)
     return dims
 
@@ -105,7 +103,9 @@ def evaluate_retrieval(
     left, right = _encode(encode, asked), _encode(encode, documents)
     found = {}
     for dim in _check_dims(dims, left.shape[1]):
-        nearest = _nearest(unit_rows(left[:, :dim]), unit_rows(right[:, :dim]))
+        units, against = unit_rows(left[:, :dim]), unit_rows(right[:, :dim])
+        blocks = [units[i : i + BLOCK_QUESTIONS] for i in range(0, len(units), BLOCK_QUESTIONS)]
+        nearest = np.concatenate([top_k(block @ against.T, 10)[1] for block in blocks])  # (n_questions, 10 at most)
         hits = np.array([[row in relevant[asked[i]] for row in ranked] for i, ranked in enumerate(nearest.tolist())])
         ranks = np.where(hits.any(1), hits.argmax(1) + 1, np.inf)
         found[dim] = {
@@ -119,18 +119,12 @@ def evaluate_retrieval(
 def similar_pairs(vectors: Vectors, seed: int = 0) -> tuple[Rows, Rows, Vectors]:
     """Pair each text with one of its neighbours, from the nearest to distant ones, so that similarities vary.
 
-    Random pairs would almost all be unrelated.
-
-    Args:
-        vectors: Vectors of length 1, `(n_texts, width)`.
-        seed: Seed of the ranks that are drawn.
-
-    Returns:
-        The first and the second text of each pair, and their cosine, each of shape `(n_texts,)`.
+    Random pairs would almost all be unrelated. From vectors of length 1, `(n_texts, width)`, the first and the second
+    text of each pair and their cosine, each of shape `(n_texts,)`.
     """
     cosines = vectors.astype(np.float32) @ vectors.astype(np.float32).T
     np.fill_diagonal(cosines, np.inf)  # each text is its own rank 0
-    ranks = [rank for rank in NEIGHBOUR_RANKS if rank < len(vectors)]
+    ranks = [rank for rank in (1, 2, 4, 10, 30, 100, 500, 2000) if rank < len(vectors)]
     drawn = np.random.default_rng(seed).choice(ranks, len(vectors))
     first = np.arange(len(vectors))
     second = np.argsort(-cosines, axis=1, kind="stable")[first, drawn]
@@ -145,12 +139,6 @@ def spearman(ours: Vectors, theirs: Vectors) -> float:
     """
     ranks = [pc.rank_quantile(pa.array(np.asarray(values, np.float64))).to_numpy() for values in (ours, theirs)]
     return float(np.corrcoef(ranks)[0, 1])
-
-
-def _nearest(questions: Floats, documents: Floats) -> Rows:
-    """Return the rows of the 10 nearest documents, or of all if there are fewer, `(n_questions, 10)`."""
-    blocks = range(0, len(questions), BLOCK_QUESTIONS)
-    return np.concatenate([top_k(questions[i : i + BLOCK_QUESTIONS] @ documents.T, 10)[1] for i in blocks])
 
 
 def _encode(encode: Encode, texts: Sequence[str]) -> Floats:

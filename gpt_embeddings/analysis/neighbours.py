@@ -26,17 +26,6 @@ from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-ANGLES = 100_001  # grid points of the integral in `chance`
-EPSILON = 0.2  # of `analogy`; the smaller, the more a small cosine with b counts
-CLEARLY = 1.1  # times the best score by chance
-
-# The test whether rows are random compares 512 rows: their 130,816 pairs give the figures below within one per cent.
-SAMPLED_ROWS = 512
-LEAST_ROWS = 32  # of fewer it cannot be told
-SPREAD = 0.05  # how far the relative deviation of the lengths may be from 1 / sqrt(2 n_embd), as a share of it
-ANISOTROPY = 0.08  # how far mean and deviation of the cosines may be from 0 and 1 / sqrt(n_embd), as a share of that
-
-
 # Singular and plural endings in English and Portuguese, without accents, as in city, wolf, woman; homem, leão, animal.
 PLURALS = [
     pair.split("/") for pair in "/s /es y/ies f/ves fe/ves man/men m/ns ao/oes ao/aes l/is l/s il/eis".split(" ")
@@ -124,7 +113,7 @@ class Neighbours:
         if n_embd == 1:
             return 1.0
         # Between random directions the density of the angle is sin(angle)^(n_embd - 2).
-        angles = torch.linspace(0, math.pi, ANGLES, dtype=torch.float64)
+        angles = torch.linspace(0, math.pi, 100_001, dtype=torch.float64)
         density = angles.sin() ** (n_embd - 2)
         nearer = density.cumsum(0) / density.sum()
         return math.cos(angles[int(torch.searchsorted(nearer, 1 - 0.5 ** (1 / rows)))])
@@ -182,14 +171,22 @@ class Neighbours:
         near_a, near_b, near_c = (self._cosines(word.vector) for word in words)
         first, second, third = (normalize(word.vector, dim=0) for word in words)
         length = float((first - second + third).norm()) or 1.0
-        ranking = near_a.clip(0) * near_c.clip(0) / (near_b.clip(0) + EPSILON)
+        ranking = near_a.clip(0) * near_c.clip(0) / (near_b.clip(0) + 0.2)
         ranking[ranking == 0] = -np.inf
         exclude = set().union(*map(self._variants, words)) if exclude_inputs else set()
         return words, self._best(ranking, (near_a - near_b + near_c) / length, count, exclude)
 
     def _cosines(self, vector: torch.Tensor | npt.ArrayLike) -> Floats:
         """Return the cosine of each row with a vector, `(n_rows,)`."""
-        return torch.mv(self.vectors, self._check_query(vector)).mul_(self.scale).numpy()
+        query = vector.detach() if isinstance(vector, torch.Tensor) else torch.from_numpy(np.array(vector, float))
+        query = query.double().cpu()
+        if query.shape != self.table.shape[1:]:
+            raise ValueError(f"`vector` must have the shape ({self.table.shape[1]},), got {tuple(query.shape)}.")
+        if not bool(query.isfinite().all()):
+            raise ValueError("Cannot search with a vector that holds numbers that are not finite.")
+        if not bool(query.any()):
+            raise ValueError("Cannot search with a zero vector.")
+        return torch.mv(self.vectors, (query / query.norm()).float()).mul_(self.scale).numpy()
 
     def _best(self, ranking: Floats, scores: Floats, count: int, exclude: Collection[int]) -> list[Neighbour]:
         """Return the words that rank highest, each by its best row."""
@@ -198,19 +195,17 @@ class Neighbours:
         for row in self.rows[np.argsort(-ranking[self.rows], kind="stable")].tolist():
             if len(chosen) == count or ranking[row] == -np.inf:
                 break
-            if self._words[row] not in named:
-                named.add(self._words[row])
-                chosen.append(self._neighbour(row, float(scores[row])))
+            if self._words[row] in named:
+                continue
+            named.add(self._words[row])
+            ids: tuple[int, ...] = (row,)
+            if self.words is not None:
+                input_ids, offsets = self._encoded
+                ids = tuple(input_ids[offsets[row] : offsets[row + 1]].tolist())
+            pieces = tuple(readable_pieces(self.tokenizer, ids))
+            text = pieces[0] if self.words is None else self.words[row]
+            chosen.append(Neighbour(text, ids, pieces, self.vectors[row], float(scores[row])))
         return chosen
-
-    def _neighbour(self, row: int, score: float) -> Neighbour:
-        if self.words is None:
-            (text,), ids = readable_pieces(self.tokenizer, [row]), (row,)
-            return Neighbour(text, ids, (text,), self.vectors[row], score)
-        input_ids, offsets = self._encoded
-        ids = tuple(input_ids[offsets[row] : offsets[row + 1]].tolist())
-        pieces = tuple(readable_pieces(self.tokenizer, ids))
-        return Neighbour(self.words[row], ids, pieces, self.vectors[row], score)
 
     def _means(self, encoded: FlatIds) -> torch.Tensor:
         """Return the mean of each word's rows, weighted if the model pools with weights, `(n_words, n_embd)`."""
@@ -234,18 +229,6 @@ class Neighbours:
             input_ids, offsets = self._encoded
             rows = set(np.flatnonzero(input_ids[offsets[:-1]] == word.input_ids[0]).tolist())
         return rows.union(*(self._rows_by_name.get(name, ()) for name in spelling_variants(word.text)))
-
-    def _check_query(self, vector: torch.Tensor | npt.ArrayLike) -> torch.Tensor:
-        """Return a query as a float32 tensor of length 1."""
-        tensor = vector.detach() if isinstance(vector, torch.Tensor) else torch.from_numpy(np.array(vector, float))
-        tensor = tensor.double().cpu()
-        if tensor.shape != self.table.shape[1:]:
-            raise ValueError(f"`vector` must have the shape ({self.table.shape[1]},), got {tuple(tensor.shape)}.")
-        if not bool(tensor.isfinite().all()):
-            raise ValueError("Cannot search with a vector that holds numbers that are not finite.")
-        if not bool(tensor.any()):
-            raise ValueError("Cannot search with a zero vector.")
-        return (tensor / tensor.norm()).float()
 
     @cached_property
     def _names(self) -> list[str]:
@@ -293,17 +276,18 @@ def _fold(name: str) -> str:
 def _look_random(table: torch.Tensor, ids: npt.NDArray[np.int64], lengths: torch.Tensor) -> bool:
     """Return whether lengths and directions of the rows are distributed like those of normal random numbers."""
     rows, n_embd = len(ids), table.shape[1]
-    if rows < LEAST_ROWS or n_embd < 2:
+    if rows < 32 or n_embd < 2:  # too few to tell
         return False
     some = lengths[ids]
     spread = float(some.std() / some.mean()) * math.sqrt(2 * n_embd)  # near 1 for normal numbers
-    if abs(spread - 1) >= SPREAD + 3 / math.sqrt(rows):
+    if abs(spread - 1) >= 0.05 + 3 / math.sqrt(rows):
         return False
-    chosen = torch.from_numpy(ids)[torch.linspace(0, rows - 1, min(rows, SAMPLED_ROWS)).long().unique()]
+    # The 130,816 pairs of 512 rows give the figures within one per cent.
+    chosen = torch.from_numpy(ids)[torch.linspace(0, rows - 1, min(rows, 512)).long().unique()]
     units = normalize(table[chosen], dim=1)
     cosines = (units @ units.T)[tuple(torch.triu_indices(len(chosen), len(chosen), 1))]
     expected = 1 / math.sqrt(n_embd)
-    tolerance = expected * (ANISOTROPY + 3 / math.sqrt(len(cosines)))
+    tolerance = expected * (0.08 + 3 / math.sqrt(len(cosines)))
     return bool(abs(cosines.mean()) < tolerance and abs(cosines.std() - expected) < tolerance)
 
 
@@ -316,7 +300,7 @@ def describe_chance(neighbours: Neighbours, best: float | None) -> str:
     """
     rows, n_embd = len(neighbours.rows), neighbours.table.shape[1]
     chance = f"A table of {rows:,} x {n_embd} random numbers would give a best score of about {neighbours.chance:.2f}"
-    if neighbours.looks_random and (best is None or best <= CLEARLY * neighbours.chance):
+    if neighbours.looks_random and (best is None or best <= 1.1 * neighbours.chance):
         return f"This table looks untrained: its neighbours are near by chance. {chance}."
     if neighbours.looks_random:
         return f"{chance}. Most rows of this table look untrained too, but the best score found is higher than that."

@@ -26,12 +26,9 @@ class Projection:
 
 
 def project(vectors: npt.ArrayLike, n_components: int = 3, method: Method = "pca") -> Projection:
-    """Project vectors to a few dimensions; the same vectors always give the same points.
+    """Project vectors, `(n, n_embd)`, to a few dimensions; the same vectors always give the same points.
 
-    Args:
-        vectors: Vectors of shape `(n, n_embd)`, an array or a tensor.
-        n_components: Dimensions to keep; dimensions that the vectors do not fill are zeros.
-        method: `"pca"`, or `"umap"` if the package umap-learn is installed.
+    Dimensions that the vectors do not fill are zeros. `"umap"` needs the package umap-learn.
     """
     if method not in get_args(Method):
         raise ValueError(f"`method` must be 'pca' or 'umap', got {method!r}.")
@@ -41,7 +38,15 @@ def project(vectors: npt.ArrayLike, n_components: int = 3, method: Method = "pca
     if not np.isfinite(numbers).all():
         raise ValueError("The vectors hold numbers that are not finite; the table is broken.")
     if method == "umap":
-        return _project_umap(numbers, n_components)
+        if not has_umap():
+            raise ImportError("UMAP is not installed: `pip install umap-learn`. PCA needs nothing more.")
+        least = n_components + 2  # for the spectral initialization
+        if len(numbers) < least:
+            raise ValueError(f"UMAP needs at least {least} points, got {len(numbers)}. Give more, or use PCA.")
+        reducer = importlib.import_module("umap").UMAP(
+            n_components=n_components, n_neighbors=min(15, len(numbers) - 1), metric="cosine", random_state=0, n_jobs=1
+        )
+        return Projection(np.asarray(reducer.fit_transform(numbers.astype(np.float32)), np.float32), ())
     points = np.zeros((len(numbers), n_components), np.float32)
     shares = np.zeros(n_components)
     if (numbers != numbers[0]).any():  # scikit-learn divides by the variance
@@ -55,15 +60,3 @@ def project(vectors: npt.ArrayLike, n_components: int = 3, method: Method = "pca
 def has_umap() -> bool:
     """Return whether umap-learn is installed."""
     return importlib.util.find_spec("umap") is not None
-
-
-def _project_umap(vectors: npt.NDArray[np.float64], n_components: int) -> Projection:
-    if not has_umap():
-        raise ImportError("UMAP is not installed: `pip install umap-learn`. PCA needs nothing more.")
-    least = n_components + 2  # for the spectral initialization
-    if len(vectors) < least:
-        raise ValueError(f"UMAP needs at least {least} points, got {len(vectors)}. Give more, or use PCA.")
-    reducer = importlib.import_module("umap").UMAP(
-        n_components=n_components, n_neighbors=min(15, len(vectors) - 1), metric="cosine", random_state=0, n_jobs=1
-    )
-    return Projection(np.asarray(reducer.fit_transform(vectors.astype(np.float32)), np.float32), ())

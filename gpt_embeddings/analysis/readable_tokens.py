@@ -34,24 +34,24 @@ def readable_pieces(tokenizer: PreTrainedTokenizerBase, input_ids: Iterable[int]
     Returns:
         Pieces: a space as `␣`, a line end as `⏎`, bytes that are not a whole character in hexadecimal as `⟨F0 9F⟩`.
     """
-    return [
-        f"row {token_id}" if token is None else show(token) if isinstance(token, str) else _show_bytes(token)
-        for token_id, token in _tokens(tokenizer, map(int, input_ids))
-    ]
+    pieces = []
+    for token_id, token in _tokens(tokenizer, map(int, input_ids)):
+        if isinstance(token, bytes):
+            parts = re.split("([\udc80-\udcff]+)", token.decode("utf-8", "surrogateescape"))
+            for i in range(1, len(parts), 2):  # bytes that are no whole character
+                parts[i] = f"⟨{parts[i].encode('utf-8', 'surrogateescape').hex(' ').upper()}⟩"
+            parts[::2] = map(show, parts[::2])
+            pieces.append("".join(parts))
+        else:
+            pieces.append(f"row {token_id}" if token is None else show(token))
+    return pieces
 
 
 def reachable_tokens(tokenizer: PreTrainedTokenizerBase, n_rows: int) -> npt.NDArray[np.bool_]:
-    """Return which tokens a text can produce, as far as the tokenizer's normalizer tells.
+    """Return for each row whether a text can produce its token, as far as the tokenizer's normalizer tells.
 
     Where it makes text lower case, no text produces the token ` Mug`. Pieces of characters and added tokens count as
-    reachable.
-
-    Args:
-        tokenizer: A fast tokenizer.
-        n_rows: Rows of the model's table; those without a token are not reachable.
-
-    Returns:
-        One value for each row, `(n_rows,)`.
+    reachable, rows without a token do not.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
@@ -66,16 +66,9 @@ def reachable_tokens(tokenizer: PreTrainedTokenizerBase, n_rows: int) -> npt.NDA
 
 
 def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.int32]:
-    """Return the ids of a word inside a sentence, or at the beginning of a text if that takes fewer tokens.
+    """Return the ids, `(n_tokens,)`, of a word inside a sentence, or at the beginning of a text if these are fewer.
 
-    In byte-level vocabularies ` cat` and `cat` are two tokens.
-
-    Args:
-        tokenizer: A fast tokenizer.
-        word: A word, or several; spaces around it do not count.
-
-    Returns:
-        Ids of shape `(n_tokens,)`, int32.
+    In byte-level vocabularies ` cat` and `cat` are two tokens. Spaces around the word do not count.
     """
     word = word.strip()
     if not word:
@@ -109,13 +102,15 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """
     vocabulary = sorted(tokenizer.get_vocab().items())
     marked = [(token[1:], i) for token, i in vocabulary if token.startswith(SPACE_MARKS)]
-    return {word: i for word, i in marked or vocabulary if len(word) > 1 and word.isalpha() and _is_text(word)}
+    words = {word: i for word, i in marked or vocabulary if len(word) > 1 and word.isalpha()}
+    # Without the bytes of a byte-level vocabulary, which are letters too.
+    return {word: i for word, i in words.items() if not any("\x80" <= char <= "\u0143" for char in word)}
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, input_ids: Iterable[int]) -> Iterator[tuple[int, bytes | str | None]]:
     """Give ids with their tokens: bytes in a byte-level vocabulary, else text; None for ids without a token."""
     backend = tokenizer.backend_tokenizer
-    byte_level = b"ByteLevel" in _state(backend.decoder)
+    byte_level = backend.decoder is not None and b"ByteLevel" in backend.decoder.__getstate__()
     added = backend.get_added_tokens_decoder()
     for token_id in input_ids:
         token = backend.id_to_token(token_id)
@@ -123,20 +118,3 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, input_ids: Iterable[int]) -> Ite
             yield token_id, bytes(BYTES[char] for char in token)
         else:
             yield token_id, token
-
-
-def _state(part: object) -> bytes:
-    return b"" if part is None else part.__getstate__()  # type: ignore[return-value]
-
-
-def _show_bytes(data: bytes) -> str:
-    """Show whole characters, and other bytes in hexadecimal."""
-    parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
-    return "".join(
-        f"⟨{part.encode('utf-8', 'surrogateescape').hex(' ').upper()}⟩" if i % 2 else show(part)
-        for i, part in enumerate(parts)
-    )
-
-
-def _is_text(word: str) -> bool:
-    return word.isascii() or not any("\x80" <= c <= "\u0143" for c in word)  # bytes of a byte-level vocabulary

@@ -9,17 +9,12 @@ Rows = npt.NDArray[np.int64]
 
 
 def unit_rows(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Return vectors divided by their length.
+    """Return vectors `(n, n_embd)` divided by their length, in float32 or, if given so, float64.
+
+    A vector that is zero or not finite has no direction and becomes zero.
 
     >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6, 0.8], [0.0, 0.0]]
-
-    Args:
-        vectors: Vectors of shape `(n, n_embd)`.
-
-    Returns:
-        Vectors of the same shape, in float32 or, if given so, float64. A vector that is zero or not finite has no
-        direction and becomes zero.
     """
     vectors = np.asarray(vectors, np.result_type(vectors, np.float32))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -27,17 +22,12 @@ def unit_rows(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 def top_k(scores: Floats, k: int) -> tuple[Floats, Rows]:
-    """Return the k largest scores of each query, in descending order; equal scores keep the order of their rows.
+    """Return the k largest of the scores `(n_queries, n_rows)` of each query and their rows, in descending order.
+
+    Equal scores keep the order of their rows. Both results have the shape `(n_queries, min(k, n_rows))`.
 
     >>> top_k(np.array([[0.1, 0.9, 0.5, 0.9]], np.float32), 3)[1].tolist()
     [[1, 3, 2]]
-
-    Args:
-        scores: Scores of shape `(n_queries, n_rows)`.
-        k: How many; all if there are fewer rows.
-
-    Returns:
-        Scores and rows, both of shape `(n_queries, min(k, n_rows))`.
     """
     n_rows = scores.shape[1]
     k = min(k, n_rows)
