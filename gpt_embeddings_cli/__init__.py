@@ -3,14 +3,15 @@
 This package imports typer alone; a command imports the library when it runs. So `--help`, `--version`, a wrong option
 or a missing file is answered in a fraction of a second instead of the seconds that importing PyTorch takes.
 
-Read `reading`, `options`, `common`, then the commands.
+Read `options`, `common`, then the commands.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from gpt_embeddings_cli.common import prepare_streams
+from gpt_embeddings_cli.common import errors_as_messages, prepare_streams
 from gpt_embeddings_cli.embed import embed
 from gpt_embeddings_cli.evaluate import evaluate
 from gpt_embeddings_cli.explore import explore
@@ -22,7 +23,14 @@ from gpt_embeddings_cli.train import app as train
 from gpt_embeddings_cli.windows import windows
 
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; an expected error is one message."""
+        with errors_as_messages():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)

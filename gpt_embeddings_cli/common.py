@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 
@@ -17,17 +17,14 @@ def prepare_streams() -> None:
 
     A Windows console or `PYTHONIOENCODING=cp1252` must not end a command whose work is done, nor must `| head -1`.
     """
-    sys.stdout, sys.stderr = _prepared(sys.stdout), _prepared(sys.stderr)
-
-
-def _prepared(stream: TextIO) -> TextIO:
-    if not isinstance(stream, io.TextIOWrapper):
-        return stream
-    stream.reconfigure(errors="replace")
-    if stream.isatty():
-        return stream
-    file = _Pipe(os.dup(stream.fileno()), "w")
-    return io.TextIOWrapper(io.BufferedWriter(file), stream.encoding, "replace", line_buffering=True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        stream.reconfigure(errors="replace")
+        if not stream.isatty():
+            file = io.BufferedWriter(_Pipe(os.dup(stream.fileno()), "w"))
+            setattr(sys, name, io.TextIOWrapper(file, stream.encoding, "replace", line_buffering=True))
 
 
 class _Pipe(io.FileIO):
@@ -50,20 +47,20 @@ def load_libraries() -> None:
 
     Ctrl-C ends the process at once, since some modules swallow a `KeyboardInterrupt` while they are imported.
     """
+
+    def exit_at_once(*_: Any) -> None:
+        os.write(2, b"Interrupted.\n")
+        os._exit(130)
+
     if sys.stderr.isatty():
         typer.echo("Loading PyTorch and transformers ...", err=True)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, _exit_at_once) if in_main_thread else None
+    handler = signal.signal(signal.SIGINT, exit_at_once) if in_main_thread else None
     try:
         import gpt_embeddings  # noqa: F401
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)
-
-
-def _exit_at_once(*_: Any) -> None:
-    os.write(2, b"Interrupted.\n")
-    os._exit(130)
 
 
 @contextmanager
@@ -75,14 +72,11 @@ def errors_as_messages() -> Iterator[None]:
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
     except Exception as error:
-        expected = isinstance(error, (ImportError, OSError, TypeError, ValueError))
-        if not expected and not _is_of_the_hub_library(error):
+        expected: list[type[Exception]] = [ImportError, OSError, TypeError, ValueError]
+        # A request failed, or transformers refused a setting: whatever raises these has imported them already.
+        if (hub := sys.modules.get("huggingface_hub.errors")) is not None:
+            expected += [hub.HTTPError, hub.StrictDataclassError]
+        if not isinstance(error, tuple(expected)):
             raise
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
-
-
-def _is_of_the_hub_library(error: Exception) -> bool:
-    """Whether a request failed or transformers refused a setting; whatever raises these has imported them already."""
-    errors = sys.modules.get("huggingface_hub.errors")
-    return errors is not None and isinstance(error, (errors.HTTPError, errors.StrictDataclassError))

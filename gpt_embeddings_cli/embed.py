@@ -1,28 +1,30 @@
 """`gpt-embeddings embed`: a text corpus in, a dataset of vectors out."""
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages, load_libraries
-from gpt_embeddings_cli.options import RUN, Overwrite, Tokenizer
-from gpt_embeddings_cli.reading import TEXT, Inputs, ReadingOptions, check_inputs, check_names, reads_texts
+from gpt_embeddings_cli.common import load_libraries
+from gpt_embeddings_cli.options import (
+    Inputs,
+    Overwrite,
+    ReadingOptions,
+    Tokenizer,
+    check_inputs,
+    check_names,
+    reads_texts,
+    run_option,
+    text_option,
+)
 
-
-if TYPE_CHECKING:
-    from gpt_embeddings.embedding.dataset import AnyDataset
-    from gpt_embeddings.progress import Progress
 
 SHOWN_ROWS = 3
-text_option = partial(typer.Option, rich_help_panel=TEXT)
 vector_option = partial(typer.Option, rich_help_panel="Vectors")
-run_option = partial(typer.Option, rich_help_panel=RUN)
 
 
 @reads_texts
@@ -99,108 +101,66 @@ def embed(
 
     Example: gpt-embeddings embed reviews.jsonl --column review --output reviews.parquet
     """
-    with errors_as_messages():
-        if ray is not None and find_spec("ray") is None:
-            raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.")
-        check_inputs(inputs)
-        check_names(model, tokenizer)
-        load_libraries()
-        _check_output(inputs, output, overwrite, ray is not None, push_to_hub)
+    if ray is not None and find_spec("ray") is None:
+        raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.")
+    check_inputs(inputs)
+    check_names(model, tokenizer)
+    load_libraries()
 
-        from gpt_embeddings.bundled import ENGLISH
-        from gpt_embeddings.progress import Progress
+    from datasets import Dataset
 
-        name = model or ENGLISH
-        options: dict[str, Any] = {
-            "output": output,
-            "overwrite": overwrite,
-            "column": reading.column,
-            "output_column": output_column,
-            "pooling": pooling,
-            "normalize": normalize,
-            "overflow": overflow,
-            "dtype": dtype,
-            "truncate_dim": truncate_dim,
-            "drop_empty": drop_empty,
-        }
-        read = partial(reading.load, inputs, texts_only=texts_only, streaming=streaming and ray is None)
-        if ray is None:
-            embedded, progress = _embed_here(read, name, tokenizer, num_proc=num_proc, resume=resume, **options)
-        else:
-            progress = Progress(hidden=True)
-            files = [] if texts_only else inputs
-            embedded = _embed_on_ray(read, files, name, tokenizer, address=ray, progress=progress, **options)
-        _report(embedded, reading.column, output_column, progress, name)
-        if push_to_hub is not None:
-            _push(output, push_to_hub, model, output_column)
-        typer.echo(f"Result: {output.resolve()}")
-
-
-def _check_output(inputs: list[str], output: Path, overwrite: bool, on_cluster: bool, push_to_hub: str | None) -> None:
-    """Refuse before any work an output that could not be written or published, or that holds an input."""
-    from gpt_embeddings.embedding.shards import PARQUET, WRITTEN
+    from gpt_embeddings.bundled import BUNDLED, ENGLISH
+    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+    from gpt_embeddings.embedding.dataset import embed_dataset
+    from gpt_embeddings.embedding.shards import PARQUET, WRITTEN, open_output
     from gpt_embeddings.outputs import check_output
+    from gpt_embeddings.progress import Progress
 
-    place = output.resolve()
+    # An output that could not be written or published, or that holds an input, is refused before any work.
     for name in inputs:
-        if Path(name).exists() and place in (Path(name).resolve(), *Path(name).resolve().parents):
+        if Path(name).exists() and output.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
             raise ValueError(f"The output {str(output)!r} is, or holds, the input {name!r}; choose another output.")
-    kind, suffixes = ("embed --ray", ()) if on_cluster else ("embed", PARQUET)
+    kind, suffixes = ("embed", PARQUET) if ray is None else ("embed --ray", ())
     check_output(output, kind, overwrite=overwrite, overwritable=WRITTEN, suffixes=suffixes)
     if push_to_hub is not None:
         from gpt_embeddings.hub.push import check_push
+        from gpt_embeddings.hub.push import push_to_hub as push
 
         check_push(push_to_hub)
-
-
-def _embed_here(
-    read: Callable[[], Any], name: str, tokenizer: str | None, **options: Any
-) -> "tuple[AnyDataset, Progress]":
-    """Embed on this machine; return what was written, and the counts."""
-    from datasets import Dataset
-
-    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-    from gpt_embeddings.embedding.dataset import embed_dataset
-    from gpt_embeddings.progress import Progress
-
-    loaded, dataset = load_model_and_tokenizer(name, tokenizer), read()
-    progress = Progress(len(dataset) if isinstance(dataset, Dataset) else None)
-    try:
-        return embed_dataset(dataset, *loaded, progress=progress, model_name=name, **options), progress
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
-        sys.exit(130)
-
-
-def _embed_on_ray(
-    read: Callable[[], Any], files: list[str], name: str, tokenizer: str | None, *, output: Path, **options: Any
-) -> "AnyDataset":
-    """Embed on a cluster, whose nodes read Parquet files themselves."""
-    from gpt_embeddings.embedding.cluster import embed_on_cluster
-    from gpt_embeddings.embedding.shards import open_output
-    from gpt_embeddings.text.sources import find_parquet
-
-    source: Any = (find_parquet(files) if files else None) or read()
-    embed_on_cluster(source, output, name, tokenizer, **options)
-    return open_output(output)
-
-
-def _push(output: Path, name: str, model: str | None, output_column: str) -> None:
-    from gpt_embeddings.bundled import BUNDLED
-    from gpt_embeddings.embedding.shards import open_output
-    from gpt_embeddings.hub.push import push_to_hub
-
-    dataset: Any = open_output(output, streaming=False)
-    if model is None or model in BUNDLED or Path(model).exists():
-        dataset.push_to_hub(name)
+    model_name = model or ENGLISH
+    options: dict[str, Any] = {
+        "overwrite": overwrite,
+        "column": reading.column,
+        "output_column": output_column,
+        "pooling": pooling,
+        "normalize": normalize,
+        "overflow": overflow,
+        "dtype": dtype,
+        "truncate_dim": truncate_dim,
+        "drop_empty": drop_empty,
+    }
+    load = partial(reading.load, inputs, texts_only=texts_only, streaming=streaming and ray is None)
+    embedded: Any
+    if ray is None:
+        loaded, dataset = load_model_and_tokenizer(model_name, tokenizer), load()
+        progress = Progress(len(dataset) if isinstance(dataset, Dataset) else None)
+        options |= {"output": output, "progress": progress, "model_name": model_name}
+        try:
+            embedded = embed_dataset(dataset, *loaded, num_proc=num_proc, resume=resume, **options)
+        except KeyboardInterrupt:
+            typer.echo("Interrupted. Finished shards are kept: give the same command again to continue.", err=True)
+            sys.exit(130)
     else:
-        push_to_hub(dataset, name, model_id=model, column=output_column)
+        from gpt_embeddings.embedding.cluster import embed_on_cluster
+        from gpt_embeddings.text.sources import find_parquet
 
+        progress = Progress(hidden=True)
+        source = (None if texts_only else find_parquet(inputs)) or load()  # the nodes read Parquet files themselves
+        embed_on_cluster(source, output, model_name, tokenizer, address=ray, progress=progress, **options)
+        embedded = open_output(output)
 
-def _report(embedded: "AnyDataset", column: str, output_column: str, progress: "Progress", name: str) -> None:
-    """Print the first rows and the totals."""
     for row in islice(embedded, SHOWN_ROWS):
-        text = " ".join((row[column] or "").split())
+        text = " ".join((row[reading.column] or "").split())
         vector = row[output_column]
         while vector and isinstance(vector[0], list):  # --pooling none: the first token
             vector = vector[0]
@@ -208,8 +168,15 @@ def _report(embedded: "AnyDataset", column: str, output_column: str, progress: "
         typer.echo(f"  {text[:60]:60}  [{numbers}, ...]")
     rows = progress.counts.documents + progress.resumed
     again = f" ({progress.resumed} of them by an earlier run)" if progress.resumed else ""
-    vectors: Any = embedded.features[output_column]
+    vectors = embedded.features[output_column]
     width = vectors.length if vectors.length > 0 else vectors.feature.length  # --pooling none has lists of vectors
-    typer.echo(f"{rows} rows x {width} numbers{again}, from {name}.")
+    typer.echo(f"{rows} rows x {width} numbers{again}, from {model_name}.")
     for line in (progress.summary(), *progress.warnings):
         typer.echo(line)
+    if push_to_hub is not None:
+        stored: Any = open_output(output, streaming=False)
+        if model is None or model in BUNDLED or Path(model).exists():
+            stored.push_to_hub(push_to_hub)
+        else:
+            push(stored, push_to_hub, model_id=model, column=output_column)
+    typer.echo(f"Result: {output.resolve()}")

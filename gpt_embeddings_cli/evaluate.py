@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import Tokenizer
-from gpt_embeddings_cli.reading import TEXT, check_inputs, check_names
+from gpt_embeddings_cli.options import Tokenizer, check_inputs, check_names, text_option
 
 
 if TYPE_CHECKING:
@@ -32,20 +30,18 @@ def evaluate(
     ],
     columns: Annotated[
         tuple[str, str] | None,
-        typer.Option(
+        text_option(
             help="The two columns of texts; by default the first that exist of "
             + ", ".join(" and ".join(pair) for pair in PAIRS)
-            + ".",
-            rich_help_panel=TEXT,
+            + "."
         ),
     ] = None,
     score: Annotated[
-        str | None,
-        typer.Option(help=f"The column of scores; by default '{SCORE}' if there is one.", rich_help_panel=TEXT),
+        str | None, text_option(help=f"The column of scores; by default '{SCORE}' if there is one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     tokenizer: Tokenizer = None,
-    split: Annotated[str, typer.Option(help="Split of a Hub dataset.", rich_help_panel=TEXT)] = "test",
+    split: Annotated[str, text_option(help="Split of a Hub dataset.")] = "test",
 ) -> None:
     """Evaluate MODEL on PAIRS, with all dimensions and with the first half, quarter, ... of them.
 
@@ -54,34 +50,31 @@ def evaluate(
 
     Example: gpt-embeddings evaluate gpt-embeddings-english pairs.csv
     """
-    with errors_as_messages():
-        check_inputs(data)
-        check_names(model, tokenizer)
+    check_inputs(data)
+    check_names(model, tokenizer)
 
-        from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores
-        from gpt_embeddings.embedding.embedder import Embedder
+    from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores
+    from gpt_embeddings.embedding.embedder import Embedder
 
-        pairs, columns = _open(data, columns, split)
-        if score is None and SCORE in pairs.column_names:
-            score = SCORE
-        if score is not None and score not in pairs.column_names:
-            raise ValueError(
-                f"There is no column {score!r} of scores; the columns are {', '.join(pairs.column_names)}."
-            )
-        first, second, scores, n_skipped = _take(pairs, columns, score)
-        encode = Embedder.from_pretrained(model, tokenizer=tokenizer).encode
-        metadata: dict[str, Any] = {
-            "pairs": len(first),
-            "skipped": n_skipped,
-            "columns": [*columns, *([score] if score else [])],
+    pairs, columns = _open(data, columns, split)
+    if score is None and SCORE in pairs.column_names:
+        score = SCORE
+    if score is not None and score not in pairs.column_names:
+        raise ValueError(f"There is no column {score!r} of scores; the columns are {', '.join(pairs.column_names)}.")
+    first, second, scores, n_skipped = _take(pairs, columns, score)
+    encode = Embedder.from_pretrained(model, tokenizer=tokenizer).encode
+    metadata: dict[str, Any] = {
+        "pairs": len(first),
+        "skipped": n_skipped,
+        "columns": [*columns, *([score] if score else [])],
+    }
+    if score is None:
+        metadata["dimensions"] = evaluate_retrieval(encode, first, second)
+    else:
+        metadata["dimensions"] = {
+            dim: {"spearman": value} for dim, value in evaluate_scores(encode, first, second, scores).items()
         }
-        if score is None:
-            metadata["dimensions"] = evaluate_retrieval(encode, first, second)
-        else:
-            metadata["dimensions"] = {
-                dim: {"spearman": value} for dim, value in evaluate_scores(encode, first, second, scores).items()
-            }
-        _report(metadata, as_json)
+    _report(metadata, as_json)
 
 
 def _open(data: list[str], columns: tuple[str, str] | None, split: str) -> "tuple[Dataset, tuple[str, str]]":

@@ -4,17 +4,16 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages
-from gpt_embeddings_cli.options import Overwrite, Tokenizer
-from gpt_embeddings_cli.reading import check_names
+from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
 
 
-SERVING = "Serving"
+serving_option = partial(typer.Option, rich_help_panel="Serving")
 
 
 def explore(
@@ -38,18 +37,12 @@ def explore(
         ),
     ] = None,
     host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen at; others than the loopback can be reached from outside.", rich_help_panel=SERVING
-        ),
+        str, serving_option(help="Address to listen at; others than the loopback can be reached from outside.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None,
-        typer.Option(help="Port; by default the first free one from 7860.", min=1, max=65535, rich_help_panel=SERVING),
+        int | None, serving_option(help="Port; by default the first free one from 7860.", min=1, max=65535)
     ] = None,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.", rich_help_panel=SERVING)
-    ] = True,
+    browser: Annotated[bool, serving_option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     export: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a Space with this page instead of serving it.")
     ] = None,
@@ -64,39 +57,38 @@ def explore(
 
     Example: gpt-embeddings explore openai-community/gpt2
     """
-    with errors_as_messages():
-        check_names(model, compare, tokenizer)
-        if model is None and lang == "pt":
-            model = "gpt-embeddings-portuguese"
-        names = [model] if compare is None else [model, compare]
-        if export is None and report is None:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            socket.create_server((host, port or 0), family=family).close()  # fails before the imports take seconds
-            typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
+    check_names(model, compare, tokenizer)
+    if model is None and lang == "pt":
+        model = "gpt-embeddings-portuguese"
+    names = [model] if compare is None else [model, compare]
+    if export is None and report is None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port or 0), family=family).close()  # fails before the imports take seconds
+        typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
 
-        from gpt_embeddings.explore.export import write_report, write_space
-        from gpt_embeddings.explore.lazy_model import LazyModel
-        from gpt_embeddings.outputs import AtomicOutput
+    from gpt_embeddings.explore.export import write_report, write_space
+    from gpt_embeddings.explore.lazy_model import LazyModel
+    from gpt_embeddings.outputs import AtomicOutput
 
-        models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
-        if export is None and report is None:
-            from gpt_embeddings.explore.page import launch_page
+    models = [LazyModel.from_pretrained(name, tokenizer) for name in names]
+    if export is None and report is None:
+        from gpt_embeddings.explore.page import launch_page
 
-            page = launch_page(models, host=host, port=port, open_browser=browser, block=False, language=lang)
-            with suppress(KeyboardInterrupt):
-                typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
-                page.block_thread()
-            sys.stdout.flush()
-            os._exit(0)  # a thread may still be loading tables, and torch crashes if the interpreter ends meanwhile
-        if export is not None:
-            with AtomicOutput(export, "explore --export", overwrite=overwrite, overwritable=("app.py",)) as space:
-                space.result.mkdir()
-                write_space(space.result, models, lang)
-                space.finish()
-            typer.echo(f"Space: {space.path}")
-        if report is not None:
-            suffixes = (".html", ".htm")
-            with AtomicOutput(report, "explore --report", overwrite=overwrite, suffixes=suffixes) as file:
-                write_report(file.result, models, lang or "en")
-                file.finish()
-            typer.echo(f"Report: {file.path}")
+        page = launch_page(models, host=host, port=port, open_browser=browser, block=False, language=lang)
+        with suppress(KeyboardInterrupt):
+            typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
+            page.block_thread()
+        sys.stdout.flush()
+        os._exit(0)  # a thread may still be loading tables, and torch crashes if the interpreter ends meanwhile
+    if export is not None:
+        with AtomicOutput(export, "explore --export", overwrite=overwrite, overwritable=("app.py",)) as space:
+            space.result.mkdir()
+            write_space(space.result, models, lang)
+            space.finish()
+        typer.echo(f"Space: {space.path}")
+    if report is not None:
+        suffixes = (".html", ".htm")
+        with AtomicOutput(report, "explore --report", overwrite=overwrite, suffixes=suffixes) as file:
+            write_report(file.result, models, lang or "en")
+            file.finish()
+        typer.echo(f"Report: {file.path}")

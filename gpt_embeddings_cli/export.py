@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages, load_libraries
-from gpt_embeddings_cli.options import Overwrite, Tokenizer
-from gpt_embeddings_cli.reading import check_names
+from gpt_embeddings_cli.common import load_libraries
+from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
 
 
 def export(
@@ -39,19 +38,18 @@ def export(
 
     Example: gpt-embeddings export meaning --format static --output meaning-static
     """
-    with errors_as_messages():
-        check_names(model, tokenizer)
+    check_names(model, tokenizer)
 
-        load_libraries()
-        from gpt_embeddings.checkpoints.export import export_model
-        from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-        from gpt_embeddings.outputs import AtomicOutput
+    load_libraries()
+    from gpt_embeddings.checkpoints.export import export_model
+    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+    from gpt_embeddings.outputs import AtomicOutput
 
-        with AtomicOutput(output, "export", overwrite=overwrite, overwritable=("modules.json", "model.onnx")) as out:
-            out.result.mkdir()
-            comparison = export_model(
-                *load_model_and_tokenizer(model, tokenizer), out.result, format, drop_positions=drop_positions
-            )
-            out.finish()
-        typer.echo(comparison)
-        typer.echo(f"Result: {output.resolve()}")
+    with AtomicOutput(output, "export", overwrite=overwrite, overwritable=("modules.json", "model.onnx")) as out:
+        out.result.mkdir()
+        comparison = export_model(
+            *load_model_and_tokenizer(model, tokenizer), out.result, format, drop_positions=drop_positions
+        )
+        out.finish()
+    typer.echo(comparison)
+    typer.echo(f"Result: {output.resolve()}")

@@ -1,4 +1,4 @@
-"""Options that several commands share, other than those for reading texts (`reading`).
+"""Arguments and options that several commands share, declared once; and the checks of names that are given for them.
 
 Options without a panel come first in `--help`, the others in one of the panels below.
 """
@@ -6,73 +6,110 @@ Options without a panel come first in `--help`, the others in one of the panels 
 import functools
 import inspect
 import runpy
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 
-MODEL = "Model"
-TRAINING = "Training"
-RUN = "Running"
-
-Tokenizer = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.", rich_help_panel=MODEL
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-TrainingOutput = Annotated[Path, typer.Option(help="Folder to make; it appears when the run is complete.")]
-StartModel = Annotated[str | None, typer.Option(help="Folder or Hub name of a saved model to start from.")]
-
-
-def takes_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace the parameter `options` of a command by the fields of a dataclass of `gpt_embeddings.training.options`.
-
-    The command receives them as a dictionary.
-    """
-    parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[
-                field.type,
-                typer.Option(help=field.metadata["help"], min=field.metadata["least"], rich_help_panel=TRAINING),
-            ],
-        )
-        for field in fields(run_file("training/options.py")[name])
-    ]
-    return lambda command: replace_parameter(command, "options", parameters, dict)
+text_option = functools.partial(typer.Option, rich_help_panel="Reading text")
+model_option = functools.partial(typer.Option, rich_help_panel="Model")
+training_option = functools.partial(typer.Option, rich_help_panel="Training")
+run_option = functools.partial(typer.Option, rich_help_panel="Running")
 
 
 @functools.cache
-def run_file(name: str) -> dict[str, Any]:
+def _run_file(name: str) -> dict[str, Any]:
     """Return the names in a file of `gpt_embeddings`, run by its path: importing the package would import PyTorch."""
     return runpy.run_path(str(Path(__file__).parents[1] / "gpt_embeddings" / name))
 
 
-def replace_parameter(
-    command: Callable[..., None], name: str, parameters: Iterable[inspect.Parameter], make: Callable[..., Any]
-) -> Callable[..., None]:
-    """Replace one parameter of a command by several, from whose values `make` makes its argument.
+DISCOVERY = _run_file("text/discovery.py")
+SOURCE = (
+    f"Files of one format ({' '.join(DISCOVERY['FORMATS'])}; also .gz .bz2 .xz .zst), folders, glob patterns or URLs; "
+    "- for standard input; saved datasets; or the name of one dataset on the Hub."
+)
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=SOURCE)]
+Data = Annotated[list[str], typer.Argument(metavar="DATA", help=SOURCE)]
+Tokenizer = Annotated[
+    str | None, model_option(help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 
-    typer reads the signature and the annotations of the command that this returns.
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """The options for reading texts, with one default for all commands, so that they see the same texts."""
+
+    column: Annotated[str, text_option(help="The column of texts.")] = "text"
+    split: Annotated[str, text_option(help="Split of a Hub dataset.")] = "train"
+    subset: Annotated[str | None, text_option(help="Subset of a Hub dataset.")] = None
+    sample_by: Annotated[
+        Literal["line", "paragraph", "document", "endoftext"],
+        text_option(
+            help="What counts as one text in a text file: a line, a paragraph (for prose with broken lines), the "
+            "whole file (document), or the text between <|endoftext|> marks."
+        ),
+    ] = "line"
+    encoding: Annotated[str, text_option(help="Encoding of text, CSV and JSON files, such as cp1252.")] = "utf-8"
+
+    def load(self, inputs: list[str], **more: Any) -> Any:
+        """Load the inputs with `load_source`; `more` are further arguments of it, or others in place of these."""
+        from gpt_embeddings.text.sources import load_source
+
+        return load_source(inputs, **{**asdict(self), **more})
+
+
+def reads_texts(command: Callable[..., None] | None = None, *, options: str | None = None) -> Any:
+    """Replace the parameter `reading` of a command by the options of `ReadingOptions`.
+
+    The parameter `options`, if there is one, is replaced by the fields of the dataclass of that name in
+    `gpt_embeddings.training.options`, and the command receives them as a dictionary.
     """
-    parameters = list(parameters)
+    if command is None:
+        return functools.partial(reads_texts, options=options)
+    groups: dict[str, tuple[Any, Any]] = {"reading": (ReadingOptions, ReadingOptions)}
+    if options is not None:
+        groups["options"] = (_run_file("training/options.py")[options], dict)
 
     @functools.wraps(command)
     def wrapped(**arguments: Any) -> None:
-        made = make(**{parameter.name: arguments.pop(parameter.name) for parameter in parameters})
-        command(**arguments, **{name: made})
+        for name, (group, make) in groups.items():
+            arguments[name] = make(**{field.name: arguments.pop(field.name) for field in fields(group)})
+        command(**arguments)
 
-    replaced: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        replaced += parameters if parameter.name == name else [parameter]
-    replaced = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in replaced]
-    wrapped.__signature__ = inspect.Signature(replaced)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in replaced}
+    # typer reads the signature and the annotations.
+    annotations, defaults = {}, {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in groups:
+            annotations[name], defaults[name] = parameter.annotation, parameter.default
+            continue
+        for field in fields(groups[name][0]):
+            annotations[field.name], defaults[field.name] = field.type, field.default
+            if name == "options":
+                option = training_option(help=field.metadata["help"], min=field.metadata["least"])
+                annotations[field.name] = Annotated[field.type, option]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+        for name, annotation in annotations.items()
+    ]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = annotations
     return wrapped
+
+
+def check_inputs(names: Sequence[str]) -> None:
+    """Refuse missing files before anything is imported; folders are looked into later."""
+    if len(names) != 1 or not DISCOVERY["may_be_on_hub"](names[0]):
+        DISCOVERY["find_files"](
+            name for name in names if name != "-" and "://" not in name and not Path(name).is_dir()
+        )
+
+
+def check_names(*names: str | None) -> None:
+    """Refuse models and tokenizers whose name is a path that does not exist, before anything is imported."""
+    for name in names:
+        if name is not None and DISCOVERY["is_path"](name) and not Path(name).exists():
+            raise FileNotFoundError(f"The folder {name!r} does not exist.")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages, load_libraries
+from gpt_embeddings_cli.common import load_libraries
 
 
 def push(
@@ -37,20 +37,19 @@ def push(
 
     Example: gpt-embeddings push my-model me/my-model --private --license mit
     """
-    with errors_as_messages():
-        if not folder.is_dir():
-            raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")
 
-        load_libraries()
-        from gpt_embeddings.hub.cards import CardMetadata
-        from gpt_embeddings.hub.push import push_to_hub
+    load_libraries()
+    from gpt_embeddings.hub.cards import CardMetadata
+    from gpt_embeddings.hub.push import push_to_hub
 
-        metadata = CardMetadata(license=license, base_model=base_model, datasets=dataset or ())
-        try:
-            commit = push_to_hub(
-                folder, repo_id, metadata=metadata, private=private or None, revision=revision, create_pr=create_pr
-            )
-        except RuntimeError as error:  # a large file whose upload failed
-            raise OSError(str(error)) from error
+    metadata = CardMetadata(license=license, base_model=base_model, datasets=dataset or ())
+    try:
+        commit = push_to_hub(
+            folder, repo_id, metadata=metadata, private=private or None, revision=revision, create_pr=create_pr
+        )
+    except RuntimeError as error:  # a large file whose upload failed
+        raise OSError(str(error)) from error
     typer.echo(f"Published: {commit.pr_url or commit.repo_url}")
     typer.echo(f"Revision to pin: {commit.oid}")

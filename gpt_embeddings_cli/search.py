@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages, load_libraries
-from gpt_embeddings_cli.options import MODEL
-from gpt_embeddings_cli.reading import check_names
+from gpt_embeddings_cli.common import load_libraries
+from gpt_embeddings_cli.options import check_names, model_option
 
 
 if TYPE_CHECKING:
@@ -34,13 +33,12 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each question.")] = False,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Folder or Hub name of the model that made FOLDER, if it has moved or FOLDER does not say it.",
-            rich_help_panel=MODEL,
+        model_option(
+            help="Folder or Hub name of the model that made FOLDER, if it has moved or FOLDER does not say it."
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of its tokenizer, if that was given.", rich_help_panel=MODEL)
+        str | None, model_option(help="Folder or Hub name of its tokenizer, if that was given.")
     ] = None,
 ) -> None:
     """Find the rows of FOLDER that are most similar to each QUERY (cosine).
@@ -49,23 +47,22 @@ def search(
 
     Example: gpt-embeddings search embeddings "Who writes down the tides?" -k 3
     """
-    with errors_as_messages():
-        if not folder.exists():
-            raise FileNotFoundError(f"There is no dataset {str(folder)!r}.")
-        check_names(model, tokenizer)
-        questions = _read_questions(queries)
+    if not folder.exists():
+        raise FileNotFoundError(f"There is no dataset {str(folder)!r}.")
+    check_names(model, tokenizer)
+    questions = _read_questions(queries)
 
-        load_libraries()
-        from gpt_embeddings.embedding.search import open_embedder
-        from gpt_embeddings.embedding.search import search as find
+    load_libraries()
+    from gpt_embeddings.embedding.search import open_embedder
+    from gpt_embeddings.embedding.search import search as find
 
-        embedder = open_embedder(folder, model, tokenizer)
-        for question, hits in zip(questions, find(folder, questions, embedder=embedder, k=k), strict=True):
-            if as_json:
-                found = [{"row": hit.row, "score": hit.score, **hit.values} for hit in hits]
-                typer.echo(json.dumps({"query": question, "hits": found}, ensure_ascii=False, default=str))
-            else:
-                _show(question if len(questions) > 1 else None, hits, embedder.column)
+    embedder = open_embedder(folder, model, tokenizer)
+    for question, hits in zip(questions, find(folder, questions, embedder=embedder, k=k), strict=True):
+        if as_json:
+            found = [{"row": hit.row, "score": hit.score, **hit.values} for hit in hits]
+            typer.echo(json.dumps({"query": question, "hits": found}, ensure_ascii=False, default=str))
+        else:
+            _show(question if len(questions) > 1 else None, hits, embedder.column)
 
 
 def _read_questions(queries: list[str]) -> list[str]:

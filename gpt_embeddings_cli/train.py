@@ -1,32 +1,40 @@
 """`gpt-embeddings train OBJECTIVE`: text in, a folder with a trained model out."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages, load_libraries
-from gpt_embeddings_cli.options import MODEL, StartModel, Tokenizer, TrainingOutput, takes_options
-from gpt_embeddings_cli.reading import Data, ReadingOptions, check_inputs, check_names, reads_texts
+from gpt_embeddings_cli.common import load_libraries
+from gpt_embeddings_cli.options import (
+    Data,
+    ReadingOptions,
+    Tokenizer,
+    check_inputs,
+    check_names,
+    model_option,
+    reads_texts,
+)
 
 
 if TYPE_CHECKING:
-    from datasets import IterableDataset
     from transformers import PreTrainedTokenizerBase
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
 GPT2 = "openai-community/gpt2"
 FRESH_N_EMBD = 256  # without --model and --config
+TEXTS = {"texts_only": True, "streaming": True}  # so that nothing else in the files can fail
+
+TrainingOutput = Annotated[Path, typer.Option(help="Folder to make; it appears when the run is complete.")]
+StartModel = Annotated[str | None, typer.Option(help="Folder or Hub name of a saved model to start from.")]
 
 FreshConfig = Annotated[
     Path | None,
-    typer.Option(
+    model_option(
         help="config.json of a fresh model; by default 256 dimensions, without dropout, for clm untied, for "
-        "contrastive without positions.",
-        rich_help_panel=MODEL,
+        "contrastive without positions."
     ),
 ]
 
@@ -37,8 +45,7 @@ def main() -> None:
 
 
 @app.command()
-@reads_texts
-@takes_options("ClmOptions")
+@reads_texts(options="ClmOptions")
 def clm(
     *,
     data: Data,
@@ -63,21 +70,20 @@ def clm(
 
     Example: gpt-embeddings train clm corpus.parquet --output zero-layer --epochs 3
     """
-    with _training(output, "train clm", [*data, *(held_out or ())], model, tokenizer, config):
-        from gpt_embeddings.training.clm import train_clm
-        from gpt_embeddings.training.options import ClmOptions
+    _check(output, "train clm", [*data, *(held_out or ())], model, tokenizer, config)
+    from gpt_embeddings.training.clm import train_clm
+    from gpt_embeddings.training.options import ClmOptions
 
-        checked = ClmOptions(**options)
-        fresh = {"n_positions": checked.max_length, "tie_word_embeddings": False}
-        network, tokens = _open("GPTEmbeddingsForCausalLM", model, tokenizer, config, checked.seed, fresh)
-        source = _load_texts(data, reading)
-        other = _load_texts(held_out, reading) if held_out else None
-        _run(train_clm, network, tokens, source, output, checked, held_out=other, data=data, reading=reading)
+    checked = ClmOptions(**options)
+    fresh = {"n_positions": checked.max_length, "tie_word_embeddings": False}
+    network, tokens = _open("GPTEmbeddingsForCausalLM", model, tokenizer, config, checked.seed, fresh)
+    source = reading.load(data, **TEXTS)
+    other = reading.load(held_out, **TEXTS) if held_out else None
+    _run(train_clm, network, tokens, source, output, checked, held_out=other, data=data, reading=reading)
 
 
 @app.command()
-@reads_texts
-@takes_options("DistilOptions")
+@reads_texts(options="DistilOptions")
 def distil(
     *,
     data: Annotated[
@@ -95,9 +101,7 @@ def distil(
         ),
     ],
     output: TrainingOutput,
-    tokenizer: Annotated[
-        str, typer.Option(help="Folder or Hub name; its ids are the rows of the table.", rich_help_panel=MODEL)
-    ] = GPT2,
+    tokenizer: Annotated[str, model_option(help="Folder or Hub name; its ids are the rows of the table.")] = GPT2,
     options: dict[str, Any],
     reading: ReadingOptions,
 ) -> None:
@@ -111,20 +115,19 @@ def distil(
 
     Example: gpt-embeddings train distil notes.txt --teacher sentence-transformers/all-MiniLM-L6-v2 --output meaning
     """
-    with _training(output, "train distil", data or [], teacher, tokenizer):
-        from gpt_embeddings.text.tokenizer import load_tokenizer
-        from gpt_embeddings.training.distillation import distil as train_distil
-        from gpt_embeddings.training.options import DistilOptions
+    _check(output, "train distil", data or [], teacher, tokenizer)
+    from gpt_embeddings.text.tokenizer import load_tokenizer
+    from gpt_embeddings.training.distillation import distil as train_distil
+    from gpt_embeddings.training.options import DistilOptions
 
-        checked = DistilOptions(**options)
-        source = _load_texts(data, reading) if data else None
-        tokens = load_tokenizer(tokenizer)
-        _run(train_distil, teacher, tokens, source, output, checked, data=data or [], reading=reading)
+    checked = DistilOptions(**options)
+    source = reading.load(data, **TEXTS) if data else None
+    tokens = load_tokenizer(tokenizer)
+    _run(train_distil, teacher, tokens, source, output, checked, data=data or [], reading=reading)
 
 
 @app.command()
-@reads_texts
-@takes_options("ContrastiveOptions")
+@reads_texts(options="ContrastiveOptions")
 def contrastive(
     *,
     data: Data,
@@ -148,20 +151,19 @@ def contrastive(
 
     Example: gpt-embeddings train contrastive faq.csv --columns question answer --model meaning --output answers
     """
-    with _training(output, "train contrastive", data, model, tokenizer, config):
-        from gpt_embeddings.training.contrastive import train_contrastive
-        from gpt_embeddings.training.options import ContrastiveOptions
+    _check(output, "train contrastive", data, model, tokenizer, config)
+    from gpt_embeddings.training.contrastive import train_contrastive
+    from gpt_embeddings.training.options import ContrastiveOptions
 
-        checked = ContrastiveOptions(**options)
-        fresh = {"position_embedding_type": "none"}
-        network, tokens = _open("GPTEmbeddingsModel", model, tokenizer, config, checked.seed, fresh)
-        source = _load_texts(data, reading, columns)
-        _run(train_contrastive, network, tokens, source, output, checked, columns=columns, data=data, reading=reading)
+    checked = ContrastiveOptions(**options)
+    fresh = {"position_embedding_type": "none"}
+    network, tokens = _open("GPTEmbeddingsModel", model, tokenizer, config, checked.seed, fresh)
+    source = reading.load(data, column=columns or reading.column, **TEXTS)
+    _run(train_contrastive, network, tokens, source, output, checked, columns=columns, data=data, reading=reading)
 
 
 @app.command()
-@reads_texts
-@takes_options("ClassesOptions")
+@reads_texts(options="ClassesOptions")
 def classes(
     *,
     data: Data,
@@ -169,16 +171,14 @@ def classes(
     output: TrainingOutput,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Folder or Hub name of a saved model to start from; by default the bundled English table.",
-        ),
+        typer.Option(help="Folder or Hub name of a saved model to start from; by default the bundled English table."),
     ] = None,
     tokenizer: Tokenizer = None,
     validation: Annotated[
         list[str] | None,
         typer.Option(
             help="Rows to evaluate on, in the format of DATA; may be repeated. By default one row in ten of each "
-            "class is held out, which is then not trained on.",
+            "class is held out, which is then not trained on."
         ),
     ] = None,
     options: dict[str, Any],
@@ -191,16 +191,16 @@ def classes(
 
     Example: gpt-embeddings train classes reviews.csv --label-column stars --output reviews
     """
-    with _training(output, "train classes", [*data, *(validation or ())], model, tokenizer):
-        from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-        from gpt_embeddings.training.classification import train_classes
-        from gpt_embeddings.training.options import ClassesOptions
+    _check(output, "train classes", [*data, *(validation or ())], model, tokenizer)
+    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+    from gpt_embeddings.training.classification import train_classes
+    from gpt_embeddings.training.options import ClassesOptions
 
-        checked = ClassesOptions(**options)
-        network, tokens = load_model_and_tokenizer(model, tokenizer)
-        source, other = reading.load(data), reading.load(validation) if validation else None
-        more: dict[str, Any] = {"label_column": label_column, "validation": other}
-        _run(train_classes, network, tokens, source, output, checked, data=data, reading=reading, **more)
+    checked = ClassesOptions(**options)
+    network, tokens = load_model_and_tokenizer(model, tokenizer)
+    source, other = reading.load(data), reading.load(validation) if validation else None
+    more: dict[str, Any] = {"label_column": label_column, "validation": other}
+    _run(train_classes, network, tokens, source, output, checked, data=data, reading=reading, **more)
 
 
 @app.command()
@@ -221,48 +221,36 @@ def weights(
 
     Example: gpt-embeddings train weights wte-of-gpt2 corpus.parquet --output weighted
     """
-    with _training(output, "train weights", data, model, tokenizer):
-        from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-        from gpt_embeddings.training.token_weights import train_token_weights
+    _check(output, "train weights", data, model, tokenizer)
+    from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+    from gpt_embeddings.training.token_weights import train_token_weights
 
-        network, tokens = load_model_and_tokenizer(model, tokenizer)
-        source, name = _load_texts(data, reading), Path(model).name
-        _run(train_token_weights, network, tokens, source, output, a=a, model_name=name, data=data, reading=reading)
+    network, tokens = load_model_and_tokenizer(model, tokenizer)
+    source, name = reading.load(data, **TEXTS), Path(model).name
+    _run(train_token_weights, network, tokens, source, output, a=a, model_name=name, data=data, reading=reading)
 
 
-@contextmanager
-def _training(
+def _check(
     output: Path,
     kind: str,
     data: list[str],
     model: str | None = None,
     tokenizer: str | None = None,
     config: Path | None = None,
-) -> Iterator[None]:
-    """Refuse missing files before anything is imported, and an output that exists; errors and Ctrl-C are messages."""
-    with errors_as_messages():
-        if model is not None and config is not None:
-            raise ValueError("Give `--model` for a saved model, or `--config` for a random one, not both.")
-        check_inputs(data)
-        check_names(model, tokenizer)
-        load_libraries()
+) -> None:
+    """Refuse missing files before anything is imported, and an output that exists."""
+    if model is not None and config is not None:
+        raise ValueError("Give `--model` for a saved model, or `--config` for a random one, not both.")
+    check_inputs(data)
+    check_names(model, tokenizer)
+    load_libraries()
 
-        from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar
 
-        from gpt_embeddings.outputs import check_output
+    from gpt_embeddings.outputs import check_output
 
-        check_output(output, kind)
-        disable_progress_bar()  # transformers shows one per saved file
-        try:
-            yield
-        except KeyboardInterrupt:
-            typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
-            raise typer.Exit(130) from None
-
-
-def _load_texts(data: list[str], reading: ReadingOptions, columns: tuple[str, str] | None = None) -> "IterableDataset":
-    """Load the columns of texts alone, so that nothing else in the files can fail."""
-    return reading.load(data, column=columns or reading.column, texts_only=True, streaming=True)
+    check_output(output, kind)
+    disable_progress_bar()  # transformers shows one per saved file
 
 
 def _open(
@@ -294,6 +282,11 @@ def _run(
 ) -> None:
     """Train, and print the metadata."""
     names = ", ".join(Path(name).name for name in data)
-    for name, value in train(*arguments, column=reading.column, data_name=names, **more).items():
+    try:
+        metadata = train(*arguments, column=reading.column, data_name=names, **more)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
+        raise typer.Exit(130) from None
+    for name, value in metadata.items():
         typer.echo(f"{name}: {value}")
     typer.echo(f"Result: {arguments[3].absolute()}")

@@ -1,16 +1,16 @@
 """`gpt-embeddings windows`: a text corpus in, a dataset of training windows out."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import errors_as_messages, load_libraries
-from gpt_embeddings_cli.options import MODEL
-from gpt_embeddings_cli.reading import Inputs, ReadingOptions, check_inputs, check_names, reads_texts
+from gpt_embeddings_cli.common import load_libraries
+from gpt_embeddings_cli.options import Inputs, ReadingOptions, check_inputs, check_names, model_option, reads_texts
 
 
-CUTTING = "Cutting"
+cutting_option = partial(typer.Option, rich_help_panel="Cutting")
 
 
 @reads_texts
@@ -20,45 +20,30 @@ def windows(
     output: Annotated[Path | None, typer.Option(help="Folder for the result, for datasets.load_from_disk.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens per window.", min=1)] = 1024,
     stride: Annotated[
-        int | None,
-        typer.Option(help="Tokens between window starts; by default --max-length.", rich_help_panel=CUTTING),
+        int | None, cutting_option(help="Tokens between window starts; by default --max-length.")
     ] = None,
     packing: Annotated[
         Literal["stream", "document"],
-        typer.Option(
-            help="stream: windows run across documents; document: each is cut by itself.", rich_help_panel=CUTTING
-        ),
+        cutting_option(help="stream: windows run across documents; document: each is cut by itself."),
     ] = "stream",
     tail: Annotated[
         Literal["pad", "drop"],
-        typer.Option(
-            help="Pad the last window if it is not full (targets -100), or drop it.", rich_help_panel=CUTTING
-        ),
+        cutting_option(help="Pad the last window if it is not full (targets -100), or drop it."),
     ] = "pad",
     weight: Annotated[
         list[float] | None,
-        typer.Option(
-            help="Share of the windows that comes from each INPUT; once for each, in their order.",
-            rich_help_panel=CUTTING,
-        ),
+        cutting_option(help="Share of the windows that comes from each INPUT; once for each, in their order."),
     ] = None,
     stopping_strategy: Annotated[
         Literal["first_exhausted", "all_exhausted"],
-        typer.Option(
-            help="With --weight: stop when one INPUT ends, or start those that end again until all have ended.",
-            rich_help_panel=CUTTING,
+        cutting_option(
+            help="With --weight: stop when one INPUT ends, or start those that end again until all have ended."
         ),
     ] = "first_exhausted",
-    tokenizer: Annotated[
-        str, typer.Option(help="Folder or Hub name.", rich_help_panel=MODEL)
-    ] = "openai-community/gpt2",
+    tokenizer: Annotated[str, model_option(help="Folder or Hub name.")] = "openai-community/gpt2",
     n_positions: Annotated[
         int | None,
-        typer.Option(
-            help="Positions of the model, the limit of --max-length; by default the tokenizer's.",
-            min=1,
-            rich_help_panel=MODEL,
-        ),
+        model_option(help="Positions of the model, the limit of --max-length; by default the tokenizer's.", min=1),
     ] = None,
     reading: ReadingOptions,
     dry_run: Annotated[
@@ -73,40 +58,37 @@ def windows(
 
     Example: gpt-embeddings windows corpus-*.parquet --output windows --max-length 1024
     """
-    with errors_as_messages():
-        if (output is None) != dry_run:
-            raise ValueError("Use `--output FOLDER` to write windows, or `--dry-run` to count them.")
-        if weight and len(weight) != len(inputs):
-            raise ValueError(
-                f"`--weight` is given {len(weight)} times for {len(inputs)} inputs; give it once for each."
-            )
-        check_inputs(inputs)
-        check_names(tokenizer)
+    if (output is None) != dry_run:
+        raise ValueError("Use `--output FOLDER` to write windows, or `--dry-run` to count them.")
+    if weight and len(weight) != len(inputs):
+        raise ValueError(f"`--weight` is given {len(weight)} times for {len(inputs)} inputs; give it once for each.")
+    check_inputs(inputs)
+    check_names(tokenizer)
 
-        load_libraries()
-        from gpt_embeddings.outputs import check_output
-        from gpt_embeddings.text.tokenizer import load_tokenizer
-        from gpt_embeddings.windows.token_windows import TokenWindows
+    load_libraries()
+    from gpt_embeddings.outputs import check_output
+    from gpt_embeddings.text.tokenizer import load_tokenizer
+    from gpt_embeddings.windows.token_windows import TokenWindows
 
-        if output is not None:
-            check_output(output, "windows")
-        corpora = [[name] for name in inputs] if weight else [inputs]
-        sources = [reading.load(names, texts_only=True, streaming=True) for names in corpora]
-        token_windows = TokenWindows(
-            sources if weight else sources[0],
-            load_tokenizer(tokenizer, model_max_length=n_positions),
-            max_length,
-            stride,
-            packing=packing,
-            tail=tail,
-            column=reading.column,
-            weights=weight or None,
-            stopping_strategy=stopping_strategy,
-        )
-        if output is None:
-            documents, tokens, n_windows = token_windows.count()
-            typer.echo(f"{documents} documents, {tokens} tokens, {n_windows} windows of {max_length}.")
-            return
-        stored = token_windows.to_dataset(output)
-        typer.echo(f"{stored.num_rows} windows of {max_length}.")
-        typer.echo(f"Result: {output.absolute()}")
+    if output is not None:
+        check_output(output, "windows")
+    corpora = [[name] for name in inputs] if weight else [inputs]
+    sources = [reading.load(names, texts_only=True, streaming=True) for names in corpora]
+    token_windows = TokenWindows(
+        sources if weight else sources[0],
+        load_tokenizer(tokenizer, model_max_length=n_positions),
+        max_length,
+        stride,
+        packing=packing,
+        tail=tail,
+        column=reading.column,
+        weights=weight or None,
+        stopping_strategy=stopping_strategy,
+    )
+    if output is None:
+        documents, tokens, n_windows = token_windows.count()
+        typer.echo(f"{documents} documents, {tokens} tokens, {n_windows} windows of {max_length}.")
+        return
+    stored = token_windows.to_dataset(output)
+    typer.echo(f"{stored.num_rows} windows of {max_length}.")
+    typer.echo(f"Result: {output.absolute()}")

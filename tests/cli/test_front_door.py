@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpt_embeddings_cli import common
-from gpt_embeddings_cli.reading import check_inputs, check_names
+from gpt_embeddings_cli.options import check_inputs, check_names
 
 
 STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
