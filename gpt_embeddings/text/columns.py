@@ -27,13 +27,6 @@ def check_column(names: Iterable[str], column: str, option: str = "column") -> N
         )
 
 
-def plain_table(table: pa.Table) -> pa.Table:
-    """Return a table without Arrow's views and dictionaries, which few functions accept; metadata are kept."""
-    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
-    schema = pa.schema(fields, table.schema.metadata)
-    return table if schema.equals(table.schema) else table.cast(schema)
-
-
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type that holds the same values without views, dictionaries and runs.
 
@@ -57,19 +50,9 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def is_text_type(kind: pa.DataType) -> bool:
-    """Return whether a column of a plain type can hold texts."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
-
-
 def types_message(column: str, one: Any, other: Any) -> str:
     """Say that a column cannot be one, and what to do."""
     return f"Column {column!r} holds {one} and, further on, {other}, which have no common type. Give it one, {ALONE}."
-
-
-def same_types(one: pa.Schema, other: pa.Schema) -> bool:
-    """Return whether two schemas have the same columns of the same types, whatever their metadata."""
-    return one.names == other.names and one.types == other.types
 
 
 def same_rows(one: pa.Table, other: pa.Table) -> bool:
@@ -114,8 +97,8 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
 
 def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """Cast rows to a schema; missing columns become null. `name` is that of the file, for messages."""
-    if same_types(table.schema, schema):
-        return table.cast(schema) if table.schema.metadata != schema.metadata else table
+    if table.schema.equals(schema):  # but for its metadata
+        return table.cast(schema)
     for column in table.column_names:
         found = table.schema.field(column).type
         if column not in schema.names:
@@ -126,11 +109,10 @@ def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
         wanted = schema.field(column).type
         if join_types(wanted, found) != wanted:
             raise ValueError(f"{name}: {types_message(column, wanted, found)}")
-    missing = [column for column in schema.names if column not in table.column_names]
-    for column in missing:
-        table = table.append_column(column, pa.nulls(table.num_rows))
     columns = []
     for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field.name, pa.nulls(table.num_rows))
         try:
             columns.append(table_cast(table.select([field.name]), pa.schema([field])).column(0))
         except pa.ArrowInvalid as error:
@@ -169,10 +151,7 @@ def check_texts(dataset: Dataset | IterableDataset, column: str) -> None:
     """Refuse a dataset without a column of strings, if its columns are known before it is read."""
     if dataset.column_names is None or dataset.features is None:
         return  # known when the first rows are read
-    check_column(dataset.column_names, column)
-    feature = dataset.features[column]
-    if not is_text_type(plain_type(storage_of(feature))):
-        raise NotStringsError(f"Column {column!r} must hold strings, it holds {feature}.")
+    take_column(dataset.features.arrow_schema.empty_table(), column)
 
 
 def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
@@ -180,9 +159,10 @@ def take_column(batch: pa.Table, column: str) -> pa.ChunkedArray:
     check_column(batch.column_names, column)
     texts = batch[column]
     kind = plain_type(texts.type)
-    if not is_text_type(kind):
+    if pa.types.is_null(kind):
+        kind = pa.string()
+    if kind not in (pa.string(), pa.large_string()):
         raise NotStringsError(f"Column {column!r} must hold strings, it holds {texts.type}.")
-    kind = pa.string() if pa.types.is_null(kind) else kind
     return texts if kind == texts.type else texts.cast(kind)
 
 

@@ -25,13 +25,7 @@ import pyarrow.csv as pac
 import pyarrow.parquet as pq
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
-from gpt_embeddings.text.columns import (
-    ALONE,
-    as_numbers,
-    check_column,
-    is_text_type,
-    plain_table,
-)
+from gpt_embeddings.text.columns import ALONE, as_numbers, check_column, plain_type, take_column
 from gpt_embeddings.text.discovery import display_name, open_bytes, open_seekable, suffix_of
 
 
@@ -48,6 +42,7 @@ SAMPLE_BYTES = 2**18  # of a file, read to learn its columns
 BLOCK_ROWS = 2**13  # of Parquet
 LARGEST_FIELD = 2**28  # characters of a CSV field, and bytes of a row
 
+UTF_8 = ("utf-8", "utf8")
 READING_ERRORS = (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, zlib.error, lzma.LZMAError)
 
 Blocks: TypeAlias = Iterator[pa.Table]
@@ -68,20 +63,53 @@ def read_tables(
     path: str, options: ReadOptions, schema: pa.Schema | None = None, *, size: int = BLOCK_BYTES
 ) -> Blocks:
     """Read a file in blocks of `size` bytes, with the types of the schema if the values have them, else their own."""
-    tables = READERS[options.format](path, options, schema, size)
+    tables = READERS[options.format](path, options, size)
     while True:
         # `yield` stays outside: in a generator that is closed at exit, the names of these exceptions may be gone.
         try:
             table = next(tables, None)
             if table is not None:
-                table = _check_texts(table, options)
+                table = _check_table(table, options, schema)
         except ColumnError as error:
             raise type(error)(f"{display_name(path)}: {error}") from error
         except READING_ERRORS as error:
-            raise UnreadableFileError(f"{display_name(path)} could not be read: {_advice(error, options)}") from error
+            reason = str(error) or type(error).__name__
+            if isinstance(error, UnicodeError) and options.encoding.lower() not in UTF_8:
+                reason = f"it is not in the encoding {options.encoding!r} ({error})."
+            raise UnreadableFileError(f"{display_name(path)} could not be read: {reason}") from error
         if table is None:
             return
         yield table
+
+
+def _check_table(table: pa.Table, options: ReadOptions, schema: pa.Schema | None) -> pa.Table:
+    """Return the columns to read, or refuse a block in which a column of texts is missing or holds something else."""
+    for name in options.texts:
+        check_column(table.column_names, name)
+    if options.texts_only:
+        table = table.select([i for i, name in enumerate(table.column_names) if name in options.texts])
+    names = table.column_names
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two columns have the name {min(twice)!r}. Rename one, {ALONE}.")
+    # Without Arrow's views and dictionaries, which few functions accept.
+    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
+    table = table.cast(pa.schema(fields, table.schema.metadata))
+    for name in options.texts:
+        take_column(table, name)
+        if options.format in ("parquet", "arrow"):  # which hold bytes that nobody has looked at
+            try:
+                table[name].validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"a row is not valid UTF-8 ({error}).") from error
+    if options.format in ("csv", "tsv"):
+        known = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
+        for i, name in enumerate(names):
+            if name not in options.texts:
+                numbers = as_numbers(table[i].combine_chunks())
+                # With another type than in the blocks before, values would lose their spelling: "1" would be 1.0.
+                if pa.null() in (numbers.type, before := known.get(name, pa.null())) or numbers.type == before:
+                    table = table.set_column(i, name, numbers)
+    return table
 
 
 def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
@@ -99,36 +127,9 @@ def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
     return schema
 
 
-def _check_texts(table: pa.Table, options: ReadOptions) -> pa.Table:
-    """Return the columns to read, or refuse a block in which a column of texts is missing or holds something else."""
-    for name in options.texts:
-        check_column(table.column_names, name)
-    if options.texts_only:
-        table = table.select([i for i, name in enumerate(table.column_names) if name in options.texts])
-    names = table.column_names
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two columns have the name {min(twice)!r}. Rename one, {ALONE}.")
-    table = plain_table(table)
-    for name in options.texts:
-        if not is_text_type(table[name].type):
-            raise NotStringsError(f"Column {name!r} must hold strings, it holds {table[name].type}.")
-        if options.format in ("parquet", "arrow"):  # which hold bytes that nobody has looked at
-            try:
-                table[name].validate(full=True)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"a row is not valid UTF-8 ({error}).") from error
-    return table
-
-
-def _advice(error: Exception, options: ReadOptions) -> str:
-    if isinstance(error, UnicodeError) and options.encoding.lower() not in ("utf-8", "utf8"):
-        return f"it is not in the encoding {options.encoding!r} ({error})."
-    return str(error) or type(error).__name__
-
-
 def _blocks(path: str, encoding: str, size: int) -> Iterator[bytes]:
     """Yield a file as UTF-8 in blocks of whole lines, without its byte-order mark."""
-    utf_8 = encoding.lower() in ("utf-8", "utf8")
+    utf_8 = encoding.lower() in UTF_8
     decoder = codecs.getincrementaldecoder("utf-8" if utf_8 else encoding)()
     rest: list[bytes] = []
     begun, line = False, 1
@@ -143,24 +144,20 @@ def _blocks(path: str, encoding: str, size: int) -> Iterator[bytes]:
             cut = chunk.rfind(b"\n") + 1 if following else len(chunk)
             if cut or not following:
                 block = b"".join([*rest, chunk[:cut]])
-                yield _check_utf_8(block, line)
+                try:
+                    block.decode()
+                except UnicodeDecodeError as error:
+                    line += block.count(b"\n", 0, error.start)
+                    utf_16 = block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+                    raise ValueError(
+                        f"line {line} is not valid UTF-8 (byte {block[error.start]:#04x}). Give the encoding of the "
+                        f"file, such as `--encoding {'utf-16' if utf_16 else 'cp1252'}` (`encoding=` in Python)."
+                    ) from error
+                yield block
                 line += block.count(b"\n")
                 rest = []
             rest.append(chunk[cut:])
             chunk = following
-
-
-def _check_utf_8(block: bytes, line: int) -> bytes:
-    try:
-        block.decode()
-    except UnicodeDecodeError as error:
-        line += block.count(b"\n", 0, error.start)
-        name = "utf-16" if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "cp1252"
-        raise ValueError(
-            f"line {line} is not valid UTF-8 (byte {block[error.start]:#04x}). Give the encoding of the file, "
-            f"such as `--encoding {name}` (`encoding=` in Python)."
-        ) from error
-    return block
 
 
 def _one_string(block: bytes) -> pa.Array:
@@ -170,7 +167,7 @@ def _one_string(block: bytes) -> pa.Array:
     return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(block))
 
 
-def _text(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+def _text(path: str, options: ReadOptions, size: int) -> Blocks:
     blocks = (
         block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
         for block in _blocks(path, options.encoding, size)
@@ -212,42 +209,29 @@ def _between(blocks: Iterator[bytes], sample_by: str, size: int) -> Iterator[pa.
     yield split(b"".join([*parts, edge, edge]))
 
 
-class _Stream(io.RawIOBase):
+class _Stream:
     """Blocks of bytes as a file, with a count of the quotes that went by."""
+
+    closed = False
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks, self._rest, self.quotes = blocks, b"", 0
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         if not self._rest:
             self._rest = next(self._blocks, b"")
             self.quotes += self._rest.count(b'"')
-        size = len(self._rest) if size < 0 else size
         given, self._rest = self._rest[:size], self._rest[size:]
         return given
 
+    def close(self) -> None:
+        self.closed = True
 
-def _csv(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
-    """Read CSV by RFC 4180, or TSV, which has no quotes. Only an empty field is missing."""
+
+def _csv(path: str, options: ReadOptions, size: int) -> Blocks:
+    """Read CSV by RFC 4180, or TSV, which has no quotes, as texts. Only an empty field is missing."""
     header = next(_csv_rows(path, options, SAMPLE_BYTES), [])
     names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
-    known = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
-    for texts in _csv_texts(path, options, size, header) if names else ():
-        table = _check_texts(texts.rename_columns(names), options)
-        for i, name in enumerate(table.column_names):
-            if name not in options.texts:
-                numbers = as_numbers(table[i].combine_chunks())
-                # With another type than in the blocks before, values would lose their spelling: "1" would be 1.0.
-                if pa.null() in (numbers.type, before := known.get(name, pa.null())) or numbers.type == before:
-                    table = table.set_column(i, name, numbers)
-        yield table
-
-
-def _csv_texts(path: str, options: ReadOptions, size: int, header: list[str]) -> Blocks:
-    """Yield blocks of fields as texts; a row that is longer than a block is read again in larger blocks."""
     tsv, n_rows = options.format == "tsv", 0
     parse = pac.ParseOptions(
         delimiter="\t" if tsv else ",", quote_char=False if tsv else '"', newlines_in_values=not tsv
@@ -258,7 +242,7 @@ def _csv_texts(path: str, options: ReadOptions, size: int, header: list[str]) ->
         strings_can_be_null=True,
     )
     batches: Any = None
-    while True:
+    while names:
         try:
             if batches is None:
                 stream, skipped = _Stream(_blocks(path, options.encoding, size)), n_rows
@@ -268,16 +252,16 @@ def _csv_texts(path: str, options: ReadOptions, size: int, header: list[str]) ->
             if "straddling" not in str(error) or size >= LARGEST_FIELD:
                 deque(_csv_rows(path, options, size), maxlen=0)  # raises an error that names the line
                 raise
-            batches, size = None, size * 8
+            batches, size = None, size * 8  # a row that is longer than a block is read again in larger blocks
             continue
         if batch is None:
-            break
+            if not tsv and stream.quotes % 2:  # Arrow takes all that follows an open quote for one field
+                deque(_csv_rows(path, options, size), maxlen=0)
+            return
         rest = batch.slice(skipped)  # outside of `try`, as in `read_tables`
         skipped -= min(skipped, len(batch))
         n_rows += len(rest)
-        yield pa.Table.from_batches([rest])
-    if not tsv and stream.quotes % 2:  # Arrow takes all that follows an open quote for one field
-        deque(_csv_rows(path, options, size), maxlen=0)
+        yield pa.Table.from_batches([rest]).rename_columns(names)
 
 
 def _csv_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[str]]:
@@ -308,7 +292,7 @@ def _csv_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[str]]
             yield row
 
 
-def _json(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+def _json(path: str, options: ReadOptions, size: int) -> Blocks:
     """Read JSON lines, or one JSON list of objects or texts."""
     keys: dict[str, None] = {}
     for rows in _json_rows(path, options, size):
@@ -322,10 +306,12 @@ def _json(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) 
 
 
 def _json_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects of a file block by block, or all at once if it is one list or object."""
+    """Yield the objects of a file block by block, or at once if it is one list, or one object over several lines."""
     line, blocks = 1, _blocks(path, options.encoding, size)
     for block in blocks:
-        if line == 1 and _is_one_value(block, path):
+        first = block.lstrip().split(b"\n", 1)[0].rstrip()
+        over_lines = suffix_of(path) == ".json" and first.startswith(b"{") and not first.endswith(b"}")
+        if line == 1 and (first.startswith(b"[") or over_lines):
             value = json.loads(block + b"".join(blocks))
             rows = value if isinstance(value, list) else [value]
             rows = [{options.texts[0]: row} if isinstance(row, str) else row for row in rows]
@@ -338,29 +324,17 @@ def _json_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[dict
         except (ValueError, RecursionError):
             rows = []
         if len(rows) != len(texts) or set(map(type, rows)) != {dict}:
-            rows = [_parse_line(text, line + i) for i, text in enumerate(lines) if text.strip()]
+            rows = []
+            for i, text in enumerate(lines, line):
+                if not text.strip():
+                    continue
+                try:
+                    value = json.loads(text)
+                except (ValueError, RecursionError) as error:  # also an integer too long for Python, lists too deep
+                    raise ValueError(f"line {i} is not JSON that Python reads ({error}).") from None
+                rows.append(_check_object(value, f"line {i}"))
         yield rows
         line += len(lines) - 1
-
-
-def _is_one_value(block: bytes, path: str) -> bool:
-    """Return whether a file is one list, or one object over several lines."""
-    block = block.lstrip()
-    if block.startswith(b"["):
-        return True
-    try:
-        json.loads(block.split(b"\n", 1)[0])
-    except ValueError:
-        return suffix_of(path) == ".json" and block.startswith(b"{")
-    return False
-
-
-def _parse_line(text: str, line: int) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # among them an integer too long for Python, and lists too deep
-        raise ValueError(f"line {line} is not JSON that Python reads ({error}).") from None
-    return _check_object(value, f"line {line}")
 
 
 def _check_object(value: Any, name: str) -> dict[str, Any]:
@@ -386,7 +360,7 @@ def _json_column(name: str, values: list[Any], options: ReadOptions) -> pa.Array
         raise ValueError(f"column {name!r}: {error}. Give it one type, {ALONE}.") from error
 
 
-def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+def _parquet(path: str, options: ReadOptions, size: int) -> Blocks:
     with open_seekable(path) as handle:
         file = pq.ParquetFile(handle)
         if not file.metadata.num_rows:
@@ -400,7 +374,7 @@ def _parquet(path: str, options: ReadOptions, schema: pa.Schema | None, size: in
             yield pa.Table.from_batches([batch])
 
 
-def _arrow(path: str, options: ReadOptions, schema: pa.Schema | None, size: int) -> Blocks:
+def _arrow(path: str, options: ReadOptions, size: int) -> Blocks:
     """Read an Arrow file, or an Arrow stream, which is what `datasets` writes."""
     with open_seekable(path) as handle:
         try:

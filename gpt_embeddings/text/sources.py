@@ -34,7 +34,6 @@ from gpt_embeddings.text.columns import (
     check_texts,
     fit_table,
     join_types,
-    same_types,
     storage_of,
     take_column,
     types_message,
@@ -175,7 +174,7 @@ class _FilesBuilder(ArrowBasedBuilder):
             for j, table in enumerate(read_tables(path, self.options, self.schema)):
                 if not table.num_rows:
                     continue
-                if not self.streaming and not same_types(table.schema, self.schema):
+                if not self.streaming and not table.schema.equals(self.schema):
                     wider = _join_schemas([("the files before", self.schema), (path, table.schema)], self.options)
                     if not wider.equals(self.schema):
                         raise _Wider(wider)
@@ -196,32 +195,28 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions
     Columns that had only nulls so far become columns of strings if they hold texts, or if the schema is final.
     """
     features: dict[str, Any] = {}
+    types: dict[str, pa.DataType] = {}
     for path, schema in schemas:
-        for name, feature in _features_of(path, schema).items():
-            one, other = (storage_of(f) if f is not None else pa.null() for f in (features.get(name), feature))
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            try:
+                feature = Features.from_arrow_schema(pa.schema([schema.field(name)], schema.metadata))[name]
+            except ValueError as error:
+                raise ValueError(
+                    f"{display_name(path)}: column {name!r} is of the type {kind}, which `datasets` does not have. "
+                    f"Leave the column out, {ALONE}."
+                ) from error
+            one, other = types.get(name, pa.null()), storage_of(feature)
             joined = join_types(one, other, as_texts=options.format in ("csv", "tsv"))
             if joined is None:
                 raise ValueError(f"{display_name(path)}: {types_message(name, one, other)}")
             if joined != one or name not in features:
                 fields = pa.schema([(name, joined)])
+                types[name] = joined
                 features[name] = feature if joined == other else Features.from_arrow_schema(fields)[name]
-    for name, feature in features.items():
-        if (final or name in options.texts) and pa.types.is_null(storage_of(feature)):
+    for name, kind in types.items():
+        if (final or name in options.texts) and pa.types.is_null(kind):
             features[name] = Value("string")
     return Features(features).arrow_schema
-
-
-def _features_of(path: str, schema: pa.Schema) -> dict[str, Any]:
-    features: dict[str, Any] = {}
-    for field in schema:
-        try:
-            features.update(Features.from_arrow_schema(pa.schema([field], schema.metadata)))
-        except ValueError as error:
-            raise ValueError(
-                f"{display_name(path)}: column {field.name!r} is of the type {field.type}, which `datasets` does "
-                f"not have. Leave the column out, {ALONE}."
-            ) from error
-    return features
 
 
 def read_blocks(
@@ -233,50 +228,47 @@ def read_blocks(
     its own types. Here the types of a block are joined. `columns` are columns of texts to read alone, as plain
     strings; None reads all columns as they are.
     """
-    blocks: Iterator[list[pa.Table]]
-    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
-        blocks = ([_as_table(batch, columns)] for batch in dataset.iter(batch_size=rows))
-    elif isinstance(dataset, Dataset) or _has_one_schema(dataset):
-        blocks = ([table] for table in _in_arrow_format(dataset).iter(batch_size=rows))
-    else:
-        single = _in_arrow_format(dataset).iter(batch_size=1)
+    # A stream that is in Arrow's format already is the one whose state its owner saves.
+    formatting: Any = getattr(dataset, "_formatting", None)
+    in_arrow = formatting is not None and formatting.format_type == "arrow"
+    tables: Any = dataset if in_arrow else dataset.with_format("arrow")
+    blocks: Iterator[list[Any]] = ([table] for table in tables.iter(batch_size=rows))
+    if has_transform(dataset):
+        blocks = ([batch] for batch in dataset.iter(batch_size=rows))
+    elif isinstance(dataset, IterableDataset) and not _has_one_schema(dataset):
+        single = tables.iter(batch_size=1)
         blocks = iter(lambda: list(islice(single, rows)), [])
-    for tables in blocks:
+    for block in blocks:
+        if has_transform(dataset):
+            # If possible without other columns, which may hold anything.
+            shown = block[0]
+            names = columns if columns is not None and all(name in shown for name in columns) else list(shown)
+            block = [pa.table({name: list(shown[name]) for name in names})]
         if columns is not None:
-            tables = [pa.table({name: take_column(table, name) for name in columns}) for table in tables]
-        yield _join_tables(tables)
+            block = [pa.table({name: take_column(table, name) for name in columns}) for table in block]
+        try:
+            if len(block) > 1:
+                joined = pa.concat_tables(block, promote_options="permissive")
+                block = [joined.combine_chunks()]  # else a chunk for each row
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            for name in block[0].column_names:
+                kinds = [table.schema.field(name).type for table in block if name in table.column_names]
+                for kind in kinds:
+                    if join_types(kinds[0], kind) is None:
+                        raise ValueError(types_message(name, kinds[0], kind)) from None
+            raise
+        yield block[0]
 
 
-def _in_arrow_format(dataset: Any) -> Any:
-    """Return a dataset in the format "arrow"; a stream that has it already is the one whose state its owner saves."""
-    formatting = getattr(dataset, "_formatting", None)
-    return dataset if formatting is not None and formatting.format_type == "arrow" else dataset.with_format("arrow")
-
-
-def _as_table(batch: Any, columns: Sequence[str] | None) -> pa.Table:
-    """Return the rows that a transform shows, if possible without other columns, which may hold anything."""
-    names = columns if columns is not None and all(name in batch for name in columns) else list(batch)
-    return pa.table({name: list(batch[name]) for name in names})
+def has_transform(dataset: Any) -> bool:
+    """Return whether a dataset shows its rows through a function (`with_transform`, `set_transform`)."""
+    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
 
 
 def _has_one_schema(dataset: IterableDataset) -> bool:
     steps = list(steps_of(dataset._ex_iterable))
     plain = dataset.features is not None and dataset._distributed is None and steps[0].iter_arrow is not None
     return plain and not any(hasattr(step, "ex_iterables") for step in steps)
-
-
-def _join_tables(tables: list[pa.Table]) -> pa.Table:
-    try:
-        if len(tables) == 1:
-            return tables[0]
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()  # else a chunk for each row
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        for name in tables[0].column_names:
-            kinds = [table.schema.field(name).type for table in tables if name in table.column_names]
-            for kind in kinds:
-                if join_types(kinds[0], kind) is None:
-                    raise ValueError(types_message(name, kinds[0], kind)) from None
-        raise
 
 
 def steps_of(source: Any) -> Iterator[Any]:

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.text.columns import check_texts
-from gpt_embeddings.text.sources import steps_of
+from gpt_embeddings.text.sources import has_transform, steps_of
 from gpt_embeddings.text.tokenizer import tokenizer_digest
-from gpt_embeddings.windows.documents import Documents, has_transform, log_texts, partition, take_texts
+from gpt_embeddings.windows.documents import Documents, log_texts, partition, take_texts
 from gpt_embeddings.windows.packing import WindowSpec
 from gpt_embeddings.windows.streams import BufferedStream, TokenBuffer, TokenStream
 

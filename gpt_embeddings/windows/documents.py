@@ -173,11 +173,6 @@ def shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[Any]:
     return order
 
 
-def has_transform(dataset: Any) -> bool:
-    """Return whether a dataset shows its rows through a function (`with_transform`, `set_transform`)."""
-    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
-
-
 def take_texts(
     corpus: Dataset | Sequence[str], column: str, rows: slice | npt.NDArray[Any]
 ) -> pa.Array | pa.ChunkedArray:
