@@ -1,21 +1,22 @@
 """Windows in loaders: persistent workers, torchdata, accelerate, several processes, and lengths."""
 
 import copy
+import itertools
 import json
+import os
 import pickle
-from pathlib import Path
+import socket
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, gather_object
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import Trainer, TrainingArguments
-from two_processes import run_two
-from windows_reference import TOKENIZER, plain, words
+from windows_reference import TOKENIZER, Lines, joined, plain, words
 
 import gpt_embeddings.windows.corpus
 from gpt_embeddings import TokenWindows, WindowCollator
@@ -23,7 +24,6 @@ from gpt_embeddings.text import encoding
 from gpt_embeddings.text.tokenizer import remember
 
 
-ROOT = Path(__file__).parents[2]
 # torchdata 0.11 under torch 2.13
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
@@ -31,28 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 def some_windows(**options):
     dataset = Dataset.from_dict({"text": words(60)})
     return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": True, "num_streams": 2, **options})
-
-
-class Watched(torch.nn.Module):
-    """As little of a model as Trainer takes, which keeps the ids it is given."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), []
-
-    def forward(self, input_ids, **inputs):
-        self.seen.append(input_ids.tolist())
-        return {"loss": self.weight.sum()}
-
-
-def train(model, windows, folder, **options):
-    arguments = TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=8, remove_unused_columns=False, report_to="none",
-        use_cpu=True, save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, **options,
-    )  # fmt: skip
-    trainer = Trainer(model, arguments, data_collator=WindowCollator(), train_dataset=windows)
-    trainer.train()
-    return trainer
 
 
 @pytest.mark.slow
@@ -147,15 +125,19 @@ class TestEndOfEpoch:
             windows = some_windows()
             return windows, StatefulDataLoader(windows, batch_size=4, num_workers=num_workers)
 
-        windows, stopped = loader()
-        first, state = plain(stopped), stopped.state_dict()
+        windows, whole = loader()
+        first = plain(whole)
         windows.set_epoch(1)
-        second = plain(stopped)
-        windows, resumed = loader()
-        if set_epoch == "before":
-            windows.set_epoch(1)
-        resumed.load_state_dict(state)
-        assert plain(resumed) == second != first
+        second = plain(whole)
+        assert sorted(joined(first)) == sorted(joined(plain(some_windows().dataloader(4))))
+        for n in (1, len(first) - 1, None):
+            _, stopped = loader()
+            assert plain(itertools.islice(stopped, n)) == first[:n]
+            windows, resumed = loader()
+            if n is None and set_epoch == "before":
+                windows.set_epoch(1)
+            resumed.load_state_dict(stopped.state_dict())
+            assert plain(resumed) == (first[n:] if n else second) != first
 
     @pytest.mark.slow
     @pytest.mark.parametrize("ours", [True, False])
@@ -232,48 +214,44 @@ class TestAccelerate:
             list(loader)
 
 
+def share(rank, store):
+    """What each of two processes does, as under `torchrun --nproc-per-node 2`."""
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GLOO_SOCKET_IFNAME": loopback}
+    os.environ.update({name: str(value) for name, value in group.items()})
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+
+    def rows(loader):
+        return [tuple(row) for batch in loader for row in batch["input_ids"].tolist()]
+
+    def loader(drop_last, **options):
+        return TokenWindows(words(60), TOKENIZER, 8, shuffle=True, **options).dataloader(4, drop_last=drop_last)
+
+    for options in ({"num_streams": 1, "drop_last": False}, {"num_streams": 3, "drop_last": True}):
+        wanted = rows(loader(**options))
+        for dispatch, split in itertools.product((None, False), (False, True)):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            config = DataLoaderConfiguration(dispatch_batches=dispatch, split_batches=split)
+            accelerator = Accelerator(cpu=True, dataloader_config=config)
+            own = rows(accelerator.prepare(loader(**options)))
+            found = gather_object(own)
+            # accelerate fills the last batch up from the first one
+            assert set(found) == set(wanted) and len(own) < len(wanted) <= len(found) < len(wanted) + 8, options
+    for options, message in (
+        ({"num_streams": 3}, "use `drop_last=True`"),
+        ({"rank": 0, "world_size": 2}, "leave out `rank`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(iter(accelerator.prepare(loader(False, **options))))
+    torch.distributed.destroy_process_group()
+
+
 @pytest.mark.slow
-def test_two_processes(tmp_path):
-    """They share what accelerate prepares."""
-    script = tmp_path / "share.py"
-    script.write_text(TWO_PROCESSES, encoding="utf-8")
-    assert "EXACT" in run_two(script, env={"PYTHONPATH": f"{ROOT}:{ROOT}/tests/windows", "HF_HUB_OFFLINE": "1"})
-
-
-TWO_PROCESSES = """
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, gather_object
-from windows_reference import TOKENIZER, words
-from gpt_embeddings import TokenWindows
-
-accelerator = Accelerator(cpu=True)
-def rows(loader):
-    return [tuple(row) for batch in loader for row in batch["input_ids"].tolist()]
-def loader(drop_last, **options):
-    return TokenWindows(words(60), TOKENIZER, 8, shuffle=True, **options).dataloader(4, drop_last=drop_last)
-for options in ({"num_streams": 1, "drop_last": False}, {"num_streams": 3, "drop_last": True}):
-    wanted = rows(loader(**options))
-    for dispatch, split in ((None, False), (None, True), (False, False), (False, True)):
-        AcceleratorState._reset_state()
-        config = DataLoaderConfiguration(dispatch_batches=dispatch, split_batches=split)
-        accelerator = Accelerator(cpu=True, dataloader_config=config)
-        own = rows(accelerator.prepare(loader(**options)))
-        found = gather_object(own)
-        # accelerate fills the last batch up from the first one
-        assert set(found) == set(wanted) and len(own) < len(wanted) <= len(found) < len(wanted) + 8, options
-streams, part = {"num_streams": 3}, {"rank": 0, "world_size": 2}
-for options, message in ((streams, "use `drop_last=True`"), (part, "leave out `rank`")):
-    try:
-        next(iter(accelerator.prepare(loader(False, **options))))
-    except ValueError as error:
-        assert message in str(error), error
-    else:
-        raise AssertionError(message)
-if accelerator.is_main_process:
-    print("EXACT")
-accelerator.end_training()
-"""
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_two_processes_share_what_accelerate_prepares(tmp_path):
+    store = (tmp_path / "store").as_uri()
+    torch.multiprocessing.start_processes(share, args=(store,), nprocs=2, start_method="fork")
 
 
 @pytest.mark.slow
@@ -289,7 +267,7 @@ class TestLength:
     def test_is_known_after_a_count(self, monkeypatch):
         stream = Dataset.from_dict({"text": words(60)}).to_iterable_dataset(num_shards=2)
         monkeypatch.setattr(gpt_embeddings.windows.corpus, "COUNTED_BYTES", 1000)
-        for corpus in (stream, words(60), Dataset.from_dict({"text": words(60)}), Lines()):
+        for corpus in (stream, words(60), Dataset.from_dict({"text": words(60)}), Lines(words(60))):
             windows = TokenWindows(corpus, TOKENIZER, 8)
             for sized in (windows, windows.dataloader(4)):
                 with pytest.raises(TypeError, match=r"call `count\(\)`, which reads it.*Trainer does without"):
@@ -297,20 +275,25 @@ class TestLength:
             assert windows
             assert windows.count().windows == len(windows)
             assert len(windows.dataloader(4)) == -(-len(windows) // 4)
-
-    def test_a_part_of_a_large_dataset_is_small(self, monkeypatch):
-        monkeypatch.setattr(gpt_embeddings.windows.corpus, "COUNTED_BYTES", 1000)
-        few = Dataset.from_dict({"text": words(60)}).select(range(0, 60, 10))
+        few = Dataset.from_dict({"text": words(60)}).select(range(0, 60, 10))  # a small part of a large dataset
         assert len(TokenWindows(few, TOKENIZER, 8)) == len(list(TokenWindows(few, TOKENIZER, 8)))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": "windows", "num_streams": 1}])
     def test_trainer_without_max_steps(self, tmp_path, options):
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.zeros(1))
+
+            def forward(self, **inputs):
+                return {"loss": self.weight.sum()}
+
         windows = some_windows(**options)
-        trainer = train(Watched(), windows, tmp_path, num_train_epochs=2)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), num_train_epochs=2, remove_unused_columns=False, report_to="none", use_cpu=True,
+            save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = Trainer(Model(), arguments, data_collator=WindowCollator(), train_dataset=windows)
+        trainer.train()
         assert trainer.state.global_step == 2 * -(-len(windows) // 8)
-
-
-class Lines:
-    def __iter__(self):
-        return iter(words(60))

@@ -1,7 +1,9 @@
 """What windows are, by two others: the definition in the docstring of `TokenWindows`, token by token, and the book."""
 
 import functools
+import random
 
+import numpy as np
 import tiktoken
 import torch
 from torch.utils.data import DataLoader
@@ -67,6 +69,23 @@ def plain(batches):
     return [list(zip(batch["input_ids"].tolist(), batch["target_ids"].tolist(), strict=True)) for batch in batches]
 
 
+class Lines:
+    """Documents that can be iterated over again and again, and no more."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def __iter__(self):
+        return iter(self.texts)
+
+
+def order_of(size, seed, epoch):
+    """The order in which an epoch is shuffled."""
+    order = np.arange(size, dtype=np.uint32)
+    np.random.default_rng([seed, epoch]).shuffle(order)
+    return order.tolist()
+
+
 def joined(lists):
     """One list of the elements of all."""
     return [element for part in lists for element in part]
@@ -74,8 +93,6 @@ def joined(lists):
 
 def words(n_documents, seed=0, longest=40):
     """Documents of English words, some empty."""
-    import random
-
     draw = random.Random(seed)
     pool = "the cat sat on a mat while seventeen unbelievable zeppelins crossed Köln <|endoftext|> 123".split()
     return [" ".join(draw.choice(pool) for _ in range(draw.randint(0, longest))) for _ in range(n_documents)]
