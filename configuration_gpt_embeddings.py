@@ -228,11 +228,7 @@ class GPTEmbeddingsConfig(PretrainedConfig):
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def validate(self) -> None:
-        """Check every field; types have been checked when the fields were set.
-
-        Raises:
-            ValueError: A value is out of range; the message names field, value and range.
-        """
+        """Refuse values that are out of range; types have been checked when the fields were set."""
         for name, (low, high) in INTEGER_RANGES.items():
             check_integer(name, getattr(self, name), low, high)
         places = self.n_positions + self.position_offset

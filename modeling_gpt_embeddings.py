@@ -215,9 +215,6 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
         """Resize `wte` as [`PreTrainedModel.resize_token_embeddings`] does; positions keep their size.
 
         Special ids of the configuration that a smaller vocabulary no longer holds become None.
-
-        Raises:
-            ValueError: The new size is out of range.
         """
         new_num_tokens = as_python(new_num_tokens)
         check_integer("new_num_tokens", new_num_tokens, *INTEGER_RANGES["vocab_size"])
@@ -241,19 +238,12 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
-        """Make `wpe` longer or shorter; rows that stay keep their values.
+        """Make `wpe` longer or shorter and return it, or None with `position_embedding_type="none"`.
 
-        Args:
-            new_num_position_embeddings: The new `n_positions`. New learned rows are initialised like a fresh table,
-                sinusoidal ones are computed.
-
-        Returns:
-            The new position table, or None with `position_embedding_type="none"`.
-
-        Raises:
-            ValueError: The new size is out of range; nothing has changed.
+        Rows that stay keep their values; new ones are initialised like a fresh table.
         """
         new_num_position_embeddings = as_python(new_num_position_embeddings)
+        # A size that is out of range is refused before anything has changed.
         self.config.__class__(**{**self.config.to_dict(), "n_positions": new_num_position_embeddings})
         model: Any = self.base_model
         old, new = model.wpe, model._new_position_table(new_num_position_embeddings)
@@ -506,18 +496,10 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     def embed_flat(
         self, input_ids: torch.Tensor | Any, position_ids: torch.Tensor | Any | None = None
     ) -> torch.Tensor:
-        """Embed tokens given as one flat id array, each by itself; dropout is not applied, in training neither.
+        """Embed tokens given as one flat id array, `(n_tokens,)`, int64 or int32, each by itself and without dropout.
 
-        Args:
-            input_ids: Ids of shape `(n_tokens,)`, int64 or int32; a tensor, or anything that `torch.as_tensor` takes.
-            position_ids: The position of each, from 0 to `n_positions - 1`, of the same shape. None gives the token
-                part alone, scaled and projected as it is added to positions.
-
-        Returns:
-            Vectors of shape `(n_tokens, n_embd)`, those of `last_hidden_state`.
-
-        Raises:
-            ValueError: An id or a position is outside its table.
+        With the position of each the vectors, `(n_tokens, n_embd)`, are those of `last_hidden_state`; without it they
+        are the token part alone, scaled and projected as it is added to positions.
         """
         input_ids = torch.as_tensor(input_ids)
         self._check_ids({"input_ids": input_ids})
@@ -619,14 +601,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         return vectors
 
     def set_token_weights(self, weights: torch.Tensor | Any) -> None:
-        """Store a weight for each token and pool by them from now on; they are saved with the model.
-
-        Args:
-            weights: Weights of shape `(vocab_size,)`, finite and not negative.
-
-        Raises:
-            ValueError: Shape or a value is wrong; nothing has changed.
-        """
+        """Store a weight for each token, `(vocab_size,)`, in the model and its checkpoints, and pool by them."""
         weights, rows = torch.as_tensor(weights, dtype=torch.float32), self._vocab_rows()
         if weights.shape != (rows,):
             _refuse("weights", weights, f"of shape ({rows},)")
@@ -863,8 +838,7 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
                 Positions to return logits of: an integer keeps that many last ones (0 keeps all), a tensor is an
                 index or a mask (`torch.arange(0)` keeps none). `None` keeps all, but none where a loss is computed in
                 training, which does not need them.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return `hidden_states`, the one-element tuple of what goes into `lm_head`.
+            output_hidden_states: Whether to return `hidden_states`, the one-element tuple of what goes into `lm_head`.
             **kwargs:
                 Of the loss: `shift_labels`, of the shape of `labels` and used instead of them without a shift, and
                 `num_items_in_batch`, by which the summed loss is divided in place of the number of labels. The rest
@@ -882,15 +856,8 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
         inputs = inputs_embeds if input_ids is None else input_ids
         if inputs is not None and attention_mask is not None and min(inputs.ndim, attention_mask.ndim) > 1:
             kwargs.setdefault("past_length", max(0, attention_mask.shape[1] - inputs.shape[1]))
-        outputs = self.transformer(
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            output_hidden_states=output_hidden_states,
-            **{**kwargs, "return_dict": True},
-        )
+        kwargs |= {"output_hidden_states": output_hidden_states, "return_dict": True}
+        outputs = self.transformer(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         hidden_states = outputs.last_hidden_state  # (batch, position, n_embd)
 
         has_labels = labels is not None or shift_labels is not None
@@ -1030,10 +997,8 @@ class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
                 shape `(batch,)` or `(batch, num_labels)` for regression (mean squared error); zeros and ones, floats
                 of shape `(batch, num_labels)`, for several labels at once (binary cross-entropy).
                 `config.problem_type` decides; None follows from `num_labels` and the dtype of the labels.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return `hidden_states`, the one-element tuple of what is pooled.
-            **kwargs:
-                Arguments of [`GPTEmbeddingsModel`].
+            output_hidden_states: Whether to return `hidden_states`, the one-element tuple of what is pooled.
+            **kwargs: Arguments of [`GPTEmbeddingsModel`].
 
         Returns:
             `SequenceClassifierOutput` with `loss`, a scalar, if there are labels, and `logits` of shape `(batch,
@@ -1042,15 +1007,8 @@ class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
         Raises:
             ValueError: Inputs or labels are of a wrong shape, dtype or range.
         """
-        outputs = self.transformer(
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            output_hidden_states=output_hidden_states,
-            **{**kwargs, "return_dict": True},
-        )
+        kwargs |= {"output_hidden_states": output_hidden_states, "return_dict": True}
+        outputs = self.transformer(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         logits = self.score(self.dropout(outputs.pooler_output))  # (batch, num_labels)
         loss = None
         if labels is not None:

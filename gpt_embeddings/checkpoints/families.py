@@ -110,7 +110,7 @@ ROTARY = _tokens(wte="embed_tokens.weight", instead="rotary positions")
 PREFIXES = re.compile(r"(?:(?:module|_orig_mod|transformer|model|biogpt)\.)*")
 
 # The `n_positions` of a model without positions if its source does not limit the sequence.
-LONGEST = 2**20
+UNLIMITED = 2**20
 
 BY_HAND = (
     'Name the tensors: `wte_key="..."` and `wpe_key="..."` (or `position_embedding_type="none"` for the token table '
@@ -180,10 +180,8 @@ def find_keys(
 ) -> dict[str, str]:
     """Find the names of the tensors in a checkpoint, whatever their prefix.
 
+    They are returned by the component's own: `wte.weight` and, if there are any, `wpe.weight` and `project_in.weight`.
     A model in memory has its token table even if it is tied; in a file the tied head may be in its place.
-
-    Returns:
-        Names by the component's own: `wte.weight` and, if there are any, `wpe.weight` and `project_in.weight`.
     """
     wanted = {"wte.weight": family.wte}
     if family.wpe is not None:
@@ -248,7 +246,7 @@ def component_fields(family: Family, fields: Mapping[str, Any]) -> dict[str, Any
     }
     if kind == "none":
         length = fields.get("max_position_embeddings")
-        found["n_positions"] = length if type(length) is int and 0 < length < LONGEST else LONGEST
+        found["n_positions"] = length if type(length) is int and 0 < length < UNLIMITED else UNLIMITED
     else:
         found["n_positions"] = _size(fields, "max_position_embeddings")
         found["position_offset"] = family.position_offset

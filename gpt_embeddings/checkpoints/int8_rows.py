@@ -15,15 +15,13 @@ LARGEST = 127
 
 
 def quantize_rows(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round each row of a finite table, `(n_rows, width)`, to 255 levels, symmetric about zero.
+    """Round each row of a finite table, `(n_rows, width)`, to 255 levels of int8; its float32 scale is beside it.
+
+    The error of their product is at most half a scale.
 
     >>> rows, scale = quantize_rows(torch.tensor([[0.5, -1.27], [0.0, 0.0]]))
     >>> rows.tolist(), [round(factor, 4) for factor in scale.tolist()]
     ([[50, -127], [0, 0]], [0.01, 0.0])
-
-    Returns:
-        Rows of the same shape, int8, and scales of shape `(n_rows,)`, float32; the error of their product is at most
-        half a scale.
     """
     table = table.detach().float().cpu()
     largest = table.abs().amax(1)

@@ -38,10 +38,7 @@ VOCABULARIES = (
 def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsModel) -> Any:
     """Load a saved model for inference, the input stage of a GPT checkpoint, or a static model of another library.
 
-    Args:
-        name: Folder or Hub name; None is the bundled English table.
-        model_class: `GPTEmbeddingsForCausalLM` loads a saved GPTEmbeddings model with its head. GPTs and static models
-            have only the input stage.
+    A `model_class` with a head loads saved GPTEmbeddings models alone, as the others have only the input stage.
     """
     return _load(find_bundled(name), model_class)[0]
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import build_model
+from gpt_embeddings.checkpoints.families import UNLIMITED
 from gpt_embeddings.checkpoints.files import Folder, read_json
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
@@ -22,7 +23,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 MODEL2VEC = "model2vec"
 MODEL2VEC_LENGTH = 512  # its default limit of tokens
-UNLIMITED = 2**20
 PADDING = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "[UNK]", "<unk>")
 
 
