@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from gpt_embeddings import Embedder, bundled, load_tokenizer
+from gpt_embeddings import Embedder, bundled
 from gpt_embeddings.bundled import ENGLISH, PORTUGUESE, folder_of
 from gpt_embeddings.checkpoints.loading import load_model, load_model_and_tokenizer
 from gpt_embeddings_cli import app
@@ -50,29 +50,33 @@ TABLES = [ENGLISH, PORTUGUESE]
 
 
 @pytest.fixture(scope="module")
+def loaded():
+    """Models and tokenizers by name; None is the default."""
+    return {name: load_model_and_tokenizer(name) for name in (None, *TABLES)}
+
+
+@pytest.fixture(scope="module")
 def embedders():
     """Embedders of unit vectors, by the names of their tables."""
     return {name: Embedder.from_pretrained(name, normalize=True) for name in TABLES}
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_it_is_its_int8_rows(name):
-    stored, model = load_file(folder_of(name) / "model.safetensors"), load_model(name)
+def test_it_is_its_int8_rows_and_small(name, loaded):
+    path, (model, tokenizer) = folder_of(name) / "model.safetensors", loaded[name]
+    stored = load_file(path)
     assert stored["wte.weight"].dtype == torch.int8 and stored["wte.weight"].shape == (50_257, 256)
     assert torch.equal(model.wte.weight, stored["wte.weight"] * stored["wte_scale"].unsqueeze(1))
     assert model.wpe is None and "wpe.weight" not in stored
-    assert not model.training
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_it_is_small(name):
-    assert (folder_of(name) / "model.safetensors").stat().st_size < 13.1e6
+    assert not model.training and len(tokenizer) == 50_257 and tokenizer.model_max_length == 1024
+    assert path.stat().st_size < 13.1e6
     assert sum(len(zlib.compress(file.read_bytes())) for file in folder_of(name).glob("tokenizer*")) < 1e6
+    assert torch.equal(loaded[None][0].wte.weight, model.wte.weight) == (name == ENGLISH)  # the default
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, embedders):
-    model, tokenizer = load_model_and_tokenizer(name)
+def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, loaded, embedders):
+    model, tokenizer = loaded[name]
     zero = (model.wte.weight == 0).all(1).numpy()
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
     texts = tokenizer.batch_decode([[i] for i in range(50_256)])
@@ -85,27 +89,21 @@ def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, e
     assert np.allclose(spelled, spelled[0], atol=1e-3)
 
 
-def test_frequent_words_of_both_languages_are_tokens():
-    tokenizer = load_tokenizer(PORTUGUESE)
+def test_frequent_words_of_both_languages_are_tokens(loaded):
+    tokenizer = loaded[PORTUGUESE][1]
     for language in ("pt", "en"):
         words = (folder_of(PORTUGUESE) / f"words.{language}.txt").read_text(encoding="utf-8").split("\n")[:10_000]
         lengths = [len(ids) for ids in tokenizer(words)["input_ids"]]
         assert np.mean(np.array(lengths) == 1) >= 0.95
 
 
-@pytest.mark.parametrize("name", [None, *TABLES])
-def test_by_name(name):
-    model, tokenizer = load_model_and_tokenizer(name)
-    assert torch.equal(model.wte.weight, load_model().wte.weight) == (name != PORTUGUESE)
-    assert len(tokenizer) == 50_257 and tokenizer.model_max_length == 1024
-
-
+@pytest.mark.parametrize("dim", [None, 128, 64])
 @pytest.mark.parametrize(
-    ("name", "questions", "paragraphs", "dim"),
+    ("name", "questions", "paragraphs"),
     [
-        *((ENGLISH, QUESTIONS, PARAGRAPHS, dim) for dim in (None, 128, 64)),
-        *((PORTUGUESE, QUESTIONS, PARAGRAPHS, dim) for dim in (None, 128, 64)),
-        *((PORTUGUESE, PERGUNTAS, PARAGRAFOS, dim) for dim in (None, 128, 64)),
+        (ENGLISH, QUESTIONS, PARAGRAPHS),
+        (PORTUGUESE, QUESTIONS, PARAGRAPHS),
+        (PORTUGUESE, PERGUNTAS, PARAGRAFOS),
     ],
 )
 def test_a_question_finds_its_paragraph(name, questions, paragraphs, dim, embedders):
@@ -135,20 +133,16 @@ def test_long_documents_keep_their_subject(name, paragraphs, most, embedders):
     assert scores.diagonal().min() > 0.8 and others.max() < most
 
 
-@pytest.mark.parametrize(
-    ("size", "kind", "message"),
-    [
-        (None, OSError, "'gpt-embeddings-english' is missing from"),
-        (-1, ValueError, "is broken"),
-        (9, ValueError, "is broken"),
-    ],
-)
-def test_a_damaged_installation(size, kind, message, monkeypatch, tmp_path):
+def test_a_damaged_installation_says_how_to_repair_it(monkeypatch, tmp_path):
     shutil.copytree(folder_of(ENGLISH), tmp_path / "english")
     weights = tmp_path / "english" / "model.safetensors"
-    weights.unlink() if size is None else weights.write_bytes(weights.read_bytes()[:size])
     monkeypatch.setattr(bundled, "FOLDER", tmp_path)
-    with pytest.raises(kind, match=f"{message}.*pip install --force-reinstall"):
+    for size in (-1, 9):
+        weights.write_bytes(weights.read_bytes()[:size])
+        with pytest.raises(ValueError, match=r"is broken.*pip install --force-reinstall"):
+            load_model()
+    weights.unlink()
+    with pytest.raises(OSError, match=rf"'{ENGLISH}' is missing from.*pip install --force-reinstall"):
         load_model()
     result = CliRunner().invoke(app, ["embed", __file__, "--output", str(tmp_path / "out")])
     assert result.exit_code == 1 and "pip install --force-reinstall" in result.output
@@ -159,10 +153,3 @@ def test_a_folder_of_that_name_is_that_folder(monkeypatch, tmp_path):
     (tmp_path / ENGLISH).mkdir()
     with pytest.raises(OSError, match="No model at"):
         load_model(ENGLISH)
-
-
-@pytest.mark.slow
-def test_the_command_says_whose_vectors_they_are(tmp_path):
-    (tmp_path / "notes.txt").write_text("The tide came in.\n")
-    result = CliRunner().invoke(app, ["embed", str(tmp_path / "notes.txt"), "--output", str(tmp_path / "out")])
-    assert result.exit_code == 0 and f"from {ENGLISH}" in result.output, result.output

@@ -62,15 +62,10 @@ def models(tmp_path_factory):
     return folder
 
 
-def arguments(kind: str, models: Path, output: Path) -> list[str]:
-    named = [
-        str(models / part) if part in ("model", "plain", "gpt", "labels.csv") else str(part) for part in COMMANDS[kind]
-    ]
-    return [*named, str(output)]
-
-
 def run(kind: str, models: Path, output: Path):
-    return CliRunner().invoke(app, arguments(kind, models, output))
+    local = {"model", "plain", "gpt", "labels.csv"}
+    named = [str(models / part) if part in local else str(part) for part in COMMANDS[kind]]
+    return CliRunner().invoke(app, [*named, str(output)])
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -108,9 +103,11 @@ def test_every_command_refuses_what_is_not_its_own_before_any_work(kind, models,
     assert contents(tmp_path).items() <= before.items()
 
 
-def test_names_of_folders(tmp_path):
-    for name in ("v1.5", "C:", "gpt2-embeddings", "out.d"):
-        check_output(tmp_path / name, "embed")
+def test_names_of_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("s3:").mkdir()
+    for name in ("v1.5", "C:", "gpt2-embeddings", "out.d", "s3:/out"):  # the last is in a folder that is there
+        check_output(name, "embed")
     for name in ("jsonl", "ARROW", "txt", "pq", "html"):
         with pytest.raises(ValueError, match=rf"is named as a \.{name} file, which `windows` does not write"):
             check_output(f"out.{name}", "windows")
@@ -129,18 +126,19 @@ def test_names_that_are_refused(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.rglob("*")] == ["here"]
 
 
-@pytest.mark.parametrize("name", ["", " "])
-def test_no_model_is_saved_to_or_read_from_a_folder_without_a_name(name, tmp_path, monkeypatch, gpt2_tokenizer):
+def test_no_model_is_saved_to_or_read_from_a_folder_without_a_name(tmp_path, monkeypatch, gpt2_tokenizer):
     """`Path("")` is the current folder."""
     monkeypatch.chdir(tmp_path)
-    embedder = Embedder(GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8)), gpt2_tokenizer)
-    pair = (embedder.model, embedder.tokenizer)
-    for use in (
-        embedder.save_pretrained,
-        lambda folder: save_folder(folder, *pair),
-        lambda folder: save_int8(embedder.model, folder),
-        lambda folder: export_model(*pair, folder, "static", drop_positions=True),
-        lambda folder: push_to_hub(folder, "me/model"),
+    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8))
+    for use, name in product(
+        (
+            Embedder(model, gpt2_tokenizer).save_pretrained,
+            lambda folder: save_folder(folder, model, gpt2_tokenizer),
+            lambda folder: save_int8(model, folder),
+            lambda folder: export_model(model, gpt2_tokenizer, folder, "static", drop_positions=True),
+            lambda folder: push_to_hub(folder, "me/model"),
+        ),
+        ("", " "),
     ):
         with pytest.raises(ValueError, match=f"The folder {name!r} has a blank name"):
             use(name)
@@ -148,16 +146,10 @@ def test_no_model_is_saved_to_or_read_from_a_folder_without_a_name(name, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the system has no /proc")
-@pytest.mark.parametrize("name", ["/proc/x", "/proc/x/y"])
-def test_a_place_that_cannot_be_written(name):
-    with pytest.raises(OSError, match=rf"The output '{name}' cannot be written: .*Choose another place"):
-        AtomicOutput(name, "embed")
-
-
-def test_a_folder_that_looks_like_an_address(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("s3:").mkdir()
-    check_output("s3:/out", "embed")
+def test_a_place_that_cannot_be_written():
+    for name in ("/proc/x", "/proc/x/y"):
+        with pytest.raises(OSError, match=rf"The output '{name}' cannot be written: .*Choose another place"):
+            AtomicOutput(name, "embed")
 
 
 @contextmanager
@@ -194,24 +186,20 @@ def test_what_is_thrown_away(tmp_path):
     assert not list(tmp_path.iterdir())  # a job that does not go on leaves nothing
 
 
-@pytest.mark.parametrize("mark", [None, '{"digest": "1", "dataset": "2", "format": "arrow"}', '{"kind": "emb'])
-@pytest.mark.parametrize("options", [{}, {"resume": False}], ids=str)
-def test_a_folder_that_nobody_knows_is_left_alone(mark, options, tmp_path):
-    partial = tmp_path / ".out.partial"
+def test_a_folder_that_nobody_knows_is_left_alone(tmp_path):
+    partial, foreign = tmp_path / ".out.partial", '{"digest": "1", "dataset": "2", "format": "arrow"}'
     partial.mkdir()
     (partial / "settings.json").write_text("{}")
-    if mark is not None:
-        (partial / "job.json").write_text(mark)
-    before = contents(tmp_path)
+    for mark, options in product((None, foreign, '{"kind": "emb'), ({}, {"resume": False})):
+        if mark is not None:
+            (partial / "job.json").write_text(mark)
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match="of an earlier version, or another program"):
+            AtomicOutput(tmp_path / "out", "embed", {}, **options)
+        assert contents(tmp_path) == before
+    (tmp_path / ".file.partial").write_text("x")  # a file in the place of the folder
     with pytest.raises(ValueError, match="of an earlier version, or another program"):
-        AtomicOutput(tmp_path / "out", "embed", {}, **options)
-    assert contents(tmp_path) == before
-
-
-def test_a_file_in_the_place_of_the_folder(tmp_path):
-    (tmp_path / ".out.partial").write_text("x")
-    with pytest.raises(ValueError, match="of an earlier version, or another program"):
-        check_output(tmp_path / "out", "embed")
+        check_output(tmp_path / "file", "embed")
 
 
 def test_overwriting(tmp_path):
