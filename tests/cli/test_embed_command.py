@@ -64,18 +64,6 @@ def test_csv(model, gpt2_tokenizer, tmp_path):
     assert not vectors[1].any()
 
 
-def test_saved_model_brings_its_tokenizer(gpt2_tokenizer, tmp_path):
-    model = new_model(seed=1)
-    model.save_pretrained(tmp_path / "model")
-    gpt2_tokenizer.save_pretrained(tmp_path / "model")
-    result = run(STORY, "--model", tmp_path / "model", "--sample-by", "paragraph", "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    dataset = load_from_disk(str(tmp_path / "out"))
-    assert dataset.num_rows == 30
-    expected = model.embed_bags(*encode_flat(dataset["text"][:], gpt2_tokenizer)).detach().numpy()
-    np.testing.assert_array_equal(np.array(dataset["embedding"][:], dtype=np.float32), expected)
-
-
 def test_columns_that_cannot_be_kept_are_left_out_on_request(model, tmp_path):
     table = pa.table([pa.array(TEXTS), pa.array([[("a", 1)]] * 5, pa.map_(pa.string(), pa.int64()))], ["text", "tags"])
     pq.write_table(table, tmp_path / "map.parquet")
@@ -87,27 +75,29 @@ def test_columns_that_cannot_be_kept_are_left_out_on_request(model, tmp_path):
     assert load_from_disk(str(tmp_path / "out")).column_names == ["text", "embedding"]
 
 
-def test_overwrite(model, tmp_path):
-    arguments = (STORY, "--output", tmp_path / "out", "--model", model)
-    assert run(*arguments).exit_code == 0
+def test_overwrite(tmp_path):
+    arguments = (STORY, "--output", tmp_path / "out")
+    result = run(*arguments)
+    assert result.exit_code == 0 and "from gpt-embeddings-english" in result.stdout  # the default
     result = run(*arguments)
     assert result.exit_code == 1
     assert "exists; choose another, delete it, or give --overwrite" in result.output
     assert run(*arguments, "--overwrite").exit_code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "small"}  # nothing is left behind
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}  # nothing is left behind
 
 
 def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "in.txt").write_text("a tide\n")
-    result = run(folder / "in.txt", "--output", folder, "--model", model, "--overwrite")
-    assert (result.exit_code, "holds, the input" in result.stderr) == (1, True)
-    result = run(STORY, "--output", folder, "--model", model, "--overwrite")
-    assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
     (folder / "in").write_text("a tide\n")
-    result = run(STORY, "--output", folder / "in", "--model", model, "--overwrite")
-    assert (result.exit_code, "is not what `embed` writes" in result.stderr) == (1, True)
+    for source, output, message in (
+        (folder / "in.txt", folder, "holds, the input"),
+        (STORY, folder, "is not what `embed` writes"),
+        (STORY, folder / "in", "is not what `embed` writes"),
+    ):
+        result = run(source, "--output", output, "--model", model, "--overwrite")
+        assert (result.exit_code, message in result.stderr) == (1, True)
     assert sorted(path.name for path in folder.iterdir()) == ["in", "in.txt"]
 
 
@@ -121,6 +111,7 @@ def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
         ("ok.txt", b"x\n", ("ok.csv",), "mix the formats .csv, .txt"),
         ("ok.txt", b"x\n", ("--model", "tiny"), "has 50257 entries, more than the model's `vocab_size` 100"),
         ("ok.txt", b"x\n", ("--tokenizer", "no/such-tokenizer"), "No tokenizer at 'no/such-tokenizer'"),
+        ("ok.txt", b"x\n", ("--streaming", "--num-proc", "2"), "`num_proc` does not work on a stream"),
     ],
 )
 def test_messages(name, content, options, message, tmp_path, monkeypatch):
@@ -135,37 +126,31 @@ def test_messages(name, content, options, message, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def run_small(model):
-    common = [STORY, "--sample-by", "paragraph", "--model", model]
-    return lambda *arguments: CliRunner().invoke(app, ["embed", *map(str, [*common, *arguments])])
-
-
-def test_every_option_reaches_the_vectors(run_small, tmp_path):
+def test_every_option_reaches_the_vectors(model, tmp_path):
     for name, options in (
         ("plain", ()),
         ("stream", ("--streaming",)),
-        ("workers", ("--num-proc", 2)),
         ("normal", ("--normalize", "--overflow", "windows", "--dtype", "float16", "--output-column", "v")),
         ("tokens", ("--pooling", "none")),
     ):
-        result = run_small("--output", tmp_path / name, *options)
+        result = run(STORY, "--sample-by", "paragraph", "--model", model, "--output", tmp_path / name, *options)
         assert result.exit_code == 0, result.output
         assert "30 rows x 16 numbers" in result.stdout
         assert "2,032 tokens and 8.8 kB of text in " in result.stdout and "tokens/s" not in result.stdout
-    found = {name: load_from_disk(tmp_path / name) for name in ("plain", "stream", "workers", "normal", "tokens")}
-    assert found["plain"]["embedding"][:] == found["stream"]["embedding"][:] == found["workers"]["embedding"][:]
-    assert np.allclose(np.linalg.norm(np.array(found["normal"]["v"][:], dtype=np.float32), axis=1), 1, atol=1e-3)
-    first = np.array(found["tokens"]["embedding"][0], dtype=np.float32)
-    assert first.shape[1] == 16 and np.allclose(first.mean(0), found["plain"]["embedding"][0], atol=1e-6)
+    plain, stream, normal, tokens = (
+        load_from_disk(tmp_path / name) for name in ("plain", "stream", "normal", "tokens")
+    )
+    assert plain["embedding"][:] == stream["embedding"][:]
+    assert np.allclose(np.linalg.norm(np.array(normal["v"][:], dtype=np.float32), axis=1), 1, atol=1e-3)
+    first = np.array(tokens["embedding"][0], dtype=np.float32)
+    assert first.shape[1] == 16 and np.allclose(first.mean(0), plain["embedding"][0], atol=1e-6)
 
 
 def test_what_is_missing_blank_or_cut_is_told(model, tmp_path):
     rows = [{"text": text} for text in ("A bell.", None, "", "tide " * 70, None)]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = ["embed", source, "--model", model, "--output", tmp_path / "out"]
-    result = CliRunner().invoke(app, [str(part) for part in command])
+    result = run(source, "--model", model, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert (
         "\nOf 5 texts 2 missing (null) and 1 blank: the vectors of missing and empty texts are zero." in result.stdout
@@ -174,20 +159,16 @@ def test_what_is_missing_blank_or_cut_is_told(model, tmp_path):
     assert f"5 rows x 16 numbers, from {model}." in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "token", "message"),
-    [
+def test_what_cannot_be_published_is_refused_before_the_work(model, tmp_path, monkeypatch):
+    for name, token, message in (
         ("a/b/c", "hf_abc", "Repo id must be in the form"),
         ("me/vectors", "", "There is no access token."),
         ("me/vectors", "hf_abc", "offline mode is enabled"),
-    ],
-    ids=["name", "token", "reach"],
-)
-def test_what_cannot_be_published_is_refused_before_the_work(run_small, tmp_path, monkeypatch, name, token, message):
-    monkeypatch.setenv("HF_TOKEN", token)
-    result = run_small("--output", tmp_path / "out", "--push-to-hub", name)
-    assert result.exit_code == 1 and message in result.stderr, result.output
-    assert {path.name for path in tmp_path.iterdir()} == {"small"}
+    ):
+        monkeypatch.setenv("HF_TOKEN", token)
+        result = run(STORY, "--model", model, "--output", tmp_path / "out", "--push-to-hub", name)
+        assert result.exit_code == 1 and message in result.stderr, result.output
+        assert {path.name for path in tmp_path.iterdir()} == {"small"}
 
 
 def test_as_a_program():

@@ -1,6 +1,7 @@
 """`gpt-embeddings extract` as a user runs it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -66,15 +67,18 @@ def test_options(gpt, tmp_path):
 
 
 def test_an_output_that_exists(gpt, tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "file").touch()
-    result = run(gpt, "--output", tmp_path / "old", "--overwrite")
-    assert result.exit_code == 1 and "is not what `extract` writes" in result.output.replace("\n", " ")
-    (tmp_path / "old" / "config.json").touch()
-    result = run(gpt, "--output", tmp_path / "old")
-    assert result.exit_code == 1 and "exists; choose another" in result.output.replace("\n", " ")
-    assert run(gpt, "--output", tmp_path / "old", "--overwrite").exit_code == 0
-    assert not (tmp_path / "old" / "file").exists()
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "file").touch()
+    for made, options, message in (
+        ("file", ["--overwrite"], "is not what `extract` writes"),
+        ("config.json", [], "exists; choose another"),
+    ):
+        (old / made).touch()
+        result = run(gpt, "--output", old, *options)
+        assert result.exit_code == 1 and message in result.output.replace("\n", " ")
+    assert run(gpt, "--output", old, "--overwrite").exit_code == 0
+    assert not (old / "file").exists()
     for output in (gpt, gpt.parent):
         result = run(gpt, "--output", output, "--overwrite")
         assert result.exit_code == 1 and "holds the checkpoint" in result.output
@@ -82,15 +86,14 @@ def test_an_output_that_exists(gpt, tmp_path):
 
 
 def test_errors_leave_nothing(gpt, tmp_path):
+    shutil.copytree(gpt, tmp_path / "gpt")
+    (tmp_path / "gpt" / "model.safetensors").write_bytes(b"12345678")
     for arguments, message in [
         (["nobody/nothing"], "could not be fetched"),
         ([tmp_path / "gpt"], "is not a complete safetensors file"),
         ([gpt, "--dtype", "int8"], "`dtype` must be"),
         ([gpt, "--wte-key", "x"], "no tensor 'x'"),
     ]:
-        (tmp_path / "gpt").mkdir(exist_ok=True)
-        (tmp_path / "gpt" / "config.json").write_bytes((gpt / "config.json").read_bytes())
-        (tmp_path / "gpt" / "model.safetensors").write_bytes((gpt / "model.safetensors").read_bytes()[:10000])
         result = run(*arguments, "--output", tmp_path / "out")
         assert result.exit_code == 1 and message in result.output
         assert [path.name for path in tmp_path.iterdir()] == ["gpt"]

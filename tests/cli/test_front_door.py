@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from gpt_embeddings_cli import common
+from gpt_embeddings_cli import app, common
 from gpt_embeddings_cli.options import check_inputs, check_names
 
 
@@ -123,12 +124,12 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("stream", "said"), [(Terminal, "Loading PyTorch and transformers ...\n"), (io.StringIO, "")])
-def test_a_terminal_says_that_libraries_are_loaded(stream, said, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", stream())
+def test_a_terminal_says_that_libraries_are_loaded(monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
-    common.load_libraries()
-    assert sys.stderr.getvalue() == said and signal.getsignal(signal.SIGINT) == handler
+    for stream, said in ((Terminal(), "Loading PyTorch and transformers ...\n"), (io.StringIO(), "")):
+        monkeypatch.setattr(sys, "stderr", stream)
+        common.load_libraries()
+        assert stream.getvalue() == said and signal.getsignal(signal.SIGINT) == handler
 
 
 def test_what_may_be_there_passes(tmp_path, monkeypatch):
@@ -147,8 +148,4 @@ def test_what_may_be_there_passes(tmp_path, monkeypatch):
 def test_completion():
     """What `--install-completion` has a shell ask."""
     environment = {"_GPT_EMBEDDINGS_COMPLETE": "complete_bash", "COMP_WORDS": "gpt-embeddings em", "COMP_CWORD": "1"}
-    code = "from gpt_embeddings_cli import app; app(prog_name='gpt-embeddings')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["embed"], done.stderr
+    assert CliRunner().invoke(app, env=environment, prog_name="gpt-embeddings").stdout.split() == ["embed"]
