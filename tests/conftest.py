@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,14 @@ def gpt2_tokenizer():
     from gpt_embeddings import load_tokenizer  # here: the process that hands the tests out runs none of them
 
     return load_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(gpt2_tokenizer):
+    """GPT-2's algorithm with 500 tokens, learned from a story: quick to save and load."""
+    story = Path(__file__).parents[1] / "data" / "the_tide_clerk.txt"
+    lines = story.read_text(encoding="utf-8").split("\n")
+    return gpt2_tokenizer.train_new_from_iterator(lines, 500, show_progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from transformers import GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
-from gpt_embeddings import Embedder, load_tokenizer, push_to_hub, save_folder
+from gpt_embeddings import Embedder, push_to_hub, save_folder
 from gpt_embeddings.checkpoints.export import export_model
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output, write_json
@@ -47,18 +47,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory, small_tokenizer):
     """A folder with a model, one without positions, and a GPT, as small as can be."""
     folder = tmp_path_factory.mktemp("models")
-    tokenizer = load_tokenizer().train_new_from_iterator([STORY.read_text(encoding="utf-8")], 500)
-    tokenizer.pad_token = tokenizer.eos_token
-    sizes = {"vocab_size": len(tokenizer), "n_embd": 8, "n_positions": 256}
+    sizes = {"vocab_size": len(small_tokenizer), "n_embd": 8, "n_positions": 256}
     GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).save_pretrained(folder / "model")
     GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes, position_embedding_type="none")).save_pretrained(folder / "plain")
     GPT2Model(GPT2Config(**sizes, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)).save_pretrained(folder / "gpt")
     (folder / "labels.csv").write_text("text,label\nebb,0\nflood,1\nlow,0\nhigh,1\n")
     for name in ("model", "plain", "gpt"):
-        tokenizer.save_pretrained(folder / name)
+        small_tokenizer.save_pretrained(folder / name)
     return folder
 
 

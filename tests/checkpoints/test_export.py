@@ -28,7 +28,7 @@ TEXTS = [
     " mug",
     "a b c d e f g h i j k l m n",
 ]
-ROWS = 400
+ROWS = 500
 SIZES = {"vocab_size": ROWS, "n_embd": 8, "n_positions": 12, "position_embedding_type": "none"}
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}Warning") for kind in ("Deprecation", "Future", "User")]
 
@@ -52,11 +52,6 @@ def words(**post_processor):
     if post_processor:
         backend.post_processor = processors.TemplateProcessing(**post_processor)
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]")
-
-
-@pytest.fixture(scope="module")
-def small_tokenizer():
-    return load_tokenizer().train_new_from_iterator([*TEXTS, *SAMPLES], ROWS)
 
 
 @pytest.fixture(scope="module")

@@ -26,26 +26,27 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def gpt(gpt2_tokenizer, tmp_path_factory):
-    """A folder with a GPT-2 of tiny width, and its tokenizer with GPT-2's own longest sequence."""
+def gpt(small_tokenizer, tmp_path_factory):
+    """A folder with a tiny GPT-2, and a tokenizer that does not know its longest sequence."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("gpt")
-    GPT2LMHeadModel(GPT2Config(n_positions=32, n_embd=8, n_layer=1, n_head=2)).save_pretrained(folder)
-    gpt2_tokenizer.save_pretrained(folder)
+    config = GPT2Config(vocab_size=500, n_positions=32, n_embd=8, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    small_tokenizer.save_pretrained(folder)
     return folder
 
 
-def test_tables_and_tokenizer(gpt, gpt2_tokenizer, tmp_path):
+def test_tables_and_tokenizer(gpt, small_tokenizer, tmp_path):
     output = tmp_path / "new" / "folder"
     result = run(gpt, "--output", output)
     assert result.exit_code == 0, result.output
     assert f"Result: {output}" in result.output.replace("\n", "")
-    assert "wte" in result.output and "50257 x 8" in result.output and "32 x 8" in result.output
+    assert "wte" in result.output and "500 x 8" in result.output and "32 x 8" in result.output
     source = AutoModel.from_pretrained(gpt)
     tokenizer = AutoTokenizer.from_pretrained(output)
     assert tokenizer.model_max_length == 32
     text = "The tide clerk wrote down what the sea did."
-    assert tokenizer(text)["input_ids"] == gpt2_tokenizer(text)["input_ids"]
+    assert tokenizer(text)["input_ids"] == small_tokenizer(text)["input_ids"]
     batch = tokenizer(text, return_tensors="pt")
     for model in (
         GPTEmbeddingsModel.from_pretrained(output),
@@ -114,8 +115,8 @@ def test_sources_with_no_tokenizer_or_a_strange_one(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_static_model_and_a_file(gpt, gpt2_tokenizer, tmp_path):
-    static = StaticEmbedding(gpt2_tokenizer.backend_tokenizer, embedding_dim=8)
+def test_a_static_model_and_a_file(gpt, small_tokenizer, tmp_path):
+    static = StaticEmbedding(small_tokenizer.backend_tokenizer, embedding_dim=8)
     SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path / "static"))
     result = run(tmp_path / "static", "--output", tmp_path / "c", "--dtype", "float16")
     assert result.exit_code == 1 and "taken as they are" in result.output.replace("\n", " ")
@@ -144,5 +145,5 @@ def test_from_a_hub(gpt, tmp_path):
     source = AutoModel.from_pretrained(gpt)
     model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
     assert torch.equal(model.wte.weight, source.wte.weight)
-    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 50257
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 500
     assert json.loads((tmp_path / "out" / "config.json").read_text())["n_positions"] == 32

@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
-from gpt_embeddings import Embedder, load_tokenizer
+from gpt_embeddings import Embedder
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings_cli import app
 
@@ -21,20 +21,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory):
+def things(tmp_path_factory, small_tokenizer):
     """A folder with what the commands begin with."""
     folder = tmp_path_factory.mktemp("things")
     sentences = [f"The {word} came in again, and it was the {i}th {word}." for i, word in enumerate("abcdefgh" * 8)]
     (folder / "text.txt").write_text("\n\n".join(sentences), encoding="utf-8")
     labelled = "".join(f'"{sentence}",{i % 2}\n' for i, sentence in enumerate(sentences))
     (folder / "labels.csv").write_text("text,label\n" + labelled, encoding="utf-8")
-    small = load_tokenizer().train_new_from_iterator(sentences + TEXTS, 400)
-    small.save_pretrained(folder / "tokenizer")
+    small_tokenizer.save_pretrained(folder / "tokenizer")
     torch.manual_seed(0)
-    sizes = {"n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": len(small)}
+    sizes = {"n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": len(small_tokenizer)}
     GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder / "gpt")
-    small.save_pretrained(folder / "gpt")
-    static = StaticEmbedding(small.backend_tokenizer, embedding_dim=8)
+    small_tokenizer.save_pretrained(folder / "gpt")
+    static = StaticEmbedding(small_tokenizer.backend_tokenizer, embedding_dim=8)
     SentenceTransformer(modules=[static], device="cpu").save(str(folder / "static"))
     return folder
 
@@ -45,7 +44,7 @@ def things(tmp_path_factory):
         "extract {0}/gpt",
         "extract {0}/gpt --position-embedding-type none",
         "extract {0}/static",
-        "train clm {0}/text.txt --tokenizer {0}/tokenizer --max-length 8",
+        "train clm {0}/text.txt --tokenizer {0}/tokenizer --max-length 16",
         "train contrastive {0}/text.txt --tokenizer {0}/tokenizer --batch-size 4 --epochs 1 --sample-by document",
         "train distil {0}/text.txt --teacher {0}/static --tokenizer {0}/tokenizer --n-embd 4 --epochs 1 --phrases 9",
         "train classes {0}/labels.csv --label-column label --model {0}/gpt",
