@@ -10,6 +10,7 @@ from gpt_embeddings.analysis.encodings import compare_encodings
 
 CAT = "O gato sentou no tapete"
 CARPET = "O tapete sentou no gato"
+TEXTS = [CAT, CARPET, "It rained"]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def encodings(model, gpt2_tokenizer):
-    return compare_encodings(model, gpt2_tokenizer, [CAT, CARPET, "It rained"])
+    return compare_encodings(model, gpt2_tokenizer, TEXTS)
 
 
 def test_only_rows_a_token_see_that_cat_and_carpet_changed_places(encodings):
@@ -36,36 +37,26 @@ def test_only_rows_a_token_see_that_cat_and_carpet_changed_places(encodings):
         np.testing.assert_allclose(np.diag(encoding.similarity), 1)
 
 
-def test_sizes_and_zeros_by_hand(encodings, gpt2_tokenizer):
-    ids = [gpt2_tokenizer(text).input_ids for text in (CAT, CARPET, "It rained")]
+def test_sparse_ones_equal_the_formulas(encodings, gpt2_tokenizer):
+    """Sizes and zeros by hand; of TF-IDF, counts times ln((1 + n) / (1 + df)) + 1, as scikit-learn has it."""
+    ids = [gpt2_tokenizer(text).input_ids for text in TEXTS]
     one_hot, bag, tfidf, pooled, rows = encodings
     assert len(ids[0]) == len(ids[1]) == 8
     assert one_hot.size == 8 * 50257 and one_hot.zeros == 1 - 1 / 50257
-    used = sum(len(set(row)) for row in ids)
+    same_places = (np.array(ids[0]) == np.array(ids[1])).mean()
+    assert one_hot.similarity[0, 1] == pytest.approx(same_places) and 0 < same_places < 1
+    counts = np.stack([np.bincount(row, minlength=50257) for row in ids]).astype(float)
     assert bag.size == tfidf.size == 50257
-    assert bag.zeros == tfidf.zeros == pytest.approx(1 - used / (3 * 50257), abs=1e-12)
+    assert bag.zeros == tfidf.zeros == pytest.approx((counts == 0).mean(), abs=1e-12)
+    weights = counts * (np.log(4 / (1 + (counts > 0).sum(0))) + 1)
+    for encoding, vectors in ((bag, counts), (tfidf, weights)):
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        np.testing.assert_allclose(encoding.similarity, units @ units.T, atol=1e-9)
     assert (pooled.size, rows.size) == (16, 8 * 16) and pooled.zeros == rows.zeros == 0
 
 
-def test_one_hot_counts_places_with_the_same_token(encodings, gpt2_tokenizer):
-    first, second = (np.array(gpt2_tokenizer(text).input_ids) for text in (CAT, CARPET))
-    dense = [torch.nn.functional.one_hot(torch.tensor(ids), 50257).flatten().double() for ids in (first, second)]
-    expected = float(torch.nn.functional.cosine_similarity(*dense, dim=0))
-    assert encodings[0].similarity[0, 1] == pytest.approx(expected)
-
-
-def test_tfidf_equals_the_formula(encodings, gpt2_tokenizer):
-    """Counts times ln((1 + n) / (1 + df)) + 1, as scikit-learn has it, then cosine."""
-    ids = [gpt2_tokenizer(text).input_ids for text in (CAT, CARPET, "It rained")]
-    counts = np.stack([np.bincount(row, minlength=50257) for row in ids]).astype(float)
-    weights = counts * (np.log(4 / (1 + (counts > 0).sum(0))) + 1)
-    units = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    np.testing.assert_allclose(encodings[2].similarity, units @ units.T, atol=1e-9)
-
-
 def test_dense_ones_equal_the_model(encodings, model, gpt2_tokenizer):
-    texts = [CAT, CARPET, "It rained"]
-    outputs = [model(torch.tensor([gpt2_tokenizer(text).input_ids])) for text in texts]
+    outputs = [model(torch.tensor([gpt2_tokenizer(text).input_ids])) for text in TEXTS]
     pooled = torch.nn.functional.normalize(torch.cat([output.pooler_output for output in outputs]).double(), dim=1)
     np.testing.assert_allclose(encodings[3].similarity, (pooled @ pooled.T).detach(), atol=1e-5)
     rows = torch.nn.functional.normalize(outputs[0].last_hidden_state.flatten().double(), dim=0)
@@ -73,12 +64,9 @@ def test_dense_ones_equal_the_model(encodings, model, gpt2_tokenizer):
     assert encodings[4].similarity[0, 1] == pytest.approx(float((rows @ other).detach()), abs=1e-5)
 
 
-def test_bad_sentences_are_refused(model, gpt2_tokenizer):
+def test_bad_sentences_are_refused_and_long_ones_cut(model, gpt2_tokenizer):
     with pytest.raises(ValueError, match="At least two sentences are needed, got 1"):
         compare_encodings(model, gpt2_tokenizer, [CAT])
     with pytest.raises(ValueError, match="'' has no tokens"):
         compare_encodings(model, gpt2_tokenizer, [CAT, ""])
-
-
-def test_a_long_sentence_is_cut(model, gpt2_tokenizer):
     assert compare_encodings(model, gpt2_tokenizer, [CAT, "tide " * 100])[4].size == 32 * 16

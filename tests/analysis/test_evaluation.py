@@ -89,24 +89,19 @@ def test_few_answers_and_blocks(box, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lists", "message"),
+    ("evaluate", "arguments", "message"),
     [
-        ((["a"] * 3, ["b"] * 3, [1, 2]), "got 3 and 3 texts and 2 scores"),
-        ((["a"] * 2, ["b"] * 2, [1, 2]), "at least 3: got 2"),
-        ((["a"] * 3, ["b"] * 3, [1, float("nan"), 2]), "The score of pair 1 is nan"),
-        ((["a"] * 3, ["b"] * 3, [1, 1, 1]), "All scores are 1; a correlation"),
+        (evaluate_scores, (["a"] * 3, ["b"] * 3, [1, 2]), "got 3 and 3 texts and 2 scores"),
+        (evaluate_scores, (["a"] * 2, ["b"] * 2, [1, 2]), "at least 3: got 2"),
+        (evaluate_scores, (["a"] * 3, ["b"] * 3, [1, float("nan"), 2]), "The score of pair 1 is nan"),
+        (evaluate_scores, (["a"] * 3, ["b"] * 3, [1, 1, 1]), "All scores are 1; a correlation"),
+        (evaluate_retrieval, ([], []), "got 0 questions"),
+        (evaluate_retrieval, (["a"], ["b"], [300]), "`dims` has 300, but the vectors have 256"),
     ],
 )
-def test_scores_that_cannot_be(box, lists, message):
+def test_what_cannot_be_evaluated(box, evaluate, arguments, message):
     with pytest.raises(ValueError, match=message):
-        evaluate_scores(box.encode, *lists)
-
-
-def test_other_bad_input(box):
-    with pytest.raises(ValueError, match="got 0 questions"):
-        evaluate_retrieval(box.encode, [], [])
-    with pytest.raises(ValueError, match="`dims` has 300, but the vectors have 256"):
-        evaluate_retrieval(box.encode, ["a"], ["b"], dims=[300])
+        evaluate(box.encode, *arguments)
     with pytest.raises(ValueError, match=r"returned the shape \(256,\) for 1 texts"):
         evaluate_retrieval(lambda texts: box.encode(texts[0]), ["a"], ["b"])
 
@@ -127,50 +122,43 @@ def test_similar_pairs_have_the_ranks_they_claim():
     assert (similar_pairs(vectors, seed=1)[1] == second).all()
 
 
-def write(path, rows):
-    with path.open("w", newline="", encoding="utf-8") as file:
+def run(folder, rows, *options, table="gpt-embeddings-english"):
+    """Evaluate the table on pairs in a file of CSV."""
+    with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    return str(path)
+    return CliRunner().invoke(app, ["evaluate", table, str(folder / "pairs.csv"), *options])
 
 
-class TestCommand:
-    def test_scored_pairs(self, box, tmp_path):
-        rows = [(a, b, i % 4) for i, (a, b) in enumerate(zip(LINES, LINES[3:], strict=False))]
-        data = write(
-            tmp_path / "pairs.csv", [("sentence1", "sentence2", "score"), *rows, ("alone", "", 3), (" \t", "blank", 2)]
-        )
-        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, "--json"])
-        assert done.exit_code == 0, done.output
-        facts = json.loads(done.stdout.splitlines()[-1])
-        assert (facts["pairs"], facts["skipped"]) == (len(rows), 2)
-        first, second = (box.encode([row[side] for row in rows]) for side in (0, 1))
-        cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
-        expected = spearmanr(cosines, [row[2] for row in rows])[0]
-        assert facts["dimensions"]["256"]["spearman"] == pytest.approx(expected, abs=1e-6)
+def test_command_with_scored_pairs(box, tmp_path):
+    rows = [(a, b, i % 4) for i, (a, b) in enumerate(zip(LINES, LINES[3:], strict=False))]
+    done = run(tmp_path, [("sentence1", "sentence2", "score"), *rows, ("alone", "", 3), (" \t", "blank", 2)], "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts["pairs"], facts["skipped"]) == (len(rows), 2)
+    first, second = (box.encode([row[side] for row in rows]) for side in (0, 1))
+    cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    expected = spearmanr(cosines, [row[2] for row in rows])[0]
+    assert facts["dimensions"]["256"]["spearman"] == pytest.approx(expected, abs=1e-6)
 
-    def test_questions_by_the_names_of_their_columns(self, tmp_path):
-        rows = [(line[:20], line[20:]) for line in LINES]
-        data = write(tmp_path / "faq.csv", [("asked", "said"), *rows])
-        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data])
-        assert done.exit_code == 1
-        assert "the columns are asked, said. Name the two columns of texts with --columns." in done.stderr
-        assert "Without it, they must be sentence1 and sentence2; question and answer; " in done.stderr
-        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, "--columns", "asked", "said"])
-        assert done.exit_code == 0, done.output
-        assert f"{len(rows):,} pairs (asked, said)" in done.stdout
-        assert "recall@1   recall@10      MRR@10" in " ".join(done.stdout.splitlines())
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            (["--score", "points"], "There is no column 'points' of scores; the columns are question, answer, n"),
-            (["--columns", "question", "m"], "There is no column 'm'; the columns are question, answer, n"),
-            (["--score", "n"], "at least 3"),
-        ],
-    )
-    def test_messages(self, options, message, tmp_path):
-        data = write(
-            tmp_path / "pairs.csv", [("question", "answer", "n"), ("Who?", "She.", 1), ("Where?", "There.", 2)]
-        )
-        done = CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", data, *options])
+def test_command_with_questions_by_the_names_of_their_columns(tmp_path):
+    rows = [("asked", "said"), *((line[:20], line[20:]) for line in LINES)]
+    done = run(tmp_path, rows)
+    assert done.exit_code == 1
+    assert "the columns are asked, said. Name the two columns of texts with --columns." in done.stderr
+    assert "Without it, they must be sentence1 and sentence2; question and answer; " in done.stderr
+    done = run(tmp_path, rows, "--columns", "asked", "said")
+    assert done.exit_code == 0, done.output
+    assert f"{len(LINES):,} pairs (asked, said)" in done.stdout
+    assert "recall@1   recall@10      MRR@10" in " ".join(done.stdout.splitlines())
+
+
+def test_messages_of_the_command(tmp_path):
+    rows = [("question", "answer", "n"), ("Who?", "She.", 1), ("Where?", "There.", 2)]
+    for options, message in (
+        (["--score", "points"], "There is no column 'points' of scores; the columns are question, answer, n"),
+        (["--columns", "question", "m"], "There is no column 'm'; the columns are question, answer, n"),
+        (["--score", "n"], "at least 3"),
+    ):
+        done = run(tmp_path, rows, *options)
         assert done.exit_code == 1 and message in done.stderr

@@ -17,11 +17,11 @@ def make_model(**fields):
     return GPTEmbeddingsModel(config).eval()
 
 
-def make_word_tokenizer(**special):
+def make_word_tokenizer():
     vocab = {"[UNK]": 0, "tide": 1, "clerk": 2}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,10 @@ def test_every_piece_of_gpt2_is_one_visible_line(gpt2_tokenizer):
     assert pieces[50256] == "<|endoftext|>"
 
 
-def test_a_row_without_a_token_is_named_by_its_number(gpt2_tokenizer):
-    assert readable_pieces(gpt2_tokenizer, [50300]) == ["row 50300"]
-
-
-def test_other_vocabularies_are_shown_as_they_are():
+def test_other_vocabularies_and_rows_without_a_token(gpt2_tokenizer):
     assert readable_pieces(make_word_tokenizer(), [1, 0]) == ["tide", "[UNK]"]
     assert show("▁tide\u200b") == "␣tide\\u200b"
+    assert readable_pieces(gpt2_tokenizer, [50300]) == ["row 50300"]
 
 
 def test_a_word_is_taken_as_within_a_sentence(gpt2_tokenizer):
@@ -113,18 +110,14 @@ def test_measures_equal_numpy(gpt2_tokenizer):
     np.testing.assert_allclose(measures["share of token"] + measures["share of position"], 1, rtol=1e-5)
 
 
-def test_zero_tables_give_zeros_and_no_nan(gpt2_tokenizer):
-    model = make_model(initializer_range=0.0)
-    measures = measure(split_parts(model, gpt2_tokenizer, "The sea"))
+def test_measures_of_zero_tables_are_zeros_and_not_nan(gpt2_tokenizer):
+    measures = measure(split_parts(make_model(initializer_range=0.0), gpt2_tokenizer, "The sea"))
     assert all((values == 0).all() for values in measures.values())
 
 
-def test_a_long_text_is_cut_to_the_positions(gpt2_tokenizer):
+def test_texts_that_are_too_long_or_have_no_parts(gpt2_tokenizer):
     parts = split_parts(make_model(), gpt2_tokenizer, "tide " * 30)
     assert len(parts.input_ids) == 16 and parts.n_tokens == len(gpt2_tokenizer("tide " * 30).input_ids)
-
-
-def test_what_has_no_parts_is_refused(gpt2_tokenizer):
     with pytest.raises(ValueError, match="text is empty"):
         split_parts(make_model(), gpt2_tokenizer, "")
     with pytest.raises(ValueError, match="50257 entries, more than the model's `vocab_size` 100"):
