@@ -61,8 +61,16 @@ def find_files(inputs: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for name in inputs:
-        if name == "-" and not os.path.exists(name):
-            found.append(_copy_standard_input())
+        if name == "-" and not os.path.exists(name):  # copied, so that it can be read again
+            folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            path, digest = os.path.join(folder, "input.txt"), hashlib.sha256()
+            with open(path, "wb") as file:
+                while block := sys.stdin.buffer.read(2**20):
+                    digest.update(block)
+                    file.write(block)
+            _copies[path] = digest.hexdigest()
+            found.append(path)
         elif "://" in name:
             found += _find_remote(name)
         elif os.path.exists(name):
@@ -162,19 +170,6 @@ def open_seekable(path: str) -> Iterator[Any]:
 
         with open_bytes(path) if "://" in path else pa.OSFile(path, "rb") as file:
             yield file
-
-
-def _copy_standard_input() -> str:
-    """Copy the standard input to a temporary file, so that it can be read again."""
-    folder = tempfile.mkdtemp(prefix="gpt-embeddings-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path, digest = os.path.join(folder, "input.txt"), hashlib.sha256()
-    with open(path, "wb") as file:
-        while block := sys.stdin.buffer.read(2**20):
-            digest.update(block)
-            file.write(block)
-    _copies[path] = digest.hexdigest()
-    return path
 
 
 def _find_remote(name: str) -> list[str]:

@@ -177,36 +177,26 @@ def _text(path: str, options: ReadOptions, size: int) -> Blocks:
             # Splitting in Arrow makes no Python string of a line.
             lines = pc.split_pattern(_one_string(block.removesuffix(b"\n")), "\n").flatten()
             yield pa.table({"text": lines})
-    elif options.sample_by == "document":
+        return
+    if options.sample_by == "document":
         if text := b"".join(blocks):
             yield pa.table({"text": _one_string(text)})
-    else:
-        for texts in _between(blocks, options.sample_by, size):
-            yield pa.table({"text": texts.filter(pc.not_equal(texts, ""))})
-
-
-def _between(blocks: Iterator[bytes], sample_by: str, size: int) -> Iterator[pa.Array]:
-    r"""Yield the texts between the borders of paragraphs or documents, some of them empty.
-
-    >>> [texts.to_pylist() for texts in _between(iter([b"one\n \n\ntwo\n", b"lines\n"]), "paragraph", 2**20)]
-    [['one', 'two\nlines', '']]
-    """
+        return
     # With it, a line of blanks is a border at the beginning and the end of the file, too.
-    edge = b"\n" if sample_by == "paragraph" else b""
-
-    def split(text: bytes) -> pa.Array:
-        texts = pc.split_pattern_regex(_one_string(text), BORDERS[sample_by]).flatten()
-        return pc.ascii_ltrim(texts, "\n") if edge else texts
-
+    edge = b"\n" if options.sample_by == "paragraph" else b""
     parts, limit = [edge], size
-    for block in blocks:
-        parts.append(block)
-        if sum(map(len, parts)) >= limit:
-            texts = split(b"".join(parts))
-            yield texts[:-1]
+    for part in chain(blocks, [None]):
+        parts += [edge, edge] if part is None else [part]
+        if part is not None and sum(map(len, parts)) < limit:
+            continue
+        texts = pc.split_pattern_regex(_one_string(b"".join(parts)), BORDERS[options.sample_by]).flatten()
+        if edge:
+            texts = pc.ascii_ltrim(texts, "\n")
+        if part is not None:  # the last text may go on
             rest = edge + texts[-1].as_py().encode()
+            texts = texts[:-1]
             parts, limit = [rest], max(size, 2 * len(rest))  # a long text is not looked through with each block
-    yield split(b"".join([*parts, edge, edge]))
+        yield pa.table({"text": texts.filter(pc.not_equal(texts, ""))})
 
 
 class _Stream:
@@ -293,20 +283,8 @@ def _csv_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[str]]
 
 
 def _json(path: str, options: ReadOptions, size: int) -> Blocks:
-    """Read JSON lines, or one JSON list of objects or texts."""
+    """Read JSON lines, or one list of objects or texts, or one object over several lines."""
     keys: dict[str, None] = {}
-    for rows in _json_rows(path, options, size):
-        found = dict.fromkeys(chain.from_iterable(rows))
-        keys |= found
-        names = options.texts if options.texts_only else {**found, **dict.fromkeys(options.texts)}
-        yield pa.table({name: _json_column(name, [row.get(name) for row in rows], options) for name in names})
-    if keys:  # an object may lack a text, but not all of them
-        for name in options.texts:
-            check_column(keys, name)
-
-
-def _json_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects of a file block by block, or at once if it is one list, or one object over several lines."""
     line, blocks = 1, _blocks(path, options.encoding, size)
     for block in blocks:
         first = block.lstrip().split(b"\n", 1)[0].rstrip()
@@ -315,26 +293,32 @@ def _json_rows(path: str, options: ReadOptions, size: int) -> Iterator[list[dict
             value = json.loads(block + b"".join(blocks))
             rows = value if isinstance(value, list) else [value]
             rows = [{options.texts[0]: row} if isinstance(row, str) else row for row in rows]
-            yield [_check_object(row, f"element {i}") for i, row in enumerate(rows)]
-            return
-        lines = block.decode().split("\n")
-        texts = list(filter(None, map(str.strip, lines)))
-        try:  # all at once takes half the time of one by one
-            rows = json.loads(f"[{','.join(texts)}]")
-        except (ValueError, RecursionError):
-            rows = []
-        if len(rows) != len(texts) or set(map(type, rows)) != {dict}:
-            rows = []
-            for i, text in enumerate(lines, line):
-                if not text.strip():
-                    continue
-                try:
-                    value = json.loads(text)
-                except (ValueError, RecursionError) as error:  # also an integer too long for Python, lists too deep
-                    raise ValueError(f"line {i} is not JSON that Python reads ({error}).") from None
-                rows.append(_check_object(value, f"line {i}"))
-        yield rows
-        line += len(lines) - 1
+            rows = [_check_object(row, f"element {i}") for i, row in enumerate(rows)]
+        else:
+            lines = block.decode().split("\n")
+            texts = list(filter(None, map(str.strip, lines)))
+            try:  # all at once takes half the time of one by one
+                rows = json.loads(f"[{','.join(texts)}]")
+            except (ValueError, RecursionError):
+                rows = []
+            if len(rows) != len(texts) or set(map(type, rows)) != {dict}:
+                rows = []
+                for i, text in enumerate(lines, line):
+                    if not text.strip():
+                        continue
+                    try:
+                        value = json.loads(text)
+                    except (ValueError, RecursionError) as error:  # also an integer or lists too long for Python
+                        raise ValueError(f"line {i} is not JSON that Python reads ({error}).") from None
+                    rows.append(_check_object(value, f"line {i}"))
+            line += len(lines) - 1
+        found = dict.fromkeys(chain.from_iterable(rows))
+        keys |= found
+        names = options.texts if options.texts_only else {**found, **dict.fromkeys(options.texts)}
+        yield pa.table({name: _json_column(name, [row.get(name) for row in rows], options) for name in names})
+    if keys:  # an object may lack a text, but not all of them
+        for name in options.texts:
+            check_column(keys, name)
 
 
 def _check_object(value: Any, name: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from gpt_embeddings.text.flat_ids import FlatIds
 from gpt_embeddings.text.normalization import BatchNormalizer
 
 
-PROBES_VERSION = 4  # part of a verdict's name: raise it when `probes` or `_prove` change
+PROBES_VERSION = 4  # part of a verdict's name: raise it when `_prove` changes
 PROBE_BATCH = 4096
 _BLOCK = 64  # characters that are compared in one text first
 # Where Unicode has characters or may get some, and the ends of its private areas.
@@ -101,7 +101,17 @@ class GigatokenBackend:
             offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
             input_ids = np.concatenate([np.empty(0, dtype=np.uint32), *parts])
         else:
-            rows = self._handle.encode_batch(texts if column is None else _as_awkward(column)).layout
+            given: Any = texts
+            if column is not None:  # as gigatoken reads texts without making a Python string of each
+                import awkward as ak  # type: ignore[import-untyped]  # comes with gigatoken
+
+                _, ends, data = column.buffers()
+                content = ak.contents.NumpyArray(
+                    np.frombuffer(data or b"", np.uint8), parameters={"__array__": "char"}
+                )
+                index = ak.index.Index64(np.frombuffer(ends, np.int64, len(column) + 1))
+                given = ak.Array(ak.contents.ListOffsetArray(index, content, parameters={"__array__": "string"}))
+            rows = self._handle.encode_batch(given).layout
             input_ids, offsets = rows.content.data, rows.offsets.data.astype(np.int64, copy=False)
         self._tokens += len(input_ids)
         return input_ids.view(np.int32), offsets
@@ -110,16 +120,6 @@ class GigatokenBackend:
         import gigatoken
 
         self._handle, self._tokens = gigatoken.Tokenizer.from_json(self._description), 0
-
-
-def _as_awkward(texts: pa.LargeStringArray) -> Any:
-    """Return texts as gigatoken reads them without making a Python string of each."""
-    import awkward as ak  # type: ignore[import-untyped]  # comes with gigatoken
-
-    _, offsets, data = texts.buffers()
-    characters = ak.contents.NumpyArray(np.frombuffer(data or b"", np.uint8), parameters={"__array__": "char"})
-    ends = ak.index.Index64(np.frombuffer(offsets, np.int64, len(texts) + 1))
-    return ak.Array(ak.contents.ListOffsetArray(ends, characters, parameters={"__array__": "string"}))
 
 
 # Held while any backend encodes and around every fork: a child must not inherit a lock of gigatoken in mid-call.
@@ -227,7 +227,18 @@ def _prove(candidate: GigatokenBackend, backend: Tokenizer, reference: Encode) -
         firsts = [c for i, c in enumerate(found) if i == 0 or found[i - 1] != c - 1]
         lasts = [c for i, c in enumerate(found) if i == len(found) - 1 or found[i + 1] != c + 1]
         candidate.set_fallback(zip(firsts, lasts, strict=True))
-        texts = probes(backend)
+        # The texts on which the two have to agree.
+        texts = ["", *("a{0}a 1{0}1 {0}'s  {0}".format(chr(c)) for c in range(0x3400))]
+        texts += [a + b + c for a, b, c in product(_WORDS, repeat=3)]
+        texts += [unit * n + end for unit in _REPEATED for n in _REPEATS for end in ("", "x")]
+        for token in backend.get_added_tokens_decoder().values():
+            text = token.content
+            texts += [a + text + b for a in ("", " ", "a", "\n") for b in ("", " ", "a", "\n")]
+            texts += [text * 2, text[1:], text[:-1], text.upper(), text.lower()]
+        size = backend.get_vocab_size(with_added_tokens=False)
+        entries = backend.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
+        for i in range(0, size, 40):
+            texts += ["".join(entries[i : i + 40]), " ".join(entries[i : i + 40])]
         wrong = next(_differing(texts, candidate, reference), None)
     return "equal" if wrong is None else f"its ids differ from those of `tokenizers` for {texts[wrong]!r:.60}"
 
@@ -243,22 +254,6 @@ def _differing(texts: list[str], candidate: GigatokenBackend, reference: Encode)
             found, wanted = ids[offsets[j] : offsets[j + 1]], wanted_ids[wanted_offsets[j] : wanted_offsets[j + 1]]
             if not np.array_equal(found, wanted):
                 yield i + j
-
-
-def probes(backend: Tokenizer) -> list[str]:
-    """Return the texts on which gigatoken has to agree with `backend`."""
-    texts = ["", *("a{0}a 1{0}1 {0}'s  {0}".format(chr(c)) for c in range(0x3400))]
-    texts += [a + b + c for a, b, c in product(_WORDS, repeat=3)]
-    texts += [unit * n + end for unit in _REPEATED for n in _REPEATS for end in ("", "x")]
-    for token in backend.get_added_tokens_decoder().values():
-        text = token.content
-        texts += [a + text + b for a in ("", " ", "a", "\n") for b in ("", " ", "a", "\n")]
-        texts += [text * 2, text[1:], text[:-1], text.upper(), text.lower()]
-    size = backend.get_vocab_size(with_added_tokens=False)
-    entries = backend.decode_batch([[i] for i in range(size)], skip_special_tokens=False)
-    for i in range(0, size, 40):
-        texts += ["".join(entries[i : i + 40]), " ".join(entries[i : i + 40])]
-    return texts
 
 
 def _beside(characters: Iterable[int]) -> list[str]:

@@ -29,22 +29,18 @@ class BatchNormalizer:
     def __init__(self, description: Mapping[str, Any]) -> None:
         self._lowercase = False
         self._table = np.arange(256, dtype=np.uint8)  # what each byte becomes
-        self._add(description)
-        self._last = int(np.flatnonzero(self._table != np.arange(256)).max(initial=-1))  # byte that is replaced
-
-    def _add(self, description: Mapping[str, Any]) -> None:
-        kind = description["type"]
-        if kind == "Sequence":
-            for inner in description["normalizers"]:
-                self._add(inner)
-        elif kind == "Lowercase":
-            self._lowercase = True
-        elif kind == "Replace" and _is_one_symbol(old := description["pattern"].get("String", "")):
-            if not _is_one_symbol(new := description["content"]):
-                raise NotImplementedError(f"the normalizer Replace with {new!r}")
+        for step in description["normalizers"] if description["type"] == "Sequence" else [description]:
+            if step["type"] == "Lowercase":
+                self._lowercase = True
+                continue
+            if step["type"] != "Replace":
+                raise NotImplementedError(f"the normalizer {step['type']}")
+            old, new = step["pattern"].get("String", ""), step["content"]
+            # Characters without upper and lower case, so that steps can be exchanged.
+            if not all(len(text) == 1 and text.isascii() and not text.isalpha() for text in (old, new)):
+                raise NotImplementedError(f"the normalizer Replace of {step['pattern']} by {new!r}")
             self._table[self._table == ord(old)] = ord(new)
-        else:
-            raise NotImplementedError(f"the normalizer {kind}")
+        self._last = int(np.flatnonzero(self._table != np.arange(256)).max(initial=-1))  # byte that is replaced
 
     def apply(self, texts: list[str]) -> pa.LargeStringArray:
         """Return texts as the tokenizer sees them."""
@@ -67,8 +63,3 @@ class BatchNormalizer:
             replaced[places] = self._table[replaced[places]]
             column = pa.LargeStringArray.from_buffers(len(column), column.buffers()[1], pa.py_buffer(replaced))
         return column
-
-
-def _is_one_symbol(text: str) -> bool:
-    """Return whether a text is one ASCII character without upper and lower case, so that steps can be exchanged."""
-    return len(text) == 1 and text.isascii() and not text.isalpha()

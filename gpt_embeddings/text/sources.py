@@ -95,20 +95,36 @@ def load_source(
         raise ValueError(
             f"There is no encoding {encoding!r}. Use one such as 'utf-8', 'cp1252' or 'utf-16'."
         ) from None
+    if subset is not None and not (len(names) == 1 and may_be_on_hub(names[0])):
+        raise ValueError(f"`subset` only applies to datasets on the Hub, but {names[0]!r} is a local path.")
     dataset: Any
-    if all(_is_saved(name) for name in names):
-        dataset = _open_saved(names, split, streaming)
+    if all(_is_saved(name) for name in names):  # opened where they are, without a copy
+        parts = []
+        for name in names:
+            part = load_from_disk(name)
+            if isinstance(part, DatasetDict):
+                if split not in part:
+                    raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(part)}.")
+                part = part[split]
+            parts.append(part)
+        dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+        if not len(dataset):
+            raise ValueError(f"{', '.join(names)}: there are no rows; the input is empty.")
+        if streaming:
+            dataset = dataset.to_iterable_dataset(num_shards=min(len(dataset), max(1, len(dataset.cache_files))))
     elif len(names) == 1 and may_be_on_hub(names[0]):
-        dataset = _load_from_hub(names[0], subset, split, streaming)
-        subset = None
+        try:
+            dataset = load_dataset(names[0], subset, split=split, streaming=streaming)
+        except (DatasetNotFoundError, DataFilesNotFoundError, ConnectionError, FileNotFoundError) as error:
+            raise FileNotFoundError(
+                f"Input {names[0]!r} is not a local file, and it could not be loaded from the Hub ({error})."
+            ) from error
     else:
         files = find_files(names)
         options = ReadOptions(
             format=format_of(files), texts=texts, texts_only=texts_only, sample_by=sample_by, encoding=encoding
         )
         dataset = open_files(files, options, streaming=streaming)
-    if subset is not None:
-        raise ValueError(f"`subset` only applies to datasets on the Hub, but {names[0]!r} is a local path.")
     for name in texts:
         check_texts(dataset, name)
     return dataset.select_columns(list(texts)) if texts_only else dataset
@@ -136,15 +152,18 @@ def open_files(files: Sequence[str], options: ReadOptions, *, streaming: bool = 
             builder = _FilesBuilder(files, options, schema)
             builder.download_and_prepare(verification_mode="no_checks")
             return builder.as_dataset("train")
-        except DatasetGenerationError as error:
-            if isinstance(error.__cause__, _Wider):
-                schema = error.__cause__.args[0]  # read again from the beginning
-            elif isinstance(error.__cause__, OSError):
-                raise _cache_error(error.__cause__) from error
+        except (DatasetGenerationError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+            if isinstance(cause, _Wider):
+                schema = cause.args[0]  # read again from the beginning
+            elif isinstance(cause, OSError):
+                raise OSError(
+                    f"The cache of `datasets`, {str(config.HF_DATASETS_CACHE)!r}, cannot be written ({cause}). Set "
+                    "HF_HOME or HF_DATASETS_CACHE to a folder that can, or read without a copy on disk: `--streaming` "
+                    "(`streaming=True` in Python)."
+                ) from error
             else:
-                raise (error.__cause__ or error) from None
-        except OSError as error:
-            raise _cache_error(error) from error
+                raise (cause or error) from None
 
 
 class _Wider(Exception):
@@ -179,14 +198,6 @@ class _FilesBuilder(ArrowBasedBuilder):
                     if not wider.equals(self.schema):
                         raise _Wider(wider)
                 yield f"{i} {j}", fit_table(table, self.schema, display_name(path))
-
-
-def _cache_error(error: OSError) -> OSError:
-    return OSError(
-        f"The cache of `datasets`, {str(config.HF_DATASETS_CACHE)!r}, cannot be written ({error}). Set HF_HOME or "
-        "HF_DATASETS_CACHE to a folder that can, or read without a copy on disk: `--streaming` (`streaming=True` in "
-        "Python)."
-    )
 
 
 def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions, *, final: bool = False) -> pa.Schema:
@@ -235,9 +246,12 @@ def read_blocks(
     blocks: Iterator[list[Any]] = ([table] for table in tables.iter(batch_size=rows))
     if has_transform(dataset):
         blocks = ([batch] for batch in dataset.iter(batch_size=rows))
-    elif isinstance(dataset, IterableDataset) and not _has_one_schema(dataset):
-        single = tables.iter(batch_size=1)
-        blocks = iter(lambda: list(islice(single, rows)), [])
+    elif isinstance(dataset, IterableDataset):
+        steps = list(steps_of(dataset._ex_iterable))
+        plain = dataset.features is not None and dataset._distributed is None and steps[0].iter_arrow is not None
+        if not plain or any(hasattr(step, "ex_iterables") for step in steps):
+            single = tables.iter(batch_size=1)
+            blocks = iter(lambda: list(islice(single, rows)), [])
     for block in blocks:
         if has_transform(dataset):
             # If possible without other columns, which may hold anything.
@@ -265,12 +279,6 @@ def has_transform(dataset: Any) -> bool:
     return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
 
 
-def _has_one_schema(dataset: IterableDataset) -> bool:
-    steps = list(steps_of(dataset._ex_iterable))
-    plain = dataset.features is not None and dataset._distributed is None and steps[0].iter_arrow is not None
-    return plain and not any(hasattr(step, "ex_iterables") for step in steps)
-
-
 def steps_of(source: Any) -> Iterator[Any]:
     """Walk the steps of a streaming dataset (its `_ex_iterable`), from the last to the first."""
     if source is None:
@@ -282,29 +290,3 @@ def steps_of(source: Any) -> Iterator[Any]:
 
 def _is_saved(name: str) -> bool:
     return any(os.path.isfile(os.path.join(name, file)) for file in ("state.json", "dataset_dict.json"))
-
-
-def _open_saved(names: Sequence[str], split: str, streaming: bool) -> Dataset | IterableDataset:
-    """Open folders of `save_to_disk` where they are, without a copy."""
-    parts = []
-    for name in names:
-        part = load_from_disk(name)
-        if isinstance(part, DatasetDict):
-            if split not in part:
-                raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(part)}.")
-            part = part[split]
-        parts.append(part)
-    dataset = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-    if not len(dataset):
-        raise ValueError(f"{', '.join(names)}: there are no rows; the input is empty.")
-    n_files = min(len(dataset), max(1, len(dataset.cache_files)))
-    return dataset.to_iterable_dataset(num_shards=n_files) if streaming else dataset
-
-
-def _load_from_hub(name: str, subset: str | None, split: str, streaming: bool) -> Dataset | IterableDataset:
-    try:
-        return load_dataset(name, subset, split=split, streaming=streaming)
-    except (DatasetNotFoundError, DataFilesNotFoundError, ConnectionError, FileNotFoundError) as error:
-        raise FileNotFoundError(
-            f"Input {name!r} is not a local file, and it could not be loaded from the Hub ({error})."
-        ) from error
