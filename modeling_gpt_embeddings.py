@@ -468,9 +468,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         self._check_has_values(weights)
 
         if table is not None:
-            sums = _sum_rows(
-                table, input_ids, offsets, weights
-            ).float()  # (n_documents, word_embed_proj_dim or n_embd)
+            sums = _sum_rows(table, input_ids, offsets, weights).float()  # (n_documents, width of wte)
         elif _is_plain(self.wte):
             sums = _sum_rows(weight, input_ids, offsets, weights, self.wte.sparse)
         else:  # an adapter or a hook changes what the table gives, so it has to be asked for every token

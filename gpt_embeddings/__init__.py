@@ -1,19 +1,8 @@
 """The input stage of GPT for the Hugging Face libraries: text, tokens, token + position embeddings.
 
-Importing this package registers the model with `AutoConfig` and `AutoModel`. The rooms, in the order of the data, are
-imported when one of their names is first asked for:
-
-- `text`: files and datasets to texts, texts to one flat array of token ids
-- `checkpoints`: the input stage out of a saved GPT and back into it, saved models by name
-- `analysis`: what can be computed of an input stage, as numbers
-- `windows`: flat ids cut into training windows, streamed or stored
-- `embedding`: texts to vectors, in a `map()`, over a dataset, on a cluster
-- `training`: the tables learned, from text, from a teacher or from pairs
-- `hub`: one complete repository from one call
-- `explore`: an input stage to look at
-
-The model itself is at the top level: `configuration_gpt_embeddings` and `modeling_gpt_embeddings`, which travel to the
-Hub with every checkpoint. The command line is `gpt_embeddings_cli`.
+Importing this package registers the model with `AutoConfig` and `AutoModel`; the folders are imported when one of
+their names is first asked for. The model itself is at the top level, in `configuration_gpt_embeddings` and
+`modeling_gpt_embeddings`, and the command line is `gpt_embeddings_cli`.
 """
 
 import importlib

@@ -8,7 +8,6 @@
 keeps the hashes of their files (`RECORD`).
 """
 
-import difflib
 from pathlib import Path
 
 
@@ -41,16 +40,3 @@ def find_bundled(name: str | None) -> str:
 def bundled_name(folder: str) -> str | None:
     """Return the name of the bundled table whose folder this is, or None."""
     return next((table for table in BUNDLED if Path(folder) == folder_of(table)), None)
-
-
-def suggest_bundled(name: str) -> str:
-    """Return a sentence that lists the bundled tables and, for a name that looks like one of them, which is meant.
-
-    >>> suggest_bundled("portugese")
-    'The bundled tables are gpt-embeddings-english, gpt-embeddings-portuguese; did you mean gpt-embeddings-portuguese?'
-    """
-    spellings = {spelling: table for table in BUNDLED for spelling in (table, table.removeprefix("gpt-embeddings-"))}
-    close = difflib.get_close_matches(name.lower(), spellings, n=1)
-    return f"The bundled tables are {', '.join(BUNDLED)}" + (
-        f"; did you mean {spellings[close[0]]}?" if close else "."
-    )

@@ -100,13 +100,10 @@ def from_gpt(
     if in_memory or by_hand:  # else `config.json` takes precedence
         given |= sizes
     config: Any = GPTEmbeddingsConfig(**{**component_fields(family, given), **fields})
-    _check_sizes(name, config, tables)
     config.dtype = target or tables["wte.weight"].dtype
-    layout = torch.contiguous_format
-    return build_model(
-        config,
-        {key: table.detach().to(config.dtype, copy=in_memory, memory_format=layout) for key, table in tables.items()},
-    )
+    for key, table in tables.items():
+        tables[key] = table.detach().to(config.dtype, copy=in_memory, memory_format=torch.contiguous_format)
+    return build_model(config, tables, name)
 
 
 def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
@@ -136,7 +133,7 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
             raise ValueError(
                 f"`{field}` of the model is {ours!r}, the {given['model_type']} has {theirs!r}: they do not fit."
             )
-    _check_sizes(type(gpt).__name__, model.config, tables)
+    _check_shapes(type(gpt).__name__, model, tables)
     with torch.no_grad():
         for name, key in keys.items():
             parameters[key].copy_(model.get_parameter(name))
@@ -199,26 +196,21 @@ def _sizes_of(name: str, keys: Mapping[str, str], tables: Mapping[str, Any], pos
     return sizes
 
 
-def _check_sizes(name: str, config: Any, tables: Mapping[str, torch.Tensor]) -> None:
-    """Compare the shapes of the tables with the configuration."""
-    width = config.word_embed_proj_dim or config.n_embd
-    expected = {
-        "wte.weight": (config.vocab_size, width),
-        "wpe.weight": (config.n_positions + config.position_offset, config.n_embd),
-        "project_in.weight": (config.n_embd, width),
-    }
+def _check_shapes(name: str, model: GPTEmbeddingsModel, tables: Mapping[str, torch.Tensor]) -> None:
+    expected = {key: tuple(table.shape) for key, table in model.state_dict().items()}
     for key, table in tables.items():
-        if table.shape != expected[key]:
+        if table.shape != expected.get(key):
             raise ValueError(
                 f"{name}: the table for `{key}` has the shape {tuple(table.shape)}, the configuration says "
-                f"{expected[key]}. Give the model and the configuration that belong together."
+                f"{expected.get(key)}. Give the model and the configuration that belong together."
             )
 
 
-def build_model(config: Any, tables: dict[str, torch.Tensor]) -> GPTEmbeddingsModel:
+def build_model(config: Any, tables: dict[str, torch.Tensor], name: str = "The source") -> GPTEmbeddingsModel:
     """Make a model around its tables, without allocating others first, in evaluation mode."""
     with torch.device("meta"):
         model = GPTEmbeddingsModel(config)
+    _check_shapes(name, model, tables)
     if model.token_weights is not None:  # those that are not known are 1 each, until `fit_token_weights`
         table = tables["wte.weight"]
         tables = {"token_weights": torch.ones(len(table), dtype=table.dtype), **tables}

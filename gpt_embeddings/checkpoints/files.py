@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
-from gpt_embeddings.bundled import suggest_bundled
+from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.text.tokenizer import hub_timeout
 
 
@@ -95,7 +95,7 @@ def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, HFValidationError, OSError) as error:  # the first is that of huggingface_hub's HTTP client
-        hint = "" if "/" in name else f" {suggest_bundled(name)}"
+        hint = "" if "/" in name else f" The bundled tables are {' and '.join(BUNDLED)}."
         if isinstance(error, (RepositoryNotFoundError, HFValidationError)):  # the former also if it is gated
             raise FileNotFoundError(
                 f"{name!r} is neither a folder here nor a model on the Hub that you can access. A private one needs "

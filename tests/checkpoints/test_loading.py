@@ -111,17 +111,10 @@ def test_which_tokenizer(folder, gpt2_tokenizer, tmp_path):
         assert len(found) == size and found.model_max_length == 8
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        ("portuguese", rf"; did you mean {PORTUGUESE}\?"),
-        ("gpt-embedding-English", rf"; did you mean {ENGLISH}\?"),
-        ("swahili", rf", {PORTUGUESE}\."),
-    ],
-)
-def test_a_name_like_that_of_a_bundled_table_is_not_guessed(name, hint):
+@pytest.mark.parametrize("name", ["portuguese", "swahili"])
+def test_a_name_like_that_of_a_bundled_table_is_not_guessed(name):
     for load in (load_model, load_model_and_tokenizer, Embedder.from_pretrained, from_gpt, from_static):
-        with pytest.raises(OSError, match=rf"'{name}'.*The bundled tables are {ENGLISH}.*{hint}"):
+        with pytest.raises(OSError, match=rf"'{name}'.*The bundled tables are {ENGLISH} and {PORTUGUESE}\."):
             load(name)
     with pytest.raises(OSError, match="nobody/portuguese") as error:
         load_model("nobody/portuguese")
