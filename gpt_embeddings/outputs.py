@@ -47,10 +47,9 @@ class AtomicOutput:
         path: The file or folder to make.
         kind: The command that makes it, such as `embed` or `train clm`.
         settings: What must be equal for a job to continue, JSON-serializable; None for a job that always starts anew.
-        resume: Whether to continue unfinished work of this kind; False deletes it. None if the caller offers no
-            choice: then it is continued.
-        overwrite: Whether to replace an existing output when the new one is complete. None if the caller offers no
-            choice: then it is refused.
+        resume: Whether to continue unfinished work of this kind; False deletes it.
+        overwrite: Whether to replace an existing output when the new one is complete. None of either means that the
+            caller offers no choice: work is continued, an existing output is refused.
         overwritable: Name patterns. A folder may be replaced only if it contains a match, a file only if it is one.
         suffixes: Suffixes of outputs that are one file; a name with the suffix of another format is refused.
     """
@@ -72,7 +71,27 @@ class AtomicOutput:
         self._old = self.path.with_name(f".{self.path.name}.old")
         self.result = self.folder / "result"  # where the result is made before it is renamed
         self._settings, self._resume = settings, resume
-        self._lock = _acquire(self.path)
+        # The lock; the lock file of a process that has ended does not matter.
+        file = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file.open("a").close()
+        except OSError as error:
+            reason = f"{error.strerror} ({error.filename})"
+            raise OSError(
+                f"The output {str(self.path)!r} cannot be written: {reason}. Choose another place."
+            ) from error
+        self._lock = FileLock(file, thread_local=False)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            holder = file.read_text(encoding="utf-8").split("\n")[0] if file.is_file() else ""
+            raise OSError(
+                f"Another process{holder and f' (pid {holder})'} is writing {str(self.path)!r}. Wait until it is "
+                "done, or choose another output."
+            ) from None
+        if not isinstance(self._lock, SoftFileLock):  # which notes its holder itself
+            file.write_text(f"{os.getpid()}\n", encoding="utf-8")
         try:
             if self._old.exists() and not self.path.exists():  # a kill between the two renames of `finish`
                 os.replace(self._old, self.path)
@@ -222,30 +241,6 @@ def _check_name(path: str | os.PathLike[str], kind: str, suffixes: Sequence[str]
             f"The output {name!r} is named as a {suffix} file, which `{kind}` does not write. Choose a name "
             f"without such a suffix{other}."
         )
-
-
-def _acquire(path: Path) -> FileLock:
-    """Return the lock of an output, held; the lock file of a process that has ended does not matter."""
-    file = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file.open("a").close()
-    except OSError as error:
-        raise OSError(
-            f"The output {str(path)!r} cannot be written: {error.strerror} ({error.filename}). Choose another place."
-        ) from error
-    lock = FileLock(file, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = file.read_text(encoding="utf-8").split("\n")[0] if file.is_file() else ""
-        raise OSError(
-            f"Another process{holder and f' (pid {holder})'} is writing {str(path)!r}. Wait until it is done, or "
-            "choose another output."
-        ) from None
-    if not isinstance(lock, SoftFileLock):  # which notes its holder itself
-        file.write_text(f"{os.getpid()}\n", encoding="utf-8")
-    return lock
 
 
 def _has_work(folder: Path) -> bool:

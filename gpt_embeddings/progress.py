@@ -17,17 +17,10 @@ class Counts(NamedTuple):
     documents: int = 0
     tokens: int = 0
     text_bytes: int = 0
-    nulls: int = 0
-    """Missing texts."""
-
-    blank: int = 0
-    """Texts that are empty or whitespace alone, or have no token."""
-
-    truncated: int = 0
-    """Texts with more tokens than the model has positions, whose end was dropped."""
-
-    dropped: int = 0
-    """Missing and blank texts whose rows were dropped; they are not among the documents."""
+    nulls: int = 0  # missing texts
+    blank: int = 0  # texts that are empty or whitespace alone, or have no token
+    truncated: int = 0  # texts with more tokens than the model has positions, whose end was dropped
+    dropped: int = 0  # missing and blank texts whose rows were dropped; they are not among the documents
 
     def warnings(self, n_positions: int, pooling: str | None) -> list[str]:
         """Return warnings about missing, blank, dropped and truncated texts, for a model and its pooling."""

@@ -13,22 +13,12 @@ from functools import cache
 import torch
 
 
-_forked = False
-
-
-def _after_fork_in_child() -> None:
-    global _forked
-    _forked = True
-    thread_pool.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+_PROCESS = os.getpid()  # which imported this module
 
 
 def was_forked() -> bool:
     """Return whether this process was forked after this module had been imported."""
-    return _forked
+    return os.getpid() != _PROCESS
 
 
 def n_cores() -> int:
@@ -37,21 +27,22 @@ def n_cores() -> int:
 
 
 @cache
-def thread_pool() -> ThreadPoolExecutor:
-    """Return one pool with a thread per core; torch uses one thread in each."""
+def thread_pool(process: int) -> ThreadPoolExecutor:
+    """Return one pool of a process, given by its id, with a thread per core; torch uses one thread in each."""
     return ThreadPoolExecutor(n_cores(), "gpt-embeddings", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager
-def torch_threads(n: int | None) -> Iterator[None]:
-    """Run torch on n threads, and afterwards on as many as before; None changes nothing."""
+def torch_threads(n: int | None = None) -> Iterator[None]:
+    """Run torch on n threads, and afterwards on as many as before; None changes nothing, unless a fork allows one."""
     before = torch.get_num_threads()
-    if n is None or n == before:
+    n = n or (1 if was_forked() else before)
+    if n == before:
         yield
         return
     torch.set_num_threads(n)
     try:
         yield
     finally:
-        if not _forked:
+        if not was_forked():
             torch.set_num_threads(before)

@@ -3,16 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gpt_embeddings_cli.common import load_libraries
 from gpt_embeddings_cli.options import check_names, model_option
 
-
-if TYPE_CHECKING:
-    from gpt_embeddings.embedding.search import Hit
 
 SHOWN = 160  # characters of a text
 
@@ -50,7 +47,11 @@ def search(
     if not folder.exists():
         raise FileNotFoundError(f"There is no dataset {str(folder)!r}.")
     check_names(model, tokenizer)
-    questions = _read_questions(queries)
+    questions: list[str] = []
+    for query in queries:
+        questions += [line for line in sys.stdin.read().splitlines() if line.strip()] if query == "-" else [query]
+    if not questions:
+        raise ValueError("Standard input holds no question.")
 
     load_libraries()
     from gpt_embeddings.embedding.search import open_embedder
@@ -61,23 +62,10 @@ def search(
         if as_json:
             found = [{"row": hit.row, "score": hit.score, **hit.values} for hit in hits]
             typer.echo(json.dumps({"query": question, "hits": found}, ensure_ascii=False, default=str))
-        else:
-            _show(question if len(questions) > 1 else None, hits, embedder.column)
-
-
-def _read_questions(queries: list[str]) -> list[str]:
-    """Return the questions that were given, with those of standard input in the place of `-`."""
-    questions: list[str] = []
-    for query in queries:
-        questions += [line for line in sys.stdin.read().splitlines() if line.strip()] if query == "-" else [query]
-    if not questions:
-        raise ValueError("Standard input holds no question.")
-    return questions
-
-
-def _show(question: str | None, hits: "list[Hit]", column: str) -> None:
-    if question is not None:
-        typer.echo(question)
-    for hit in hits:
-        text = " ".join(str(hit.values.get(column) or "").split())
-        typer.echo(f"{hit.score:7.3f}  row {hit.row:<6}  {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}")
+            continue
+        if len(questions) > 1:
+            typer.echo(question)
+        for hit in hits:
+            text = " ".join(str(hit.values.get(embedder.column) or "").split())
+            text = text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+            typer.echo(f"{hit.score:7.3f}  row {hit.row:<6}  {text}")

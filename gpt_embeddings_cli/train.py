@@ -231,12 +231,7 @@ def weights(
 
 
 def _check(
-    output: Path,
-    kind: str,
-    data: list[str],
-    model: str | None = None,
-    tokenizer: str | None = None,
-    config: Path | None = None,
+    output: Path, kind: str, data: list[str], model: str | None, tokenizer: str | None, config: Path | None = None
 ) -> None:
     """Refuse missing files before anything is imported, and an output that exists."""
     if model is not None and config is not None:

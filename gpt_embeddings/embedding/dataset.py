@@ -128,39 +128,41 @@ def embed_dataset(
     if one_file and "" not in splits:
         raise ValueError(f"{len(splits)} splits do not fit into one file; give a folder as `output`.")
     streams = isinstance(data, (IterableDataset, IterableDatasetDict))
+    embedded: dict[str, Any]
     if streams and target is None:
         if drop_empty:
             raise ValueError(
                 "`drop_empty` needs an `output` for a stream, or the dropped rows could not be counted. "
                 f"Or drop them yourself: `stream.filter(lambda row: (row[{embedder.column!r}] or '').strip())`."
             )
-        return _join({name: _embed_lazily(split, embedder) for name, split in splits.items()})
-    if embedder.dtype == "int8" and embedder.ranges is None:
-        if streams:
-            raise ValueError(
-                "int8 on a streaming dataset needs `ranges`, which `Embedder.calibrate` finds on a sample."
-            )
-        first = next(iter(splits.values()))  # a sample of it that is the same in every run
-        rows = np.linspace(0, len(first) - 1, min(len(first), CALIBRATION_ROWS), dtype=np.int64)
-        texts = take_column(
-            first.select_columns([embedder.column]).with_format("arrow").select(rows)[:], embedder.column
-        )
-        embedder.calibrate(texts.filter(pa.array(~find_blank(texts))))
-    counting = progress or Progress(None if streams else sum(map(len, splits.values())))
-    try:
-        job = _Job(embedder, embedder.provenance(model_name), counting, format, num_proc or 0, drop_empty)
-        if drop_empty and not streams:
-            splits = {name: _drop_empty(split, job) for name, split in splits.items()}
-        if target is None:
-            embedded = {name: _embed_in_memory(split, job) for name, split in splits.items()}
-        else:
-            embedded = _embed_to(target, splits, job, resume, overwrite)
-    finally:
-        counting.close()
-    counting.warnings = counting.counts.warnings(model.config.n_positions, embedder.pooling)
-    for warning in counting.warnings if progress is None else ():
-        logger.warning(warning)
-    return _join(embedded)
+        embedded = {name: _embed_lazily(split, embedder) for name, split in splits.items()}
+    else:
+        if embedder.dtype == "int8" and embedder.ranges is None:
+            if streams:
+                raise ValueError("int8 on a streaming dataset needs `ranges`, which `Embedder.calibrate` finds.")
+            first = next(iter(splits.values()))  # a sample of it that is the same in every run
+            rows = np.linspace(0, len(first) - 1, min(len(first), CALIBRATION_ROWS), dtype=np.int64)
+            sample = first.select_columns([embedder.column]).with_format("arrow").select(rows)[:]
+            texts = take_column(sample, embedder.column)
+            embedder.calibrate(texts.filter(pa.array(~find_blank(texts))))
+        counting = progress or Progress(None if streams else sum(map(len, splits.values())))
+        try:
+            job = _Job(embedder, embedder.provenance(model_name), counting, format, num_proc or 0, drop_empty)
+            if drop_empty and not streams:
+                splits = {name: _drop_empty(split, job) for name, split in splits.items()}
+            if target is None:
+                embedded = {name: _embed_in_memory(split, job) for name, split in splits.items()}
+            else:
+                embedded = _embed_to(target, splits, job, resume, overwrite)
+        finally:
+            counting.close()
+        counting.warnings = counting.counts.warnings(model.config.n_positions, embedder.pooling)
+        for warning in counting.warnings if progress is None else ():
+            logger.warning(warning)
+    if "" in embedded:
+        return embedded[""]
+    lazy = any(isinstance(split, IterableDataset) for split in embedded.values())
+    return (IterableDatasetDict if lazy else DatasetDict)(embedded)
 
 
 def _as_splits(data: Any, embedder: Embedder, num_proc: int | None) -> dict[str, Any]:
@@ -213,14 +215,6 @@ def _check_names(names: Iterable[str], embedder: Embedder) -> None:
         raise ValueError(f"The dataset already has a column {embedder.output_column!r}; remove it or name another.")
 
 
-def _join(splits: Mapping[str, Any]) -> AnyDataset:
-    """Return the dataset that has no name, or the splits as one object."""
-    if "" in splits:
-        return splits[""]
-    lazy = any(isinstance(split, IterableDataset) for split in splits.values())
-    return (IterableDatasetDict if lazy else DatasetDict)(splits)
-
-
 def _embed_lazily(dataset: IterableDataset, embedder: Embedder) -> IterableDataset:
     rows, _ = _batch_limits(embedder)
     if dataset.features is None:  # as dictionaries: in Arrow each batch would get types of its own, null among them
@@ -242,9 +236,7 @@ class _Job:
     provenance: Provenance
     progress: Progress
     format: Format
-    num_proc: int
-    """Worker processes; 0 means threads."""
-
+    num_proc: int  # worker processes; 0 means threads
     drop_empty: bool
     n_threads: int = field(default_factory=n_cores)
 

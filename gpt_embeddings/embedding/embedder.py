@@ -190,11 +190,7 @@ class Embedder:
         return replace(self, **options)
 
     def provenance(self, model_name: str | None = None) -> Provenance:
-        """Return what decides the vectors, to be stored with them.
-
-        Args:
-            model_name: Folder or Hub name of the model; None is where it was loaded from, if it was.
-        """
+        """Return what decides the vectors; `model_name` is by default that by which the model was loaded."""
         name = model_name or self.model.name_or_path or None
         return Provenance(
             model=name and (bundled_name(name) or name),
@@ -213,7 +209,7 @@ class Embedder:
     @property
     def weights_error(self) -> float:
         """The largest error of an entry of the table that is summed, as a share of the largest entry of its row."""
-        with torch_threads(1 if was_forked() else None):
+        with torch_threads():
             table = find_quantized(self.model, self.weights)
         return 0.0 if table is None else table.error
 
@@ -388,18 +384,13 @@ class Embedder:
         An error calls a text by the label and its index, counted from `first`; `every_call` is that of
         `find_quantized`.
         """
+        # Tokenize: flat ids and offsets, with the special tokens of the tokenizer.
+        texts, missing = fill_missing(texts)
         try:
-            input_ids, offsets, counts = self._tokenize(texts)
+            input_ids, offsets = encode_flat(texts, self.tokenizer, add_special_tokens=False)
         except BadTextError as error:
             message = str(error).removeprefix(f"Text {error.index} ")
             raise BadTextError(error.index, f"{label} {first + error.index} {message}") from error
-        vectors, starts = self._pool(input_ids, offsets, n_threads or n_cores(), every_call)
-        return vectors, starts, counts
-
-    def _tokenize(self, texts: Texts) -> tuple[Ids, Offsets, Counts]:
-        """Return flat ids and offsets, with the special tokens of the tokenizer, and the counts of the texts."""
-        texts, missing = fill_missing(texts)
-        input_ids, offsets = encode_flat(texts, self.tokenizer, add_special_tokens=False)
         special, lengths = find_special_tokens(self.tokenizer), np.diff(offsets)
         limit = self.model.config.n_positions if self.overflow == "truncate" else None
         nulls = 0 if missing is None else int(missing.sum())
@@ -412,7 +403,8 @@ class Embedder:
         )
         if special:
             input_ids, offsets = special.add_to(input_ids, offsets, max_length=limit, bare=missing)
-        return input_ids, offsets, counts
+        vectors, starts = self._pool(input_ids, offsets, n_threads or n_cores(), every_call)
+        return vectors, starts, counts
 
     def _pool(
         self, input_ids: Ids, offsets: Offsets, n_threads: int, every_call: bool
@@ -438,7 +430,7 @@ class Embedder:
             else:
                 input_ids, ends = take_spans(input_ids, starts, kept)
                 positions = np.arange(ends[-1]) - np.repeat(ends[:-1], kept)
-            with torch.inference_mode(), torch_threads(1 if was_forked() else None):
+            with torch.inference_mode(), torch_threads():
                 vectors = model.embed_flat(input_ids, positions % n_positions)
                 if pooling == "last":  # a text without tokens has a zero vector
                     found = vectors
@@ -460,7 +452,7 @@ class Embedder:
             table = None if quantized is None else quantized.rows
             if n_threads == 1:
                 return mean(bounds[0]), None
-            return np.concatenate(list(thread_pool().map(mean, bounds))), None
+            return np.concatenate(list(thread_pool(os.getpid()).map(mean, bounds))), None
 
     def _store(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
         """Truncate, normalize and convert vectors to their dtype."""

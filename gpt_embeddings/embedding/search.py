@@ -20,7 +20,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from gpt_embeddings.analysis.similarity import Floats, Rows, top_k, unit_rows
 from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.quantization import to_float32
-from gpt_embeddings.embedding.shards import find_provenance, read_provenance
+from gpt_embeddings.embedding.shards import read_provenance
 from gpt_embeddings.text.columns import check_column
 
 
@@ -73,7 +73,7 @@ def search(
             raise ValueError("A dataset needs an `embedder`: the one that made its vectors.")
         embedder = open_embedder(dataset)
     elif not isinstance(dataset, Dataset):
-        if provenance := find_provenance(dataset):
+        if provenance := read_provenance(dataset, missing_ok=True):
             provenance.check_same_model(embedder.provenance(), f"The dataset {str(dataset)!r}", "the embedder")
             embedder = embedder.with_options(**provenance.options)
         else:
@@ -115,18 +115,8 @@ def search(
 
 
 def open_embedder(dataset: str | Path, model: str | None = None, tokenizer: str | None = None) -> Embedder:
-    """Load the model that vectors are from, to embed queries.
-
-    Args:
-        dataset: Folder or Parquet file of the vectors.
-        model: Folder or Hub name, if the model has another name by now or the dataset does not say it.
-        tokenizer: Folder or Hub name; None means the model's own or, if it has none, GPT-2's.
-
-    Raises:
-        OSError: The model no longer exists.
-        ValueError: It has no name, is broken, or is not the one that made the vectors.
-    """
-    provenance = read_provenance(dataset) if model is None else find_provenance(dataset)
+    """Load the model that vectors are from; name it if it has another name by now or the dataset does not say it."""
+    provenance = read_provenance(dataset, missing_ok=model is not None)
     if provenance is None:
         return Embedder.from_pretrained(model, tokenizer=tokenizer)
     name = model or provenance.model

@@ -38,23 +38,12 @@ WRITTEN = ("state.json", "dataset_dict.json", "*.parquet", "*.pq", "*.PARQUET", 
 class Provenance:
     """Everything that decides a vector."""
 
-    model: str | None
-    """Folder or Hub name; None if the model was never saved or its name is unknown."""
-
-    weights: str
-    """Digest of the model's configuration and weights."""
-
-    tokenizer: str
-    """Digest of the tokenizer."""
-
-    n_embd: int
-    """Dimensions of the model; vectors can have fewer (`truncate_dim`)."""
-
-    options: dict[str, Any]
-    """Options of the `Embedder`: columns, pooling, normalization, dtype and so on."""
-
-    version: str
-    """Version of gpt-embeddings."""
+    model: str | None  # folder or Hub name; None if the model was never saved or its name is unknown
+    weights: str  # digest of the model's configuration and weights
+    tokenizer: str  # digest of the tokenizer
+    n_embd: int  # dimensions of the model; vectors can have fewer (`truncate_dim`)
+    options: dict[str, Any]  # of the `Embedder`: columns, pooling, normalization, dtype and so on
+    version: str  # of gpt-embeddings
 
     @property
     def digest(self) -> str:
@@ -67,10 +56,8 @@ class Provenance:
 
     def check_same_model(self, other: "Provenance", name: str, other_name: str) -> None:
         """Refuse vectors of another model; `name` and `other_name` are what the message calls the two."""
-        for what, one, two in (
-            ("weights", self.weights, other.weights),
-            ("tokenizer", self.tokenizer, other.tokenizer),
-        ):
+        for what in ("weights", "tokenizer"):
+            one, two = getattr(self, what), getattr(other, what)
             if one != two:
                 raise ValueError(
                     f"{name} is from the model {self.model or '(not saved)'!r} with the {what} {one[:12]}, but "
@@ -84,26 +71,12 @@ def with_provenance(schema: pa.Schema, provenance: Provenance) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), KEY.encode(): provenance.to_json().encode()})
 
 
-def read_provenance(path: str | Path) -> Provenance:
-    """Return what the vectors of a dataset were made from.
+def read_provenance(path: str | Path, *, missing_ok: bool = False) -> Provenance | None:
+    """Return what the vectors of a dataset were made from: a folder, or a Parquet file, that `embed_dataset` wrote.
 
-    Args:
-        path: What `embed_dataset` or `gpt-embeddings embed` wrote: a folder, or a Parquet file.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: The dataset has no provenance, or its files are from different models or options.
+    A dataset that does not say it, or whose files differ in model or options, is refused; with `missing_ok` the former
+    gives None.
     """
-    if provenance := find_provenance(path):
-        return provenance
-    raise ValueError(
-        f"The dataset {str(path)!r} does not say which model its vectors are from: `gpt-embeddings embed` did not "
-        "write it, or another program has rewritten it. Name the model (`--model`), or embed again."
-    )
-
-
-def find_provenance(path: str | Path) -> Provenance | None:
-    """Return what [`read_provenance`] does, or None if the dataset, or one of its files, does not say it."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no dataset {str(path)!r}.")
@@ -118,7 +91,8 @@ def find_provenance(path: str | Path) -> Provenance | None:
                 stored = json.loads((pq.read_schema(file).metadata or {})[KEY.encode()])[KEY]
             provenance = Provenance(**{field.name: stored[field.name] for field in fields(Provenance)})
         except (KeyError, TypeError, ValueError):  # written by another program
-            return None
+            first = None
+            break
         first = first or provenance
         if provenance.digest != first.digest:
             first.check_same_model(provenance, repr(str(files[0])), repr(str(file)))
@@ -126,6 +100,11 @@ def find_provenance(path: str | Path) -> Provenance | None:
                 f"The files {str(files[0])!r} and {str(file)!r} were embedded with different options: "
                 f"{first.options} and {provenance.options}. Embed one of them again, or search them one at a time."
             )
+    if first is None and not missing_ok:
+        raise ValueError(
+            f"The dataset {str(path)!r} does not say which model its vectors are from: `gpt-embeddings embed` did not "
+            "write it, or another program has rewritten it. Name the model (`--model`), or embed again."
+        )
     return first
 
 
@@ -161,24 +140,31 @@ class Shards:
             yield table
 
     def write(self, part: int, index: int, tables: Iterable[pa.Table]) -> None:
-        """Write tables to a shard until it is full, or there are no more, atomically."""
+        """Write tables to a shard, in the output's order and types, until it is full or there are no more."""
         n_bytes = 0
         whole = self.folder / f"data-{part:03}-{index:05}.{self.format}"
-        with atomic_file(whole) as path, pa.OSFile(str(path), "wb") as file:
-            make: Any = pq.ParquetWriter if self.format == "parquet" else pa.RecordBatchStreamWriter
-            with make(file, self.schema) as writer:
-                for table in tables:
-                    writer.write_table(self._fit(table))
-                    n_bytes += table.nbytes
-                    if n_bytes >= SHARD_BYTES:
-                        break
+        make: Any = pq.ParquetWriter if self.format == "parquet" else pa.RecordBatchStreamWriter
+        with atomic_file(whole) as path, pa.OSFile(str(path), "wb") as file, make(file, self.schema) as writer:
+            for table in tables:
+                if missing := set(self.schema.names) - set(table.column_names):
+                    raise ValueError(f"Some rows have no column {min(missing)!r}, which the first rows have.")
+                columns = []
+                for field in self.schema:
+                    column = table[field.name]
+                    try:
+                        columns.append(column.cast(field.type))
+                    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                        raise ValueError(
+                            f"Column {field.name!r} holds {column.type} in some rows and {field.type} in the first "
+                            "ones. Make them one type, or give the dataset `features`."
+                        ) from error
+                writer.write_table(pa.Table.from_arrays(columns, schema=self.schema))
+                n_bytes += table.nbytes
+                if n_bytes >= SHARD_BYTES:
+                    break
 
     def finish(self, fingerprint: str, split: Any = None, *, n_rows: int, one_file: bool = False) -> Path:
-        """Make a dataset of the shards, which must have `n_rows` rows together.
-
-        Returns:
-            The folder, or with `one_file` the Parquet file into which the shards were merged.
-        """
+        """Make a dataset of the shards, which must have `n_rows` rows together; return its folder, or its one file."""
         for rest in self.folder.glob("*.tmp"):
             rest.unlink()
         paths = self._paths()
@@ -212,22 +198,6 @@ class Shards:
             return Dataset.from_file(str(path)).data.table.select(columns)  # mapped
         except (OSError, ValueError, pa.ArrowInvalid):
             return None  # truncated by a power failure: it is made again
-
-    def _fit(self, table: pa.Table) -> pa.Table:
-        """Return a table with the columns of the output, in its order and types."""
-        if missing := set(self.schema.names) - set(table.column_names):
-            raise ValueError(f"Some rows have no column {min(missing)!r}, which the first rows have.")
-        columns = []
-        for field in self.schema:
-            column = table[field.name]
-            try:
-                columns.append(column.cast(field.type))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise ValueError(
-                    f"Column {field.name!r} holds {column.type} in some rows and {field.type} in the first ones. "
-                    "Make them one type, or give the dataset `features`."
-                ) from error
-        return pa.Table.from_arrays(columns, schema=self.schema)
 
 
 def open_output(output: Path, *, streaming: bool = True) -> Dataset | IterableDataset:

@@ -144,16 +144,11 @@ def _remove_folder(folder: str, pid: int) -> None:
 class QuantizedTable:
     """A copy of a table, with what tells whether the table has changed since."""
 
-    rows: torch.Tensor
-    """`(vocab_size, width)` in float16; in int8 uint8 rows, as `embed_bags` takes them."""
-
-    error: float
-    """The largest error of an entry, as a share of the largest entry of its row."""
-
+    rows: torch.Tensor  # (vocab_size, width) in float16; in int8 uint8 rows, as `embed_bags` takes them
+    error: float  # the largest error of an entry, as a share of the largest entry of its row
     row_hashes: list[int]
     table_hash: str
-    checked: float = 0.0
-    """When the whole table was last compared with `table_hash`, in seconds of `time.monotonic`."""
+    checked: float = 0.0  # when the whole table was last compared with `table_hash`, by `time.monotonic`
 
 
 def find_quantized(

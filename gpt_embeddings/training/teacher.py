@@ -184,7 +184,7 @@ def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLi
             else:
                 size = max(1, teacher.batch_size // max(1, int(lengths[rows[-1]])))
                 batches = [block[i : i + size] for i in range(0, len(block), size)]
-                encode_all = thread_pool().map if teacher.on_cpu else map
+                encode_all = thread_pool(os.getpid()).map if teacher.on_cpu else map
                 parts = []
                 for i, part in enumerate(encode_all(teacher.encode, batches)):
                     bar.update(int(lengths[rows[i * size : (i + 1) * size]].sum()))
