@@ -65,63 +65,43 @@ class GPTEmbeddingsConfig(PretrainedConfig):
     what is permitted. NumPy scalars are accepted and become Python numbers.
 
     Args:
-        vocab_size (`int`, *optional*, defaults to 50257):
-            Rows of the token table `wte`, from 1 to 2^24.
-        n_positions (`int`, *optional*, defaults to 1024):
-            Rows of the position table `wpe` and so the longest sequence, from 1 to 2^24.
-        n_embd (`int`, *optional*, defaults to 768):
-            Width of both tables and of every vector, from 1 to 2^17.
-        embd_pdrop (`float`, *optional*, defaults to 0.1):
-            Dropout probability of the sum while training, from 0 to 1.
-        classifier_dropout (`float`, *optional*):
-            Dropout probability of the pooled vector in [`GPTEmbeddingsForSequenceClassification`], from 0 to 1; `None`
-            takes `embd_pdrop`.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of freshly initialised tables, from 0 to 1000.
-        position_initializer_range (`float`, *optional*):
-            The same for `wpe` alone; `None` takes `initializer_range`, as transformers does. OpenAI's own GPT-2
-            code uses 0.01 (`wpe` in `src/model.py` of openai/gpt-2).
-        position_embedding_type (`str`, *optional*, defaults to `"learned"`):
-            `"learned"`: a trained table, as in GPT. `"sinusoidal"`: the fixed table of "Attention is all you need",
-            without parameters. `"none"`: no positions, the input of models with rotary or relative positions.
-        position_offset (`int`, *optional*, defaults to 0):
-            Rows of the position table before the row of position 0, which come on top of `n_positions`. OPT, BioGPT
-            and XGLM have 2.
-        padding_position (`int`, *optional*):
-            Position of padding that follows a real token, from `-position_offset`. `None` lets it count on, as GPT-2
-            does; OPT has -1.
-        sinusoid_type (`str`, *optional*, defaults to `"interleaved"`):
-            Layout of a sinusoidal table. `"interleaved"`: sine and cosine in turn, as in the paper. `"tensor2tensor"`:
-            sines, then cosines, the rates one step farther apart, as in XGLM; `n_embd` is then at least 4. `"ctrl"`:
-            sines, then cosines, at the rates of the paper, computed in float32 as CTRL does.
-        sinusoid_zero_row (`int`, *optional*):
-            Row of a sinusoidal table, counted with `position_offset`, that is all zeros: XGLM's `pad_token_id`.
-        token_scale (`float`, *optional*, defaults to 1.0):
-            Factor of the token vectors, from 0 to 1000.
-        scale_inputs_embeds (`bool`, *optional*, defaults to `False`):
-            Whether `inputs_embeds` are scaled too, as CTRL does, or are taken as scaled already, as BioGPT does.
-        word_embed_proj_dim (`int`, *optional*):
-            Width of `wte` where a matrix `project_in` brings token vectors to `n_embd`, as in OPT-350M. `None` or
-            `n_embd` means that there is none.
-        add_token_types (`bool`, *optional*, defaults to `True`):
-            Whether `token_type_ids` add rows of `wte`, as in GPT-2, or have no effect, as in OPT.
-        pooling (`str`, *optional*, defaults to `"mean"`):
-            How `pooler_output` and `embed_bags` make one vector of a text. `"mean"`: every token counts alike.
+        vocab_size: Rows of the token table `wte`, from 1 to 2^24.
+        n_positions: Rows of the position table `wpe` and so the longest sequence, from 1 to 2^24.
+        n_embd: Width of both tables and of every vector, from 1 to 2^17.
+        embd_pdrop: Dropout probability of the sum while training, from 0 to 1.
+        classifier_dropout: Dropout probability of the pooled vector in [`GPTEmbeddingsForSequenceClassification`],
+            from 0 to 1; `None` takes `embd_pdrop`.
+        initializer_range: Standard deviation of freshly initialised tables, from 0 to 1000.
+        position_initializer_range: The same for `wpe` alone; `None` takes `initializer_range`, as transformers does.
+            OpenAI's own GPT-2 code uses 0.01 (`wpe` in `src/model.py` of openai/gpt-2).
+        position_embedding_type: `"learned"`: a trained table, as in GPT. `"sinusoidal"`: the fixed table of "Attention
+            is all you need", without parameters. `"none"`: no positions, the input of models with rotary or relative
+            positions.
+        position_offset: Rows of the position table before the row of position 0, which come on top of `n_positions`.
+            OPT, BioGPT and XGLM have 2.
+        padding_position: Position of padding that follows a real token, from `-position_offset`. `None` lets it count
+            on, as GPT-2 does; OPT has -1.
+        sinusoid_type: Layout of a sinusoidal table. `"interleaved"`: sine and cosine in turn, as in the paper.
+            `"tensor2tensor"`: sines, then cosines, the rates one step farther apart, as in XGLM; `n_embd` is then at
+            least 4. `"ctrl"`: sines, then cosines, at the rates of the paper, computed in float32 as CTRL does.
+        sinusoid_zero_row: Row of a sinusoidal table, counted with `position_offset`, that is all zeros: XGLM's
+            `pad_token_id`.
+        token_scale: Factor of the token vectors, from 0 to 1000.
+        scale_inputs_embeds: Whether `inputs_embeds` are scaled too, as CTRL does, or are taken as scaled already, as
+            BioGPT does.
+        word_embed_proj_dim: Width of `wte` where a matrix `project_in` brings token vectors to `n_embd`, as in
+            OPT-350M. `None` or `n_embd` means that there is none.
+        add_token_types: Whether `token_type_ids` add rows of `wte`, as in GPT-2, or have no effect, as in OPT.
+        pooling: How `pooler_output` and `embed_bags` make one vector of a text. `"mean"`: every token counts alike.
             `"weighted"`: each counts by its entry in `token_weights`, a part of the checkpoint.
-        wte_storage (`str`, *optional*, defaults to `"float"`):
-            How a checkpoint stores `wte`. `"int8"`: as whole numbers from -127 to 127, with a float32 factor for each
-            row in `wte_scale`. It says nothing of a model in memory: `from_pretrained` multiplies, and
+        wte_storage: How a checkpoint stores `wte`. `"int8"`: as whole numbers from -127 to 127, with a float32 factor
+            for each row in `wte_scale`. It says nothing of a model in memory: `from_pretrained` multiplies, and
             `save_pretrained` writes what it is given.
-        bos_token_id (`int`, *optional*, defaults to 50256):
-            Id of `<|endoftext|>`. This default becomes `None` where the vocabulary is too small to hold it.
-        eos_token_id (`int` or `list[int]`, *optional*, defaults to 50256):
-            As `bos_token_id`.
-        pad_token_id (`int`, *optional*):
-            Id of the padding token; GPT-2 has none.
-        tie_word_embeddings (`bool`, *optional*, defaults to `True`):
-            Whether a language-model head shares its weight with `wte`.
-        num_hidden_layers (`int`, *optional*, defaults to 0):
-            Always 0: there is no block behind the input stage. `generate()` reads it.
+        bos_token_id: Id of `<|endoftext|>`. This default becomes `None` where the vocabulary is too small to hold it.
+        eos_token_id: As `bos_token_id`.
+        pad_token_id: Id of the padding token; GPT-2 has none.
+        tie_word_embeddings: Whether a language-model head shares its weight with `wte`.
+        num_hidden_layers: Always 0: there is no block behind the input stage. `generate()` reads it.
 
     Raises:
         ValueError: A field has the wrong type or a value out of its range.
@@ -138,10 +118,7 @@ class GPTEmbeddingsConfig(PretrainedConfig):
     """
 
     model_type = "gpt_embeddings"
-    attribute_map = {  # noqa: RUF012 -- a class attribute by transformers' contract
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-    }
+    attribute_map = {"hidden_size": "n_embd", "max_position_embeddings": "n_positions"}  # noqa: RUF012 -- inherited
     num_attention_heads = 0  # a common name of Hugging Face models; there is no attention here
 
     vocab_size: int = 50257

@@ -233,8 +233,7 @@ class GPTEmbeddingsPreTrainedModel(PreTrainedModel):
 
     def get_position_embeddings(self) -> PositionTable:  # type: ignore[override]
         """Return the position table `wpe`, or None with `position_embedding_type="none"`."""
-        table: PositionTable = self.base_model.wpe  # type: ignore[assignment]
-        return table
+        return self.base_model.wpe  # type: ignore[return-value]
 
     @torch.no_grad()
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> PositionTable:
@@ -264,9 +263,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
     r"""Token embedding plus absolute position embedding, the input stage of a GPT.
 
     Args:
-        config ([`GPTEmbeddingsConfig`]): Sizes and options.
-        add_pooling_layer (`bool`, *optional*, defaults to `True`): Whether `forward` computes `pooler_output`, which
-            costs a quarter of it. `from_pretrained` and `AutoModel` take it too.
+        config: Sizes and options.
+        add_pooling_layer: Whether `forward` computes `pooler_output`, which costs a quarter of it. `from_pretrained`
+            and `AutoModel` take it too.
 
     Example:
     ```python
@@ -326,39 +325,30 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         r"""Add token and position embeddings.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, position)`, *optional*):
-                Token ids, int64 or int32. Exactly one of `input_ids` and `inputs_embeds` is given.
-            attention_mask (`torch.Tensor` of shape `(batch, position)`, *optional*):
-                1 (or True) for real tokens, 0 for padding; after a past also `(batch, past_length + position)`.
-                Without `position_ids` real tokens count their positions from 0, so that padding on either side never
-                changes their vectors (`generate()` of GPT-2 does the same; its plain `forward` counts left padding:
-                pass `position_ids` to have that).
-            position_ids (`torch.LongTensor` of shape `(batch, position)` or `(1, position)`, *optional*):
-                Positions, each from 0 (from `-position_offset` where there are such rows) to `n_positions - 1`, used
-                as they are.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch, position, n_embd)`, *optional*):
-                Vectors to use in place of the rows of `wte`; positions are added to them. The width is
-                `word_embed_proj_dim` where the configuration has one. What `add_positions=False` returns for ids has
-                the same outcome here as the ids.
-            token_type_ids (`torch.LongTensor` of shape `(batch, position)` or `(1, position)`, *optional*):
-                Ids whose rows of `wte` are added after the positions, as GPT-2 does; without effect where
-                `config.add_token_types` is False.
-            past_length (`int`, *optional*, defaults to 0):
-                Tokens that went before: positions count from here, unless `attention_mask` covers the past too; then
-                its real tokens are counted from the beginning. 0 takes the length of `past_key_values`, the GPT's
-                cache, where that is given.
-            add_positions (`bool`, *optional*, defaults to `True`):
-                `False` gives the token part alone, just what the GPT that the tables are from takes as
+            input_ids: Token ids of shape `(batch, position)`, int64 or int32. Exactly one of `input_ids` and
+                `inputs_embeds` is given.
+            attention_mask: 1 (or True) for real tokens, 0 for padding, of shape `(batch, position)`; after a past also
+                `(batch, past_length + position)`. Without `position_ids` real tokens count their positions from 0, so
+                that padding on either side never changes their vectors (`generate()` of GPT-2 does the same; its plain
+                `forward` counts left padding: pass `position_ids` to have that).
+            position_ids: Positions of shape `(batch, position)` or `(1, position)`, each from 0 (from
+                `-position_offset` where there are such rows) to `n_positions - 1`, used as they are.
+            inputs_embeds: Vectors of shape `(batch, position, n_embd)` to use in place of the rows of `wte`; positions
+                are added to them. The width is `word_embed_proj_dim` where the configuration has one. What
+                `add_positions=False` returns for ids has the same outcome here as the ids.
+            token_type_ids: Ids of shape `(batch, position)` or `(1, position)` whose rows of `wte` are added after the
+                positions, as GPT-2 does; without effect where `config.add_token_types` is False.
+            past_length: Tokens that went before: positions count from here, unless `attention_mask` covers the past
+                too; then its real tokens are counted from the beginning. 0 takes the length of `past_key_values`, the
+                GPT's cache, where that is given.
+            add_positions: `False` gives the token part alone, just what the GPT that the tables are from takes as
                 `inputs_embeds` (it adds its positions itself, and has its own dropout): rows of `wte`, scaled where
                 the GPT expects them scaled, not projected.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return `hidden_states`, the one-element tuple of `last_hidden_state`.
-            check_ids (`bool`, *optional*):
-                Whether to check that every id and position lies within its table. `None` checks on the CPU and not on
-                an accelerator, where reading the answer back would wait for the device. A compiled graph asserts the
-                range within the graph, on any device; an exported one does not.
-            **kwargs:
-                Arguments of other Hugging Face models; they have no effect here, but for `return_dict`.
+            output_hidden_states: Whether to return `hidden_states`, the one-element tuple of `last_hidden_state`.
+            check_ids: Whether to check that every id and position lies within its table. `None` checks on the CPU and
+                not on an accelerator, where reading the answer back would wait for the device. A compiled graph
+                asserts the range within the graph, on any device; an exported one does not.
+            **kwargs: Arguments of other Hugging Face models; they have no effect here, but for `return_dict`.
 
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(batch, position, n_embd)` and
@@ -773,7 +763,7 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
     their gradients and the vectors, 64 MiB of logits, however many tokens a batch has.
 
     Args:
-        config ([`GPTEmbeddingsConfig`]): Sizes and options.
+        config: Sizes and options.
 
     Raises:
         ValueError: The head is tied to a `wte` of another width (`word_embed_proj_dim`).
@@ -823,24 +813,21 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: Token ids; the inputs are those of [`GPTEmbeddingsModel`].
-            attention_mask (`torch.Tensor` of shape `(batch, position)`, *optional*):
-                1 for real tokens, 0 for padding. A longer one, as in cached generation, covers tokens that went
-                before and are not given again. It counts positions; labels of padding have to be -100.
+            attention_mask: 1 for real tokens, 0 for padding, of shape `(batch, position)`. A longer one, as in cached
+                generation, covers tokens that went before and are not given again. It counts positions; labels of
+                padding have to be -100.
             position_ids: Positions, used as they are.
             inputs_embeds: Vectors to use in place of the rows of `wte`.
             token_type_ids: Ids whose rows of `wte` are added.
-            labels (`torch.LongTensor` of shape `(batch, position)`, *optional*):
-                Token ids, most simply `input_ids`: they are shifted here, so that position i is scored on label
-                i + 1. -100 is left out.
-            logits_to_keep (`int` or `torch.Tensor`, *optional*):
-                Positions to return logits of: an integer keeps that many last ones (0 keeps all), a tensor is an
-                index or a mask (`torch.arange(0)` keeps none). `None` keeps all, but none where a loss is computed in
-                training, which does not need them.
+            labels: Token ids of shape `(batch, position)`, most simply `input_ids`: they are shifted here, so that
+                position i is scored on label i + 1. -100 is left out.
+            logits_to_keep: Positions to return logits of: an integer keeps that many last ones (0 keeps all), a tensor
+                is an index or a mask (`torch.arange(0)` keeps none). `None` keeps all, but none where a loss is
+                computed in training, which does not need them.
             output_hidden_states: Whether to return `hidden_states`, the one-element tuple of what goes into `lm_head`.
-            **kwargs:
-                Of the loss: `shift_labels`, of the shape of `labels` and used instead of them without a shift, and
-                `num_items_in_batch`, by which the summed loss is divided in place of the number of labels. The rest
-                goes to [`GPTEmbeddingsModel`].
+            **kwargs: Of the loss: `shift_labels`, of the shape of `labels` and used instead of them without a shift,
+                and `num_items_in_batch`, by which the summed loss is divided in place of the number of labels. The
+                rest goes to [`GPTEmbeddingsModel`].
 
         Returns:
             `CausalLMOutput` with `loss`, a scalar, if there are labels, and `logits` of shape `(batch, position,
@@ -941,7 +928,7 @@ class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
     texts without padding, `model.score(model.transformer.embed_bags(input_ids, offsets))` gives the same logits.
 
     Args:
-        config ([`GPTEmbeddingsConfig`]): Sizes and options; `num_labels`, `id2label`, `problem_type` as in every
+        config: Sizes and options; `num_labels`, `id2label`, `problem_type` as in every
             model of transformers.
 
     Example:
@@ -990,10 +977,9 @@ class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
             position_ids: Positions, used as they are.
             inputs_embeds: Vectors to use in place of the rows of `wte`.
             token_type_ids: Ids whose rows of `wte` are added.
-            labels (`torch.Tensor`, *optional*):
-                As in `GPT2ForSequenceClassification`: class numbers of shape `(batch,)` for cross-entropy; numbers of
-                shape `(batch,)` or `(batch, num_labels)` for regression (mean squared error); zeros and ones, floats
-                of shape `(batch, num_labels)`, for several labels at once (binary cross-entropy).
+            labels: As in `GPT2ForSequenceClassification`: class numbers of shape `(batch,)` for cross-entropy; numbers
+                of shape `(batch,)` or `(batch, num_labels)` for regression (mean squared error); zeros and ones,
+                floats of shape `(batch, num_labels)`, for several labels at once (binary cross-entropy).
                 `config.problem_type` decides; None follows from `num_labels` and the dtype of the labels.
             output_hidden_states: Whether to return `hidden_states`, the one-element tuple of what is pooled.
             **kwargs: Arguments of [`GPTEmbeddingsModel`].
