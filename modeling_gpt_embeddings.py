@@ -445,9 +445,27 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if overflow not in ("truncate", "windows"):
             raise ValueError(f"`overflow` must be 'truncate' or 'windows', got {overflow!r}.")
         weight = self.wte.weight
-        input_ids, offsets = _as_bags(input_ids, offsets)
+        input_ids, offsets = torch.as_tensor(input_ids), torch.as_tensor(offsets)
+        for name, array in (("input_ids", input_ids), ("offsets", offsets)):
+            integers = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
+            if array.ndim != 1 or (array.numel() and not integers):  # an empty list has no dtype of its own
+                _refuse(name, array, "a flat array of integers")
+        if input_ids.dtype not in ID_DTYPES:
+            # Ids fit 31 bits; one that does not turns negative here and is refused as outside the vocabulary.
+            input_ids = input_ids.view(torch.int32) if input_ids.dtype == torch.uint32 else input_ids.to(torch.int64)
+        offsets = offsets.to(torch.int64)
+        if not offsets.numel():
+            raise ValueError("`offsets` must have n_documents + 1 entries, at least one, got none.")
+        first, last = int(offsets[0]), int(offsets[-1])
+        if first < 0 or last > input_ids.numel() or bool((offsets[1:] < offsets[:-1]).any()):
+            raise ValueError(
+                f"`offsets` must not decrease and must lie from 0 to the number of ids, {input_ids.numel()}; they "
+                f"begin with {first} and end with {last}."
+            )
+        input_ids, offsets = input_ids[first:last], offsets - first
         self._check_ids({"input_ids": input_ids})
-        input_ids, offsets = _beside(weight, input_ids), _beside(weight, offsets)
+        input_ids, offsets = self._beside_table(input_ids), self._beside_table(offsets)
+
         n_positions = self.config.n_positions
         lengths = offsets.diff()  # (n_documents,)
         if overflow == "truncate" and lengths.numel() and int(lengths.max()) > n_positions:
@@ -455,7 +473,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             input_ids, lengths = input_ids[places < n_positions], lengths.clamp(max=n_positions)
             offsets = F.pad(lengths.cumsum(0), (1, 0))
         weights = self._weigh(input_ids, pooling)  # (n_tokens,)
-        self._check_has_values(weights)
 
         if table is not None:
             sums = _sum_rows(table, input_ids, offsets, weights).float()  # (n_documents, width of wte)
@@ -491,15 +508,14 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         """
         input_ids = torch.as_tensor(input_ids)
         self._check_ids({"input_ids": input_ids})
-        self._check_has_values()
-        rows = _beside(self.wte.weight, input_ids).unsqueeze(0)  # (1, n_tokens), as adapters expect a batch
+        rows = self._beside_table(input_ids).unsqueeze(0)  # (1, n_tokens), as adapters expect a batch
         vectors = self._token_vectors(rows).squeeze(0)  # (n_tokens, n_embd)
         if position_ids is None or self.wpe is None:
             return vectors
         position_ids = torch.as_tensor(position_ids)
         self._check_ids({"position_ids": position_ids})
         position_ids = position_ids + self.config.position_offset
-        rows = self.wpe(_beside(self.wte.weight, position_ids).unsqueeze(0)).squeeze(0)
+        rows = self.wpe(self._beside_table(position_ids).unsqueeze(0)).squeeze(0)
         return vectors + rows.to(vectors.device, vectors.dtype)
 
     def _new_position_table(self, n_positions: int) -> PositionTable:
@@ -640,7 +656,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         first = self.config.position_offset
         if _is_plain(wpe):
             return wpe.weight[first : first + n]
-        rows: torch.Tensor = wpe(_beside(self.wte.weight, torch.arange(first, first + n)).unsqueeze(0))
+        rows: torch.Tensor = wpe(self._beside_table(torch.arange(first, first + n)).unsqueeze(0))
         return rows.squeeze(0)
 
     def _add_weighted_positions(
@@ -738,13 +754,16 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                         + (" Does the tokenizer belong to this model?" if name == "input_ids" else "")
                     )
 
-    def _check_has_values(self, weights: torch.Tensor | None = None) -> None:
-        tables = [self.wte.weight if _is_plain(self.wte) else None, weights]
-        if any(table is not None and table.is_meta for table in tables):
+    def _beside_table(self, ids: torch.Tensor) -> torch.Tensor:
+        """Move ids to the device of `wte`; where accelerate keeps it away until it is called, it moves them."""
+        if not self.wte.weight.is_meta:
+            return ids.to(self.wte.weight.device)
+        if _is_plain(self.wte):
             raise ValueError(
                 "The model is on the meta device, where its tables have no values. Load it with `from_pretrained`, or "
                 'call `to_empty(device="cpu")` and load a state dict; offload it with `offload_buffers=False`.'
             )
+        return ids
 
     def _vocab_rows(self) -> int:
         return int(getattr(self.wte, "num_embeddings", self.config.vocab_size))
@@ -1076,11 +1095,6 @@ def _is_plain(module: Any) -> bool:
     return weight is None or type(weight) in (nn.Parameter, torch.Tensor)
 
 
-def _beside(weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Move ids to the device of a table; where accelerate keeps the table away until it is called, it moves them."""
-    return ids if weight.device.type == "meta" else ids.to(weight.device)
-
-
 def _is_exporting() -> bool:
     is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has one for both
     return bool(is_exporting()) or torch.jit.is_tracing()
@@ -1150,28 +1164,6 @@ def _mean_over_tokens(
         weights = weights.to(hidden_states.device, dtype) * real
         sums, totals = torch.einsum("bp,bpe->be", weights, hidden_states.to(dtype)), weights.sum(1, keepdim=True)
     return (sums / totals.where(totals != 0, 1)).to(hidden_states.dtype)
-
-
-def _as_bags(input_ids: Any, offsets: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check flat ids and offsets and give them the dtypes and the origin that `embedding_bag` wants."""
-    input_ids, offsets = torch.as_tensor(input_ids), torch.as_tensor(offsets)
-    for name, array in (("input_ids", input_ids), ("offsets", offsets)):
-        integers = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
-        if array.ndim != 1 or (array.numel() and not integers):  # an empty list has no dtype of its own
-            _refuse(name, array, "a flat array of integers")
-    if input_ids.dtype not in ID_DTYPES:
-        # Ids fit 31 bits; one that does not turns negative here and is refused as outside the vocabulary.
-        input_ids = input_ids.view(torch.int32) if input_ids.dtype == torch.uint32 else input_ids.to(torch.int64)
-    offsets = offsets.to(torch.int64)
-    if not offsets.numel():
-        raise ValueError("`offsets` must have n_documents + 1 entries, at least one, got none.")
-    first, last = int(offsets[0]), int(offsets[-1])
-    if first < 0 or last > input_ids.numel() or bool((offsets[1:] < offsets[:-1]).any()):
-        raise ValueError(
-            f"`offsets` must not decrease and must lie from 0 to the number of ids, {input_ids.numel()}; they begin "
-            f"with {first} and end with {last}."
-        )
-    return input_ids[first:last], offsets - first
 
 
 # A copy that was loaded from a Hub repository must not take the place of the installed classes.
