@@ -52,9 +52,6 @@ except ImportError:  # transformers 4 sees to that itself
     from torch.nn import init  # type: ignore[no-redef]
 
 
-# Positions that differ from row to row are added a slice at a time, so that no second tensor of full size is formed.
-ADD_SLICE_ENTRIES = 2**18  # 1 MiB in float32, within a core's L2 cache
-
 # Logits that a loss holds at a time, and so the memory that it adds to the gradients: 64 MiB in float32.
 LOSS_CHUNK_ENTRIES = 2**24
 HALF_RUN = 64  # float16 rows that are summed before float32 takes over
@@ -599,7 +596,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if position_ids.ndim == 1 or position_ids.shape[0] == 1 or not plain:
             return vectors.add_(look_up(position_ids))
         flat, flat_ids = vectors.view(-1, vectors.shape[-1]), position_ids.reshape(-1)
-        step = max(1, ADD_SLICE_ENTRIES // flat.shape[1])
+        # A slice of 1 MiB in float32, within a core's L2 cache, at a time: no second tensor of full size is formed.
+        step = max(1, 2**18 // flat.shape[1])
         for i in range(0, flat.shape[0], step):
             flat[i : i + step].add_(look_up(flat_ids[i : i + step]))
         return vectors

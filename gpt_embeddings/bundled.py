@@ -4,8 +4,7 @@
     gpt-embeddings-portuguese    Portuguese and English, its own vocabulary, distilled from both teachers: that one
                                  and multilingual-e5-small
 
-`scripts/train_default.py` and `scripts/train_portuguese.py` make them. They are loaded as any saved model is; pip
-keeps the hashes of their files (`RECORD`).
+`scripts/train_default.py` and `scripts/train_portuguese.py` make them.
 """
 
 from pathlib import Path

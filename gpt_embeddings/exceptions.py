@@ -9,12 +9,7 @@ ValueError
 
 
 class BadTextError(ValueError, TypeError):
-    """A text is not a string, or has no UTF-8 form.
-
-    Args:
-        index: Its index among the texts, by which a caller can name its row.
-        message: The message.
-    """
+    """A text is not a string, or has no UTF-8 form; by its index among the texts a caller can name its row."""
 
     def __init__(self, index: int, message: str) -> None:
         super().__init__(message)

@@ -1,8 +1,4 @@
-"""The word lists of a saved model: files `words.LANGUAGE.txt` in its folder, one word a line, the most frequent first.
-
-The bundled tables have them for the languages that they were trained on. Any folder may have some; a model that is
-loaded from the Hub by name has none.
-"""
+"""The word lists of a saved model: its files `words.LANGUAGE.txt`, one word a line, the most frequent first."""
 
 from pathlib import Path
 

@@ -19,13 +19,8 @@ from gpt_embeddings.checkpoints.tensors import DTYPES, open_checkpoint, open_fil
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-ADAPTER = "adapter_config.json"
-
 # No file confirms the size of a sinusoidal table; this limit is 1 GiB, 128 times that of XGLM-7.5B.
 MAX_SINUSOID_ENTRIES = 2**28
-
-# Fields that a model and the GPT that gets its tables back must share.
-SHARED_FIELDS = ("position_offset", "token_scale", "scale_inputs_embeds", "sinusoid_type", "sinusoid_zero_row")
 
 
 def from_gpt(
@@ -75,7 +70,7 @@ def from_gpt(
         file = Path(source) if Path(source).is_file() else None
         folder = Folder(source if file is None else file.parent, revision=revision, token=token)
         name = folder.name if file is None else str(file)
-        if file is None and folder.has(ADAPTER):
+        if file is None and folder.has("adapter_config.json"):
             raise ValueError(
                 f"{name} holds an adapter of PEFT, which may change the tables. Load it with `peft`, and give the "
                 "model that `merge_and_unload()` returns."
@@ -127,7 +122,7 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
     tables = {own: parameters[key] for own, key in keys.items()}
     given |= _sizes_of(type(gpt).__name__, keys, tables, family.position_offset)
     expected = GPTEmbeddingsConfig(**component_fields(family, given))
-    for field in SHARED_FIELDS:
+    for field in ("position_offset", "token_scale", "scale_inputs_embeds", "sinusoid_type", "sinusoid_zero_row"):
         ours, theirs = getattr(model.config, field), getattr(expected, field)
         if ours != theirs:
             raise ValueError(

@@ -1,8 +1,4 @@
-"""Export for other libraries, which then need none of our code: a static table, or ONNX.
-
-A static model of sentence-transformers or model2vec is a table; the vector of a text is the mean of its rows. A model
-without positions is the same.
-"""
+"""Export for other libraries, which then need none of our code: a static table, or ONNX."""
 
 import importlib.util
 import json
@@ -28,9 +24,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 Format: TypeAlias = Literal["static", "model2vec", "onnx"]
-
-STATIC_FOLDER = "0_StaticEmbedding"
-MAX_ONNX_BYTES = 2**31 - 2**20  # of one file; a larger model has its tables in a second
 
 
 # Texts of 1 to some 150 tokens that the cost of dropping positions is measured on.
@@ -109,7 +102,19 @@ def export_model(
 
 
 def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format) -> str:
-    backend = _plain_backend(tokenizer, model.config.n_positions)
+    length = model.config.n_positions
+    # A tokenizer that encodes as `encode_flat` does: literal special tokens of a text are plain text.
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    known = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    if document["model"]["type"] == "BPE":  # no merge makes them, so as plain entries they are never found in a text
+        special = {token["content"]: token["id"] for token in document["added_tokens"] if token["special"]}
+        known = document["model"]["vocab"] = special | known
+    added = [token for token in document["added_tokens"] if not (token["special"] and token["content"] in known)]
+    backend = Tokenizer.from_str(json.dumps({**document, "added_tokens": added, "post_processor": None}))
+    backend.no_padding()
+    backend.no_truncation()
+    if length < UNLIMITED:
+        backend.enable_truncation(length)
     rows = vocabulary_rows(tokenizer)
     with torch.no_grad():
         table = model.embed_flat(torch.arange(rows, dtype=torch.int64)).cpu()  # (rows, n_embd)
@@ -126,7 +131,7 @@ def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase
     weighted = bool((weights != 1).any())
     if weighted:
         table = (table.float() * weights.unsqueeze(1)).to(table.dtype)
-    path = "." if format == "model2vec" else STATIC_FOLDER
+    path = "." if format == "model2vec" else "0_StaticEmbedding"
     (folder / path).mkdir(parents=True, exist_ok=True)
     name = "embeddings" if format == "model2vec" else "embedding.weight"
     save_file({name: table.contiguous()}, folder / path / "model.safetensors", metadata={"format": "pt"})
@@ -137,7 +142,6 @@ def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase
         (folder / "1_Normalize").mkdir(exist_ok=True)
         modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{package}.Normalize"})
     write_json(modules, folder / "modules.json", sort_keys=True)
-    length = model.config.n_positions
     config: dict[str, Any] = {"normalize": weighted, "max_length": length if length < UNLIMITED else None}
     if format == "model2vec":
         config |= {"model_type": MODEL2VEC, "architectures": ["StaticModel"]}
@@ -150,27 +154,12 @@ def _export_static(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase
     return "Its vectors are the model's own."
 
 
-def _plain_backend(tokenizer: PreTrainedTokenizerBase, length: int) -> Tokenizer:
-    """Return a tokenizer that encodes as `encode_flat` does: literal special tokens of a text are plain text."""
-    document = json.loads(tokenizer.backend_tokenizer.to_str())
-    known = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-    if document["model"]["type"] == "BPE":  # no merge makes them, so as plain entries they are never found in a text
-        special = {token["content"]: token["id"] for token in document["added_tokens"] if token["special"]}
-        known = document["model"]["vocab"] = special | known
-    added = [token for token in document["added_tokens"] if not (token["special"] and token["content"] in known)]
-    backend = Tokenizer.from_str(json.dumps({**document, "added_tokens": added, "post_processor": None}))
-    backend.no_padding()
-    backend.no_truncation()
-    if length < UNLIMITED:
-        backend.enable_truncation(length)
-    return backend
-
-
 def _export_onnx(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
     if importlib.util.find_spec("onnxscript") is None:
         raise ImportError("ONNX needs torch's exporter: `pip install 'gpt-embeddings[onnx]'`.")
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("position")}
     example = torch.zeros(2, min(3, model.config.n_positions), dtype=torch.int64)
+    n_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     folder.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
         model.eval(),
@@ -179,7 +168,7 @@ def _export_onnx(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, 
         input_names=["input_ids", "attention_mask"],
         output_names=["last_hidden_state", "pooler_output"],
         dynamic_shapes={"input_ids": axes, "attention_mask": axes},
-        external_data=sum(tensor.nbytes for tensor in model.state_dict().values()) > MAX_ONNX_BYTES,
+        external_data=n_bytes > 2**31 - 2**20,  # the limit of one file; a larger model has its tables in a second
         dynamo=True,
         verbose=False,
     )

@@ -14,9 +14,6 @@ from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.text.tokenizer import hub_timeout
 
 
-MARKS = ("config.json", "modules.json", "model.safetensors")  # a model in the cache has one of these files
-
-
 class Folder:
     """A folder on disk that a model was saved to or, if there is none, a model repository on the Hub, at one commit.
 
@@ -40,8 +37,8 @@ class Folder:
                     api = HfApi(constants.ENDPOINT, token)
                     info = api.model_info(self.repo_id, revision=revision, timeout=hub_timeout())
                     self.revision, self._files = info.sha, {file.rfilename for file in info.siblings or []}
-                except (HTTPError, OSError):
-                    if not any(map(self.local_path, MARKS)):
+                except (HTTPError, OSError):  # a model in the cache has one of these files
+                    if not any(map(self.local_path, ("config.json", "modules.json", "model.safetensors"))):
                         raise
 
     def has(self, file: str) -> bool:

@@ -1,8 +1,4 @@
-"""Loading a model, with or without its tokenizer, by name: a folder or a Hub name, refused if weights are missing.
-
-It may hold a saved GPTEmbeddings model, a GPT checkpoint, whose input stage is extracted, or a static model of another
-library; None is the bundled English table.
-"""
+"""Loading a model, with or without its tokenizer, by name: a folder or a Hub name, refused if weights are missing."""
 
 from pathlib import Path
 from typing import Any

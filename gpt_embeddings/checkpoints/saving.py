@@ -1,8 +1,4 @@
-"""What a saved folder contains: the one place that writes a model and its tokenizer for all libraries.
-
-That is `config.json` with `auto_map`, the weights, the component's two files, the tokenizer, and the files of
-sentence-transformers; the model card is added by `gpt_embeddings.hub`.
-"""
+"""What a saved folder contains: the one place that writes a model and its tokenizer for all libraries."""
 
 import copy
 import json

@@ -1,8 +1,6 @@
 """Static embedding models of other libraries: model2vec's, and the `StaticEmbedding` of sentence-transformers.
 
-Both are a table; the vector of a text is the mean of its rows. They become a `GPTEmbeddingsModel` without positions.
-model2vec leaves unknown tokens out of the mean, so they get the weight 0. Left out: a normalization at the end, which
-`Embedder(..., normalize=True)` does. The way back is `export`.
+Both are a table; the vector of a text is the mean of its rows. The way back is `export`.
 """
 
 import json
@@ -22,7 +20,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 MODEL2VEC = "model2vec"
-MODEL2VEC_LENGTH = 512  # its default limit of tokens
 PADDING = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "[UNK]", "<unk>")
 
 
@@ -75,8 +72,8 @@ def from_static(
     cut = (backend.truncation or {}).get("max_length")  # sentence-transformers applies it
     backend.no_truncation()
     backend.no_padding()
-    unknown = unknown_id(backend) if ours else None
-    length = config.get("max_length", MODEL2VEC_LENGTH) if ours else cut
+    unknown = unknown_id(backend) if ours else None  # left out of the mean, so that it gets the weight 0
+    length = config.get("max_length", 512) if ours else cut  # model2vec's default
     padding = next((token for token in PADDING if backend.token_to_id(token) is not None), None)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=padding)
     config = GPTEmbeddingsConfig(

@@ -32,13 +32,10 @@ class CardMetadata:
 
     license: str | None = None
     """Licence of the tables, an identifier of the Hub such as "mit"."""
-
     base_model: str | None = None
     """Hub name of the checkpoint that the tables were extracted from or trained from."""
-
     datasets: Sequence[str] = ()
     """Hub names of the training data."""
-
     training: Mapping[str, Any] = field(default_factory=dict)
     """Metadata of the training run, such as steps, tokens and loss; listed in the card."""
 
@@ -51,11 +48,6 @@ class ParsedCard:
     metadata: dict[str, Any]
     body: str
     """What follows the metadata, our section included."""
-
-    @property
-    def own_text(self) -> str:
-        """The user's text: without metadata, our section and the title."""
-        return TITLE.sub("", SECTION.sub("", self.body, count=1)).strip()
 
 
 def parse_card(text: str, kind: type[RepoCard] = ModelCard) -> ParsedCard:
@@ -86,9 +78,11 @@ def choose_card(local: ParsedCard | None, remote: ParsedCard | None, remote_name
     """
     if local is None or remote is None:
         return remote or local
-    if not local.own_text:
+    # The user's text: without metadata, our section and the title.
+    here, there = (TITLE.sub("", SECTION.sub("", card.body, count=1)).strip() for card in (local, remote))
+    if not here:
         return replace(remote, metadata={**local.metadata, **remote.metadata})
-    if remote.own_text not in ("", local.own_text):
+    if there not in ("", here):
         logger.warning(
             "README.md of the folder replaces different text on the Hub, which is still in %s.", remote_name
         )
