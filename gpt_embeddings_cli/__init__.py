@@ -3,7 +3,7 @@
 This package imports typer alone; a command imports the library when it runs. So `--help`, `--version`, a wrong option
 or a missing file is answered in a fraction of a second instead of the seconds that importing PyTorch takes.
 
-Read `options`, `common`, then the commands.
+Read `common`, then the commands.
 """
 
 from typing import Annotated, Any

@@ -1,13 +1,21 @@
-"""What the commands share: output for any terminal, file or pipe, loading the libraries, errors as one message."""
+"""What the commands share: streams, loading the libraries and errors; then arguments, options and checks of names.
 
+Options without a panel come first in `--help`, the others in one of the panels below.
+"""
+
+import functools
+import inspect
 import io
 import os
+import runpy
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -42,8 +50,8 @@ class _Pipe(io.FileIO):
             return len(data)
 
 
-def load_libraries() -> None:
-    """Import PyTorch and transformers, which takes seconds; on a terminal, say so.
+def load_libraries(inputs: Sequence[str] = (), *models: str | None) -> None:
+    """Refuse what [`check_names`] does, then import PyTorch and transformers, which takes seconds: a terminal says so.
 
     Ctrl-C ends the process at once, since some modules swallow a `KeyboardInterrupt` while they are imported.
     """
@@ -52,6 +60,7 @@ def load_libraries() -> None:
         os.write(2, b"Interrupted.\n")
         os._exit(130)
 
+    check_names(inputs, *models)
     if sys.stderr.isatty():
         typer.echo("Loading PyTorch and transformers ...", err=True)
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -80,3 +89,102 @@ def errors_as_messages() -> Iterator[None]:
             raise
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
+
+
+# Options ---------------------------------------------------------------------------------------------------------
+
+text_option = functools.partial(typer.Option, rich_help_panel="Reading text")
+model_option = functools.partial(typer.Option, rich_help_panel="Model")
+training_option = functools.partial(typer.Option, rich_help_panel="Training")
+run_option = functools.partial(typer.Option, rich_help_panel="Running")
+
+
+@functools.cache
+def _run_file(name: str) -> dict[str, Any]:
+    """Return the names in a file of `gpt_embeddings`, run by its path: importing the package would import PyTorch."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "gpt_embeddings" / name))
+
+
+DISCOVERY = _run_file("text/discovery.py")
+SOURCE = (
+    f"Files of one format ({' '.join(DISCOVERY['FORMATS'])}; also .gz .bz2 .xz .zst), folders, glob patterns or URLs; "
+    "- for standard input; saved datasets; or the name of one dataset on the Hub."
+)
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=SOURCE)]
+Data = Annotated[list[str], typer.Argument(metavar="DATA", help=SOURCE)]
+Tokenizer = Annotated[
+    str | None, model_option(help="Folder or Hub name; by default the model's own if it has one, else GPT-2's.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """The options for reading texts, with one default for all commands, so that they see the same texts."""
+
+    column: Annotated[str, text_option(help="The column of texts.")] = "text"
+    split: Annotated[str, text_option(help="Split of a Hub dataset.")] = "train"
+    subset: Annotated[str | None, text_option(help="Subset of a Hub dataset.")] = None
+    sample_by: Annotated[
+        Literal["line", "paragraph", "document", "endoftext"],
+        text_option(
+            help="What counts as one text in a text file: a line, a paragraph (for prose with broken lines), the "
+            "whole file (document), or the text between <|endoftext|> marks."
+        ),
+    ] = "line"
+    encoding: Annotated[str, text_option(help="Encoding of text, CSV and JSON files, such as cp1252.")] = "utf-8"
+
+    def load(self, inputs: list[str], **more: Any) -> Any:
+        """Load the inputs with `load_source`; `more` are further arguments of it, or others in place of these."""
+        from gpt_embeddings.text.sources import load_source
+
+        return load_source(inputs, **{**asdict(self), **more})
+
+
+def reads_texts(command: Callable[..., None] | None = None, *, options: str | None = None) -> Any:
+    """Replace the parameter `reading` of a command by the options of `ReadingOptions`.
+
+    The parameter `options`, if there is one, is replaced by the fields of the dataclass of that name in
+    `gpt_embeddings.training.options`, and the command receives them as a dictionary.
+    """
+    if command is None:
+        return functools.partial(reads_texts, options=options)
+    groups: dict[str, tuple[Any, Any]] = {"reading": (ReadingOptions, ReadingOptions)}
+    if options is not None:
+        groups["options"] = (_run_file("training/options.py")[options], dict)
+
+    @functools.wraps(command)
+    def wrapped(**arguments: Any) -> None:
+        for name, (group, make) in groups.items():
+            arguments[name] = make(**{field.name: arguments.pop(field.name) for field in fields(group)})
+        command(**arguments)
+
+    # typer reads the signature and the annotations.
+    annotations, defaults = {}, {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in groups:
+            annotations[name], defaults[name] = parameter.annotation, parameter.default
+            continue
+        for field in fields(groups[name][0]):
+            annotations[field.name], defaults[field.name] = field.type, field.default
+            if name == "options":
+                option = training_option(help=field.metadata["help"], min=field.metadata["least"])
+                annotations[field.name] = Annotated[field.type, option]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+        for name, annotation in annotations.items()
+    ]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = annotations
+    return wrapped
+
+
+def check_names(inputs: Sequence[str], *models: str | None) -> None:
+    """Refuse missing files, models and tokenizers whose name is a missing path; folders are looked into later."""
+    if inputs and (len(inputs) > 1 or not DISCOVERY["may_be_on_hub"](inputs[0])):
+        DISCOVERY["find_files"](
+            name for name in inputs if name != "-" and "://" not in name and not Path(name).is_dir()
+        )
+    for name in models:
+        if name is not None and DISCOVERY["is_path"](name) and not Path(name).exists():
+            raise FileNotFoundError(f"The folder {name!r} does not exist.")

@@ -9,14 +9,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries
-from gpt_embeddings_cli.options import (
+from gpt_embeddings_cli.common import (
     Inputs,
     Overwrite,
     ReadingOptions,
     Tokenizer,
-    check_inputs,
-    check_names,
+    load_libraries,
     reads_texts,
     run_option,
     text_option,
@@ -103,9 +101,7 @@ def embed(
     """
     if ray is not None and find_spec("ray") is None:
         raise ImportError("Ray is not installed: pip install 'gpt-embeddings[ray]'.")
-    check_inputs(inputs)
-    check_names(model, tokenizer)
-    load_libraries()
+    load_libraries(inputs, model, tokenizer)
 
     from datasets import Dataset
 

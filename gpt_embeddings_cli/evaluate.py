@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.options import Tokenizer, check_inputs, check_names, text_option
+from gpt_embeddings_cli.common import Tokenizer, load_libraries, text_option
 
 
 SCORE = "score"
@@ -47,8 +47,7 @@ def evaluate(
 
     Example: gpt-embeddings evaluate gpt-embeddings-english pairs.csv
     """
-    check_inputs(data)
-    check_names(model, tokenizer)
+    load_libraries(data, model, tokenizer)
 
     from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores
     from gpt_embeddings.embedding.embedder import Embedder

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
+from gpt_embeddings_cli.common import Overwrite, Tokenizer, check_names
 
 
 serving_option = partial(typer.Option, rich_help_panel="Serving")
@@ -57,7 +57,7 @@ def explore(
 
     Example: gpt-embeddings explore openai-community/gpt2
     """
-    check_names(model, compare, tokenizer)
+    check_names([], model, compare, tokenizer)
     if model is None and lang == "pt":
         model = "gpt-embeddings-portuguese"
     names = [model] if compare is None else [model, compare]

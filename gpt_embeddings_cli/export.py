@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries
-from gpt_embeddings_cli.options import Overwrite, Tokenizer, check_names
+from gpt_embeddings_cli.common import Overwrite, Tokenizer, load_libraries
 
 
 def export(
@@ -38,9 +37,7 @@ def export(
 
     Example: gpt-embeddings export meaning --format static --output meaning-static
     """
-    check_names(model, tokenizer)
-
-    load_libraries()
+    load_libraries([], model, tokenizer)
     from gpt_embeddings.checkpoints.export import export_model
     from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
     from gpt_embeddings.outputs import AtomicOutput

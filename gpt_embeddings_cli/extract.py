@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries
-from gpt_embeddings_cli.options import Overwrite, check_names
+from gpt_embeddings_cli.common import Overwrite, load_libraries
 
 
 table_option = partial(typer.Option, rich_help_panel="Which tables")
@@ -40,12 +39,11 @@ def extract(
 
     Example: gpt-embeddings extract openai-community/gpt2 --output gpt2-embeddings
     """
-    check_names(name)
     source = Path(name).resolve()
     if source.is_dir() and (source == output.resolve() or output.resolve() in source.parents):
         raise ValueError(f"The output {str(output)!r} holds the checkpoint at {name!r}; choose another folder.")
 
-    load_libraries()
+    load_libraries([], name)
     from gpt_embeddings.checkpoints.conversion import from_gpt
     from gpt_embeddings.checkpoints.files import Folder
     from gpt_embeddings.checkpoints.loading import save_with_tokenizer

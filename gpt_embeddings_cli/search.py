@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries
-from gpt_embeddings_cli.options import check_names, model_option
+from gpt_embeddings_cli.common import load_libraries, model_option
 
 
 SHOWN = 160  # characters of a text
@@ -46,14 +45,13 @@ def search(
     """
     if not folder.exists():
         raise FileNotFoundError(f"There is no dataset {str(folder)!r}.")
-    check_names(model, tokenizer)
     questions: list[str] = []
     for query in queries:
         questions += [line for line in sys.stdin.read().splitlines() if line.strip()] if query == "-" else [query]
     if not questions:
         raise ValueError("Standard input holds no question.")
 
-    load_libraries()
+    load_libraries([], model, tokenizer)
     from gpt_embeddings.embedding.search import open_embedder
     from gpt_embeddings.embedding.search import search as find
 

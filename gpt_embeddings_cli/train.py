@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries
-from gpt_embeddings_cli.options import (
-    Data,
-    ReadingOptions,
-    Tokenizer,
-    check_inputs,
-    check_names,
-    model_option,
-    reads_texts,
-)
+from gpt_embeddings_cli.common import Data, ReadingOptions, Tokenizer, load_libraries, model_option, reads_texts
 
 
 if TYPE_CHECKING:
@@ -236,9 +227,7 @@ def _check(
     """Refuse missing files before anything is imported, and an output that exists."""
     if model is not None and config is not None:
         raise ValueError("Give `--model` for a saved model, or `--config` for a random one, not both.")
-    check_inputs(data)
-    check_names(model, tokenizer)
-    load_libraries()
+    load_libraries(data, model, tokenizer)
 
     from transformers.utils.logging import disable_progress_bar
 

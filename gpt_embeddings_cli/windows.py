@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries
-from gpt_embeddings_cli.options import Inputs, ReadingOptions, check_inputs, check_names, model_option, reads_texts
+from gpt_embeddings_cli.common import Inputs, ReadingOptions, load_libraries, model_option, reads_texts
 
 
 cutting_option = partial(typer.Option, rich_help_panel="Cutting")
@@ -62,10 +61,7 @@ def windows(
         raise ValueError("Use `--output FOLDER` to write windows, or `--dry-run` to count them.")
     if weight and len(weight) != len(inputs):
         raise ValueError(f"`--weight` is given {len(weight)} times for {len(inputs)} inputs; give it once for each.")
-    check_inputs(inputs)
-    check_names(tokenizer)
-
-    load_libraries()
+    load_libraries(inputs, tokenizer)
     from gpt_embeddings.outputs import check_output
     from gpt_embeddings.text.tokenizer import load_tokenizer
     from gpt_embeddings.windows.token_windows import TokenWindows

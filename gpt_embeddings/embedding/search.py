@@ -34,14 +34,9 @@ BLOCK_SCORES = 2**24  # 64 MiB in float32
 class Hit:
     """A row that was found."""
 
-    row: int
-    """Its number in the dataset, from 0."""
-
-    score: float
-    """Cosine similarity of its vector and the query's."""
-
-    values: dict[str, Any]
-    """Its columns, without the vector."""
+    row: int  # its number in the dataset, from 0
+    score: float  # cosine similarity of its vector and the query's
+    values: dict[str, Any]  # its columns, without the vector
 
 
 def search(

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt_embeddings_cli import app, common
-from gpt_embeddings_cli.options import check_inputs, check_names
+from gpt_embeddings_cli.common import check_names
 
 
 STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
@@ -135,14 +135,14 @@ def test_a_terminal_says_that_libraries_are_loaded(monkeypatch):
 def test_what_may_be_there_passes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("notes[1].txt").touch()
-    check_inputs(["notes[1].txt"])  # a file is a file, whatever its name
-    check_inputs(["notes*.txt", "-", "hf://datasets/me/texts/*.parquet"])
-    check_inputs(["ag_news"])
-    check_inputs(["Salesforce/wikitext-103.v1"])
-    check_names("openai-community/gpt2", None, ".")
+    check_names(["notes[1].txt"])  # a file is a file, whatever its name
+    check_names(["notes*.txt", "-", "hf://datasets/me/texts/*.parquet"])
+    check_names(["ag_news"])
+    check_names(["Salesforce/wikitext-103.v1"])
+    check_names([], "openai-community/gpt2", None, ".")
     for names in (["ag_news", "none"], ["a/b/c"], ["other[1].txt"]):
         with pytest.raises(FileNotFoundError):
-            check_inputs(names)
+            check_names(names)
 
 
 def test_completion():
