@@ -74,15 +74,6 @@ class TestAgainstGPT2:
         with torch.set_grad_enabled(grad):  # 512,000 entries: twice the slice
             assert torch.equal(ours(**inputs).last_hidden_state, first_hidden_state(theirs, **inputs))
 
-    def test_inputs_embeds(self, grad):
-        ours, theirs = make_pair()
-        vectors = torch.randn(2, 9, WIDTH)
-        before = vectors.clone()
-        with torch.set_grad_enabled(grad):
-            expected = first_hidden_state(theirs, inputs_embeds=vectors)
-            assert torch.equal(ours(inputs_embeds=vectors).last_hidden_state, expected)
-        assert torch.equal(vectors, before)  # the caller's tensor is never written to
-
 
 def test_dropout_and_gradients_are_gpt2s():
     ours, theirs = (model.train() for model in make_pair())
@@ -185,13 +176,14 @@ class TestInvariants:
                 assert torch.equal(model(ids[:, :-1]).pooler_output, expected)
                 assert torch.equal(model(ids[:, :-1], attention_mask=mask[:, :-1]).pooler_output, expected)
 
-    def test_nothing_but_padding_and_nothing_at_all(self):
+    def test_nothing_at_all(self):
         model = make_model()
-        pooled = model(random_ids(2, 5), attention_mask=torch.tensor([[0] * 5, [1] * 5])).pooler_output
-        assert not pooled[0].any() and pooled[1].any()
-        assert model(torch.zeros(2, 0, dtype=torch.long)).last_hidden_state.shape == (2, 0, WIDTH)
-        assert model(torch.zeros(2, 0, dtype=torch.long)).pooler_output.tolist() == [[0.0] * WIDTH] * 2
-        assert model(torch.zeros(0, 4, dtype=torch.long)).pooler_output.shape == (0, WIDTH)
+        for shape in ((2, 0), (0, 4)):
+            output = model(torch.zeros(shape, dtype=torch.long))
+            assert output.last_hidden_state.shape == (*shape, WIDTH)
+            assert output.pooler_output.tolist() == [[0.0] * WIDTH] * shape[0]
+        assert model.embed_bags([], [0]).shape == (0, WIDTH)
+        assert model.embed_bags(torch.zeros(0, dtype=torch.long), torch.zeros(4, dtype=torch.long)).eq(0).all()
 
     @pytest.mark.parametrize(("dtype", "value"), [(torch.bfloat16, 1.0), (torch.float16, 100.0)])
     def test_pooling_in_half_precision_sums_in_single(self, dtype, value):
@@ -219,18 +211,9 @@ class TestInPlace:
             sizes = [event.nbytes for event in profile.profiler.kineto_results.events() if event.nbytes() > 0]
             assert sum(size() >= full for size in sizes) == 1
 
-    def test_a_hook_keeps_the_token_part(self):
-        model = make_model()
-        kept = []
-        model.wte.register_forward_hook(lambda module, inputs, output: kept.append(output))
-        ids = random_ids(2, 5)
-        with torch.no_grad():
-            model(ids)
-        assert torch.equal(kept[0], model.wte.weight[ids])
-
     @pytest.mark.parametrize("name", ["wte", "wpe", "drop"])
     def test_what_is_changed_is_called(self, name):
-        ids = random_ids(2, 5)
+        ids, kept = random_ids(2, 5), []
         for change in (
             lambda module: module.register_forward_hook(lambda module, inputs, output: output + 1),
             lambda module: setattr(module, "forward", lambda inputs, plain=module.forward: plain(inputs) + 1),
@@ -240,12 +223,13 @@ class TestInPlace:
                 expected = model(ids).last_hidden_state + 1
                 change(getattr(model, name))
                 torch.testing.assert_close(model(ids).last_hidden_state, expected)
-
-    def test_dropout_of_a_model_in_evaluation(self):
         model = make_model()
-        model.drop.train()
+        model.wte.register_forward_hook(lambda module, inputs, output: kept.append(output))
         with torch.no_grad():
-            assert (model(random_ids(2, 5)).last_hidden_state == 0).any()
+            model(ids)
+        assert torch.equal(kept[0], model.wte.weight[ids])  # the token part, as nothing was added into it
+        model.drop.train()  # of a model in evaluation
+        assert (model(ids).last_hidden_state == 0).any()
 
     def test_a_wrapped_table_is_called(self):
         class Doubled(nn.Module):
@@ -284,10 +268,6 @@ class TestBags:
         for dtype in (np.int32, np.uint32, np.uint16, np.uint8):
             assert torch.equal(model.embed_bags(ids.astype(dtype), offsets.astype(dtype)), expected)
         assert torch.equal(model.embed_bags(ids, offsets[1:4]), model.embed_bags(ids, offsets)[1:3])
-
-    def test_no_documents(self):
-        assert make_model().embed_bags([], [0]).shape == (0, WIDTH)
-        assert make_model().embed_bags(torch.zeros(0, dtype=torch.long), torch.zeros(4, dtype=torch.long)).eq(0).all()
 
     # Widths of whole words and others.
     @pytest.mark.parametrize(
@@ -371,19 +351,13 @@ class TestBadInput:
             ({"input_ids": torch.zeros(1, 2)}, "got torch.float32"),
             ({"inputs_embeds": torch.zeros(1, 2, WIDTH + 1)}, r"n_embd=12\), got torch.float32 of shape \(1, 2, 13\)"),
             ({"inputs_embeds": torch.zeros(1, 2, WIDTH, dtype=torch.long)}, "must be floating-point"),
-            (
-                {"attention_mask": torch.ones(1, 3)},
-                r"shape \(1, 2\) like the inputs, got torch.float32 of shape \(1, 3\)",
-            ),
+            ({"attention_mask": torch.ones(1, 3)}, r"shape \(1, 2\) like the inputs, got .* of shape \(1, 3\)"),
             ({"attention_mask": torch.ones(1, 1, 2, 2)}, "`attention_mask` must be of shape"),
             ({"attention_mask": torch.tensor([[0.0, -math.inf]])}, "additive mask"),
             ({"attention_mask": torch.tensor([[1, 2]])}, "1 .or True. for real tokens"),
             ({"position_ids": torch.tensor([[0, LIMIT]])}, r"`position_ids` must lie from 0 to 23 .*got 24"),
             ({"position_ids": torch.tensor([[0, -1]])}, "`position_ids` must lie from 0 to 23"),
-            (
-                {"position_ids": torch.zeros(2, 2, dtype=torch.long)},
-                r"`position_ids` must be int64 or int32 of shape \(1, 2\)",
-            ),
+            ({"position_ids": torch.zeros(2, 2, dtype=torch.long)}, r"must be int64 or int32 of shape \(1, 2\)"),
             ({"position_ids": torch.zeros(1, 2)}, "`position_ids` must be int64 or int32 .*, got torch.float32"),
         ],
     )
@@ -505,7 +479,7 @@ def test_without_pooling(tmp_path):
         assert output.pooler_output is None and len(other(ids, return_dict=False)) == 1
 
 
-@pytest.mark.parametrize("given, message", [("Hello", "got str"), ([[1, 2]], "got list")])
-def test_what_is_not_a_tensor_is_told_so(given, message):
-    with pytest.raises(TypeError, match=f"`input_ids` must be a tensor, {message}.*tokenizer"):
-        make_pair()[0](given)
+@pytest.mark.parametrize(("given", "kind"), [("Hello", "str"), ([[1, 2]], "list")])
+def test_what_is_not_a_tensor_is_told_so(given, kind):
+    with pytest.raises(TypeError, match=f"`input_ids` must be a tensor, got {kind}.*tokenizer"):
+        make_model()(given)
