@@ -79,19 +79,14 @@ def test_a_folder_with_an_adapter(tmp_path):
         from_gpt(tmp_path)
 
 
-def test_an_embedding_that_does_more_than_look_up():
+def test_an_embedding_that_does_more_than_look_up_and_a_learned_prompt():
     config = transformers.BioGptConfig(vocab_size=41, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
-    adapted = adapt(
-        transformers.BioGptForCausalLM(config).eval(), modules_to_save=["embed_tokens"], target_modules=["q_proj"]
-    )
+    options = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
     with pytest.raises(ValueError, match="is stored in parts"):
-        from_gpt(adapted)
-
-
-def test_a_prompt_that_was_learned():
-    options = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        from_gpt(adapt(transformers.BioGptForCausalLM(config).eval(), **options))
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ValueError, match="a learned prompt before its tokens"):
-        from_gpt(peft.get_peft_model(new_gpt(), options))
+        from_gpt(peft.get_peft_model(new_gpt(), prompt))
 
 
 def test_a_parametrization():

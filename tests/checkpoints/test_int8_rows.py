@@ -24,17 +24,6 @@ def saved(tmp_path_factory):
     error = save_int8(model, folder)
     assert torch.equal(model.wte.weight, before) and model.config.wte_storage == "float"
     assert 0.001 < error < 1.001 / 254
-    return model, folder
-
-
-def expected(model):
-    table = model.wte.weight.detach().numpy()
-    scale = np.abs(table).max(1, keepdims=True) / np.float32(127)
-    return np.rint(np.divide(table, scale, where=scale > 0, out=np.zeros_like(table))) * scale
-
-
-def test_the_files(saved):
-    _, folder = saved
     stored = load_file(folder / "model.safetensors")
     assert {name: (t.dtype.name, t.shape) for name, t in stored.items()} == {
         "wte.weight": ("int8", (50, 16)),
@@ -42,6 +31,13 @@ def test_the_files(saved):
         "wpe.weight": ("float32", (8, 16)),
     }
     assert json.loads((folder / "config.json").read_text())["wte_storage"] == "int8"
+    return model, folder
+
+
+def expected(model):
+    table = model.wte.weight.detach().numpy()
+    scale = np.abs(table).max(1, keepdims=True) / np.float32(127)
+    return np.rint(np.divide(table, scale, where=scale > 0, out=np.zeros_like(table))) * scale
 
 
 @pytest.mark.parametrize("load", [GPTEmbeddingsModel.from_pretrained, AutoModel.from_pretrained])

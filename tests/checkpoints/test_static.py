@@ -50,35 +50,37 @@ def vectors(name, **options):
     return Embedder(model, tokenizer, pooling=model.config.pooling, **options).encode(TEXTS)
 
 
-@pytest.mark.parametrize("make", [word_piece, unigram])
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def save_model2vec(folder, rows, tokenizer, **parts):
+    """Save a model2vec model and return what the library encodes with it."""
+    config = {
+        "model_type": "model2vec",
+        **{name: parts[name] for name in ("max_length", "normalize") if name in parts},
+    }
+    StaticModel(rows, tokenizer, config, **parts).save_pretrained(folder)
+    return lambda texts: StaticModel.from_pretrained(folder, force_download=False).encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("make", "normalize", "dtype"),
+    [(word_piece, False, np.float32), (word_piece, True, np.float16), (unigram, True, np.float32)],
+)
 def test_model2vec(make, normalize, dtype, tmp_path):
-    tokenizer = make()
-    theirs = StaticModel(table(tokenizer.get_vocab_size(), dtype=dtype), tokenizer, normalize=normalize)
-    theirs.config["model_type"] = "model2vec"
-    theirs.save_pretrained(tmp_path)
-    expected = StaticModel.from_pretrained(tmp_path, force_download=False).encode(TEXTS)
+    encode = save_model2vec(tmp_path, table(make().get_vocab_size(), dtype=dtype), make(), normalize=normalize)
     tolerance = 1e-6 if dtype == np.float32 else 2e-3
-    np.testing.assert_allclose(vectors(tmp_path, normalize=normalize), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(vectors(tmp_path, normalize=normalize), encode(TEXTS), rtol=0, atol=tolerance)
 
 
 def test_model2vec_with_shared_and_weighted_rows(tmp_path):
-    tokenizer, mapping = word_piece(), np.arange(len(WORDS)) % 5
-    weights = np.linspace(0.1, 2, len(WORDS)).astype(np.float32)
-    theirs = StaticModel(table(5), tokenizer, {"model_type": "model2vec"}, weights=weights, token_mapping=mapping)
-    theirs.save_pretrained(tmp_path)
-    expected = StaticModel.from_pretrained(tmp_path, force_download=False).encode(TEXTS)
-    np.testing.assert_allclose(vectors(tmp_path), expected, rtol=0, atol=1e-6)
+    mapping, weights = np.arange(len(WORDS)) % 5, np.linspace(0.1, 2, len(WORDS)).astype(np.float32)
+    encode = save_model2vec(tmp_path, table(5), word_piece(), weights=weights, token_mapping=mapping)
+    np.testing.assert_allclose(vectors(tmp_path), encode(TEXTS), rtol=0, atol=1e-6)
 
 
 def test_model2vec_cuts_long_texts(tmp_path):
-    theirs = StaticModel(table(len(WORDS)), word_piece(), {"model_type": "model2vec", "max_length": 3}, max_length=3)
-    theirs.save_pretrained(tmp_path)
-    model, _ = from_static(tmp_path)
+    encode, long = save_model2vec(tmp_path, table(len(WORDS)), word_piece(), max_length=3), ["a in a a in in in"]
+    model, tokenizer = from_static(tmp_path)
     assert model.config.n_positions == 3
-    long = StaticModel.from_pretrained(tmp_path, force_download=False).encode(["a in a a in in in"])
-    np.testing.assert_allclose(Embedder(*from_static(tmp_path)).encode(["a in a a in in in"]), long, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(Embedder(model, tokenizer).encode(long), encode(long), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [word_piece, unigram])
@@ -88,18 +90,14 @@ def test_static_embedding(make, tmp_path):
     SentenceTransformer(modules=[module, Normalize()], device="cpu").save(str(tmp_path))
     expected = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(vectors(tmp_path, normalize=True)[:5], expected[:5], rtol=0, atol=1e-6)
-    # A special token that is spelled out is plain text here, as everywhere.
-    assert make is unigram or "[CLS]" not in from_static(tmp_path)[1].convert_ids_to_tokens(
-        from_static(tmp_path)[1]("the [cls]").input_ids
-    )
+    ours = from_static(tmp_path)[1]  # to which a special token that is spelled out is plain text, as everywhere
+    assert make is unigram or "[CLS]" not in ours.convert_ids_to_tokens(ours("the [cls]").input_ids)
 
 
 def test_every_way_in_gives_the_vector(tmp_path):
     """The pair that comes back agrees with itself, saved or not, and commands load it by its name."""
-    StaticModel(table(len(WORDS)), word_piece(), {"model_type": "model2vec"}).save_pretrained(tmp_path)
-    model, tokenizer = load_model_and_tokenizer(
-        str(tmp_path), str(tmp_path)
-    )  # as the actors of a cluster are given them
+    save_model2vec(tmp_path, table(len(WORDS)), word_piece())
+    _, tokenizer = load_model_and_tokenizer(str(tmp_path), str(tmp_path))  # as the actors of a cluster are given them
     assert tokenizer("the").input_ids == [4]
     model, tokenizer = load_model_and_tokenizer(str(tmp_path))
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -111,7 +109,7 @@ def test_every_way_in_gives_the_vector(tmp_path):
 def test_what_is_none(tmp_path):
     with pytest.raises(ValueError, match="is neither a model2vec model nor a `StaticEmbedding`"):
         from_static(tmp_path)
-    StaticModel(table(len(WORDS)), word_piece(), {"model_type": "model2vec"}).save_pretrained(tmp_path)
+    save_model2vec(tmp_path, table(len(WORDS)), word_piece())
     rows = load_file(tmp_path / "model.safetensors")["embeddings"]
     save_file({"embeddings": (rows * 9).astype(np.int8)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="has no float table named"):
