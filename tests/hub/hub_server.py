@@ -43,15 +43,6 @@ class Refusal(Exception):
 
 
 @dataclass
-class Fault:
-    """What goes wrong: a status or, on "BODY /path", half an answer."""
-
-    pattern: str  # regular expression on "METHOD /path"
-    what: int | str
-    times: int
-
-
-@dataclass
 class Asked:
     """One request of the log; no header's value is kept."""
 
@@ -143,15 +134,15 @@ class Hub:
         self.lock = threading.Lock()
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.asked: list[Asked] = []
-        self.faults: list[Fault] = []
+        self.faults: list[
+            tuple[str, int | str]
+        ] = []  # a pattern of "METHOD /path"; a status or, on "BODY /path", "half"
         self.hub_port = self.cdn_port = 0
         self.ranges = True  # whether the second origin answers range requests
 
     def fault(self, pattern: str, what: int | str, times: int = 1) -> None:
         """Let the next `times` requests that match go wrong."""
-        self.faults.append(Fault(pattern, what, times))
-
-    # Who may do what ------------------------------------------------------------------------------------------------
+        self.faults += [(pattern, what)] * times
 
     def user(self, request: Request) -> tuple[str, str] | None:
         header = request.headers.get("authorization")
@@ -191,8 +182,6 @@ class Hub:
             self.repositories[kind, name] = repository
         return JSONResponse(answer)
 
-    # What a repository looks like -----------------------------------------------------------------------------------
-
     def info(self, repository: Repository, revision: str) -> dict[str, Any]:
         tree = {path: entry for path, entry in repository.tree(revision).items() if entry["type"] == "file"}
         text = repository.files(revision).get("README.md")
@@ -208,14 +197,6 @@ class Hub:
             "siblings": [{"rfilename": path, "size": entry["size"]} for path, entry in tree.items()],
         }
 
-    def upload_modes(self, tree: dict[str, dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
-        answers = []
-        for path in (file["path"] for file in files):
-            mode, old = "lfs" if path.endswith(LFS_SUFFIXES) else "regular", tree.get(path)
-            there = {"oid": old.get("lfs", old)["oid"]} if old else {}  # what has not changed is not sent
-            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **there})
-        return {"files": answers}
-
     def commit(self, request: Request, repository: Repository, revision: str, raw: bytes, propose: bool) -> Response:
         header, *operations = [json.loads(line) for line in raw.splitlines() if line.strip()]
         message = header["value"]["summary"] + "\n\n" + header["value"].get("description", "")
@@ -224,7 +205,15 @@ class Hub:
             parent = repository.resolve(revision)
             if not parent.startswith(header["value"].get("parentCommit") or ""):
                 raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-            changes = [self._change(**operation) for operation in operations]
+            changes: list[tuple[str, bytes | None]] = []
+            for kind, value in ((operation["key"], operation["value"]) for operation in operations):
+                content = None  # of "deletedFile"
+                if kind == "file":
+                    content = base64.b64decode(value["content"], validate=True)
+                elif kind == "lfsFile":
+                    head = "version https://git-lfs.github.com/spec/v1\noid sha256:"
+                    content = f"{head}{value['oid']}\nsize {value['size']}\n".encode()
+                changes.append((value["path"], content))
             ref = revision if revision.startswith("refs/pr/") else f"refs/heads/{revision}"
             if propose:
                 repository.n_pull_requests += 1
@@ -233,18 +222,6 @@ class Hub:
                 answer["pullRequestUrl"] = f"{url}/discussions/{repository.n_pull_requests}"
             new = repository.commit(ref, parent, message, changes)
         return JSONResponse({**answer, "commitOid": new, "commitUrl": f"{url}/commit/{new}"})
-
-    @staticmethod
-    def _change(key: str, value: dict[str, Any]) -> tuple[str, bytes | None]:
-        path = value["path"]
-        if key == "file":
-            return path, base64.b64decode(value["content"], validate=True)
-        if key == "lfsFile":
-            head = "version https://git-lfs.github.com/spec/v1\noid sha256:"
-            return path, f"{head}{value['oid']}\nsize {value['size']}\n".encode()
-        return path, None  # "deletedFile"
-
-    # Contents -------------------------------------------------------------------------------------------------------
 
     def file(self, request: Request, repository: Repository, revision: str, path: str) -> Response:
         commit = repository.resolve(revision)
@@ -259,14 +236,6 @@ class Hub:
             return Response(status_code=302, headers=headers)
         return Response(repository.files(commit)[path], 200, headers, "text/plain")
 
-    def lfs_batch(self, objects: list[dict[str, Any]]) -> Response:
-        answers: list[dict[str, Any]] = [{"oid": item["oid"], "size": item["size"]} for item in objects]
-        for answer in answers:
-            if not (self.objects / answer["oid"]).exists():
-                put = f"http://localhost:{self.cdn_port}/object/{answer['oid']}"
-                answer["actions"] = {"upload": {"href": put}}
-        return JSONResponse({"transfer": "basic", "objects": answers}, media_type="application/vnd.git-lfs+json")
-
     async def second_origin(self, request: Request, oid: str) -> Response:
         """Put or get a large file; whoever knows the address may."""
         headers = {"ETag": f'"{oid}"'}
@@ -274,21 +243,16 @@ class Hub:
             (self.objects / oid).write_bytes(await request.body())
             return Response(headers=headers)
         if self._next_fault(f"BODY {request.url.path}"):
-            return self._half_of(self.objects / oid)
+            data = (self.objects / oid).read_bytes()
+
+            async def half() -> Any:
+                yield data[: len(data) // 2]
+                raise ConnectionResetError
+
+            return StreamingResponse(half(), headers={"Content-Length": str(len(data))})
         if not self.ranges:
             return Response((self.objects / oid).read_bytes(), headers=headers)
         return FileResponse(self.objects / oid, headers=headers, media_type="binary/octet-stream")
-
-    @staticmethod
-    def _half_of(path: Path) -> Response:
-        async def half() -> Any:
-            data = path.read_bytes()
-            yield data[: len(data) // 2]
-            raise ConnectionResetError
-
-        return StreamingResponse(half(), headers={"Content-Length": str(path.stat().st_size)})
-
-    # Routes ---------------------------------------------------------------------------------------------------------
 
     async def route(self, request: Request) -> Response:
         # From the raw path: `refs%2Fpr%2F1` is one segment, while a file's path is many.
@@ -325,7 +289,15 @@ class Hub:
                 # No ref is named for a pull request, which does not need the right to write.
                 need = "write" if "ref" in body else "propose"
                 self.repository(request, kind, f"{owner}/{name.removesuffix('.git')}", need)
-                return self.lfs_batch(body["objects"])
+                objects: list[dict[str, Any]] = [
+                    {"oid": item["oid"], "size": item["size"]} for item in body["objects"]
+                ]
+                for item in objects:
+                    if not (self.objects / item["oid"]).exists():
+                        put = f"http://localhost:{self.cdn_port}/object/{item['oid']}"
+                        item["actions"] = {"upload": {"href": put}}
+                media_type = "application/vnd.git-lfs+json"
+                return JSONResponse({"transfer": "basic", "objects": objects}, media_type=media_type)
             case [owner, name, "resolve", revision, *parts]:
                 repository = self.repository(request, kind, f"{owner}/{name}", "read")
                 return self.file(request, repository, revision, "/".join(parts))
@@ -341,12 +313,22 @@ class Hub:
             case "GET", [] | ["revision", _]:
                 return JSONResponse(self.info(repository, rest[1] if rest else "main"))
             case "GET", ["tree", revision, *parts]:
+                tree, folder = repository.tree(revision), "/".join(parts)
+                if folder and tree.get(folder, {}).get("type") != "directory":
+                    raise Refusal(404, f"{folder} does not exist on {revision}", "EntryNotFound")
                 deep = request.query_params.get("recursive", "").lower() in ("true", "1")
-                return self.listing(repository, revision, "/".join(parts), deep)
+                inside = [entry for path, entry in tree.items() if not folder or path.startswith(f"{folder}/")]
+                depth = len(parts)
+                return JSONResponse([entry for entry in inside if deep or entry["path"].count("/") == depth])
             case "POST", ["commit", revision]:
                 return self.commit(request, repository, revision, raw, propose)
             case "POST", ["preupload", revision]:
-                return JSONResponse(self.upload_modes(repository.tree(revision), body["files"]))
+                tree, answers = repository.tree(revision), []
+                for path in (file["path"] for file in body["files"]):
+                    mode, old = "lfs" if path.endswith(LFS_SUFFIXES) else "regular", tree.get(path)
+                    there = {"oid": old.get("lfs", old)["oid"]} if old else {}  # what has not changed is not sent
+                    answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **there})
+                return JSONResponse({"files": answers})
             case "POST", ["branch", name]:
                 if (ref := f"refs/heads/{name}") in repository.refs:
                     raise Refusal(409, f"Reference {ref} already exists")
@@ -354,23 +336,13 @@ class Hub:
                 return JSONResponse({})
         raise Refusal(404, "Not found")
 
-    def listing(self, repository: Repository, revision: str, folder: str, deep: bool) -> Response:
-        tree = repository.tree(revision)
-        if folder and tree.get(folder, {}).get("type") != "directory":
-            raise Refusal(404, f"{folder} does not exist on {revision}", "EntryNotFound")
-        prefix = f"{folder}/" if folder else ""
-        inside = {path.removeprefix(prefix): entry for path, entry in tree.items() if path.startswith(prefix)}
-        return JSONResponse([entry for path, entry in inside.items() if deep or "/" not in path])
-
-    # The wire -------------------------------------------------------------------------------------------------------
-
     def _next_fault(self, line: str) -> int | str | None:
         with self.lock:
-            for fault in self.faults:
-                if fault.times and re.search(fault.pattern, line):
-                    fault.times -= 1
-                    return fault.what
-        return None
+            found = next((fault for fault in self.faults if re.search(fault[0], line)), None)
+            if found is None:
+                return None
+            self.faults.remove(found)
+            return found[1]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
