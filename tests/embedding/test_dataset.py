@@ -31,9 +31,11 @@ TEXTS = [f"Bell {i} " + "rings at high tide " * (i % 7) for i in range(200)]
 @pytest.fixture(scope="module")
 def tokenizer():
     """It encodes by `tokenizers`: the proof of the accelerated backend takes seconds."""
+    tokenizer = load_tokenizer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "find_gigatoken", lambda *arguments: None)
-        yield load_tokenizer()
+        encoding.prepare(tokenizer)
+    return tokenizer
 
 
 def new_model(seed=0):
@@ -406,13 +408,13 @@ def long_run(data, output, model, tokenizer):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_sigkill(model, tokenizer, tmp_path, monkeypatch):
+def test_sigkill(model, gpt2_tokenizer, tmp_path, monkeypatch):
     """Of two worker processes and their parent; `test_resume` stops a run in other ways."""
     monkeypatch.setattr(shards_module, "SHARD_BYTES", 2**17)
     texts, out = [f"{i} " + "the tide " * 100 for i in range(8_000)], tmp_path / "out"
     Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "data")
     process = multiprocessing.get_context("fork").Process(
-        target=long_run, args=(tmp_path / "data", out, model, tokenizer)
+        target=long_run, args=(tmp_path / "data", out, model, gpt2_tokenizer)
     )
     process.start()
     while len(list((tmp_path / ".out.partial" / "result").glob("data-*.arrow"))) < 4:
@@ -423,13 +425,13 @@ def test_sigkill(model, tokenizer, tmp_path, monkeypatch):
     assert not out.exists()
     progress = Progress(hidden=True)
     embed_dataset(
-        datasets.load_from_disk(tmp_path / "data"), model, tokenizer, output=out, num_proc=2, progress=progress
+        datasets.load_from_disk(tmp_path / "data"), model, gpt2_tokenizer, output=out, num_proc=2, progress=progress
     )
     assert progress.resumed > 0
     embedded = datasets.load_from_disk(out)
     assert embedded["text"][:] == texts
     found = embedded.data.column("embedding").combine_chunks().flatten().to_numpy().reshape(-1, 16)
-    assert np.array_equal(found, Embedder(model, tokenizer).encode(texts))
+    assert np.array_equal(found, Embedder(model, gpt2_tokenizer).encode(texts))
 
 
 def private_memory():

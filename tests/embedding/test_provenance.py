@@ -21,11 +21,14 @@ def model():
     return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=8, n_positions=16))
 
 
-@pytest.mark.parametrize("name", ["arrow", "vectors.parquet", "folder"])
+@pytest.mark.parametrize("name", ["arrow", "vectors.parquet", "folder", "memory"])
 def test_every_output_says_it(name, model, gpt2_tokenizer, tmp_path):
     dataset = Dataset.from_dict({"said": ["the tide", "comes in"]})
-    options = {**OPTIONS, "format": "parquet" if name == "folder" else None}
-    embed_dataset(dataset, model, gpt2_tokenizer, output=tmp_path / name, model_name="me/tide", **options)
+    options = {**OPTIONS, "format": "parquet" if name == "folder" else None, "model_name": "me/tide"}
+    output = None if name == "memory" else tmp_path / name
+    embedded = embed_dataset(dataset, model, gpt2_tokenizer, output=output, **options)
+    if output is None:
+        embedded.save_to_disk(tmp_path / name)
     found = read_provenance(tmp_path / name)
     embedder = Embedder(model, gpt2_tokenizer, **OPTIONS)
     assert found == Provenance(
@@ -61,11 +64,6 @@ def test_a_loaded_model_is_named_by_where_it_is_from(model, gpt2_tokenizer, tmp_
     assert Embedder(model, gpt2_tokenizer).provenance().model is None
     assert Embedder(saved, gpt2_tokenizer).provenance().model == str(tmp_path / "saved")
     assert Embedder(bundled, tokenizer).provenance().model == "gpt-embeddings-portuguese"
-
-
-def test_in_memory(model, gpt2_tokenizer, tmp_path):
-    embed_dataset(Dataset.from_dict({"text": ["a"]}), model, gpt2_tokenizer).save_to_disk(tmp_path / "saved")
-    assert read_provenance(tmp_path / "saved").n_embd == 8
 
 
 def test_what_does_not_say_it(tmp_path):

@@ -63,12 +63,6 @@ def place(places, folder, embedder):
     return embed_to(places / "folder", folder, embedder)
 
 
-@pytest.fixture(scope="module")
-def opened(place):
-    """What a search loads that is given no embedder."""
-    return open_embedder(place)
-
-
 def expected(embedder, place, query, k):
     dim = 16 if place.name == "short.parquet" else 24
     vectors = embedder.encode(["" if text is None else text for text in TEXTS])[:, :dim]
@@ -94,15 +88,10 @@ def test_the_nearest_rows(places, name, folder, embedder, monkeypatch):
         assert all(hit.values == {"text": TEXTS[hit.row], "id": hit.row} for hit in hits)
 
 
-def test_more_rows_than_there_are(place):
-    hits = search(place, ["tides"], k=10_000)[0]
-    assert len(hits) == 500, "rows without a token have no direction"
-    assert isinstance(hits[0], Hit)
-
-
 def test_a_dataset_and_its_embedder(embedder):
     dataset = embed_dataset(Dataset.from_dict({"text": ["sea", "land"]}), embedder.model, embedder.tokenizer)
-    assert search(dataset, ["land"], embedder=embedder, k=1)[0][0].row == 1
+    (hits,) = search(dataset, ["land"], embedder=embedder, k=1)
+    assert isinstance(hits[0], Hit) and hits[0].row == 1
     with pytest.raises(ValueError, match="needs an `embedder`"):
         search(dataset, ["land"])
 
@@ -118,8 +107,8 @@ class TestStorage:
         scores[-2:] = -np.inf  # without text
         tolerance = {"float16": 1e-3, "int8": 0.02, "binary": 1e-5}[dtype]
         for given in (None, embedder):
-            hits = search(tmp_path / "out.parquet", ["tides of row 12"], embedder=given, k=500)[0]
-            assert len(hits) == 500
+            hits = search(tmp_path / "out.parquet", ["tides of row 12"], embedder=given, k=10_000)[0]
+            assert len(hits) == 500, "rows without a token have no direction"
             np.testing.assert_allclose([hit.score for hit in hits], scores[[hit.row for hit in hits]], atol=tolerance)
 
     def test_blank_texts_are_never_found(self, embedder):
@@ -142,19 +131,15 @@ class TestStorage:
         assert "does not say which model its vectors are from. The given one is used" in caplog.messages[0]
         done = run("search", tmp_path / "frame.parquet", TEXTS[7], "--model", folder, "-k", 1)
         assert done.exit_code == 0 and TEXTS[7] in done.stdout, done.output
-        frame["embedding"] = [np.zeros(30)] * 50
-        frame.to_parquet(tmp_path / "wide.parquet")
-        with pytest.raises(ValueError, match=r"1 to 24 numbers .* widths of 30"):
-            search(tmp_path / "wide.parquet", ["tides"], embedder=embedder)
-        frame["embedding"] = [np.zeros(2, np.int8)] * 50
-        frame.to_parquet(tmp_path / "narrow.parquet")
-        binary = embedder.with_options(dtype="binary")
-        with pytest.raises(ValueError, match=r"a vector of 3 to 3 numbers .* widths of 2"):
-            search(tmp_path / "narrow.parquet", ["tides"], embedder=binary)
-        frame["embedding"] = [np.zeros(24, np.int8)] * 50
-        frame.to_parquet(tmp_path / "int8.parquet")
-        with pytest.raises(ValueError, match="of the dtype 'float32' stores"):
-            search(tmp_path / "int8.parquet", ["tides"], embedder=embedder)
+        for vector, given, message in (
+            (np.zeros(30), embedder, r"1 to 24 numbers .* widths of 30"),
+            (np.zeros(2, np.int8), embedder.with_options(dtype="binary"), "a vector of 3 to 3 numbers .* widths of 2"),
+            (np.zeros(24, np.int8), embedder, "of the dtype 'float32' stores"),
+        ):
+            frame["embedding"] = [vector] * 50
+            frame.to_parquet(tmp_path / "other.parquet")
+            with pytest.raises(ValueError, match=message):
+                search(tmp_path / "other.parquet", ["tides"], embedder=given)
 
     def test_files_of_different_models_or_options(self, tmp_path, embedder, gpt2_tokenizer):
         torch.manual_seed(1)
@@ -173,19 +158,15 @@ class TestStorage:
 
 
 class TestBadInput:
-    def test_another_model(self, place, gpt2_tokenizer):
+    def test_another_model_or_one_that_is_gone(self, place, tmp_path, embedder):
         torch.manual_seed(1)
         other = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=24, n_positions=64)).eval()
         with pytest.raises(ValueError, match=r"from the model '.*tides' with the weights \w{12}, but the embedder"):
-            search(place, ["tides"], embedder=Embedder(other, gpt2_tokenizer))
-
-    def test_a_model_that_is_gone(self, tmp_path, embedder):
-        dataset = Dataset.from_dict({"text": ["sea"]})
-        embed_dataset(dataset, embedder.model, embedder.tokenizer, output=tmp_path / "e", model_name="/nowhere/tides")
+            search(place, ["tides"], embedder=Embedder(other, embedder.tokenizer))
+        embed_dataset(["sea"], other, embedder.tokenizer, output=tmp_path / "e", model_name="/nowhere/tides")
         with pytest.raises(OSError, match="No model at '/nowhere/tides'"):
             search(tmp_path / "e", ["sea"])
-        fresh = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=24, n_positions=64)).eval()
-        embed_dataset(dataset, fresh, embedder.tokenizer, output=tmp_path / "f")
+        embed_dataset(["sea"], other, embedder.tokenizer, output=tmp_path / "f")
         with pytest.raises(ValueError, match="a model that was not saved"):
             search(tmp_path / "f", ["sea"])
 
@@ -203,34 +184,33 @@ class TestBadInput:
         with pytest.raises(ValueError, match="has the splits train, test; name one"):
             search(out, ["sea"])
 
-    def test_questions(self, place, opened):
+    def test_questions(self, place, embedder):
         with pytest.raises(TypeError, match="must be a list of texts"):
-            search(place, "tides", embedder=opened)
+            search(place, "tides", embedder=embedder)
         with pytest.raises(ValueError, match="zero vector: the query '' has no token"):
-            search(place, [""], embedder=opened)
+            search(place, [""], embedder=embedder)
         with pytest.raises(ValueError, match="`k` must be at least 1"):
-            search(place, ["tides"], k=0)
+            search(place, ["tides"], embedder=embedder, k=0)
 
 
 @pytest.mark.slow
-class TestCommand:
-    def test_text_and_json(self, place, embedder):
-        result = run("search", place, "where are the ships?", "-k", 2)
-        assert result.exit_code == 0, result.output
-        scores, rows = expected(embedder, place, "where are the ships?", 2)
-        assert re.search(rf"{scores[rows[0]]:.2f}\d* ", result.stdout) and TEXTS[rows[0]] in result.stdout
-        result = run("search", place, "-", "--json", stdin="tides\n\nships\n")
-        found = [json.loads(line) for line in result.stdout.splitlines()]
-        assert [line["query"] for line in found] == ["tides", "ships"]
-        assert len(found[0]["hits"]) == 5 and set(found[0]["hits"][0]) == {"row", "score", "text", "id"}
+def test_the_command_shows_text_and_json(place, embedder):
+    result = run("search", place, "where are the ships?", "-k", 2)
+    assert result.exit_code == 0, result.output
+    scores, rows = expected(embedder, place, "where are the ships?", 2)
+    assert re.search(rf"{scores[rows[0]]:.2f}\d* ", result.stdout) and TEXTS[rows[0]] in result.stdout
+    result = run("search", place, "-", "--json", stdin="tides\n\nships\n")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["query"] for line in found] == ["tides", "ships"]
+    assert len(found[0]["hits"]) == 5 and set(found[0]["hits"][0]) == {"row", "score", "text", "id"}
+    assert run("search", place, "-", stdin="").exit_code == 1
 
-    def test_from_embed_on(self, tmp_path):
-        (tmp_path / "notes.txt").write_text("Bread is baked at dawn.\nThe harbour was flooded by the storm.\n")
-        assert run("embed", tmp_path / "notes.txt", "--output", tmp_path / "out").exit_code == 0
-        result = run("search", tmp_path / "out", "What did the bad weather do to the port?", "-k", 1)
-        assert result.exit_code == 0, result.output
-        assert "The harbour was flooded" in result.stdout and "Bread" not in result.stdout
 
-    def test_errors(self, tmp_path, place):
-        assert "There is no dataset" in run("search", tmp_path / "none", "tides").stderr
-        assert run("search", place, "-", stdin="").exit_code == 1
+@pytest.mark.slow
+def test_the_commands_embed_and_search_with_the_bundled_table(tmp_path):
+    (tmp_path / "notes.txt").write_text("Bread is baked at dawn.\nThe harbour was flooded by the storm.\n")
+    assert run("embed", tmp_path / "notes.txt", "--output", tmp_path / "out").exit_code == 0
+    result = run("search", tmp_path / "out", "What did the bad weather do to the port?", "-k", 1)
+    assert result.exit_code == 0, result.output
+    assert "The harbour was flooded" in result.stdout and "Bread" not in result.stdout
+    assert "There is no dataset" in run("search", tmp_path / "none", "tides").stderr

@@ -1,6 +1,7 @@
 """Training classifiers: figures against scikit-learn's, words that a table learns, resume, errors."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -78,7 +79,7 @@ def test_the_split_is_stratified(sizes):
 @pytest.mark.parametrize(("frozen", "kind"), [(False, "none"), (False, "learned"), (True, "none")])
 def test_words_are_learned_by_the_table(frozen, kind, gpt2_tokenizer, tmp_path):
     model, before = make_model(position_embedding_type=kind), make_model(position_embedding_type=kind)
-    options = ClassesOptions(batch_size=16, epochs=10, learning_rate=0.02, frozen=frozen)
+    options = replace(OPTIONS, frozen=frozen)
     metadata = train(model, gpt2_tokenizer, tmp_path / "out", options=options, data_name="tides")
     assert metadata["Data"] == "tides; 180 rows, 20 held out"
     accuracy = float(metadata["Held-out accuracy"].split("%")[0])
@@ -87,9 +88,8 @@ def test_words_are_learned_by_the_table(frozen, kind, gpt2_tokenizer, tmp_path):
     assert torch.equal(loaded.transformer.wte.weight, before.wte.weight) == frozen
     untouched = gpt2_tokenizer(" harbour").input_ids
     assert torch.equal(loaded.transformer.wte.weight[untouched], before.wte.weight[untouched])
-    assert (
-        loaded.config.label2id == {"in": 0, "out": 1} and loaded.config.problem_type == "single_label_classification"
-    )
+    assert loaded.config.label2id == {"in": 0, "out": 1}
+    assert loaded.config.problem_type == "single_label_classification"
     if not frozen:
         classify = pipeline("text-classification", model=str(tmp_path / "out"))
         assert [one["label"] for one in classify(["it was high water", "it was low water"])] == ["in", "out"]
@@ -125,29 +125,19 @@ def test_names_of_labels(labels, names, gpt2_tokenizer, tmp_path):
         data = Dataset.from_dict({"text": texts, "kind": [2, 0] * 20, "other": range(40)}, features)
     else:
         data = Dataset(pa.table({"text": texts, "kind": labels}))
-    model = make_model()
-    train_classes(
-        model,
-        gpt2_tokenizer,
-        data.to_iterable_dataset(),
-        tmp_path / "o",
-        ClassesOptions(epochs=1),
-        label_column="kind",
-    )
+    stream = data.to_iterable_dataset()
+    options = ClassesOptions(epochs=1)
+    train_classes(make_model(), gpt2_tokenizer, stream, tmp_path / "o", options, label_column="kind")
     assert list(json.loads((tmp_path / "o" / "config.json").read_text())["id2label"].values()) == names
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (
-            {"text": ["a"] * 4, "kind": ["x", "y"] * 2},
-            "no column 'label'; .* text, kind. Choose one with `--label-col",
-        ),
+        ({"text": ["a"] * 4, "kind": ["x", "y"] * 2}, "no column 'label'; .* text, kind. Choose .* `--label-col"),
         ({"text": ["a"] * 4, "label": ["x", None, " ", "y"]}, "'label' is null or blank in 2 of 4 rows; .* row 1"),
         ({"text": ["a"] * 4, "label": [1, None, 0, 0]}, "'label' is null or blank in 1 of 4 rows; .* row 1"),
-        ({"text": ["a"] * 4, "label": ["x"] * 4}, "a single class, 'x', in 4 rows with text; at least two"),
-        ({"text": ["a", None, "b", ""], "label": ["x", "y"] * 2}, "a single class, 'x', in 2 rows with text"),
+        ({"text": ["a", None, "b", ""], "label": ["x", "y"] * 2}, "a single class, 'x', in 2 rows with text; at lea"),
         ({"text": [None] * 4, "label": ["x"] * 4}, "no rows with text"),
         ({"text": ["a"] * 4, "label": [1, 2, 3, 4]}, "4 classes in 4 rows; at least two rows per class"),
         ({"text": ["a"] * 4, "label": [0.5] * 4}, "must hold strings, integers or booleans.*it holds float"),

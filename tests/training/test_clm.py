@@ -1,8 +1,9 @@
 """`gpt-embeddings train clm`: the result of a run, how it resumes after a kill, and its error messages."""
 
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalL
 
 STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
 LOSS = "Loss on the training text"
+
+
+SENTENCES = Dataset.from_dict({"text": ["The tide came in, and the clerk wrote it down. It went out again."]})
 
 
 def make_model(**options) -> GPTEmbeddingsForCausalLM:
@@ -66,32 +70,23 @@ def test_a_run(small_tokenizer, story, tmp_path):
 
 
 def test_a_padded_window_counts_by_its_targets(small_tokenizer, tmp_path):
-    dataset = Dataset.from_dict({"text": ["The tide came in, and the clerk wrote it down. It went out again."]})
     model = make_model(initializer_range=1.0)
-    metadata = train_clm(model, small_tokenizer, dataset, tmp_path / "out", ClmOptions(max_length=16, batch_size=1))
-    windows = TokenWindows(dataset, small_tokenizer, 16).to_dataset().with_format("numpy")
+    metadata = train_clm(model, small_tokenizer, SENTENCES, tmp_path / "out", ClmOptions(max_length=16, batch_size=1))
+    windows = TokenWindows(SENTENCES, small_tokenizer, 16).to_dataset().with_format("numpy")
     assert len(windows) > 1 and (windows[-1]["target_ids"] == -100).any()
     assert float(metadata[LOSS].split(";")[0]) == pytest.approx(loss_of(model, windows[:]), abs=1e-4)
 
 
 def test_the_steps_are_those_of_trainer(small_tokenizer, tmp_path):
     """In one batch, whose order does not matter; `Trainer` has AdamW and the same schedule."""
-    text = Dataset.from_dict({"text": ["The tide came in, and the clerk wrote it down. It went out again."]})
     ours, theirs = make_model(), make_model()
-    train_clm(ours, small_tokenizer, text, tmp_path / "out", ClmOptions(max_length=16, epochs=3))
-    windows = TokenWindows(text, small_tokenizer, 16).to_dataset()
+    train_clm(ours, small_tokenizer, SENTENCES, tmp_path / "out", ClmOptions(max_length=16, epochs=3))
+    windows = TokenWindows(SENTENCES, small_tokenizer, 16).to_dataset()
     arguments = TrainingArguments(
-        str(tmp_path / "theirs"),
-        num_train_epochs=3,
-        per_device_train_batch_size=32,
-        learning_rate=0.01,
-        max_grad_norm=0,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        use_cpu=True,
-        disable_tqdm=True,
+        str(tmp_path / "theirs"), num_train_epochs=3, per_device_train_batch_size=32, learning_rate=0.01,
+        max_grad_norm=0, remove_unused_columns=False, dataloader_pin_memory=False, use_cpu=True, disable_tqdm=True,
         report_to="none",
-    )
+    )  # fmt: skip
     Trainer(theirs, arguments, data_collator=WindowCollator(), train_dataset=windows).train()
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-6)
 
@@ -119,30 +114,29 @@ def command(small_tokenizer, tmp_path):
             small_tokenizer.name_or_path, *options, "--output"]  # fmt: skip
 
 
-KILLED = """
-import os, signal, torch
-from gpt_embeddings.training.runs import RunFolder
-from gpt_embeddings_cli import app
+def run_and_die(arguments):
+    save = RunFolder.save_state
 
-def save_and_die(self, step, state):
-    save(self, step, state)
-    os.kill(os.getpid(), signal.SIGKILL)
+    def save_and_die(self, step, state):
+        save(self, step, state)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-save, RunFolder.save_state = RunFolder.save_state, save_and_die
-torch.set_num_threads({threads})
-app({arguments})
-"""
+    RunFolder.save_state = save_and_die
+    CliRunner().invoke(app, arguments)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_killed_run_ends_with_the_same_weights(command, tmp_path):
     """The one test of all training that kills a process."""
     whole = CliRunner().invoke(app, [*command, str(tmp_path / "whole")])
     assert whole.exit_code == 0, whole.output
-    program = KILLED.format(threads=torch.get_num_threads(), arguments=[*command, str(tmp_path / "killed")])
-    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    arguments = [*command, str(tmp_path / "killed")]
+    killed = multiprocessing.get_context("fork").Process(target=run_and_die, args=(arguments,))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert (tmp_path / ".killed.partial" / "state.pt").exists() and not (tmp_path / "killed").exists()
     again = CliRunner().invoke(app, [*command, str(tmp_path / "killed")])
     assert again.exit_code == 0, again.output
@@ -169,16 +163,15 @@ def test_a_full_disk(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_after_the_last_step(small_tokenizer, story, tmp_path, monkeypatch):
+def test_stopped_after_the_last_step(small_tokenizer, tmp_path, monkeypatch):
     def stop(self):
         raise KeyboardInterrupt
 
-    model, options = make_model(), ClmOptions(max_length=16, batch_size=64)
-    with monkeypatch.context() as patch:
+    model, options = make_model(), ClmOptions(max_length=16)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(RunFolder, "finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_clm(model, small_tokenizer, story, tmp_path / "out", options)
-    train_clm(make_model(), small_tokenizer, story, tmp_path / "out", options)
+        train_clm(model, small_tokenizer, SENTENCES, tmp_path / "out", options)
+    train_clm(make_model(), small_tokenizer, SENTENCES, tmp_path / "out", options)
     loaded = GPTEmbeddingsForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
@@ -191,29 +184,27 @@ def test_a_loss_that_is_not_finite(small_tokenizer, story, tmp_path):
     assert not list(tmp_path.rglob("model.safetensors"))
 
 
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("model", "texts", "length", "message"),
-        [
-            ({}, [" ", None], 16, "gives no window: a window needs 2 tokens"),
-            ({}, ["a b c"], 128, "`max_length` is 128, above the model's `n_positions` = 16"),
-            ({"vocab_size": 100}, ["a"], 16, "more than the model's `vocab_size` 100"),
-        ],
-        ids=["no text", "windows longer than the model", "a tokenizer that is too large"],
-    )
-    def test_data(self, model, texts, length, message, small_tokenizer, tmp_path):
-        with pytest.raises(ValueError, match=message):
-            train_clm(make_model(**model), small_tokenizer, Dataset.from_dict({"text": texts}), tmp_path / "out",
-                      ClmOptions(max_length=length))  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "texts", "length", "message"),
+    [
+        ({}, [" ", None], 16, "gives no window: a window needs 2 tokens"),
+        ({}, ["a b c"], 128, "`max_length` is 128, above the model's `n_positions` = 16"),
+        ({"vocab_size": 100}, ["a"], 16, "more than the model's `vocab_size` 100"),
+    ],
+)
+def test_data_that_does_not_fit_the_model(model, texts, length, message, small_tokenizer, tmp_path):
+    data, options = Dataset.from_dict({"text": texts}), ClmOptions(max_length=length)
+    with pytest.raises(ValueError, match=message):
+        train_clm(make_model(**model), small_tokenizer, data, tmp_path / "out", options)
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            (["--model", "x", "--config", "y"], "not both"),
-            (["--model", "nowhere", "--tokenizer", "gpt2"], "No model at 'nowhere'"),
-        ],
-    )
-    def test_command(self, options, message, tmp_path):
-        done = CliRunner().invoke(app, ["train", "clm", str(STORY), "--output", str(tmp_path / "out"), *options])
-        assert done.exit_code == 1
-        assert message in done.stderr
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "x", "--config", "y"], "not both"),
+        (["--model", "nowhere", "--tokenizer", "gpt2"], "No model at 'nowhere'"),
+    ],
+)
+def test_errors_of_the_command(options, message, tmp_path):
+    done = CliRunner().invoke(app, ["train", "clm", str(STORY), "--output", str(tmp_path / "out"), *options])
+    assert done.exit_code == 1 and message in done.stderr

@@ -15,16 +15,11 @@ def make_model(sparse: bool) -> GPTEmbeddingsModel:
     return model
 
 
-def loss_of(model) -> torch.Tensor:
-    target = torch.arange(12, dtype=torch.float64).view(2, 6).sin()
-    return (model.embed_bags(IDS, OFFSETS) - target).square().sum()
-
-
 def take_steps(model, optimizer, steps: int) -> list[float]:
-    losses = []
+    target, losses = torch.arange(12, dtype=torch.float64).view(2, 6).sin(), []
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = loss_of(model)
+        loss = (model.embed_bags(IDS, OFFSETS) - target).square().sum()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
