@@ -1,5 +1,5 @@
 """Training windows: flat ids cut into (input, target) pairs, streamed or stored, resumable to the token.
 
-Read `packing`, `documents`, `streams`, `corpus`, `mixture`, `cursor`, `loader`, then `token_windows`, `stored_windows`
+Read `packing`, `documents`, `streams`, `corpus`, `cursor`, `loader`, then `token_windows`, `stored_windows`
 and `collator`.
 """

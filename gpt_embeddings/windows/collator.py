@@ -44,24 +44,22 @@ class WindowCollator:
         # Input i is padding if it is the target of i - 1 and that target is ignored.
         labels[:, 1:][targets[:, :-1] == IGNORED] = IGNORED
         batch = {**batch, "labels": labels, "shift_labels": targets}
-        return _flatten(batch) if self.return_flash_attn_kwargs else batch
-
-
-def _flatten(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Join the windows of a batch into one row, and say where each document begins in it."""
-    if "document_ids" not in batch:
-        raise ValueError("The windows have no `document_ids`; use `TokenWindows(..., return_document_ids=True)`.")
-    documents = batch.pop("document_ids")
-    real = documents >= 0  # not padding
-    begins = torch.ones_like(real)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    starts = begins[real].nonzero().flatten()
-    flat: dict[str, Any] = {name: values[real][None] for name, values in batch.items() if values.ndim == 2}
-    flat["labels"][0, starts] = IGNORED  # a model that shifts must not predict the next document's first token
-    n_tokens = flat["labels"].shape[1]
-    bounds = torch.cat([starts, torch.tensor([n_tokens])])
-    lengths = bounds.diff()
-    flat["position_ids"] = (torch.arange(n_tokens) - starts.repeat_interleave(lengths))[None]
-    flat["cu_seq_lens_q"] = flat["cu_seq_lens_k"] = bounds.int()
-    flat["max_length_q"] = flat["max_length_k"] = int(lengths.max())
-    return flat
+        if not self.return_flash_attn_kwargs:
+            return batch
+        # The windows of the batch are joined into one row, with where each document begins in it.
+        if "document_ids" not in batch:
+            raise ValueError("The windows have no `document_ids`; use `TokenWindows(..., return_document_ids=True)`.")
+        documents = batch.pop("document_ids")
+        real = documents >= 0  # not padding
+        begins = torch.ones_like(real)
+        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        starts = begins[real].nonzero().flatten()
+        flat: dict[str, Any] = {name: values[real][None] for name, values in batch.items() if values.ndim == 2}
+        flat["labels"][0, starts] = IGNORED  # a model that shifts must not predict the next document's first token
+        n_tokens = flat["labels"].shape[1]
+        bounds = torch.cat([starts, torch.tensor([n_tokens])])
+        lengths = bounds.diff()
+        flat["position_ids"] = (torch.arange(n_tokens) - starts.repeat_interleave(lengths))[None]
+        flat["cu_seq_lens_q"] = flat["cu_seq_lens_k"] = bounds.int()
+        flat["max_length_q"] = flat["max_length_k"] = int(lengths.max())
+        return flat

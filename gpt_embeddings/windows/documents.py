@@ -6,8 +6,8 @@ read again, never saved.
 
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from functools import lru_cache, partial
-from itertools import islice, pairwise
+from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +31,7 @@ Documents: TypeAlias = Callable[[DocumentCursor | None], Pieces]
 """The documents of one stream: reads pieces, each with the cursor of its beginning; None is the very beginning."""
 
 
-def _read_rows(
+def read_rows(
     corpus: Dataset | Sequence[str],
     column: str,
     start: int,
@@ -49,7 +49,7 @@ def _read_rows(
             yield {"row": row + skip}, piece
 
 
-def _read_iterable(corpus: Iterable[str], cursor: DocumentCursor | None) -> Pieces:
+def read_iterable(corpus: Iterable[str], cursor: DocumentCursor | None) -> Pieces:
     """Read strings without random access, from the beginning up to a cursor, `{"row": row}`, and on from there."""
     row = cursor["row"] if cursor else 0
     texts = islice(iter(corpus), row, None)
@@ -59,7 +59,7 @@ def _read_iterable(corpus: Iterable[str], cursor: DocumentCursor | None) -> Piec
         row += len(block)
 
 
-def _read_shards(
+def read_shards(
     corpus: IterableDataset,
     column: str,
     shards: Sequence[int | None],
@@ -97,7 +97,7 @@ def log_texts(documents: Documents, log: list[dict[str, Any]], key: list[int]) -
         log.append(entry)
         for position, texts in documents(cursor):
             entry["texts"] += len(texts)
-            entry["checksum"] = _checksum(texts, entry["checksum"])
+            entry["checksum"] = zlib.crc32("".join(f"{text}\0" for text in texts).encode(), entry["checksum"])
             yield position, texts
 
     return read
@@ -105,64 +105,11 @@ def log_texts(documents: Documents, log: list[dict[str, Any]], key: list[int]) -
 
 def has_same_texts(documents: Documents, entry: dict[str, Any]) -> bool:
     """Read again what an entry of the log of [`log_texts`] is about; return whether it is the same text."""
-    missing, checksum = entry["texts"], 0
-    for _, texts in documents(entry["cursor"]):
-        read = texts[:missing]
-        missing, checksum = missing - len(read), _checksum(read, checksum)
-        if not missing:
+    log: list[dict[str, Any]] = []
+    for _ in log_texts(documents, log, entry["key"])(entry["cursor"]):
+        if log[0]["texts"] >= entry["texts"]:
             break
-    return not missing and checksum == entry["checksum"]
-
-
-def _checksum(texts: list[str], before: int) -> int:
-    return zlib.crc32("".join(f"{text}\0" for text in texts).encode(), before)
-
-
-def partition(
-    corpus: Dataset | IterableDataset | Iterable[str],
-    column: str,
-    num_streams: int,
-    rank: int,
-    world_size: int,
-    seed: tuple[int, int] | None,
-) -> list[Documents]:
-    """Split the part of a corpus that belongs to a rank into streams; `seed` is that of the shuffle and the epoch.
-
-    A corpus with random access is split into contiguous rows, of the shuffled order if there is a seed. The shards of
-    a streaming dataset are distributed round-robin; if their number is not a multiple of `world_size`, each rank reads
-    every shard and keeps every `world_size`-th row.
-    """
-    if isinstance(corpus, IterableDataset):
-        if num_streams == world_size == 1 and seed is None:
-            return [partial(_read_shards, corpus, column, [None], None)]
-        by_shards = corpus.num_shards % world_size == 0
-        own = list(range(corpus.num_shards)) if seed is None else shuffled(corpus.num_shards, *seed).tolist()
-        if by_shards:
-            own = own[rank::world_size]
-        if num_streams > len(own):
-            raise ValueError(
-                f"`num_streams` is {num_streams}, more than the {len(own)} shards (files) of the dataset that this "
-                "rank reads. Use at most that, or split the dataset into more files."
-            )
-        node = None if by_shards else (rank, world_size)
-        return [partial(_read_shards, corpus, column, own[n::num_streams], node) for n in range(num_streams)]
-    if isinstance(corpus, Dataset):
-        rows: Dataset | Sequence[str] = split_dataset_by_node(corpus, rank, world_size) if world_size > 1 else corpus
-    elif isinstance(corpus, Sequence):
-        rows = corpus[len(corpus) * rank // world_size : len(corpus) * (rank + 1) // world_size]
-    elif num_streams == world_size == 1 and seed is None:
-        return [partial(_read_iterable, corpus)]
-    else:
-        raise ValueError(
-            f"A {type(corpus).__name__} can only be read from beginning to end, so it cannot be shuffled or split "
-            "into streams or ranks. Use a list or a `datasets.Dataset`."
-        )
-    if num_streams > max(1, len(rows)):
-        raise ValueError(
-            f"`num_streams` is {num_streams}, more than the {len(rows)} rows of this rank; use at most that."
-        )
-    bounds = [len(rows) * i // num_streams for i in range(num_streams + 1)]
-    return [partial(_read_rows, rows, column, start, stop, seed) for start, stop in pairwise(bounds)]
+    return log == [entry]
 
 
 @lru_cache(maxsize=1)
@@ -195,10 +142,6 @@ def other_text() -> ValueError:
 
 def as_column(texts: list[Any], first: int | None) -> pa.Array:
     """Turn strings into an Arrow array; `first` is the number of the first one, None if it is not known."""
-    try:
-        return pa.array(texts, pa.large_string())
-    except (pa.ArrowException, UnicodeEncodeError):
-        pass  # NaN, or no text
     texts = as_texts(texts)
     try:
         return pa.array(texts, pa.large_string())

@@ -5,6 +5,7 @@ depends on how many there are, and it has no state. The state of torchdata's `St
 workers only.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,8 +20,8 @@ from gpt_embeddings.windows.packing import Ids
 
 
 if TYPE_CHECKING:
+    from gpt_embeddings.windows.corpus import Corpus
     from gpt_embeddings.windows.cursor import Cursor
-    from gpt_embeddings.windows.mixture import Mixture
     from gpt_embeddings.windows.token_windows import TokenWindows
 
 Batch: TypeAlias = dict[str, torch.Tensor]
@@ -170,19 +171,22 @@ def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *,
         elif len(ids):
             seen = True
             yield ids
-    if not seen and dropped:
-        windows.warn_of_nothing(
-            f"Epoch {cursor.epoch} has no batch of {batch_size} windows",
-            "no stream has that many. Use a smaller `batch_size`, fewer streams or `drop_last=False`",
-        )
-    elif not seen:
-        of_worker = f" of worker {worker.id}" if worker is not None and worker.num_workers > 1 else ""
-        windows.warn_of_nothing(f"Epoch {cursor.epoch}{of_worker} has no window")
+    if not seen and not windows.warned:
+        windows.warned = True
+        message = f"Epoch {cursor.epoch} has no window: {windows.corpus.spec.no_window()}."
+        if dropped:
+            message = (
+                f"Epoch {cursor.epoch} has no batch of {batch_size} windows: no stream has that many. Use a smaller "
+                "`batch_size`, fewer streams or `drop_last=False`."
+            )
+        elif worker is not None and worker.num_workers > 1:
+            message = message.replace("has no window", f"of worker {worker.id} has no window", 1)
+        warnings.warn(message, stacklevel=2)
     cursor.finish()
 
 
 def take_turns(
-    corpus: "Mixture", cursor: "Cursor", order: Sequence[int | None], batch_size: int, drop_last: bool
+    corpus: "Corpus", cursor: "Cursor", order: Sequence[int | None], batch_size: int, drop_last: bool
 ) -> Iterator[Turn]:
     """Yield (stream, windows, state after them), stream after stream, until all have ended.
 

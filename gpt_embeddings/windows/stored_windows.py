@@ -22,8 +22,8 @@ from datasets.table import InMemoryTable
 from gpt_embeddings.outputs import AtomicOutput, atomic_file, write_dataset_files, write_json
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import vocabulary_rows
+from gpt_embeddings.windows.corpus import Corpus
 from gpt_embeddings.windows.documents import has_same_texts
-from gpt_embeddings.windows.mixture import Mixture
 from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
 
 
@@ -33,7 +33,7 @@ KIND = "windows"  # of output, for `outputs`
 READ_ROWS = 256  # windows read at a time
 
 
-def store_windows(corpus: Mixture, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
+def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Cut a whole epoch into windows and store them, stream after stream; see `TokenWindows.to_dataset`.
 
     `input_ids` are uint16 if the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and int32
@@ -59,14 +59,14 @@ def store_windows(corpus: Mixture, epoch: int, folder: str | os.PathLike[str] | 
     with AtomicOutput(folder, KIND, {**corpus.settings, "epoch": epoch}) as out:
         out.result.mkdir(exist_ok=True)
         progress: dict[str, Any] = {"stream": 0, "state": None, "files": [], "windows": 0}
-        progress["read"] = [[] for _ in corpus.corpora]  # logs of the texts that were read
+        progress["read"] = [[] for _ in corpus.datasets]  # logs of the texts that were read
         progress_file = out.folder / "progress.json"
         if progress_file.exists():
             progress = json.loads(progress_file.read_text(encoding="utf-8"))
-            for part, log in zip(corpus.corpora, progress["read"], strict=True):
+            for k, log in enumerate(progress["read"]):
                 for entry in log:
                     log_epoch, number = entry["key"]
-                    if not has_same_texts(part.partition(log_epoch)[number], entry):
+                    if not has_same_texts(corpus.partition(log_epoch, k)[number], entry):
                         raise ValueError(
                             "The text has changed since an earlier run stored windows of it. Give the same documents "
                             f"in the same order, or delete the folder {str(out.folder)!r} to start anew."
@@ -120,7 +120,7 @@ def read_windows(
 
 
 def _walk(
-    corpus: Mixture,
+    corpus: Corpus,
     epoch: int,
     first: int = 0,
     state: dict[str, Any] | None = None,

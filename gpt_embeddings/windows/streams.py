@@ -4,9 +4,10 @@ The number of streams is fixed by the user, not by the number of worker processe
 state depends on who does the work.
 """
 
+import math
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -18,6 +19,9 @@ from gpt_embeddings.text.tokenizer import vocabulary_rows
 from gpt_embeddings.windows.documents import Documents, other_text, shuffled
 from gpt_embeddings.windows.packing import Ids, Packer, Sequences, WindowSpec, add_separators, pad_windows
 
+
+Stream: TypeAlias = "TokenStream | BufferedStream | MixedStream"
+Stopping: TypeAlias = Literal["first_exhausted", "all_exhausted"]
 
 CHECKED_IDS = 4096  # ids of the first document at a saved position that show whether the corpus is still the same
 SILENT_SECONDS = 3  # of tokenizing, before a progress bar shows
@@ -151,3 +155,74 @@ class BufferedStream:
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume from here."""
         return {"taken": self._taken, "check": self._buffer.checksum}
+
+
+class MixedStream:
+    """Windows of several streams by weight, with the names of `datasets.interleave_datasets`.
+
+    `interleave_datasets(probabilities=...)` does not do: it mixes rows, so the shares are of documents, not of tokens,
+    and windows would run across corpora; and it mixes each shard by itself, so the rows depend on the number of
+    streams. Here nothing is random: the next window comes from the corpus that is furthest behind its share. Each row
+    ends with the number of its corpus.
+    """
+
+    def __init__(
+        self,
+        open_part: "Callable[[int, int, Any], Stream]",
+        weights: Sequence[float],
+        stopping_strategy: Stopping,
+        max_length: int,
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        n = len(weights)
+        state = state or {"parts": [None] * n, "taken": [0] * n, "passes": [0] * n, "documents": 0, "tokens": 0}
+        self._open, self._weights = open_part, [weight / math.fsum(weights) for weight in weights]
+        self._restarts, self._length = stopping_strategy == "all_exhausted", max_length
+        self._taken, self._passes = list(state["taken"]), list(state["passes"])
+        self._read = [state["documents"], state["tokens"]]  # in passes that are over
+        self._parts = [open_part(k, self._passes[k], state["parts"][k]) for k in range(n)]
+
+    def take(self, n: int) -> Ids:
+        """Return the next `n` windows, `(n, max_length + 2)`; fewer only at the end of the stream."""
+        rows, done = np.empty((n, self._length + 2), np.int32), 0
+        have_ended = all if self._restarts else any
+        while done < n and not have_ended(self._passes):
+            number = sum(self._taken) + 1
+            behind = [weight * number - taken for weight, taken in zip(self._weights, self._taken, strict=True)]
+            k = behind.index(max(behind))
+            part = self._parts[k]
+            window = part.take(1)  # (1, max_length + 1)
+            if len(window):
+                rows[done, :-1], rows[done, -1] = window[0], k
+                self._taken[k] += 1
+                done += 1
+                continue
+            if self._restarts and not self._taken[k]:
+                raise ValueError(
+                    f"Corpus {k} has no window in one of the streams, so it cannot start again; leave it out."
+                )
+            self._passes[k] += 1
+            if not have_ended(self._passes):
+                self._read = [self._read[0] + part.n_documents, self._read[1] + part.n_tokens]
+                self._parts[k] = self._open(k, self._passes[k], None)
+        return rows[:done]
+
+    def state(self) -> dict[str, Any]:
+        """Return what is needed to resume from here."""
+        return {
+            "parts": [part.state() for part in self._parts],
+            "taken": list(self._taken),
+            "passes": list(self._passes),
+            "documents": self._read[0],
+            "tokens": self._read[1],
+        }
+
+    @property
+    def n_documents(self) -> int:
+        """Documents read so far that have a token."""
+        return self._read[0] + sum(part.n_documents for part in self._parts)
+
+    @property
+    def n_tokens(self) -> int:
+        """Their tokens, without separators."""
+        return self._read[1] + sum(part.n_tokens for part in self._parts)

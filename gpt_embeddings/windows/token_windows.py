@@ -3,10 +3,9 @@
 The order of work is: shuffle documents (or shards), tokenize, cut; with `shuffle="windows"`: tokenize, cut, shuffle.
 """
 
+import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +20,9 @@ from gpt_embeddings.text.tokenizer import check_fast
 from gpt_embeddings.windows.corpus import Corpus, WindowCounts
 from gpt_embeddings.windows.cursor import Cursor
 from gpt_embeddings.windows.loader import WindowLoader, hand_out, take_turns
-from gpt_embeddings.windows.mixture import Mixture, Stopping, check_weights
 from gpt_embeddings.windows.packing import IGNORED, Ids, WindowSpec
 from gpt_embeddings.windows.stored_windows import store_windows
+from gpt_embeddings.windows.streams import Stopping
 
 
 STATE_VERSION = 1
@@ -148,16 +147,24 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
             tail=tail,
             separator=int(tokenizer.eos_token_id),
         )
-        options: dict[str, Any] = {"column": column, "tokenizer": tokenizer, "spec": spec, "shuffle": shuffle}
-        options.update(seed=seed, num_streams=num_streams, rank=rank, world_size=world_size)
-        weights = None if weights is None else check_weights(weights, dataset)
-        datasets = [dataset] if weights is None else dataset
-        corpora = map(partial(Corpus, **options), datasets)
-        self.corpus = Mixture(list(corpora), weights, stopping_strategy)
+        datasets: list[Any] = [dataset]
+        if weights is not None:
+            if not isinstance(dataset, (list, tuple)) or len(dataset) != len(weights):
+                found = f"{len(dataset)} in a {type(dataset).__name__}" if isinstance(dataset, Sized) else "no list"
+                raise ValueError(
+                    f"`weights` has {len(weights)} numbers and needs a list of as many corpora, got {found}."
+                )
+            datasets, given, weights = list(dataset), weights, [float(weight) for weight in weights]
+            if not weights or not all(weight > 0 and math.isfinite(weight) for weight in weights):
+                raise ValueError(
+                    f"`weights` must be positive numbers, got {list(given)}. Leave out what has no weight."
+                )
+        order = (shuffle, seed, num_streams, rank, world_size)
+        self.corpus = Corpus(datasets, column, tokenizer, spec, *order, weights, stopping_strategy)
         self.return_position_ids, self.return_document_ids = return_position_ids, return_document_ids
         self.cursor = Cursor(self.corpus.num_streams)
         self._sizes: dict[int, list[int]] = {}  # windows of each stream, by `_order`
-        self._warned = False
+        self.warned = False  # that an epoch is empty
 
     def __len__(self) -> int:
         """Return the number of windows of the epoch, if it is known or quick to count.
@@ -296,12 +303,6 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         if source_ids is not None:
             batch["source_ids"] = source_ids
         return {name: torch.from_numpy(values) for name, values in batch.items()}
-
-    def warn_of_nothing(self, what: str, why: str | None = None) -> None:
-        """Warn, once, that an epoch is empty; by default because no text is long enough for a window."""
-        if not self._warned:
-            self._warned = True
-            warnings.warn(f"{what}: {why or self.corpus.spec.no_window()}.", stacklevel=3)
 
     @property
     def _order(self) -> int:

@@ -451,6 +451,6 @@ def test_a_formatted_dataset_has_a_state_which_is_small_and_json():
 
 def test_documents_without_a_window_are_not_kept():
     windows = TokenWindows(["short"] * 20000, TOKENIZER, max_length=64, packing="document", tail="drop")
-    stream = TokenStream(windows.corpus.corpora[0].partition(0)[0], TOKENIZER, windows.corpus.spec, None)
+    stream = TokenStream(windows.corpus.partition(0)[0], TOKENIZER, windows.corpus.spec, None)
     assert len(stream.take(8)) == 0
     assert not stream._packer._read and len(stream._packer._tokens) < 100
