@@ -32,7 +32,7 @@ def test_the_component_works_with_the_oldest_transformers(tmp_path):
 
 def test_a_missing_part_of_transformers_names_the_versions(monkeypatch):
     for path in COMPONENT:
-        assert all(version in path.read_text(encoding="utf-8") for version in VERSIONS["TRANSFORMERS"])
+        assert f"{OLDEST} to {list(VERSIONS['TRANSFORMERS'])[-1]}" in path.read_text(encoding="utf-8")
     monkeypatch.delattr("transformers.PretrainedConfig")
     monkeypatch.delattr("transformers.configuration_utils.PretrainedConfig")
     with pytest.raises(ImportError, match=r"version, \d.*tested with 4\.57\.6 to 5\.24\.0"):

@@ -25,7 +25,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 Format: TypeAlias = Literal["static", "model2vec", "onnx"]
 
-
 # Texts of 1 to some 150 tokens that the cost of dropping positions is measured on.
 SAMPLES = (
     "water",

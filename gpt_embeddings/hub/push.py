@@ -28,16 +28,8 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.checkpoints.files import read_json
 from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model
 from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_model_and_tokenizer
-from gpt_embeddings.hub.cards import (
-    CARD,
-    CardMetadata,
-    ParsedCard,
-    choose_card,
-    parse_card,
-    read_card,
-    write_dataset_card,
-    write_model_card,
-)
+from gpt_embeddings.hub import cards
+from gpt_embeddings.hub.cards import CARD, CardMetadata, ParsedCard
 from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.text.columns import check_column
 from gpt_embeddings.text.tokenizer import load_tokenizer
@@ -100,7 +92,9 @@ def save_folder(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         complete = Path(name)
         saved_tokenizer = save_model_and_tokenizer(complete, model, tokenizer, metadata.training)
-        card = write_model_card(model, saved_tokenizer, folder.resolve().name, metadata, read_card(folder / CARD))
+        card = cards.write_model_card(
+            model, saved_tokenizer, folder.resolve().name, metadata, cards.read_card(folder / CARD)
+        )
         (complete / CARD).write_text(card, encoding="utf-8", newline="")
         new = _files_in(complete)
         for path in new:
@@ -180,7 +174,7 @@ def push_to_hub(
             }
             data = obj.push_to_hub(repo_id, token=api.token, revision=revision, create_pr=create_pr, **options)
             length = getattr(obj.features[column], "length", -1)
-            text = write_dataset_card(
+            text = cards.write_dataset_card(
                 _read_remote(api, repo_id, "dataset", data.oid, [CARD]),
                 repo_id=repo_id,
                 split=str(obj.split or "train"),
@@ -207,9 +201,9 @@ def push_to_hub(
         state = api.model_info(repo_id, revision=revision)
         old = [file.rfilename for file in state.siblings or []]
         remote = _read_remote(api, repo_id, "model", str(state.sha), old)
-        base = choose_card(card, remote, f"{repo_id} at {state.sha}")
-        text = write_model_card(obj, saved_tokenizer, repo_id, metadata, base)
-        if "license" not in parse_card(text).metadata:
+        base = cards.choose_card(card, remote, f"{repo_id} at {state.sha}")
+        text = cards.write_model_card(obj, saved_tokenizer, repo_id, metadata, base)
+        if "license" not in cards.parse_card(text).metadata:
             logger.warning("The card of %s states no licence: without one nobody may use the model.", repo_id)
         new = _files_in(Path(folder))
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -280,7 +274,7 @@ def _read_folder(
                 training |= {name: entry[name] for name in ("loss", "eval_loss") if name in entry}
         known = {name: value for name, value in training.items() if value is not None}
         metadata = replace(metadata, training=known)
-    return model, tokenizer, read_card(folder / CARD), metadata
+    return model, tokenizer, cards.read_card(folder / CARD), metadata
 
 
 def _open_repository(api: HfApi, repo_id: str, kind: str, private: bool | None, revision: str | None) -> str:
@@ -309,7 +303,7 @@ def _read_remote(api: HfApi, repo_id: str, kind: str, commit: str, files: list[s
             f"The name {repo_id} is taken by a model of type {model_type!r}. Nothing was sent. Choose another name, "
             "or delete that repository first."
         )
-    return read_card(there[CARD], DatasetCard if kind == "dataset" else ModelCard) if CARD in there else None
+    return cards.read_card(there[CARD], DatasetCard if kind == "dataset" else ModelCard) if CARD in there else None
 
 
 def _files_in(folder: Path) -> list[str]:
