@@ -87,20 +87,17 @@ def test_analogies_equal_numpy(model, index, gpt2_tokenizer):
         np.testing.assert_allclose([near.score for near in found], cosines, rtol=1e-4)
 
 
-def test_case_and_space_make_no_other_word(gpt2_tokenizer):
+def test_case_space_and_plural_make_no_other_word(gpt2_tokenizer):
     near = {"ĠKing": 0.9, "King": 0.8, "ĠQueen": 0.7, "Queen": 0.6}
     royal = make_royal(gpt2_tokenizer, **{token: (1, value, 1 - value, 0) for token, value in near.items()})
     _, found = royal.of_word("king", count=2)
     assert [near.text for near in found] == ["␣Queen", "␣man"]  # of cosines 0.93 and 0.71; ` queen` has 0.5
     _, found = royal.of_word("king", count=2, exclude_inputs=False)
     assert [near.text for near in found] == ["␣king", "␣Queen"]
-
-
-def test_a_plural_is_no_answer(gpt2_tokenizer):
     royal = make_royal(gpt2_tokenizer, Ġkings=(1, 1, 0, 0), Ġqueens=(1, 0, 1, 0))
-    assert "␣kings" not in {near.text for near in royal.of_word("king", 9)[1]}
-    assert "␣king" not in {near.text for near in royal.of_word("kings", 9)[1]}
-    assert "␣kings" in {near.text for near in royal.of_word("king", 9, exclude_inputs=False)[1]}
+    for word, other in (("king", "␣kings"), ("kings", "␣king")):
+        assert other not in {near.text for near in royal.of_word(word, 9)[1]}
+        assert other in {near.text for near in royal.of_word(word, 9, exclude_inputs=False)[1]}
     assert royal.analogy("kings", "man", "woman", 1)[1][0].text in ("␣queen", "␣queens")
 
 
@@ -131,31 +128,27 @@ def test_words_are_searched_by_the_vectors_that_the_model_gives_them(gpt2_tokeni
         Neighbours(model, gpt2_tokenizer, [1], words=["a"])
 
 
-@pytest.mark.parametrize(
-    ("query", "left_out"),
-    [
-        ("Queens", {"queen"}),
-        ("cat", {"cats", "catatonic"}),  # ␣cat·at·onic has the token of the query
-        ("lion", {"Lions"}),
-        (" Leão", {"leões"}),
-        ("GATO", {"gato", "gatos"}),
-    ],
-)
-def test_spelling_variants_are_no_answers(model, gpt2_tokenizer, query, left_out):
+def test_spelling_variants_are_no_answers(model, gpt2_tokenizer):
     index = Neighbours(model, gpt2_tokenizer, words=WORD_LIST)
-    assert {near.text for near in index.of_word(query, 99)[1]} == set(WORD_LIST) - left_out
-    assert {near.text for near in index.of_word(query, 99, exclude_inputs=False)[1]} == set(WORD_LIST)
+    for query, left_out in {
+        "Queens": {"queen"},
+        "cat": {"cats", "catatonic"},  # ␣cat·at·onic has the token of the query
+        "lion": {"Lions"},
+        " Leão": {"leões"},
+        "GATO": {"gato", "gatos"},
+    }.items():
+        assert {near.text for near in index.of_word(query, 99)[1]} == set(WORD_LIST) - left_out
+        assert {near.text for near in index.of_word(query, 99, exclude_inputs=False)[1]} == set(WORD_LIST)
 
 
-@pytest.mark.parametrize(
-    "pair",
-    "cat cats,city cities,wolf wolves,knife knives,Woman women,bus buses,avião aviões,pão pães,mão mãos,flor flores,"
-    "homem homens,animal animais,papel papéis,barril barris,fácil fáceis,azul azuis,avó AVÔS".split(","),
-)
-def test_singular_and_plural_are_variants_of_each_other(pair):
-    singular, plural = map(spelling_variants, pair.split())
-    first, second = unicodedata.normalize("NFKD", pair.lower()).encode("ascii", "ignore").decode().split()
-    assert {first, second} <= singular & plural
+def test_singular_and_plural_are_variants_of_each_other():
+    for pair in (
+        "cat cats,city cities,wolf wolves,knife knives,Woman women,bus buses,avião aviões,pão pães,mão mãos,"
+        "flor flores,homem homens,animal animais,papel papéis,barril barris,fácil fáceis,azul azuis,avó AVÔS"
+    ).split(","):
+        singular, plural = map(spelling_variants, pair.split())
+        first, second = unicodedata.normalize("NFKD", pair.lower()).encode("ascii", "ignore").decode().split()
+        assert {first, second} <= singular & plural, pair
 
 
 def test_zero_rows_are_never_neighbours(royal):
@@ -175,17 +168,14 @@ def test_a_vector_is_searched_by(index, royal):
     assert 30_000 < len(index.nearest(np.ones(32), 10**6)) < 50_257  # all words
 
 
-@pytest.mark.parametrize(
-    ("vector", "message"),
-    [
+def test_vectors_that_cannot_be_searched_by(royal):
+    for vector, message in (
         (np.zeros(4), "Cannot search with a zero vector"),
         (np.array([1, np.nan, 0, 0]), "not finite"),
         (np.ones((1, 4)), r"must have the shape \(4,\), got \(1, 4\)"),
-    ],
-)
-def test_vectors_that_cannot_be_searched_by(royal, vector, message):
-    with pytest.raises(ValueError, match=message):
-        royal.nearest(vector)
+    ):
+        with pytest.raises(ValueError, match=message):
+            royal.nearest(vector)
     with pytest.raises(ValueError, match="zero vector"):
         royal.of_word("gato")
 
@@ -253,17 +243,14 @@ def test_an_axis_has_one_direction():
     assert found.shares == pytest.approx((1, 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("vectors", "method", "message"),
-    [
+def test_what_cannot_be_projected_is_refused():
+    for vectors, method, message in (
         (torch.zeros(0, 3), "pca", "nothing to project"),
         (torch.tensor([[math.inf, 1.0]]), "pca", "not finite"),
         (torch.zeros(2, 3), "tsne", "'pca' or 'umap', got 'tsne'"),
-    ],
-)
-def test_what_cannot_be_projected_is_refused(vectors, method, message):
-    with pytest.raises(ValueError, match=message):
-        project(vectors, method=method)
+    ):
+        with pytest.raises(ValueError, match=message):
+            project(vectors, method=method)
 
 
 @pytest.mark.skipif(has_umap(), reason="umap-learn is installed")
