@@ -257,18 +257,3 @@ def test_what_cannot_be_projected_is_refused():
 def test_umap_that_is_missing_is_named():
     with pytest.raises(ImportError, match="pip install umap-learn"):
         project(torch.zeros(9, 3), method="umap")
-
-
-@pytest.mark.skipif(not has_umap(), reason="umap-learn is not installed")
-@pytest.mark.filterwarnings("ignore")
-def test_umap_keeps_two_clouds_apart():
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(40, 12, generator=generator) * 0.1
-    vectors[:20, 0] += 5
-    vectors[20:, 1] += 5
-    points = torch.from_numpy(project(vectors, method="umap").points)
-    assert (points.numpy() == project(vectors, method="umap").points).all()
-    distances = torch.cdist(points, points)
-    assert distances[:20, :20].max() < distances[:20, 20:].min()
-    with pytest.raises(ValueError, match="at least 5 points, got 4"):
-        project(vectors[:4], method="umap")
