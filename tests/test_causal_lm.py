@@ -1,7 +1,6 @@
 """The zero-layer GPT: loss, gradients and generation against GPT-2 without layers; what a head owes to libraries."""
 
 import copy
-import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from hypothesis import strategies as st
 from installed import older
 from torch.nn.parallel import DistributedDataParallel
 from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     Trainer,
@@ -22,7 +19,7 @@ from transformers import (
 
 import modeling_gpt_embeddings
 from gpt_embeddings import TokenWindows, WindowCollator
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
 
 
 ROOT = Path(__file__).parent.parent
@@ -206,27 +203,6 @@ class TestGenerate:
 # PEFT asks by a name that transformers has deprecated.
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 class TestContract:
-    @pytest.mark.parametrize("tied", [True, False])
-    def test_saved_and_loaded(self, tied, tmp_path):
-        model = make_model(tie_word_embeddings=tied)
-        model.save_pretrained(tmp_path)
-        auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-        assert auto_map == {
-            "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
-            "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
-            "AutoModelForCausalLM": "modeling_gpt_embeddings.GPTEmbeddingsForCausalLM",
-        }
-        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-        assert type(loaded) is GPTEmbeddingsForCausalLM
-        assert torch.equal(loaded(IDS).logits, model(IDS).logits)
-        assert (loaded.lm_head.weight is loaded.transformer.wte.weight) == tied
-        base = AutoModel.from_pretrained(tmp_path)
-        assert type(base) is GPTEmbeddingsModel
-        assert torch.equal(base(IDS).last_hidden_state, model.transformer(IDS).last_hidden_state)
-        base.save_pretrained(tmp_path / "base")  # which has no head to offer
-        auto_map = json.loads((tmp_path / "base" / "config.json").read_text())["auto_map"]
-        assert sorted(auto_map) == ["AutoConfig", "AutoModel"]
-
     @pytest.mark.parametrize("tied", [True, False])
     def test_resized(self, tied):
         model = make_model(tie_word_embeddings=tied)

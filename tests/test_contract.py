@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from datasets.fingerprint import Hasher
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from modeling_gpt_embeddings import (
     GPTEmbeddingsConfig,
@@ -63,6 +63,33 @@ class TestSaveAndLoad:
         loaded.save_pretrained(tmp_path / "two")
         for path in (tmp_path / "one").iterdir():
             assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+    @pytest.mark.parametrize(
+        ("kind", "auto", "tied"),
+        [
+            (GPTEmbeddingsForCausalLM, AutoModelForCausalLM, True),
+            (GPTEmbeddingsForCausalLM, AutoModelForCausalLM, False),
+            (GPTEmbeddingsForSequenceClassification, AutoModelForSequenceClassification, True),
+        ],
+    )
+    def test_a_model_with_a_head(self, kind, auto, tied, tmp_path):
+        sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 8, "num_labels": 3}
+        model = kind(GPTEmbeddingsConfig(**sizes, tie_word_embeddings=tied)).eval()
+        model.save_pretrained(tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
+            "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
+            "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
+            auto.__name__: f"modeling_gpt_embeddings.{kind.__name__}",
+        }
+        loaded, base = (loader.from_pretrained(tmp_path) for loader in (auto, AutoModel))
+        assert type(loaded) is kind and torch.equal(loaded(IDS, MASK).logits, model(IDS, MASK).logits)
+        if kind is GPTEmbeddingsForCausalLM:
+            assert (loaded.lm_head.weight is loaded.transformer.wte.weight) == tied
+        assert type(base) is GPTEmbeddingsModel
+        assert torch.equal(base(IDS).last_hidden_state, model.transformer(IDS).last_hidden_state)
+        base.save_pretrained(tmp_path / "base")  # which has no head to offer
+        auto_map = json.loads((tmp_path / "base" / "config.json").read_text())["auto_map"]
+        assert sorted(auto_map) == ["AutoConfig", "AutoModel"]
 
     def test_sharded(self, tmp_path):
         model = make_model("learned")
