@@ -55,9 +55,6 @@ def find_files(inputs: Iterable[str]) -> list[str]:
     file has that name. A folder stands for the files in and below it that have a known suffix, except README.md and
     names that begin with `.` or `_`. Files of a pattern or folder are sorted. `fsspec` opens addresses such as
     `https://` and `hf://`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
     """
     found: list[str] = []
     for name in inputs:
@@ -72,7 +69,22 @@ def find_files(inputs: Iterable[str]) -> list[str]:
             _copies[path] = digest.hexdigest()
             found.append(path)
         elif "://" in name:
-            found += _find_remote(name)
+            import fsspec
+
+            system, path = fsspec.core.url_to_fs(name)
+            if name.startswith(("http://", "https://")):
+                matches = [name]  # `?` begins a query, and folders cannot be listed
+            elif system.isdir(path):
+                inside = sorted(file for file in system.find(path) if suffix_of(file) in FORMATS)
+                matches = [system.unstrip_protocol(file) for file in inside if not _is_skipped(file, path)]
+            elif system.exists(path):
+                matches = [name]
+            else:
+                inside = sorted(system.glob(path)) if glob.has_magic(path) else []
+                matches = [system.unstrip_protocol(file) for file in inside]
+            if not matches:
+                raise FileNotFoundError(f"There is no file {name!r}.")
+            found += matches
         elif os.path.exists(name):
             found += _in_folder(name) if os.path.isdir(name) else [name]
         elif glob.has_magic(name):
@@ -170,24 +182,6 @@ def open_seekable(path: str) -> Iterator[Any]:
 
         with open_bytes(path) if "://" in path else pa.OSFile(path, "rb") as file:
             yield file
-
-
-def _find_remote(name: str) -> list[str]:
-    import fsspec
-
-    system, path = fsspec.core.url_to_fs(name)
-    if name.startswith(("http://", "https://")):
-        return [name]  # `?` begins a query, and folders cannot be listed
-    if system.isdir(path):
-        inside = system.find(path)
-        found = sorted(file for file in inside if suffix_of(file) in FORMATS and not _is_skipped(file, path))
-    elif system.exists(path):
-        return [name]
-    else:
-        found = sorted(system.glob(path)) if glob.has_magic(path) else []
-    if not found:
-        raise FileNotFoundError(f"There is no file {name!r}.")
-    return [system.unstrip_protocol(file) for file in found]
 
 
 def _in_folder(folder: str) -> list[str]:

@@ -145,11 +145,8 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the number of rows of a table for a tokenizer: its largest id plus one."""
-    return int(remember(tokenizer, _count_rows))
-
-
-def _count_rows(backend: Tokenizer) -> int:
-    return max(backend.get_vocab().values(), default=-1) + 1
+    check_fast(tokenizer)
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

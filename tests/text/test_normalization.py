@@ -13,8 +13,7 @@ from gpt_embeddings import Embedder, encode_flat, load_tokenizer, save_folder
 from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text import encoding
-from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
-from gpt_embeddings.text.normalization import BatchNormalizer
+from gpt_embeddings.text.gigatoken_backend import BatchNormalizer, GigatokenBackend
 from gpt_embeddings.text.tokenizer import CANONICAL_FORM, remember, tokenizer_digest
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
