@@ -74,7 +74,7 @@ def explore(
     if export is None and report is None:
         from gpt_embeddings.explore.page import launch_page
 
-        page = launch_page(models, host=host, port=port, open_browser=browser, block=False, language=lang)
+        page = launch_page(models, host=host, port=port, open_browser=browser, language=lang)
         with suppress(KeyboardInterrupt):
             typer.echo(f"Page: {page.local_url} (Ctrl-C ends it)")
             page.block_thread()

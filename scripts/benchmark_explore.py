@@ -42,7 +42,7 @@ import time
 from gpt_embeddings.explore.lazy_model import LazyModel
 import gradio
 start = time.perf_counter()
-page = launch_page([LazyModel.from_pretrained(None)], block=False)
+page = launch_page([LazyModel.from_pretrained(None)])
 import urllib.request
 urllib.request.urlopen(page.local_url).read()
 print(time.perf_counter() - start, flush=True)

@@ -69,8 +69,8 @@ def main(only: Sequence[str]) -> None:
         LazyModel("before: fresh tables", lambda: (fresh, tokenizer), load_words()),
         LazyModel(ENGLISH, lambda: (model, tokenizer), load_words()),
     ]
-    alone = launch_page(models[1:], block=False)
-    both = launch_page(models, block=False)
+    alone = launch_page(models[1:])
+    both = launch_page(models)
 
     def wanted(name: str) -> bool:
         return not only or name in only
@@ -92,7 +92,7 @@ def main(only: Sequence[str]) -> None:
             save(page, "compare", 900)
             page.page.close()
         if wanted("vizinhos"):
-            portuguese = launch_page([LazyModel.from_pretrained(PORTUGUESE)], block=False)
+            portuguese = launch_page([LazyModel.from_pretrained(PORTUGUESE)])
             page = new_page(locale="pt-BR")
             page.open(str(portuguese.local_url))
             page.choose("Vizinhos", 1)

@@ -5,6 +5,7 @@ transparent and the colours are legible on light and dark pages.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.analysis.decomposition import measure, split_parts
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours
-from gpt_embeddings.analysis.projections import project
+from gpt_embeddings.analysis.projections import Projection, project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
-from gpt_embeddings.explore.style import COLOURS, GRID, escape_text, finish, scene
-from gpt_embeddings.explore.tables import TOKENS_SHOWN, costs_table
+from gpt_embeddings.explore.tables import TOKENS_SHOWN, costs_table, escape_text
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -31,6 +31,12 @@ NORMS = ("‖token‖", "‖position‖", "‖sum‖")
 POSITIONS_SHOWN = 128  # rows of a square heat map
 CURVE_POINTS = 256
 COLORBAR = {"thickness": 10, "outlinewidth": 0}
+# Blue, orange, green and purple of one lightness, each with a contrast of 3 or more on white and on near-black.
+COLOURS = ("#3b82c4", "#d9702b", "#2f9e6e", "#a06cd5")
+INK = "#7b8190"
+GRID = "rgba(123, 129, 144, 0.25)"
+RULE = "#a9aeb8"  # in 3-D, where colours have no alpha
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> go.Figure:
@@ -236,3 +242,35 @@ def costs_figure(vocab_size: int, n_positions: int, n_embd: int) -> go.Figure:
     figure.update_xaxes(type="log", title_text="n_embd", dtick=1)
     figure.update_yaxes(type="log", title_text="parameters of wte + wpe", dtick=1)
     return finish(figure, height=420)
+
+
+def scene(projection: Projection) -> dict[str, Any]:
+    """Return a 3-D scene whose axes say how much of the variance they show."""
+    titles = [f"PC {i} ({100 * share:.0f} %)" for i, share in enumerate(projection.shares, 1)]
+    look = {"showticklabels": False, "showbackground": False, "showspikes": False, "color": INK}
+    look |= {"gridcolor": RULE, "zerolinecolor": RULE}
+    axes = {
+        axis: {"title": {"text": title, "font": {"size": 11}}, **look}
+        for axis, title in zip(("xaxis", "yaxis", "zaxis"), titles or ("UMAP 1", "UMAP 2", "UMAP 3"), strict=True)
+    }
+    camera = {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.12}}
+    return {**axes, "aspectmode": "cube", "camera": camera}
+
+
+def finish(figure: go.Figure, height: int, top: int = 24, title: str = "") -> go.Figure:
+    """Give a figure its height in pixels and the look of all."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 10, "r": 10, "t": 44 if title else top, "b": 10},
+        title={"text": title, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top", "pad": {"l": 10}},
+        title_font_size=14,
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        font={"family": FONT, "size": 13, "color": INK},
+        hoverlabel={"font": {"family": FONT}, "align": "left"},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": INK},
+    )
+    axes = {"gridcolor": GRID, "zerolinecolor": GRID, "automargin": True, "title_font_size": 13}
+    return figure.update_xaxes(axes).update_yaxes(axes)

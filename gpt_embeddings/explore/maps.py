@@ -12,8 +12,8 @@ from gpt_embeddings.analysis.decomposition import split_parts
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.analysis.projections import Method, Projection, project
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
-from gpt_embeddings.explore.style import COLOURS, escape_text, finish, scene
-from gpt_embeddings.explore.tables import TOKENS_SHOWN
+from gpt_embeddings.explore.figures import COLOURS, finish, scene
+from gpt_embeddings.explore.tables import TOKENS_SHOWN, escape_text
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

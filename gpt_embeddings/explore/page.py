@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.style import escape_text
+from gpt_embeddings.explore.tables import escape_text
 from gpt_embeddings.explore.translation import EXAMPLES, PORTUGUESE, Language, translate
 from gpt_embeddings.explore.views import (
     MAX_CHARACTERS,
@@ -32,6 +32,7 @@ import gradio as gr
 
 LOOPBACK = "127.0.0.1"
 PORTUGUESE_LOCALES = ("pt", "pt-BR", "pt-PT")
+KEY = "text of the page: {}"
 
 
 def launch_page(
@@ -40,21 +41,42 @@ def launch_page(
     host: str | None = LOOPBACK,
     port: int | None = None,
     open_browser: bool = False,
-    block: bool = True,
     language: Language | None = None,
 ) -> gr.Blocks:
-    """Build a page, serve it, and load its models while the browser opens it; `local_url` is its address.
+    """Build a page, serve it until the process ends, and load its models meanwhile; `local_url` is its address.
 
     Without a host, Gradio's environment variables name it, as in a Space; without a port it is the first free one from
-    7860; without a language the page follows the browser. If it does not block, it is served until the process ends.
+    7860; without a language the page follows the browser.
     """
-    # The texts that the browser translates; other languages fall back to English. Gradio says "Complete" to screen
-    # readers, and has no text for it.
+    # The texts that the browser translates, under keys that are no texts of fields, as Gradio translates those too.
+    # Other languages fall back to English. Gradio says "Complete" to screen readers, and has no text for it.
     english, portuguese = {"common.complete": "Complete"}, {"common.complete": "Pronto"}
     for text, translated in PORTUGUESE.items():
-        english[_key(text)], portuguese[_key(text)] = text, translated
+        english[KEY.format(text)], portuguese[KEY.format(text)] = text, translated
     i18n = gr.I18n(en=english, **dict.fromkeys(PORTUGUESE_LOCALES, portuguese))
-    page = _build_page(models, language, i18n)
+    examples = EXAMPLES if (models[0].words_language or language) == "pt" else {}
+
+    def say(text: str) -> Any:
+        """Translate a fixed text now, or leave it to the browser."""
+        if language is None and text in PORTUGUESE:
+            return i18n(KEY.format(text))
+        return translate(text, language or "en")
+
+    def language_of(request: gr.Request) -> Language:
+        preferred = (request.headers.get("accept-language") or "").strip().lower()
+        return language or ("pt" if preferred.startswith("pt") else "en")
+
+    def show_sizes(request: gr.Request) -> str:
+        return "".join(sizes_to_html(model, language_of(request)) for model in models)
+
+    with gr.Blocks(title="gpt-embeddings explore", analytics_enabled=False) as page:
+        gr.Markdown(f"# {say(TITLE)}")
+        sizes = _make_html()
+        with gr.Tabs():
+            for i, view in enumerate(VIEWS):
+                _add_view(view, models, say, examples, language_of, page.load if i == 0 else None)
+        page.load(show_sizes, outputs=sizes, api_visibility="private")
+    page.queue(default_concurrency_limit=4, api_open=False)
     page.launch(
         server_name=f"[{host}]" if host is not None and ":" in host else host,
         server_port=port,
@@ -79,46 +101,13 @@ def launch_page(
                 model.load().search()
 
     threading.Thread(target=load, daemon=True).start()
-    if block:
-        page.block_thread()
     return page
 
 
 def main(*names: str | None, language: Language | None = None) -> None:
     """Serve a page with some models, or the bundled English table, as a Space does."""
-    launch_page([LazyModel.from_pretrained(name) for name in names or (None,)], host=None, language=language)
-
-
-def _key(text: str) -> str:
-    """Return a key that is no text of a field: Gradio translates the values of fields too."""
-    return f"text of the page: {text}"
-
-
-def _build_page(models: Sequence[LazyModel], language: Language | None, i18n: gr.I18n) -> gr.Blocks:
-    def say(text: str) -> Any:
-        """Translate a fixed text now, or leave it to the browser."""
-        if language is None and text in PORTUGUESE:
-            return i18n(_key(text))
-        return translate(text, language or "en")
-
-    examples = EXAMPLES if (models[0].words_language or language) == "pt" else {}
-
-    def language_of(request: gr.Request) -> Language:
-        preferred = (request.headers.get("accept-language") or "").strip().lower()
-        return language or ("pt" if preferred.startswith("pt") else "en")
-
-    def show_sizes(request: gr.Request) -> str:
-        return "".join(sizes_to_html(model, language_of(request)) for model in models)
-
-    with gr.Blocks(title="gpt-embeddings explore", analytics_enabled=False) as page:
-        gr.Markdown(f"# {say(TITLE)}")
-        sizes = _make_html()
-        with gr.Tabs():
-            for i, view in enumerate(VIEWS):
-                _add_view(view, models, say, examples, language_of, page.load if i == 0 else None)
-        page.load(show_sizes, outputs=sizes, api_visibility="private")
-    page.queue(default_concurrency_limit=4, api_open=False)
-    return page
+    models = [LazyModel.from_pretrained(name) for name in names or (None,)]
+    launch_page(models, host=None, language=language).block_thread()
 
 
 def _add_view(

@@ -11,7 +11,6 @@ from gpt_embeddings.analysis.decomposition import measure, measure_words, split_
 from gpt_embeddings.analysis.encodings import Encoding
 from gpt_embeddings.analysis.neighbours import Neighbour, Neighbours, Word
 from gpt_embeddings.analysis.readable_tokens import readable_pieces
-from gpt_embeddings.explore.style import escape_text
 from gpt_embeddings.text.encoding import find_words
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
@@ -56,14 +55,20 @@ class Table:
         body = "".join(line(row, "td") for row in self.rows)
         return f"<table>{caption}<thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>"
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+    _repr_html_ = to_html
 
     def _format(self, value: Cell) -> str:
         if isinstance(value, str):
             return value
         number = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
         return number.translate(str.maketrans(".,", self.separators))
+
+
+def escape_text(text: str) -> str:
+    """Return a text that HTML, Plotly and Gradio's templates show as it is: without markup, entities or TeX."""
+    for char in "&<>\"'{}$`":
+        text = text.replace(char, f"&#{ord(char)};")
+    return text
 
 
 def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Table:
@@ -92,13 +97,7 @@ def text_table(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, te
 
 
 def neighbours_table(index: Neighbours, words: Sequence[Word], found: Sequence[Neighbour]) -> Table:
-    """Return neighbours as rows; the caption has the words that were asked for, and which of them are split.
-
-    Args:
-        index: What was searched.
-        words: The words of the query.
-        found: The neighbours, best first.
-    """
+    """Return neighbours as rows; the caption has the words that were asked for, and which of them are split."""
     if index.words is None:
         columns = ("rank", "token", "id", "cosine")
         rows: list[tuple[Cell, ...]] = [(i, n.text, n.input_ids[0], n.score) for i, n in enumerate(found, 1)]

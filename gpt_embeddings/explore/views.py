@@ -21,8 +21,7 @@ from gpt_embeddings.analysis.neighbours import Word, describe_chance
 from gpt_embeddings.analysis.projections import has_umap
 from gpt_embeddings.explore import figures, maps, tables
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.style import escape_text
-from gpt_embeddings.explore.tables import Table
+from gpt_embeddings.explore.tables import Table, escape_text
 from gpt_embeddings.explore.translation import Language, translate, translate_figure, translate_table
 from gpt_embeddings.text.encoding import encode_flat
 from modeling_gpt_embeddings import sinusoidal_table

@@ -18,7 +18,7 @@ from gpt_embeddings.analysis.decomposition import position_vectors
 from gpt_embeddings.analysis.encodings import compare_encodings
 from gpt_embeddings.analysis.neighbours import Neighbours
 from gpt_embeddings.explore import figures, maps, tables
-from gpt_embeddings.explore.style import escape_text
+from gpt_embeddings.explore.tables import escape_text
 from modeling_gpt_embeddings import sinusoidal_table
 
 

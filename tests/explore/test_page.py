@@ -21,7 +21,7 @@ pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
 from gpt_embeddings.bundled import BUNDLED, ENGLISH, PORTUGUESE
 from gpt_embeddings.explore.lazy_model import LazyModel
-from gpt_embeddings.explore.style import escape_text
+from gpt_embeddings.explore.tables import escape_text
 from gpt_embeddings.explore.translation import translate
 from gpt_embeddings.explore.views import (
     ALL_TOKENS,

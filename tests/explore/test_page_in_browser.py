@@ -48,7 +48,7 @@ def serve(models, language):
     with socket.socket() as free:  # workers of one run must not look for the first free port together
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return launch_page(models, port=port, block=False, language=language)
+    return launch_page(models, port=port, language=language)
 
 
 @pytest.fixture(scope="module")
