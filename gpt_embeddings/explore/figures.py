@@ -62,19 +62,16 @@ def text_figure(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
         (NORMS, {"colorscale": "Viridis", "zmin": 0, "zmax": longest or 1}),
     )
     for row, (names, scale) in enumerate(scales, start=1):
-        values = np.stack([measures[name][shown] for name in names])
-        figure.add_trace(
-            go.Heatmap(
-                z=values[::-1],
-                y=names[::-1],
-                x=[str(i) for i in range(len(pieces))],
-                customdata=np.tile(np.array(hover, dtype=object), (len(names), 1)),
-                hovertemplate="%{customdata}<br>%{y}: %{z:.3f}<extra></extra>",
-                colorbar={**COLORBAR, "len": 0.45, "y": 0.78 - 0.54 * (row - 1)},
-                xgap=1,
-                ygap=1,
-                **scale,
-            ),
+        figure.add_heatmap(
+            z=np.stack([measures[name][shown] for name in reversed(names)]),
+            y=names[::-1],
+            x=[str(i) for i in range(len(pieces))],
+            customdata=np.tile(np.array(hover, dtype=object), (len(names), 1)),
+            hovertemplate="%{customdata}<br>%{y}: %{z:.3f}<extra></extra>",
+            colorbar={**COLORBAR, "len": 0.45, "y": 0.78 - 0.54 * (row - 1)},
+            xgap=1,
+            ygap=1,
+            **scale,
             row=row,
             col=1,
         )
@@ -89,15 +86,13 @@ def neighbours_figure(index: Neighbours, found: Sequence[Neighbour]) -> go.Figur
     labels = [escape_text(near.text) for near in found]
     if index.words is None:  # different tokens may look the same
         labels = [f"{label} ({near.input_ids[0]})" for label, near in zip(labels, found, strict=True)]
-    figure = go.Figure(
-        go.Bar(
-            x=[near.score for near in found],
-            y=labels,
-            orientation="h",
-            marker={"color": COLOURS[0]},
-            texttemplate="%{x:.3f}",
-            hovertemplate="%{y}<br>cosine %{x:.4f}<extra></extra>",
-        )
+    figure = go.Figure().add_bar(
+        x=[near.score for near in found],
+        y=labels,
+        orientation="h",
+        marker_color=COLOURS[0],
+        texttemplate="%{x:.3f}",
+        hovertemplate="%{y}<br>cosine %{x:.4f}<extra></extra>",
     )
     line, beside = {"dash": "dot", "color": COLOURS[1], "width": 2}, {"yanchor": "bottom", "xanchor": "left"}
     figure.add_vline(index.chance, line=line, annotation_text="best by chance", annotation=beside)
@@ -128,18 +123,15 @@ def position_curve_figure(table: torch.Tensor, title: str = "") -> go.Figure:
     projection = project(vectors)
     x, y, z = projection.points.T
     marker = {"size": 3, "color": rows, "colorscale": "Viridis"}
-    marker["colorbar"] = {**COLORBAR, "title": {"text": "position"}}
-    figure = go.Figure(
-        go.Scatter3d(
-            x=x,
-            y=y,
-            z=z,
-            mode="lines+markers",
-            line={"color": GRID, "width": 2},
-            marker=marker,
-            customdata=rows,
-            hovertemplate="position %{customdata}<extra></extra>",
-        )
+    figure = go.Figure().add_scatter3d(
+        x=x,
+        y=y,
+        z=z,
+        mode="lines+markers",
+        line={"color": GRID, "width": 2},
+        marker={**marker, "colorbar": {**COLORBAR, "title": {"text": "position"}}},
+        customdata=rows,
+        hovertemplate="position %{customdata}<extra></extra>",
     )
     figure.update_layout(scene=scene(projection))
     return finish(figure, height=400, title=title)
@@ -150,15 +142,13 @@ def position_norms_figure(position_tables: Mapping[str, torch.Tensor], title: st
     figure = go.Figure()
     for i, (name, table) in enumerate(position_tables.items()):
         rows, vectors = _sample_rows(table, CURVE_POINTS)
-        figure.add_trace(
-            go.Scatter(
-                x=rows,
-                y=vectors.norm(dim=1).numpy(),
-                name=name,
-                mode="lines",
-                line={"color": COLOURS[i % len(COLOURS)], "dash": "dot" if i % 2 else "solid"},
-                hovertemplate="position %{x}<br>norm %{y:.3f}<extra></extra>",
-            )
+        figure.add_scatter(
+            x=rows,
+            y=vectors.norm(dim=1).numpy(),
+            name=name,
+            mode="lines",
+            line={"color": COLOURS[i % len(COLOURS)], "dash": "dot" if i % 2 else "solid"},
+            hovertemplate="position %{x}<br>norm %{y:.3f}<extra></extra>",
         )
     figure.update_xaxes(title_text="position")
     figure.update_yaxes(title_text="norm", rangemode="tozero")
@@ -184,15 +174,13 @@ def encodings_figure(encodings: Sequence[Encoding]) -> go.Figure:
     )
     for i, encoding in enumerate(encodings):
         numbers = [str(n) for n in range(1, len(encoding.similarity) + 1)]
-        figure.add_trace(
-            go.Heatmap(
-                z=encoding.similarity,
-                x=numbers,
-                y=numbers,
-                coloraxis="coloraxis",
-                texttemplate="%{z:.2f}" if len(numbers) <= 6 else None,
-                hovertemplate="sentences %{x} and %{y}<br>cosine %{z:.3f}<extra></extra>",
-            ),
+        figure.add_heatmap(
+            z=encoding.similarity,
+            x=numbers,
+            y=numbers,
+            coloraxis="coloraxis",
+            texttemplate="%{z:.2f}" if len(numbers) <= 6 else None,
+            hovertemplate="sentences %{x} and %{y}<br>cosine %{z:.3f}<extra></extra>",
             row=1 + i // 2,
             col=1 + i % 2,
         )
@@ -213,31 +201,25 @@ def costs_figure(vocab_size: int, n_positions: int, n_embd: int) -> go.Figure:
     """
     chosen, *published = costs_table(vocab_size, n_positions, n_embd).rows
     widths = np.unique(np.geomspace(16, max(2**14, 2 * n_embd), 60).round())
-    figure = go.Figure(
-        go.Scatter(
-            x=widths,
-            y=widths * (vocab_size + n_positions),
-            mode="lines",
-            line={"color": GRID.replace("0.25", "0.7"), "dash": "dot"},
-            name="vocabulary and context as chosen",
-            hovertemplate="n_embd %{x}<br>%{y:,} parameters<extra></extra>",
-        )
+    figure = go.Figure().add_scatter(
+        x=widths,
+        y=widths * (vocab_size + n_positions),
+        mode="lines",
+        line={"color": GRID.replace("0.25", "0.7"), "dash": "dot"},
+        name="vocabulary and context as chosen",
+        hovertemplate="n_embd %{x}<br>%{y:,} parameters<extra></extra>",
     )
     for i, (group, rows) in enumerate({"published": published, "chosen": [chosen]}.items()):
-        figure.add_trace(
-            go.Scatter(
-                x=[row[3] for row in rows],
-                y=[row[6] for row in rows],
-                mode="markers+text" if i == 0 else "markers",
-                marker={"size": (9, 16)[i], "color": COLOURS[i], "symbol": ("circle", "star-open")[i]},
-                text=[row[0] for row in rows],
-                textposition=["bottom right" if j % 2 else "top left" for j in range(len(rows))],
-                name=group,
-                customdata=[row[7] for row in rows],
-                hovertemplate=(
-                    "%{text}<br>n_embd %{x}<br>%{y:,} parameters<br>%{customdata} in float32<extra></extra>"
-                ),
-            )
+        figure.add_scatter(
+            x=[row[3] for row in rows],
+            y=[row[6] for row in rows],
+            mode="markers+text" if i == 0 else "markers",
+            marker={"size": (9, 16)[i], "color": COLOURS[i], "symbol": ("circle", "star-open")[i]},
+            text=[row[0] for row in rows],
+            textposition=["bottom right" if j % 2 else "top left" for j in range(len(rows))],
+            name=group,
+            customdata=[row[7] for row in rows],
+            hovertemplate="%{text}<br>n_embd %{x}<br>%{y:,} parameters<br>%{customdata} in float32<extra></extra>",
         )
     figure.update_xaxes(type="log", title_text="n_embd", dtick=1)
     figure.update_yaxes(type="log", title_text="parameters of wte + wpe", dtick=1)

@@ -95,18 +95,16 @@ def _draw_map(
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(groups)):
         rows = [row for row, name in enumerate(groups) if name == group]
-        figure.add_trace(
-            go.Scatter3d(
-                x=points[rows, 0],
-                y=points[rows, 1],
-                z=points[rows, 2],
-                name=group,
-                mode="lines+markers" if group == line else "markers",
-                line={"width": 2, "color": COLOURS[i]},
-                marker={"size": 5, "color": COLOURS[i], "symbol": ("circle", "diamond")[i % 2]},
-                customdata=[hover[row] for row in rows],
-                hovertemplate="%{customdata}<extra></extra>",
-            )
+        figure.add_scatter3d(
+            x=points[rows, 0],
+            y=points[rows, 1],
+            z=points[rows, 2],
+            name=group,
+            mode="lines+markers" if group == line else "markers",
+            line={"width": 2, "color": COLOURS[i]},
+            marker={"size": 5, "color": COLOURS[i], "symbol": ("circle", "diamond")[i % 2]},
+            customdata=[hover[row] for row in rows],
+            hovertemplate="%{customdata}<extra></extra>",
         )
     look = {"showarrow": False, "yshift": 11, "font": {"size": 12}}
     marked = [

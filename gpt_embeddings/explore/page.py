@@ -30,15 +30,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 import gradio as gr
 
 
-LOOPBACK = "127.0.0.1"
-PORTUGUESE_LOCALES = ("pt", "pt-BR", "pt-PT")
 KEY = "text of the page: {}"
 
 
 def launch_page(
     models: Sequence[LazyModel],
     *,
-    host: str | None = LOOPBACK,
+    host: str | None = "127.0.0.1",
     port: int | None = None,
     open_browser: bool = False,
     language: Language | None = None,
@@ -53,7 +51,7 @@ def launch_page(
     english, portuguese = {"common.complete": "Complete"}, {"common.complete": "Pronto"}
     for text, translated in PORTUGUESE.items():
         english[KEY.format(text)], portuguese[KEY.format(text)] = text, translated
-    i18n = gr.I18n(en=english, **dict.fromkeys(PORTUGUESE_LOCALES, portuguese))
+    i18n = gr.I18n(en=english, **dict.fromkeys(("pt", "pt-BR", "pt-PT"), portuguese))
     examples = EXAMPLES if (models[0].words_language or language) == "pt" else {}
 
     def say(text: str) -> Any:

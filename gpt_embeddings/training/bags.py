@@ -17,13 +17,10 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Bags:
-    """Texts as token ids."""
+    """Texts as token ids: `input_ids[offsets[i]:offsets[i + 1]]` is text i."""
 
-    input_ids: npt.NDArray[np.int32]
-    """Shape `(n_tokens,)`."""
-
-    offsets: Rows
-    """Shape `(n_texts + 1,)`: text i is `input_ids[offsets[i]:offsets[i + 1]]`."""
+    input_ids: npt.NDArray[np.int32]  # (n_tokens,)
+    offsets: Rows  # (n_texts + 1,)
 
     @classmethod
     def of(cls, texts: Texts, tokenizer: PreTrainedTokenizerBase, limit: int) -> "Bags":

@@ -67,17 +67,21 @@ class BigramCounts:
         inputs, targets = np.asarray(input_ids, np.int64), np.asarray(target_ids, np.int64)
         if inputs.shape != targets.shape:
             raise ValueError(f"`input_ids` of shape {inputs.shape} and `target_ids` of {targets.shape} must agree.")
-        scored = targets != IGNORED
-        keys, pairs = inputs[scored], targets[scored]
-        _check_range("input_ids", keys, self.vocab_size)
-        _check_range("target_ids", pairs, self.vocab_size)
+        scored, n_positions = targets != IGNORED, self.n_positions or 1
+        positions = np.zeros(1, np.int64)
         if self.n_positions is not None:
             positions = np.arange(inputs.shape[-1]) if position_ids is None else np.asarray(position_ids, np.int64)
-            positions = np.broadcast_to(positions, inputs.shape)[scored]
-            _check_range("position_ids", positions, self.n_positions)
-            keys += positions * self.vocab_size
-        keys *= self.vocab_size
-        keys += pairs
+        inputs, targets, positions = (
+            np.broadcast_to(ids, scored.shape)[scored] for ids in (inputs, targets, positions)
+        )
+        limits = {"input_ids": self.vocab_size, "target_ids": self.vocab_size, "position_ids": n_positions}
+        for (name, rows), ids in zip(limits.items(), (inputs, targets, positions), strict=True):
+            if len(ids) and (ids.min() < 0 or ids.max() >= rows):
+                bad = int(ids.min() if ids.min() < 0 else ids.max())
+                raise ValueError(
+                    f"`{name}` must lie from 0 to {rows - 1}, got {bad}. Check that the ids are from this tokenizer."
+                )
+        keys = (positions * self.vocab_size + inputs) * self.vocab_size + targets
         self._buffer.append(keys)
         self._buffered += len(keys)
         if self._buffered >= max(BUFFER_PAIRS, len(self._keys)):  # so that a pair is merged a few times at most
@@ -112,11 +116,3 @@ class BigramCounts:
             self._keys, place = np.unique(np.concatenate([self._keys, fresh]), return_inverse=True)
             self._counts = np.bincount(place, np.concatenate([self._counts, counts])).astype(np.int64)
             self._buffer, self._buffered = [], 0
-
-
-def _check_range(name: str, values: _Keys, rows: int) -> None:
-    if len(values) and (values.min() < 0 or values.max() >= rows):
-        bad = int(values.min() if values.min() < 0 else values.max())
-        raise ValueError(
-            f"`{name}` must lie from 0 to {rows - 1}, got {bad}. Check that the ids are from this tokenizer."
-        )

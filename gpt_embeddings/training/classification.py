@@ -30,7 +30,6 @@ HELD_OUT = 10  # one row in ten of each class is held out
 HEAD_ROWS = 100_000  # the layer starts from at most so many rows
 HEAD_STEPS = 200
 DROPOUT = 0.5  # of the pooled vector; with it twice the learning rate is best
-READ_ROWS = 1000
 
 
 def train_classes(
@@ -45,10 +44,7 @@ def train_classes(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Train a `GPTEmbeddingsForSequenceClassification`, and save it with its tokenizer and metadata.
-
-    After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run
-    without interruption (on the same machine, with the same number of threads).
+    """Train a `GPTEmbeddingsForSequenceClassification`, and save it; the same call continues an unfinished run.
 
     Args:
         model: The table to start from; it is trained in place, with its own pooling.
@@ -136,7 +132,7 @@ def _read(
     if dataset.column_names is not None:
         check_column(dataset.column_names, label_column, "label_column")
         dataset = dataset.select_columns([column, label_column])
-    for table in Bar(read_blocks(dataset, READ_ROWS), desc="Reading", unit="batch", leave=False):
+    for table in Bar(read_blocks(dataset, 1000), desc="Reading", unit="batch", leave=False):
         check_column(table.column_names, label_column, "label_column")
         texts += take_column(table, column).to_pylist()
         values += table[label_column].to_pylist()

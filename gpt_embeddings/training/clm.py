@@ -41,10 +41,7 @@ def train_clm(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Train on next tokens, and save model, tokenizer and metadata.
-
-    After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run
-    without interruption (on the same machine, with the same number of threads).
+    """Train on next tokens, and save model, tokenizer and metadata; the same call continues an unfinished run.
 
     Args:
         model: The model; it is trained in place.

@@ -30,7 +30,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 TEMPERATURE = 0.05  # cosines are divided by it: sentence-transformers' scale of 20
 SHORTEST = 10  # characters of a sentence in a pair
 HELD_OUT = 1000  # pairs for evaluation, at most a tenth of all
-READ_ROWS = 1000
 
 
 def train_contrastive(
@@ -44,10 +43,7 @@ def train_contrastive(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Train on pairs of texts, and save model, tokenizer and metadata.
-
-    After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run
-    without interruption (on the same machine, with the same number of threads).
+    """Train on pairs of texts, and save model, tokenizer and metadata; the same call continues an unfinished run.
 
     Args:
         model: The model, fresh or trained; it is trained in place, with its own pooling.
@@ -70,7 +66,7 @@ def train_contrastive(
     check_vocabulary(tokenizer, model.config.vocab_size)
     read: list[tuple[str, str]] = []
     skipped = 0
-    for batch in Bar(read_blocks(dataset, READ_ROWS, columns or [column]), desc="Reading", unit="batch", leave=False):
+    for batch in Bar(read_blocks(dataset, 1000, columns or [column]), desc="Reading", unit="batch", leave=False):
         if columns is None:
             for text in batch[column].to_pylist():
                 sentences = [sentence for sentence in split_sentences(text or "") if len(sentence) >= SHORTEST]

@@ -1,13 +1,9 @@
 """Distillation: a table whose mean of token rows comes near a teacher's vectors of whole texts.
 
-    start      each token's row is the teacher's vector of the token as a text, less the mean of all tokens, projected
-               to `n_embd` dimensions, times a / (a + p(token)); that is model2vec's distillation, and needs no text
-    training   on sentences of the data, and on phrases of random words from the vocabularies, so that words which the
-               data lacks are learned too; the loss is 1 - cosine to the teacher's vector, plus the squared differences
-               of all cosines within a batch from the teacher's
-
-Each width has a loss of its own over the teacher's principal components, so that the first dimensions serve alone
-(Matryoshka representation learning, Kusupati et al. 2022).
+A row starts at the teacher's vector of the token as a text, as model2vec has it ([`initial_rows`]), and needs no data.
+Then means of rows are trained on sentences, and on phrases of random words, so that words which the data lacks are
+learned too. Each width has a loss of its own over the teacher's principal components, so that the first dimensions
+serve alone ([`matryoshka_loss`]; Matryoshka representation learning, Kusupati et al. 2022).
 """
 
 import json
@@ -50,7 +46,6 @@ AUGMENTATION_PROBABILITIES = (0.8, 0.1, 0.1)  # of the texts as they are, after 
 ANISOTROPIC = 0.5  # mean cosine of a teacher's vectors from which they are centred
 TRAINED_POSITIONS = (8, 32)  # their mean fills the positions after them
 SHOWN_RANKS = (10, 50, 100, 200, 400, 800)  # frequency ranks of the words whose neighbours are reported
-READ_TEXTS = 1000  # at a time
 
 Vectors = npt.NDArray[np.floating[Any]]
 
@@ -65,10 +60,7 @@ def distil(
     column: str = "text",
     data_name: str = "a dataset",
 ) -> dict[str, Any]:
-    """Distil a teacher into a table, and save model, tokenizer and metadata.
-
-    After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run
-    without interruption (on the same machine, with the same number of threads).
+    """Distil a teacher into a table, and save model, tokenizer and metadata; the same call continues a run.
 
     Args:
         teacher: Folder or Hub name of a sentence-transformers model; `package.module:function`, for a function that
@@ -172,7 +164,7 @@ def _choose_texts(
         tokens = ["" if "\ufffd" in text else text.strip() for text in decoded]
     if dataset is None:
         return {"tokens": tokens, "sentences": [], "phrases": []}
-    batches = Bar(read_blocks(dataset, READ_TEXTS, [column]), desc="Reading", unit="batch", leave=False)
+    batches = Bar(read_blocks(dataset, 1000, [column]), desc="Reading", unit="batch", leave=False)
     texts = (text for batch in batches for text in batch[column].to_pylist() if text)
     sentences = pick_sentences(texts, options.sentences, options.seed)
     if len(sentences) < LEAST_SENTENCES:

@@ -1,6 +1,9 @@
 """Training runs that can be killed at any moment: one loop for all objectives, its folder and its checkpoint.
 
 During a run the folder that `outputs` provides holds the prepared data and the checkpoint, one file that is replaced.
+After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run without
+interruption (on the same machine, with the same number of threads).
+
 `transformers.Trainer` does not suit objectives on pooled vectors: it pads texts, and its optimizers update every row
 of the table, which costs many times the few milliseconds of a step on 256 sentences.
 """

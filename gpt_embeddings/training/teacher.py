@@ -1,8 +1,7 @@
 """The teacher of a distillation: a model or a function that gives texts the vectors a student learns from.
 
-It is a sentence-transformers model, a function named `package.module:function`, or any object with `encode`. Encoding
-takes nearly all the time of a distillation, so the vectors are stored in blocks, and a run that was killed continues
-with the next block.
+Encoding takes nearly all the time of a distillation, so the vectors are stored in blocks, and a run that was killed
+continues with the next block.
 
 One call of `SentenceTransformer.encode` keeps nothing until all texts are read. It sorts texts by characters, where
 sorting by tokens spares a third of the padded tokens (1.02 instead of 1.44 per token on sentences of docstrings), and
