@@ -18,14 +18,6 @@ from gpt_embeddings.explore.translation import EXAMPLES, Language, translate
 from gpt_embeddings.explore.views import TEMPLATES, TITLE, VIEWS, notes_to_html, sizes_to_html, table_to_html
 
 
-APP = """\"\"\"The page of gpt-embeddings explore.\"\"\"
-
-from gpt_embeddings.explore.page import main
-
-main({arguments})
-"""
-
-
 def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], language: Language = "en") -> None:
     """Write all views, with the values that the page begins with, unless a model cannot be loaded."""
     for model in models:
@@ -73,7 +65,8 @@ def write_space(folder: Path, models: Sequence[LazyModel], language: Language | 
                 shutil.copyfile(path, folder / name / path.name)
         named.append(name)
     arguments = ", ".join([*map(repr, named), *([f"language={language!r}"] if language else [])])
-    (folder / "app.py").write_text(APP.format(arguments=arguments), encoding="utf-8")
+    app = f"from gpt_embeddings.explore.page import main\n\nmain({arguments})\n"
+    (folder / "app.py").write_text(app, encoding="utf-8")
     requirement = f"gpt-embeddings[explore,offline]=={version('gpt-embeddings')}\n"
     (folder / "requirements.txt").write_text(requirement, encoding="utf-8")
     card = _template("space_card.md").render(

@@ -44,17 +44,14 @@ def translate(text: str, language: Language) -> str:
     for pattern, translated in _PATTERNS:
         if found := pattern.fullmatch(text):
             return translated.format(*map(_translate_number, found.groups()))
-    return text
+    return _translate_number(text)
 
 
 def translate_table(table: Table, language: Language) -> Table:
     """Translate columns, caption and cells, other than tokens and words."""
     if language == "en":
         return table
-
-    def say(text: str) -> str:
-        return _translate_number(translate(text, language))
-
+    say = partial(translate, language=language)
     rows = [
         tuple(
             say(cell) if isinstance(cell, str) and column not in ("token", "word", "tokens") else cell
@@ -62,9 +59,8 @@ def translate_table(table: Table, language: Language) -> Table:
         )
         for row in table.rows
     ]
-    return replace(
-        table, columns=tuple(map(say, table.columns)), rows=rows, caption=say(table.caption), separators=",."
-    )
+    columns = tuple(map(say, table.columns))
+    return replace(table, columns=columns, rows=rows, caption=say(table.caption), separators=",.")
 
 
 def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
@@ -85,9 +81,8 @@ def translate_figure(figure: go.Figure, language: Language) -> go.Figure:
             trace.y = [say(name) for name in trace.y]
         if trace.customdata is not None:
             hover = np.array(trace.customdata, object)
-            trace.customdata = np.vectorize(
-                lambda item: _translate_number(say(item)) if isinstance(item, str) else item, [object]
-            )(hover)
+            hover.flat[:] = [say(item) if isinstance(item, str) else item for item in hover.flat]
+            trace.customdata = hover
     return figure
 
 

@@ -56,24 +56,21 @@ class BigramCounts:
         self._buffered = 0
         self._keys, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
 
-    def add(self, input_ids: Any, target_ids: Any, position_ids: Any = None) -> None:
+    def add(self, input_ids: Any, target_ids: Any) -> None:
         """Count pairs.
 
         Args:
-            input_ids: Token ids, an integer array of any shape.
+            input_ids: Token ids, an integer array of any shape; positions are counted along its last axis.
             target_ids: The token that follows each, of the same shape; -100 is ignored.
-            position_ids: Positions, of a shape that broadcasts to it; by default the index along the last axis.
         """
         inputs, targets = np.asarray(input_ids, np.int64), np.asarray(target_ids, np.int64)
         if inputs.shape != targets.shape:
             raise ValueError(f"`input_ids` of shape {inputs.shape} and `target_ids` of {targets.shape} must agree.")
-        scored, n_positions = targets != IGNORED, self.n_positions or 1
-        positions = np.zeros(1, np.int64)
+        n_positions, positions = self.n_positions or 1, np.zeros(1, np.int64)
         if self.n_positions is not None:
-            positions = np.arange(inputs.shape[-1]) if position_ids is None else np.asarray(position_ids, np.int64)
-        inputs, targets, positions = (
-            np.broadcast_to(ids, scored.shape)[scored] for ids in (inputs, targets, positions)
-        )
+            positions = np.arange(inputs.shape[-1])
+        scored = targets != IGNORED
+        inputs, targets, positions = inputs[scored], targets[scored], np.broadcast_to(positions, scored.shape)[scored]
         limits = {"input_ids": self.vocab_size, "target_ids": self.vocab_size, "position_ids": n_positions}
         for (name, rows), ids in zip(limits.items(), (inputs, targets, positions), strict=True):
             if len(ids) and (ids.min() < 0 or ids.max() >= rows):

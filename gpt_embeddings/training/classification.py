@@ -26,9 +26,7 @@ from gpt_embeddings.training.runs import RunFolder
 from modeling_gpt_embeddings import GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
 
 
-HELD_OUT = 10  # one row in ten of each class is held out
 HEAD_ROWS = 100_000  # the layer starts from at most so many rows
-HEAD_STEPS = 200
 DROPOUT = 0.5  # of the pooled vector; with it twice the learning rate is best
 
 
@@ -179,7 +177,7 @@ def _split(labels: Rows, seed: int) -> tuple[Rows, Rows]:
     order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
     first = np.searchsorted(labels[order], np.arange(labels.max() + 1))
     within = np.arange(len(order)) - first[labels[order]]  # 0, 1, ... in each class
-    held = within % HELD_OUT == 1
+    held = within % 10 == 1
     return np.sort(order[~held]), np.sort(order[held])
 
 
@@ -210,7 +208,7 @@ def _make_classifier(
     weight = vectors.new_zeros(n_classes, vectors.shape[1]).requires_grad_()
     bias = vectors.new_zeros(n_classes).requires_grad_()
     penalty = 1 / (2 * len(rows) * np.log2(n_classes))
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=HEAD_STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     @torch.enable_grad()
     def closure() -> torch.Tensor:

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -43,11 +44,10 @@ PROBE = ["The tide came in.", "A maré subiu e tornou a descer.", "harbour", "Wh
 SAME_TEACHER = 0.99  # least cosine between the vectors that one teacher gives a text at two times
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
-Lengths = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float16]
-Encode = Callable[[list[str]], Any]
 
 
+@dataclass(eq=False)
 class Teacher:
     """A function of a list of texts that returns vectors `(n_texts, width)`, ready to encode.
 
@@ -56,23 +56,19 @@ class Teacher:
     characters if the tokenizer is not known.
     """
 
-    def __init__(
-        self,
-        call: Encode,
-        name: str,
-        package: str | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        *,
-        on_cpu: bool = False,
-        batch_size: int = BATCH_CHARACTERS,
-    ) -> None:
-        self.name, self.package, self.tokenizer = name, package, tokenizer
-        self.on_cpu, self.batch_size = on_cpu, batch_size
-        self._call, self._width = call, 0
+    call: Callable[[list[str]], Any]
+    name: str
+    package: str | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    on_cpu: bool = False
+    batch_size: int = BATCH_CHARACTERS
+
+    def __post_init__(self) -> None:
+        self._width = 0  # not known yet
         self.probe = self._ask(PROBE)
         self._width = self.probe.shape[1]
         if not self.probe.any(1).all():
-            raise ValueError(f"The teacher {name} returned a vector of zeros for a sentence.")
+            raise ValueError(f"The teacher {self.name} returned a vector of zeros for a sentence.")
 
     def encode(self, texts: list[str]) -> Vectors:
         """Return vectors of length 1, `(n_texts, width)`; empty texts, which are not passed on, get zeros."""
@@ -82,7 +78,7 @@ class Teacher:
             vectors[rows] = self._ask([texts[i] for i in rows])
         return vectors
 
-    def lengths(self, texts: Sequence[str]) -> Lengths:
+    def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return how many tokens the teacher reads of each text, or how many characters the text has."""
         if self.tokenizer is None:
             return np.array([len(text) for text in texts])
@@ -90,7 +86,7 @@ class Teacher:
 
     def _ask(self, texts: list[str]) -> Vectors:
         try:
-            found = np.asarray(self._call(texts), np.float32)
+            found = np.asarray(self.call(texts), np.float32)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"The teacher {self.name} did not return an array of numbers for a list of {len(texts)} texts: {error}"
