@@ -67,7 +67,7 @@ def explore(
         typer.echo("Loading PyTorch, transformers and Gradio ...", err=True)
 
     from gpt_embeddings.explore.export import write_report, write_space
-    from gpt_embeddings.explore.lazy_model import LazyModel
+    from gpt_embeddings.explore.views import LazyModel
     from gpt_embeddings.outputs import AtomicOutput
 
     models = [LazyModel.from_pretrained(name, tokenizer) for name in names]

@@ -39,7 +39,7 @@ IMPORTS = {
 # It ends at once: a thread is still loading the model.
 LATENCY = """from gpt_embeddings.explore.page import launch_page
 import time
-from gpt_embeddings.explore.lazy_model import LazyModel
+from gpt_embeddings.explore.views import LazyModel
 import gradio
 start = time.perf_counter()
 page = launch_page([LazyModel.from_pretrained(None)])

@@ -17,8 +17,8 @@ from gpt_embeddings import GPTEmbeddingsModel
 from gpt_embeddings.analysis.word_lists import load_words
 from gpt_embeddings.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.page import launch_page
+from gpt_embeddings.explore.views import LazyModel
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "explore"))

@@ -1,6 +1,6 @@
 """Explore: an input stage to look at, as figures for notebooks, as a page, as one file, as a Space.
 
-Read `tables`, `figures`, `maps`; then `translation`, `lazy_model`, `views`; last `page` and `export`.
+Read `tables`, `figures`, `maps`; then `translation`, `views`; last `page` and `export`.
 """
 
 from importlib.util import find_spec

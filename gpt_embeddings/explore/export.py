@@ -13,9 +13,16 @@ from pathlib import Path
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.translation import EXAMPLES, Language, translate
-from gpt_embeddings.explore.views import TEMPLATES, TITLE, VIEWS, notes_to_html, sizes_to_html, table_to_html
+from gpt_embeddings.explore.views import (
+    TEMPLATES,
+    TITLE,
+    VIEWS,
+    LazyModel,
+    notes_to_html,
+    sizes_to_html,
+    table_to_html,
+)
 
 
 def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], language: Language = "en") -> None:

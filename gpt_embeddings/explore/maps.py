@@ -17,7 +17,6 @@ from gpt_embeddings.explore.tables import TOKENS_SHOWN, escape_text
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-NUMBERS_SHOWN = 8  # of a vector, when the mouse is over it
 LABELS_SHOWN = 80  # further points keep their hover text
 
 
@@ -48,7 +47,7 @@ def vectors_map(names: Sequence[str], vectors: npt.ArrayLike, method: Method = "
     if numbers.ndim != 2 or len(numbers) != len(names):
         raise ValueError(f"{len(names)} names need as many vectors, got the shape {numbers.shape}.")
     hover = [
-        f"{escape_text(name)}<br>{', '.join(f'{value:g}' for value in vector[:NUMBERS_SHOWN])}"
+        f"{escape_text(name)}<br>{', '.join(f'{value:g}' for value in vector[:8])}"
         for name, vector in zip(names, numbers.tolist(), strict=True)
     ]
     return _draw_map(project(numbers, 3, method), names, hover, ["vectors"] * len(names))

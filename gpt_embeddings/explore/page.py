@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.tables import escape_text
 from gpt_embeddings.explore.translation import EXAMPLES, PORTUGUESE, Language, translate
 from gpt_embeddings.explore.views import (
@@ -19,6 +18,7 @@ from gpt_embeddings.explore.views import (
     TITLE,
     VIEWS,
     Field,
+    LazyModel,
     View,
     notes_to_html,
     sizes_to_html,

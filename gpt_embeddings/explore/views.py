@@ -1,30 +1,35 @@
-"""The views of a model: the fields of each, a function from their values to figures, a table and notes, their HTML.
+"""The views of a model, which is loaded when one first needs it: their fields, and functions from values to figures.
 
 The page and the report show the same views. Texts are English here and translated in `View.render`.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import plotly.graph_objects as go
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.decomposition import has_positions, position_vectors
 from gpt_embeddings.analysis.encodings import compare_encodings
-from gpt_embeddings.analysis.neighbours import Word, describe_chance
+from gpt_embeddings.analysis.neighbours import Neighbours, Word, describe_chance
 from gpt_embeddings.analysis.projections import has_umap
+from gpt_embeddings.analysis.word_lists import load_words
+from gpt_embeddings.bundled import ENGLISH
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.explore import figures, maps, tables
-from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.tables import Table, escape_text
 from gpt_embeddings.explore.translation import Language, translate, translate_figure, translate_table
 from gpt_embeddings.text.encoding import encode_flat
-from modeling_gpt_embeddings import sinusoidal_table
+from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
 
 
 logger = logging.getLogger(__name__)
@@ -54,6 +59,60 @@ LEARNED_NOTE = (
 ANIMALS = "cat, dog, horse, cow, lion, tiger, eagle, shark, king, queen, man, woman, gato"
 TEXT = "O gato sentou no tapete. The cat sat on the mat 😀"
 SENTENCES = "O gato sentou no tapete\nO tapete sentou no gato\nThe cat sat on the mat"
+
+
+class LazyModel:
+    """A model by name; `model`, `tokenizer` and `tokens`, the search among its tokens, are there after `load()`.
+
+    `load` returns model and tokenizer, and is called again after an error. `words` are word lists by language.
+    """
+
+    model: GPTEmbeddingsModel
+    tokenizer: PreTrainedTokenizerBase
+    tokens: Neighbours
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], tuple[GPTEmbeddingsModel, PreTrainedTokenizerBase]],
+        words: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.name, self.words = name, words or {}
+        self._load, self._lock = load, threading.Lock()
+        self._among = cache(lambda language: Neighbours(self.model, self.tokenizer, words=self.words[language]))
+
+    @classmethod
+    def from_pretrained(cls, name: str | None = None, tokenizer: str | None = None) -> Self:
+        """Return a saved model or any GPT checkpoint, with its own tokenizer or another; only words are read yet."""
+        words: dict[str, list[str]] = {}
+        with suppress(FileNotFoundError):  # of a bundled table that is missing, which `load` reports
+            words = load_words(name)
+        return cls(name or ENGLISH, lambda: load_model_and_tokenizer(name, tokenizer), words)
+
+    @property
+    def words_language(self) -> Language | None:
+        """The language of the words to begin with: Portuguese if there are Portuguese words; None without a list."""
+        return "pt" if "pt" in self.words else "en" if self.words else None
+
+    def load(self) -> Self:
+        """Load the model if it is not there yet. Threads that ask while it is being loaded wait for it."""
+        with self._lock:
+            if not hasattr(self, "tokens"):
+                self.model, self.tokenizer = self._load()
+                self.tokens = Neighbours(self.model.eval(), self.tokenizer)
+        return self
+
+    def search(self, *query: str) -> Neighbours:
+        """Return the search among the words of one language, or among tokens if there is no word list.
+
+        It is the language in which the words of the query are most frequent.
+        """
+
+        def rank(language: str) -> int:
+            listed, asked = self.words[language], [word.strip().lower() for word in query]
+            return sum(listed.index(word) if word in listed else len(listed) for word in asked)
+
+        return self._among(min(self.words, key=rank)) if self.words else self.tokens
 
 
 @dataclass(frozen=True)

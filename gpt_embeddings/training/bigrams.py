@@ -56,19 +56,17 @@ class BigramCounts:
         self._buffered = 0
         self._keys, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
 
-    def add(self, input_ids: Any, target_ids: Any) -> None:
-        """Count pairs.
+    def add(self, input_ids: Any, target_ids: Any, position_ids: Any = None) -> None:
+        """Count pairs of ids and the ids that follow them, arrays of one shape; a target of -100 is ignored.
 
-        Args:
-            input_ids: Token ids, an integer array of any shape; positions are counted along its last axis.
-            target_ids: The token that follows each, of the same shape; -100 is ignored.
+        Positions, of a shape that broadcasts to theirs, are by default the index along the last axis.
         """
         inputs, targets = np.asarray(input_ids, np.int64), np.asarray(target_ids, np.int64)
         if inputs.shape != targets.shape:
             raise ValueError(f"`input_ids` of shape {inputs.shape} and `target_ids` of {targets.shape} must agree.")
-        n_positions, positions = self.n_positions or 1, np.zeros(1, np.int64)
+        n_positions, positions = self.n_positions or 1, np.zeros((), np.int64)
         if self.n_positions is not None:
-            positions = np.arange(inputs.shape[-1])
+            positions = np.arange(inputs.shape[-1]) if position_ids is None else np.asarray(position_ids, np.int64)
         scored = targets != IGNORED
         inputs, targets, positions = inputs[scored], targets[scored], np.broadcast_to(positions, scored.shape)[scored]
         limits = {"input_ids": self.vocab_size, "target_ids": self.vocab_size, "position_ids": n_positions}

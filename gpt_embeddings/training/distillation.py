@@ -272,11 +272,8 @@ def principal_directions(vectors: Vectors, n_embd: int) -> torch.Tensor:
 def initial_rows(tokens: list[str], vectors: Vectors, counts: Rows | None, projection: torch.Tensor) -> torch.Tensor:
     """Return the teacher's vectors of tokens, projected and weighted by a / (a + share of the token).
 
-    Args:
-        tokens: The text of each token; empty for pieces of characters, whose rows are zeros.
-        vectors: The teacher's vectors of these texts, `(n_tokens, width)`.
-        counts: How often each token occurs in the data; None without data.
-        projection: Matrix of shape `(width, n_embd)`.
+    Tokens are texts, empty for pieces of characters, whose rows are zeros; `vectors` are the teacher's, `(n_tokens,
+    width)`; `counts` of the tokens in the data are None without data; `projection` is of shape `(width, n_embd)`.
     """
     zipf = 1 / np.arange(2, len(tokens) + 2)  # byte-pair vocabularies are roughly sorted by frequency
     share = zipf / zipf.sum()
@@ -293,11 +290,8 @@ def matryoshka_loss(
 ) -> torch.Tensor:
     """Return the loss of a batch, summed over all dimensions, the first half of them, the first quarter, and so on.
 
-    Args:
-        ours: Vectors of the student, `(batch, n_embd)`.
-        theirs: Vectors of the teacher, of length 1, `(batch, width)`.
-        projection: Matrix of shape `(width, n_embd)`, the principal components first.
-        similarity_weight: Weight of the squared differences of cosines within the batch.
+    `ours` are of shape `(batch, n_embd)`, `theirs`, of length 1, `(batch, width)`, and `projection` `(width, n_embd)`,
+    the principal components first. `similarity_weight` is that of the squared differences of cosines in the batch.
     """
     targets, cosines = theirs @ projection, theirs @ theirs.T
     total = ours.new_zeros(())

@@ -63,12 +63,10 @@ class RunFolder(AtomicOutput):
         options: TrainingOptions | None = None,
         **settings: Any,
     ) -> None:
-        self.tokenizer = tokenizer
-        if options is None:
-            super().__init__(path, kind)
-            return
-        self.options = options
-        super().__init__(path, kind, {**asdict(options), "tokenizer": tokenizer_digest(tokenizer), **settings})
+        self.tokenizer, self.options = tokenizer, options
+        if options is not None:
+            settings |= {**asdict(options), "tokenizer": tokenizer_digest(tokenizer)}
+        super().__init__(path, kind, settings or None)
 
     def save_state(self, step: int, state: Mapping[str, Any]) -> None:
         """Write the state after a step: tensors, numbers and containers of them."""
@@ -86,20 +84,15 @@ class RunFolder(AtomicOutput):
     ) -> dict[str, str]:
         """Minimize a loss in place, from the checkpoint of the run if there is one; return metadata on the steps.
 
-        The order of examples depends on seed and epoch alone. An epoch leaves out the last examples that fill no
-        batch.
-
-        Args:
-            model: The model.
-            n_examples: Number of examples.
-            loss: Takes row numbers of examples and the step, returns their mean loss. It depends on nothing else.
-            sparse: Whether a step updates only the rows of `wte` that its batch has.
-            **bar_options: Options of the progress bar.
+        `loss` takes row numbers of examples and the step, returns their mean loss, and depends on nothing else. The
+        order of examples depends on seed and epoch alone; an epoch leaves out the last ones that fill no batch. If
+        `sparse`, a step updates only the rows of `wte` that its batch has.
         """
-        size, rate = self.options.batch_size, self.options.learning_rate
+        options: Any = self.options
+        size, rate = options.batch_size, options.learning_rate
         optimizer = RowAdam([p for p in model.parameters() if p.requires_grad], lr=rate)
         step, per_epoch = 0, max(1, n_examples // size)
-        n_steps = max(1, round(per_epoch * self.options.epochs))
+        n_steps = max(1, round(per_epoch * options.epochs))
         if (self.folder / "state.pt").is_file():
             saved = torch.load(self.folder / "state.pt", weights_only=True)
             step = saved["step"]
@@ -113,7 +106,7 @@ class RunFolder(AtomicOutput):
                 while step < n_steps:
                     epoch, place = divmod(step, per_epoch)
                     if order is None or place == 0:
-                        order = np.random.default_rng([self.options.seed, epoch]).permutation(n_examples)
+                        order = np.random.default_rng([options.seed, epoch]).permutation(n_examples)
                     optimizer.param_groups[0]["lr"] = rate * (1 - step / n_steps)
                     value = loss(order[place * size : (place + 1) * size], step)
                     number = value.item()
@@ -125,7 +118,7 @@ class RunFolder(AtomicOutput):
                     shown = number if shown != shown else shown + (number - shown) / SHOWN_STEPS
                     bar.update()
                     bar.set_postfix({"loss": f"{shown:.4f}"}, refresh=False)
-                    if step % self.options.save_steps == 0 or step == n_steps:
+                    if step % options.save_steps == 0 or step == n_steps:
                         finite = all(bool(weight.isfinite().all()) for weight in model.parameters())
                         _check_finite(step, "weights are not finite", finite)
                         self.save_state(step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
@@ -133,8 +126,8 @@ class RunFolder(AtomicOutput):
             wte.sparse = before
             model.zero_grad()
         return {
-            "Steps": f"{self.options.epochs:g} epochs in batches of {size}",
-            "Learning rate": f"{rate:g}, RowAdam, falling to 0; seed {self.options.seed}",
+            "Steps": f"{options.epochs:g} epochs in batches of {size}",
+            "Learning rate": f"{rate:g}, RowAdam, falling to 0; seed {options.seed}",
         }
 
     def save(self, model: GPTEmbeddingsPreTrainedModel, metadata: Mapping[str, Any], *packages: str) -> dict[str, Any]:

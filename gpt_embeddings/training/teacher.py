@@ -215,10 +215,8 @@ def _load_model(name: str) -> Any:
     if model.max_seq_length == math.inf:  # a static model is fast, and reads whole texts
         return model
     model.max_seq_length = min(model.max_seq_length or MAX_TOKENS, MAX_TOKENS)
-    return model.bfloat16() if model.device.type == "cpu" and _has_bfloat16() else model
-
-
-def _has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16, which is otherwise slower than float32."""
+    if model.device.type != "cpu":
+        return model
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    # A CPU without this arithmetic is slower in bfloat16 than in float32.
+    return model.bfloat16() if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else model

@@ -20,7 +20,6 @@ from gpt_embeddings_cli import app
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 
 from gpt_embeddings.bundled import BUNDLED, ENGLISH, PORTUGUESE
-from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.tables import escape_text
 from gpt_embeddings.explore.translation import translate
 from gpt_embeddings.explore.views import (
@@ -29,6 +28,7 @@ from gpt_embeddings.explore.views import (
     TOKENS,
     VIEWS,
     WORDS,
+    LazyModel,
     ViewResult,
     notes_to_html,
     sizes_to_html,

@@ -16,10 +16,9 @@ pytest.importorskip("playwright", reason="playwright, of the extra `test`, is no
 from browser import find_chromium, open_browser
 
 from gpt_embeddings.explore.export import write_report
-from gpt_embeddings.explore.lazy_model import LazyModel
 from gpt_embeddings.explore.page import launch_page
 from gpt_embeddings.explore.translation import translate
-from gpt_embeddings.explore.views import SHOW, VIEWS
+from gpt_embeddings.explore.views import SHOW, VIEWS, LazyModel
 
 
 pytestmark = [
