@@ -12,7 +12,6 @@ from typing import Any
 from gpt_embeddings.explore.tables import escape_text
 from gpt_embeddings.explore.translation import EXAMPLES, PORTUGUESE, Language, translate
 from gpt_embeddings.explore.views import (
-    MAX_CHARACTERS,
     SHOW,
     TEMPLATES,
     TITLE,
@@ -185,6 +184,6 @@ def _make_widget(field: Field, value: Any, say: Callable[[str], Any]) -> Any:
         return gr.Checkbox(value, label=label, min_width=180)
     if isinstance(value, int):
         return gr.Number(value, label=label, precision=0, min_width=120)
-    # With one line to begin with, Enter submits; the field grows with its text.
-    size: dict[str, Any] = {"lines": field.lines, "max_lines": 8, "max_length": MAX_CHARACTERS}
+    # With one line to begin with, Enter submits; the field grows with its text, to far more than any model reads.
+    size: dict[str, Any] = {"lines": value.count("\n") + 1, "max_lines": 8, "max_length": 1_000_000}
     return gr.Textbox(value, label=label, min_width=160, scale=2, **size)

@@ -34,7 +34,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel, sinusoidal_table
 
 logger = logging.getLogger(__name__)
 
-MAX_CHARACTERS = 1_000_000  # of a field; far more than any model has positions for
 MAX_WORDS = 200
 MAX_SENTENCES = 12
 
@@ -132,7 +131,6 @@ class Field:
 
     label: str
     value: str | int | bool
-    lines: int = 1
     choices: tuple[str, ...] = ()
 
 
@@ -336,7 +334,7 @@ VIEWS = (
     View(
         "Why dense",
         "The same tokens as one-hot rows, bag of words, TF-IDF and embeddings.",
-        {"sentences": Field("Sentences, one on each line", SENTENCES, lines=3)},
+        {"sentences": Field("Sentences, one on each line", SENTENCES)},
         _show_encodings,
     ),
     View(

@@ -6,7 +6,6 @@ in `training.runs`, so that the rows of words get the weight that they have for 
 
 import copy
 import os
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -59,9 +58,7 @@ def train_classes(
         The content of `training_metadata.json`: data, classes, steps, accuracy and macro F1 of held-out rows.
 
     Raises:
-        OSError: The output exists, or could not be written; the last good checkpoint stays.
-        ValueError: A column is missing, labels are null, there is a single class, the settings or the data differ from
-            those of the unfinished run, or the loss is not finite.
+        ValueError: A column is missing, labels are null, there is a single class; and what [`RunFolder`] raises.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     texts, values, names, skipped = _read(dataset, column, label_column)
@@ -151,7 +148,7 @@ def _read(
             f"{missing[0]}. Give these rows a label or leave them out."
         )
     rows = np.flatnonzero(~find_blank(texts)).tolist()
-    found = Counter(values[i] for i in rows)
+    found = {values[i] for i in rows}
     if len(found) < least:
         only = f"a single class, {next(iter(found))!r}, in {len(rows):,} rows" if found else "no rows"
         raise ColumnError(

@@ -58,9 +58,7 @@ def train_clm(
         The content of `training_metadata.json`: data, tokens, steps, losses, bounds, versions.
 
     Raises:
-        OSError: The output exists, or could not be written; the last good checkpoint stays.
-        ValueError: The data gives no window, the settings differ from those of the unfinished run, or the loss is not
-            finite.
+        ValueError: The data gives no window; and what [`RunFolder`] raises.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     if options.max_length > model.config.n_positions:

@@ -59,9 +59,7 @@ def train_contrastive(
         The content of `training_metadata.json`: data, steps, recall@1 of held-out pairs before and after, versions.
 
     Raises:
-        OSError: The output exists, or could not be written; the last good checkpoint stays.
-        ValueError: There are too few pairs, the settings or the pairs differ from those of the unfinished run, or the
-            loss is not finite.
+        ValueError: There are too few pairs; and what [`RunFolder`] raises.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     read: list[tuple[str, str]] = []

@@ -76,10 +76,10 @@ def distil(
 
     Raises:
         ImportError: sentence-transformers is not installed.
-        OSError: The output exists, the teacher could not be loaded, or something could not be written.
+        OSError: The teacher could not be loaded.
         TypeError: The teacher has no `encode`.
-        ValueError: The data has too few sentences, the teacher does not return a finite vector for each text, the
-            settings differ from those of the unfinished run, or the loss is not finite.
+        ValueError: The data has too few sentences, or the teacher does not return a finite vector for each text; and
+            what [`RunFolder`] raises.
     """
     if dataset is None and options.init == "random":
         raise ValueError("`init` is 'random', but without data nothing is trained: give data, or `init='teacher'`.")
