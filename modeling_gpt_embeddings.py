@@ -604,7 +604,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
 
     def set_token_weights(self, weights: torch.Tensor | Any) -> None:
         """Store a weight for each token, `(vocab_size,)`, in the model and its checkpoints, and pool by them."""
-        weights, rows = torch.as_tensor(weights, dtype=torch.float32), self._vocab_rows()
+        weights = torch.as_tensor(weights, dtype=torch.float32)
+        rows = getattr(self.wte, "num_embeddings", self.config.vocab_size)
         if weights.shape != (rows,):
             _refuse("weights", weights, f"of shape ({rows},)")
         if not bool(((weights >= 0) & weights.isfinite()).all()):
@@ -736,7 +737,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         for name, values in ids.items():
             if values is None or _is_exporting():
                 continue
-            limit, first, rows = "vocab_size", 0, self._vocab_rows()
+            limit, first, rows = "vocab_size", 0, getattr(self.wte, "num_embeddings", self.config.vocab_size)
             if name == "position_ids":
                 limit, first, rows = "n_positions", -self.config.position_offset, self.config.n_positions
             if torch.compiler.is_compiling():
@@ -762,9 +763,6 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 'call `to_empty(device="cpu")` and load a state dict; offload it with `offload_buffers=False`.'
             )
         return ids
-
-    def _vocab_rows(self) -> int:
-        return int(getattr(self.wte, "num_embeddings", self.config.vocab_size))
 
 
 class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
@@ -889,17 +887,11 @@ class GPTEmbeddingsForCausalLM(GPTEmbeddingsPreTrainedModel, GenerationMixin):
         num_items: torch.Tensor | int | None,
     ) -> torch.Tensor:
         """Return the mean cross-entropy in nats, or its sum over `num_items`; a scalar in float32 or better."""
-        if self.loss_function is not ForCausalLMLoss:  # set by the caller
-            loss: torch.Tensor = self.loss_function(
-                self.lm_head(hidden_states),
-                labels,
-                vocab_size=self.config.vocab_size,
-                num_items_in_batch=num_items,
-                shift_labels=shift_labels,
-            )
-            return loss
-        name, targets = ("labels", labels) if shift_labels is None else ("shift_labels", shift_labels)
         shape, vocab_size = hidden_states.shape[:2], self.config.vocab_size
+        if self.loss_function is not ForCausalLMLoss:  # set by the caller
+            options = {"vocab_size": vocab_size, "num_items_in_batch": num_items, "shift_labels": shift_labels}
+            return self.loss_function(self.lm_head(hidden_states), labels, **options)
+        name, targets = ("labels", labels) if shift_labels is None else ("shift_labels", shift_labels)
         if targets is None or targets.shape != shape or targets.dtype not in ID_DTYPES:
             _refuse(name, targets, f"int64 or int32 of shape {tuple(shape)} like the inputs")
         if _is_eager() and targets.is_cpu:

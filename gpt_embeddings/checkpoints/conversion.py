@@ -1,6 +1,6 @@
 """A GPT checkpoint to a `GPTEmbeddingsModel`, and the tables back into a GPT.
 
-`families` knows the names, `tensors` reads the file.
+`families` knows the names, `files` reads the tensors.
 """
 
 import os
@@ -14,8 +14,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.families import BY_HAND, component_fields, find_family, find_keys, source_fields
-from gpt_embeddings.checkpoints.files import Folder, read_json
-from gpt_embeddings.checkpoints.tensors import DTYPES, open_checkpoint, open_file
+from gpt_embeddings.checkpoints.files import DTYPES, Folder, open_checkpoint, open_file, read_json
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -21,8 +21,7 @@ from transformers import (
 )
 
 from gpt_embeddings import from_gpt
-from gpt_embeddings.checkpoints import tensors
-from gpt_embeddings.checkpoints.files import Folder
+from gpt_embeddings.checkpoints import files
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
@@ -220,7 +219,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="is not a complete safetensors file"):
         from_gpt(path)
     with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
-        Folder(path)
+        files.Folder(path)
     path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 497774208\n")
     with pytest.raises(ValueError, match="`git lfs pull`"):
         from_gpt(path)
@@ -303,14 +302,14 @@ def test_broken_safetensors(folder, header, length, message, monkeypatch):
     write_safetensors(folder / "model.safetensors", header, data, length)
     with pytest.raises(ValueError, match=message if whole else "is not a complete safetensors file"):
         from_gpt(folder)
-    monkeypatch.setattr(tensors, "safe_open", too_large)
+    monkeypatch.setattr(files, "safe_open", too_large)
     with pytest.raises(ValueError, match=message):
         from_gpt(folder)
 
 
 def test_a_file_larger_than_memory_is_read_by_ranges(gpt, folder, monkeypatch):
     """The library maps all of a file, which the system may refuse."""
-    monkeypatch.setattr(tensors, "safe_open", too_large)
+    monkeypatch.setattr(files, "safe_open", too_large)
     check(from_gpt(folder), gpt)
 
 
@@ -414,7 +413,7 @@ def test_hub_gives_each_form_of_checkpoint(hub, larger, gpt, monkeypatch):
     check(from_gpt("alice/sharded"), gpt)
     check(from_gpt("alice/bin"), gpt)
     with monkeypatch.context() as patch:
-        patch.setattr(tensors, "BLOCK_BYTES", 1_000_001)  # the table of 4 MB in 5 requests
+        patch.setattr(files, "BLOCK_BYTES", 1_000_001)  # the table of 4 MB in 5 requests
         hub.asked.clear()
         check(from_gpt("alice/larger"), larger[0])
         assert len(contents(hub)) == 2 + 5 + 1
