@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, SoftFileLock, Timeout
@@ -77,10 +76,8 @@ class AtomicOutput:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file.open("a").close()
         except OSError as error:
-            reason = f"{error.strerror} ({error.filename})"
-            raise OSError(
-                f"The output {str(self.path)!r} cannot be written: {reason}. Choose another place."
-            ) from error
+            reason = f"cannot be written: {error.strerror} ({error.filename})"
+            raise OSError(f"The output {str(self.path)!r} {reason}. Choose another place.") from error
         self._lock = FileLock(file, thread_local=False)
         try:
             self._lock.acquire(timeout=0)
@@ -147,9 +144,7 @@ class AtomicOutput:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._settings is None or not _has_work(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.release()

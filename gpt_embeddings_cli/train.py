@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
-GPT2 = "openai-community/gpt2"
-FRESH_N_EMBD = 256  # without --model and --config
 TEXTS = {"texts_only": True, "streaming": True}  # so that nothing else in the files can fail
 
 TrainingOutput = Annotated[Path, typer.Option(help="Folder to make; it appears when the run is complete.")]
@@ -92,7 +90,9 @@ def distil(
         ),
     ],
     output: TrainingOutput,
-    tokenizer: Annotated[str, model_option(help="Folder or Hub name; its ids are the rows of the table.")] = GPT2,
+    tokenizer: Annotated[
+        str, model_option(help="Folder or Hub name; its ids are the rows of the table.")
+    ] = "openai-community/gpt2",
     options: dict[str, Any],
     reading: ReadingOptions,
 ) -> None:
@@ -253,7 +253,7 @@ def _open(
         return load_model_and_tokenizer(name, tokenizer, model_class)
     tokens = load_tokenizer(tokenizer or DEFAULT_TOKENIZER)
     if config is None:
-        sizes = GPTEmbeddingsConfig(vocab_size=vocabulary_rows(tokens), n_embd=FRESH_N_EMBD, embd_pdrop=0.0, **fresh)
+        sizes = GPTEmbeddingsConfig(vocab_size=vocabulary_rows(tokens), n_embd=256, embd_pdrop=0.0, **fresh)
     else:
         sizes = GPTEmbeddingsConfig.from_json_file(config)
     tokens.model_max_length = sizes.n_positions

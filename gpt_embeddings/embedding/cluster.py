@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from gpt_embeddings.embedding.embedder import Embedder
-from gpt_embeddings.embedding.shards import WRITTEN, with_provenance
+from gpt_embeddings.embedding.shards import WRITTEN
 from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
 
 
 BATCH_ROWS = 1000  # of a block that are embedded at once
-KIND = "embed --ray"  # of job, for `outputs`
 
 
 class EmbedderActor:
@@ -60,7 +59,7 @@ class EmbedderActor:
             for start in range(0, max(1, block.num_rows), BATCH_ROWS):
                 extended, counts = self._embedder.extend(block.slice(start, BATCH_ROWS))
                 if writer is None:
-                    schema = with_provenance(extended.schema, self._provenance)
+                    schema = self._provenance.add_to(extended.schema)
                     writer = closing.enter_context(pq.ParquetWriter(partial, schema))
                 writer.write_table(extended.cast(schema))
                 progress.add(counts)
@@ -121,7 +120,7 @@ def embed_on_cluster(
         raise ValueError(
             "int8 on a cluster needs `ranges`, which `Embedder.calibrate` finds on a sample of the texts."
         )
-    with AtomicOutput(output, KIND, overwrite=overwrite, overwritable=WRITTEN) as out:
+    with AtomicOutput(output, "embed --ray", overwrite=overwrite, overwritable=WRITTEN) as out:
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False)
         n_cpus = int(ray.cluster_resources().get("CPU", 0))

@@ -43,8 +43,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 logger = logging.getLogger(__name__)
 
-KIND = "embed"  # of job, for `outputs`
-
 AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
 # A batch holds at most about this much text and this many vectors, so that memory stays flat whatever the length of
@@ -123,7 +121,7 @@ def embed_dataset(
     if one_file and format != "parquet":
         raise ValueError(f"`format` is {format!r}, but the output is named as a {suffix} file.")
     if output is not None:
-        check_output(output, KIND, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
+        check_output(output, "embed", overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
     splits = _as_splits(data, embedder, num_proc)
     if one_file and "" not in splits:
         raise ValueError(f"{len(splits)} splits do not fit into one file; give a folder as `output`.")
@@ -277,7 +275,7 @@ class _Job:
         """
         pending: deque[Future[tuple[pa.Table, Counts]]] = deque()
         threads = ThreadPoolExecutor(self.n_threads, initializer=torch.set_num_threads, initargs=(1,))
-        tables = _split_large(tables, self.embedder)
+        tables = chain.from_iterable(_split_large(table, self.embedder) for table in tables)
         with torch_threads(1), threads:
             try:
                 while True:
@@ -293,19 +291,14 @@ class _Job:
                 threads.shutdown(cancel_futures=True)
 
 
-def _split_large(tables: Iterable[pa.Table], embedder: Embedder) -> Iterator[pa.Table]:
-    """Halve tables until their texts are about as large as a batch may be, or one row is left."""
-    column, limit = embedder.column, 2 * _batch_limits(embedder)[1]
-    stack: list[pa.Table] = []
-    for whole in tables:
-        stack.append(whole)
-        while stack:
-            table = stack.pop()
-            if table.num_rows <= 1 or column not in table.column_names or table[column].nbytes <= limit:
-                yield table
-            else:
-                half = table.num_rows // 2
-                stack += [table.slice(half), table.slice(0, half)]
+def _split_large(table: pa.Table, embedder: Embedder) -> Iterator[pa.Table]:
+    """Halve a table until its texts are about as large as a batch may be, or one row is left."""
+    column, half = embedder.column, table.num_rows // 2
+    if not half or column not in table.column_names or table[column].nbytes <= 2 * _batch_limits(embedder)[1]:
+        yield table
+    else:
+        yield from _split_large(table.slice(0, half), embedder)
+        yield from _split_large(table.slice(half), embedder)
 
 
 def _batch_limits(embedder: Embedder) -> tuple[int, int]:
@@ -365,7 +358,7 @@ def _embed_to(
         **identities.get("", {"splits": identities}),
     }
     with AtomicOutput(
-        target, KIND, settings, resume=resume, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET
+        target, "embed", settings, resume=resume, overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET
     ) as out:
         for name, source in sources.items():
             features = Features({**source.features, embedder.output_column: embedder.feature})

@@ -29,7 +29,7 @@ from gpt_embeddings.arguments import check_choice, check_integer
 from gpt_embeddings.bundled import bundled_name
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-from gpt_embeddings.embedding.quantization import Dtype, check_ranges, find_ranges, to_binary, to_float32, to_int8
+from gpt_embeddings.embedding.quantization import Dtype, find_ranges, to_binary, to_float32, to_int8
 from gpt_embeddings.embedding.shards import Provenance
 from gpt_embeddings.embedding.weights import (
     TableDtype,
@@ -141,7 +141,13 @@ class Embedder:
         self.width = -(-self.dim // 8) if self.dtype == "binary" else self.dim  # how many numbers store it
         self.storage = "int8" if self.dtype == "binary" else self.dtype  # their dtype
         self.vector_bytes = self.width * np.dtype(self.storage).itemsize
-        self.ranges = None if self.ranges is None else check_ranges(self.ranges, self.dim)
+        if self.ranges is not None:
+            ranges = self.ranges = np.asarray(self.ranges, np.float32)
+            if ranges.shape != (2, self.dim) or not np.isfinite(ranges).all() or not (ranges[0] < ranges[1]).all():
+                raise ValueError(
+                    f"`ranges` must be the smallest and the largest value of each dimension, finite, of shape "
+                    f"(2, {self.dim}); got an array of shape {ranges.shape}."
+                )
 
     @classmethod
     def from_pretrained(

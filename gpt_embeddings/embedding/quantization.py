@@ -14,17 +14,6 @@ Dtype: TypeAlias = Literal["float32", "float16", "int8", "binary"]
 Ranges: TypeAlias = npt.NDArray[np.float32]
 
 
-def check_ranges(ranges: Any, dim: int) -> Ranges:
-    """Return ranges as an array, `(2, dim)`: the smallest and the largest value of each dimension."""
-    ranges = np.asarray(ranges, np.float32)
-    if ranges.shape != (2, dim) or not np.isfinite(ranges).all() or not (ranges[0] < ranges[1]).all():
-        raise ValueError(
-            f"`ranges` must be the smallest and the largest value of each dimension, finite, of shape (2, {dim}); got "
-            f"an array of shape {ranges.shape}."
-        )
-    return ranges
-
-
 def find_ranges(vectors: npt.NDArray[np.floating[Any]]) -> Ranges:
     """Return the smallest and the largest value of each dimension, `(2, dim)`; equal ones are moved apart."""
     low, high = vectors.min(0), vectors.max(0)

@@ -54,6 +54,10 @@ class Provenance:
         """Return one line of JSON."""
         return json.dumps({KEY: asdict(self)})
 
+    def add_to(self, schema: pa.Schema) -> pa.Schema:
+        """Return a schema that carries this in its metadata."""
+        return schema.with_metadata({**(schema.metadata or {}), KEY.encode(): self.to_json().encode()})
+
     def check_same_model(self, other: "Provenance", name: str, other_name: str) -> None:
         """Refuse vectors of another model; `name` and `other_name` are what the message calls the two."""
         for what in ("weights", "tokenizer"):
@@ -64,11 +68,6 @@ class Provenance:
                     f"{other_name} has the {what} {two[:12]}. Vectors of two models cannot be compared: use the model "
                     "that made them, or embed again."
                 )
-
-
-def with_provenance(schema: pa.Schema, provenance: Provenance) -> pa.Schema:
-    """Return a schema that carries a provenance in its metadata."""
-    return schema.with_metadata({**(schema.metadata or {}), KEY.encode(): provenance.to_json().encode()})
 
 
 def read_provenance(path: str | Path, *, missing_ok: bool = False) -> Provenance | None:
@@ -113,7 +112,7 @@ class Shards:
 
     def __init__(self, folder: Path, features: Features, provenance: Provenance, *, format: Format = "arrow") -> None:
         self.folder, self.features, self.provenance, self.format = folder, features, provenance, format
-        self.schema = with_provenance(features.arrow_schema, provenance)
+        self.schema = provenance.add_to(features.arrow_schema)
         folder.mkdir(parents=True, exist_ok=True)
 
     def check_room(self, n_bytes: float) -> None:
