@@ -6,12 +6,11 @@ or a missing file is answered in a fraction of a second instead of the seconds t
 Read `common`, then the commands.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from gpt_embeddings_cli.common import errors_as_messages, prepare_streams
+from gpt_embeddings_cli.common import Commands, prepare_streams
 from gpt_embeddings_cli.embed import embed
 from gpt_embeddings_cli.evaluate import evaluate
 from gpt_embeddings_cli.explore import explore
@@ -23,14 +22,7 @@ from gpt_embeddings_cli.train import app as train
 from gpt_embeddings_cli.windows import windows
 
 
-class _Commands(TyperGroup):
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; an expected error is one message."""
-        with errors_as_messages():
-            return super().invoke(ctx)
-
-
-app = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)

@@ -11,13 +11,13 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 
 def prepare_streams() -> None:
@@ -72,23 +72,25 @@ def load_libraries(inputs: Sequence[str] = (), *models: str | None) -> None:
             signal.signal(signal.SIGINT, handler)
 
 
-@contextmanager
-def errors_as_messages() -> Iterator[None]:
-    """Print an expected error as one message and exit with 1, or with 130 after Ctrl-C, instead of a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        sys.exit(130)
-    except Exception as error:
-        expected: list[type[Exception]] = [ImportError, OSError, TypeError, ValueError]
-        # A request failed, or transformers refused a setting: whatever raises these has imported them already.
-        if (hub := sys.modules.get("huggingface_hub.errors")) is not None:
-            expected += [hub.HTTPError, hub.StrictDataclassError]
-        if not isinstance(error, tuple(expected)):
-            raise
-        typer.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+class Commands(TyperGroup):
+    """The commands: an expected error is one message and exit code 1, or 130 after Ctrl-C, instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was given."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("Interrupted.", err=True)
+            sys.exit(130)
+        except Exception as error:
+            expected: list[type[Exception]] = [ImportError, OSError, TypeError, ValueError]
+            # A request failed, or transformers refused a setting: whatever raises these has imported them already.
+            if (hub := sys.modules.get("huggingface_hub.errors")) is not None:
+                expected += [hub.HTTPError, hub.StrictDataclassError]
+            if not isinstance(error, tuple(expected)):
+                raise
+            typer.echo(f"Error: {error}", err=True)
+            sys.exit(1)
 
 
 # Options ---------------------------------------------------------------------------------------------------------

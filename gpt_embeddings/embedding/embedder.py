@@ -241,12 +241,8 @@ class Embedder:
         column = as_texts(texts)
         hidden = len(column) < LONG_LIST if show_progress_bar is None else not show_progress_bar
         starts = range(0, max(1, len(column)), BLOCK_TEXTS)
-        bar = Bar(total=len(starts), desc="Embedding", unit=f" x {BLOCK_TEXTS} texts", disable=hidden)
-        parts = []
-        with bar:
-            for i in starts:
-                parts.append(self._embed(column[i : i + BLOCK_TEXTS], first=i)[0])
-                bar.update()
+        bar = Bar(starts, desc="Embedding", unit=f" x {BLOCK_TEXTS} texts", disable=hidden)
+        parts = [self._embed(column[i : i + BLOCK_TEXTS], first=i)[0] for i in bar]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def similarity(self, a: Any, b: Any) -> Any:
@@ -266,9 +262,7 @@ class Embedder:
             if isinstance(given, torch.Tensor):
                 given = given.detach().cpu()
                 given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
-            elif (
-                isinstance(given, (list, tuple)) and given and not any(isinstance(x, (str, type(None))) for x in given)
-            ):
+            elif isinstance(given, (list, tuple)) and given and not {str, type(None)} & set(map(type, given)):
                 given = np.array(given)
             if not isinstance(given, np.ndarray) or given.dtype.kind not in "biufc":
                 found.append(self.with_options(dtype="float32").encode(given))
