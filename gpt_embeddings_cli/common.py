@@ -162,22 +162,19 @@ def reads_texts(command: Callable[..., None] | None = None, *, options: str | No
         command(**arguments)
 
     # typer reads the signature and the annotations.
-    annotations, defaults = {}, {}
+    parameters = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name not in groups:
-            annotations[name], defaults[name] = parameter.annotation, parameter.default
+            parameters.append(parameter)
             continue
         for field in fields(groups[name][0]):
-            annotations[field.name], defaults[field.name] = field.type, field.default
+            kind: Any = field.type
             if name == "options":
                 option = training_option(help=field.metadata["help"], min=field.metadata["least"])
-                annotations[field.name] = Annotated[field.type, option]
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
-        for name, annotation in annotations.items()
-    ]
+                kind = Annotated[kind, option]
+            parameters.append(inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=kind))
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = annotations
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
 
 

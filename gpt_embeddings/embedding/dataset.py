@@ -51,7 +51,6 @@ AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatas
 TEXT_BYTES = 2**21
 VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
-TEXT_BYTES_PER_TOKEN = 4  # English with GPT-2's vocabulary
 CALIBRATION_ROWS = 10_000
 PART_ROWS, MAX_PARTS = 4096, 256  # for worker processes: at least so many rows, and at most so many parts
 
@@ -304,8 +303,9 @@ def _split_large(table: pa.Table, embedder: Embedder) -> Iterator[pa.Table]:
 def _batch_limits(embedder: Embedder) -> tuple[int, int]:
     """Return how many rows a batch may have, and how many bytes of text."""
     n_vectors = max(1, VECTOR_BYTES // embedder.vector_bytes)
-    text_bytes = TEXT_BYTES if embedder.pooling != "none" else n_vectors * TEXT_BYTES_PER_TOKEN
-    return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, text_bytes)
+    if embedder.pooling == "none":  # a token of English has four bytes
+        return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, 4 * n_vectors)
+    return min(MAX_BATCH_ROWS, n_vectors), TEXT_BYTES
 
 
 def _drop_empty(dataset: Dataset, job: _Job) -> Dataset:

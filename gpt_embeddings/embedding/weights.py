@@ -64,8 +64,7 @@ def hash_weights(model: GPTEmbeddingsModel) -> str:
         if type(tensor) is not torch.Tensor:
             continue  # a subclass, such as torchao's: its module is hashed as a change
         hashing.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        hashing.update(flat.view(torch.uint8).numpy().data)  # without a copy
+        hashing.update(_bytes(tensor.cpu().reshape(-1)).data)  # without a copy
     if changes := find_changes(model):
         hashing.update(Hasher.hash(changes).encode())
     return str(hashing.hexdigest())
