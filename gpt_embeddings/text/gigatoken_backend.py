@@ -1,9 +1,8 @@
 """The accelerated backend behind `encode_flat`: gigatoken, used only if it is proved equal to `tokenizers`.
 
-It is built from the same `tokenizer.json` as the reference and compared with it on every character of Unicode, every
-vocabulary entry, every added token, and long runs. The two may know different versions of Unicode, so texts with a
-character that they treat differently (a fallback character) go to `tokenizers`. The verdict is stored in a small file,
-so that the proof is made once for each tokenizer and versions of the libraries.
+It is compared with the reference on every character of Unicode, every vocabulary entry, every added token, and long
+runs. Texts with a character that the two treat differently (a fallback character) go to `tokenizers`. The verdict is
+stored in a file, so that the proof is made once for each tokenizer and versions of the libraries.
 
 gigatoken encodes on its own threads, but in forked children and other workers on the calling thread, since a child
 does not inherit threads. No thread forks while another encodes.
@@ -108,11 +107,7 @@ class BatchNormalizer:
 
 
 class GigatokenBackend:
-    """One tokenizer in gigatoken, made from its `tokenizer.json` without a normalizer.
-
-    The normalizer is applied to the texts first. Texts that contain a fallback character, which is beyond ASCII, are
-    encoded by the reference.
-    """
+    """One tokenizer in gigatoken, made from its `tokenizer.json` without the normalizer, which is applied before."""
 
     def __init__(self, description: str, reference: Encode, normalizer: BatchNormalizer | None = None) -> None:
         self._description, self._reference, self.normalizer = description, reference, normalizer
@@ -191,11 +186,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 
 def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) -> GigatokenBackend | None:
-    """Return a tokenizer in gigatoken that gives the ids of `backend`, or None.
-
-    There is no warning if gigatoken is not installed, and one if it cannot replace `tokenizers`. `reference` encodes
-    texts with `backend`, which has no truncation and no padding.
-    """
+    """Return a tokenizer in gigatoken that gives the ids of `backend`, as `reference` does, or None with a warning."""
     try:
         import gigatoken  # noqa: F401
     except ImportError:

@@ -201,10 +201,7 @@ class _FilesBuilder(ArrowBasedBuilder):
 
 
 def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions, *, final: bool = False) -> pa.Schema:
-    """Return one schema for the columns of all files, or raise an error that names the column and the file.
-
-    Columns that had only nulls so far become columns of strings if they hold texts, or if the schema is final.
-    """
+    """Return one schema for all files; columns of nulls become strings if they hold texts or the schema is final."""
     features: dict[str, Any] = {}
     types: dict[str, pa.DataType] = {}
     for path, schema in schemas:

@@ -100,7 +100,13 @@ def load_tokenizer(
         tokenizer = GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)  # type: ignore[arg-type]
     else:
         try:
-            _check_reach(name, revision)
+            # A name that is neither local nor on the Hub fails at once: transformers would ask many times.
+            here = (try_to_load_from_cache(name, file, revision=revision) for file in TOKENIZER_MARKS)
+            if not os.path.exists(name) and not any(isinstance(path, str) for path in here):
+                with suppress(EntryNotFoundError):
+                    get_hf_file_metadata(
+                        hf_hub_url(name, TOKENIZER_MARKS[0], revision=revision), timeout=hub_timeout()
+                    )
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         except (OSError, ValueError, HTTPError) as error:
             advice = "Check the name, or give a folder that `tokenizer.save_pretrained` wrote."
@@ -209,15 +215,6 @@ def hub_timeout() -> float:
     """Return the seconds to wait for the Hub's answer on a file: `HF_HUB_ETAG_TIMEOUT`, or a few."""
     given = constants.HF_HUB_ETAG_TIMEOUT
     return PATIENCE if given == constants.DEFAULT_ETAG_TIMEOUT else float(given)
-
-
-def _check_reach(name: str, revision: str | None) -> None:
-    """Raise at once for a name that is neither local nor on the Hub: transformers would ask many times."""
-    here = (try_to_load_from_cache(name, file, revision=revision) for file in TOKENIZER_MARKS)
-    if os.path.exists(name) or any(isinstance(path, str) for path in here):
-        return
-    with suppress(EntryNotFoundError):
-        get_hf_file_metadata(hf_hub_url(name, TOKENIZER_MARKS[0], revision=revision), timeout=hub_timeout())
 
 
 def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None:

@@ -68,8 +68,7 @@ def read_shards(
 ) -> Pieces:
     """Read shards of a streaming dataset, one after the other; the shard None is the dataset as it is.
 
-    With a `node`, a rank and a world size, every `world_size`-th row is kept. A cursor is
-    `{"shard": number, "state": state of the shard or None, "row": rows after it}`.
+    Of a `node`, a rank and a world size, every `world_size`-th row is kept. A cursor has shard, state of it and rows.
     """
     for shard in shards[shards.index(cursor["shard"]) if cursor else 0 :]:
         dataset = corpus if shard is None else corpus.shard(corpus.num_shards, shard)
@@ -87,10 +86,7 @@ def read_shards(
 
 
 def log_texts(documents: Documents, log: list[dict[str, Any]], key: list[int]) -> Documents:
-    """Return documents that note in a log how much was read of them, with a checksum, for [`has_same_texts`].
-
-    `key` are the epoch and the stream.
-    """
+    """Return documents that note in a log how much was read of them; `key` are the epoch and the stream."""
 
     def read(cursor: DocumentCursor | None) -> Pieces:
         entry: dict[str, Any] = {"key": key, "cursor": cursor, "texts": 0, "checksum": 0}

@@ -16,12 +16,12 @@ import torch.utils.data
 from torch.utils.data import DataLoader, get_worker_info
 
 from gpt_embeddings.text.encoding import prepare
+from gpt_embeddings.windows.corpus import Corpus
+from gpt_embeddings.windows.cursor import Cursor
 from gpt_embeddings.windows.packing import Ids
 
 
 if TYPE_CHECKING:
-    from gpt_embeddings.windows.corpus import Corpus
-    from gpt_embeddings.windows.cursor import Cursor
     from gpt_embeddings.windows.token_windows import TokenWindows
 
 Batch: TypeAlias = dict[str, torch.Tensor]
@@ -186,7 +186,7 @@ def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *,
 
 
 def take_turns(
-    corpus: "Corpus", cursor: "Cursor", order: Sequence[int | None], batch_size: int, drop_last: bool
+    corpus: Corpus, cursor: Cursor, order: Sequence[int | None], batch_size: int, drop_last: bool
 ) -> Iterator[Turn]:
     """Yield (stream, windows, state after them), stream after stream, until all have ended.
 

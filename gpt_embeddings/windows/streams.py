@@ -52,7 +52,24 @@ class TokenStream:
         if self._ended:
             return self._empty
         while (windows := self._packer.take(n, self._final)) is None:
-            self._read()
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._final = True
+                self._check(None)
+                continue
+            source, texts = piece
+            input_ids, offsets = encode_flat(texts, self._tokenizer, add_special_tokens=False)
+            lengths = np.diff(offsets)
+            if not len(input_ids):
+                continue
+            first = int(np.argmax(lengths > 0))
+            checked = input_ids[offsets[first] : min(offsets[first + 1], offsets[first] + CHECKED_IDS)]
+            check = zlib.crc32(np.ascontiguousarray(checked, "<i4").tobytes())
+            self._check(check)
+            cursor = {"source": source, "documents": self.n_documents, "tokens": self.n_tokens, "check": check}
+            self._packer.push(input_ids, offsets, cursor)
+            self.n_documents += int(np.count_nonzero(lengths))
+            self.n_tokens += len(input_ids)
         self._ended = self._packer.ended
         return windows
 
@@ -64,26 +81,6 @@ class TokenStream:
         if cursor is None:
             return None if self._state is None else dict(self._state)
         return {**cursor, "position": self._packer.position}
-
-    def _read(self) -> None:
-        piece = next(self._pieces, None)
-        if piece is None:
-            self._final = True
-            self._check(None)
-            return
-        source, texts = piece
-        input_ids, offsets = encode_flat(texts, self._tokenizer, add_special_tokens=False)
-        lengths = np.diff(offsets)
-        if not len(input_ids):
-            return
-        first = int(np.argmax(lengths > 0))
-        checked = input_ids[offsets[first] : min(offsets[first + 1], offsets[first] + CHECKED_IDS)]
-        check = zlib.crc32(np.ascontiguousarray(checked, "<i4").tobytes())
-        self._check(check)
-        cursor = {"source": source, "documents": self.n_documents, "tokens": self.n_tokens, "check": check}
-        self._packer.push(input_ids, offsets, cursor)
-        self.n_documents += int(np.count_nonzero(lengths))
-        self.n_tokens += len(input_ids)
 
     def _check(self, found: int | None) -> None:
         if self._expected is not None and found != self._expected:
