@@ -638,11 +638,9 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
             return F.pad(rows.cumsum(0, dtype=dtype), (0, 0, 1, 0))
         kept, sums = self._position_sums or (rows[:0], rows[:0])
         known = len(kept) >= longest and (kept.dtype, kept.device) == (rows.dtype, rows.device)
-        if known:
-            whole = rows.shape[1] * rows.element_size() % 8 == 0  # whole words compare four times as fast
-            pair = (tensor.view(torch.int64) if whole else tensor for tensor in (kept[:longest], rows))
-            known = torch.equal(*pair)
-        if not known:
+        # Whole words compare four times as fast.
+        words = torch.int64 if rows.shape[1] * rows.element_size() % 8 == 0 else rows.dtype
+        if not (known and torch.equal(kept[:longest].view(words), rows.view(words))):
             rows = self._first_positions(min(self.config.n_positions, 1 << longest.bit_length()))  # for longer texts
             with torch.inference_mode(False), torch.no_grad():  # they may outlive the mode of this call
                 kept, sums = rows.clone(), F.pad(rows.clone().cumsum(0, dtype=dtype), (0, 0, 1, 0))

@@ -173,6 +173,7 @@ def push_to_hub(
                 "commit_description": f"Made by {model_id} at revision {model_revision}.",
             }
             data = obj.push_to_hub(repo_id, token=api.token, revision=revision, create_pr=create_pr, **options)
+            # The second commit is tied to the one with the data, and its card is the one that `datasets` wrote.
             length = getattr(obj.features[column], "length", -1)
             text = cards.write_dataset_card(
                 _read_remote(api, repo_id, "dataset", data.oid, [CARD]),
@@ -198,7 +199,7 @@ def push_to_hub(
     with _advice(repo_id), tempfile.TemporaryDirectory() as folder:
         saved_tokenizer = save_model_and_tokenizer(Path(folder), obj, tokenizer, metadata.training)
         repo_id = _open_repository(api, repo_id, "model", private, revision)
-        state = api.model_info(repo_id, revision=revision)
+        state = api.model_info(repo_id, revision=revision)  # the commit is tied to it
         old = [file.rfilename for file in state.siblings or []]
         remote = _read_remote(api, repo_id, "model", str(state.sha), old)
         base = cards.choose_card(card, remote, f"{repo_id} at {state.sha}")
