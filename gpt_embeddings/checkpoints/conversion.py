@@ -1,7 +1,4 @@
-"""A GPT checkpoint to a `GPTEmbeddingsModel`, and the tables back into a GPT.
-
-`families` knows the names, `files` reads the tensors.
-"""
+"""A GPT checkpoint to a `GPTEmbeddingsModel`, and the tables back into a GPT."""
 
 import os
 from collections.abc import Collection, Mapping

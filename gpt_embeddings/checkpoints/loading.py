@@ -21,14 +21,7 @@ DEFAULT_TOKENIZER = "openai-community/gpt2"
 MODEL_TYPE = GPTEmbeddingsConfig.model_type
 
 # A tokenizer has one of these files. Without one `AutoTokenizer` makes an empty tokenizer for some families.
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-)
+VOCABULARIES = "tokenizer.json vocab.json vocab.txt sentencepiece.bpe.model spiece.model tokenizer.model".split()
 
 
 def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsModel) -> Any:

@@ -1,7 +1,4 @@
-"""Static embedding models of other libraries: model2vec's, and the `StaticEmbedding` of sentence-transformers.
-
-Both are a table; the vector of a text is the mean of its rows. The way back is `export`.
-"""
+"""Static models of model2vec and sentence-transformers: a table; the vector of a text is the mean of its rows."""
 
 import json
 import os
