@@ -76,6 +76,7 @@ class TestLoss:
         losses = [m(IDS, labels=IDS).loss for m in (model, exact)]
         with torch.autocast("cpu", dtype=dtype):
             losses.append(exact(IDS, labels=IDS).loss)
+        assert losses[2] != losses[1]
         for loss in losses:
             assert loss.dtype == torch.float32
             torch.testing.assert_close(loss, losses[1], rtol=0.02, atol=0)

@@ -31,13 +31,10 @@ def test_a_line_every_ten_seconds(clock):
     assert [int(line.split("|")[-1].split("/")[0]) for line in lines] == pytest.approx(range(100, 601, 100), abs=6)
     assert all(line.startswith("Windows: ") and "loss=" in line for line in lines)
     assert rest == "" and "\r" not in log.getvalue()
-
-
-def test_what_is_done_sooner_leaves_no_line(clock):
     log = io.StringIO()
     for _ in Bar(range(50), file=log, leave=False):
         clock[0] += 0.1
-    assert log.getvalue() == ""
+    assert log.getvalue() == ""  # done sooner
 
 
 def test_a_terminal_has_a_bar():

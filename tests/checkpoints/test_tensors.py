@@ -186,24 +186,25 @@ def test_a_broken_configuration(folder):
             from_gpt(folder)
 
 
+BY_HAND = {"wte_key": "transformer.wte.weight", "wpe_key": "transformer.wpe.weight"}
+
+
 def test_names_by_hand(gpt, folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of"}))
     with pytest.raises(ValueError, match="wte_key="):
         from_gpt(folder)
-    keys = {"wte_key": "transformer.wte.weight", "wpe_key": "transformer.wpe.weight"}
-    check(from_gpt(folder, **keys), gpt)
+    check(from_gpt(folder, **BY_HAND), gpt)
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no file 'config.json'"):
         from_gpt(folder)
-    model = from_gpt(folder, **keys)
-    check(model, gpt)
-    model = from_gpt(folder, **keys, position_offset=2, token_scale=3.0)
-    assert (model.config.n_positions, model.config.position_offset, model.config.token_scale) == (10, 2, 3.0)
-    tokens = from_gpt(folder, wte_key=keys["wte_key"], position_embedding_type="none")
+    check(from_gpt(folder, **BY_HAND), gpt)
+    config = from_gpt(folder, **BY_HAND, position_offset=2, token_scale=3.0).config
+    assert (config.n_positions, config.position_offset, config.token_scale) == (10, 2, 3.0)
+    tokens = from_gpt(folder, wte_key=BY_HAND["wte_key"], position_embedding_type="none")
     assert tokens.wpe is None and torch.equal(tokens.wte.weight, gpt.transformer.wte.weight)
     with pytest.raises(ValueError, match=r"'transformer.h.0.ln_1.weight' is torch.float32 of shape \(24,\)"):
-        from_gpt(folder, wte_key="transformer.h.0.ln_1.weight", wpe_key=keys["wpe_key"])
+        from_gpt(folder, **{**BY_HAND, "wte_key": "transformer.h.0.ln_1.weight"})
 
 
 def test_nothing_there(tmp_path):
@@ -225,18 +226,16 @@ def test_nothing_there(tmp_path):
         from_gpt(path)
 
 
-BY_HAND = {"wte_key": "transformer.wte.weight", "wpe_key": "transformer.wpe.weight"}
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_a_file_alone(gpt, suffix, tmp_path):
-    path = tmp_path / f"weights.{suffix}"
-    save_model(gpt, path) if suffix == "safetensors" else torch.save(gpt.state_dict(), path)
-    check(from_gpt(path, **BY_HAND), gpt)
-    with pytest.raises(FileNotFoundError, match=r"has no file 'config\.json'"):
-        from_gpt(path)
-    gpt.config.save_pretrained(tmp_path)
-    check(from_gpt(path), gpt)  # with its configuration beside it, no name is needed
+def test_a_file_alone(gpt, tmp_path):
+    save_model(gpt, tmp_path / "weights.safetensors")
+    torch.save(gpt.state_dict(), tmp_path / "weights.pt")
+    for path in (tmp_path / "weights.safetensors", tmp_path / "weights.pt"):
+        check(from_gpt(path, **BY_HAND), gpt)
+        with pytest.raises(FileNotFoundError, match=r"has no file 'config\.json'"):
+            from_gpt(path)
+        gpt.config.save_pretrained(tmp_path)
+        check(from_gpt(path), gpt)  # with its configuration beside it, no name is needed
+        (tmp_path / "config.json").unlink()
 
 
 def test_any_module_by_the_names_of_its_tables(gpt):

@@ -1,6 +1,5 @@
 """`gpt-embeddings extract` as a user runs it."""
 
-import json
 import shutil
 
 import pytest
@@ -58,15 +57,6 @@ def test_tables_and_tokenizer(gpt, small_tokenizer, tmp_path):
     assert sorted(path.name for path in output.parent.iterdir()) == ["folder"]
 
 
-def test_options(gpt, tmp_path):
-    result = run(gpt, "--output", tmp_path / "a", "--dtype", "bfloat16", "--position-embedding-type", "none")
-    assert result.exit_code == 0, result.output
-    model = GPTEmbeddingsModel.from_pretrained(tmp_path / "a")
-    assert (model.dtype, model.wpe) == (torch.bfloat16, None)
-    keys = ["--wte-key", "transformer.wte.weight", "--wpe-key", "transformer.wpe.weight"]
-    assert run(gpt, "--output", tmp_path / "b", *keys).exit_code == 0
-
-
 def test_an_output_that_exists(gpt, tmp_path):
     old = tmp_path / "old"
     old.mkdir()
@@ -115,19 +105,21 @@ def test_sources_with_no_tokenizer_or_a_strange_one(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_static_model_and_a_file(gpt, small_tokenizer, tmp_path):
+def test_options_for_a_folder_a_file_and_a_static_model(gpt, small_tokenizer, tmp_path):
+    result = run(gpt, "--output", tmp_path / "a", "--dtype", "bfloat16", "--position-embedding-type", "none")
+    assert result.exit_code == 0, result.output
+    model = GPTEmbeddingsModel.from_pretrained(tmp_path / "a")
+    assert (model.dtype, model.wpe) == (torch.bfloat16, None)
+    state = {"model": AutoModel.from_pretrained(gpt).state_dict(), "iter_num": 3}
+    torch.save(state, tmp_path / "ckpt.pt")
+    keys = ["--wte-key", "wte.weight", "--wpe-key", "wpe.weight"]
+    assert run(tmp_path / "ckpt.pt", "--output", tmp_path / "b", *keys).exit_code == 0
+    table = GPTEmbeddingsModel.from_pretrained(tmp_path / "b").wte.weight
+    assert torch.equal(table, state["model"]["wte.weight"])
     static = StaticEmbedding(small_tokenizer.backend_tokenizer, embedding_dim=8)
     SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path / "static"))
     result = run(tmp_path / "static", "--output", tmp_path / "c", "--dtype", "float16")
     assert result.exit_code == 1 and "taken as they are" in result.output.replace("\n", " ")
-
-    (tmp_path / "file").mkdir()
-    state = {"model": AutoModel.from_pretrained(gpt).state_dict(), "iter_num": 3}
-    torch.save(state, tmp_path / "file" / "ckpt.pt")
-    keys = ["--wte-key", "wte.weight", "--wpe-key", "wpe.weight"]
-    assert run(tmp_path / "file" / "ckpt.pt", "--output", tmp_path / "b", *keys).exit_code == 0
-    table = GPTEmbeddingsModel.from_pretrained(tmp_path / "b").wte.weight
-    assert torch.equal(table, state["model"]["wte.weight"])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of huggingface_hub's use of its HTTP client
@@ -142,8 +134,6 @@ def test_from_a_hub(gpt, tmp_path):
     check_no_token(result.output, "the output")
     content = [asked for asked in client.hub.asked if asked.origin == "cdn"]
     assert content and all(asked.range and not asked.with_token for asked in content)
-    source = AutoModel.from_pretrained(gpt)
-    model = GPTEmbeddingsModel.from_pretrained(tmp_path / "out")
-    assert torch.equal(model.wte.weight, source.wte.weight)
+    found = GPTEmbeddingsModel.from_pretrained(tmp_path / "out").wte.weight
+    assert torch.equal(found, AutoModel.from_pretrained(gpt).wte.weight)
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 500
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["n_positions"] == 32

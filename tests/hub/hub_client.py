@@ -63,6 +63,7 @@ def local_hub(root: Path) -> Iterator[tuple[Client, pytest.MonkeyPatch]]:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setattr(constants, "HF_HUB_CACHE", str(root / "cache"))
+        patch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # a client of the server before
         patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between two tries
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         patch.setenv("HF_TOKEN", TOKENS["alice"])

@@ -179,24 +179,20 @@ def test_pushes_over_what_is_there(client, tmp_path, caplog):
     assert "replaces" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("kind", "task"),
-    [
+def test_a_model_with_a_head(client, tmp_path):
+    for kind, task in (
         (GPTEmbeddingsForCausalLM, "feature-extraction"),
         (GPTEmbeddingsForSequenceClassification, "text-classification"),
-    ],
-)
-def test_a_model_with_a_head(client, tmp_path, kind, task):
-    config = GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False)
-    config.id2label = {0: "ebb", 1: "flood"}
-    save_folder(tmp_path, kind(config), small_tokenizer())
-    push_to_hub(tmp_path, name := f"alice/{task}")
-    config = json.loads(client.text(name, "config.json"))
-    assert config["architectures"] == [kind.__name__]
-    assert f"AutoModel{kind.__name__.removeprefix('GPTEmbeddings')}" in config["auto_map"]
-    card = client.text(name, "README.md")
-    assert f"pipeline_tag: {task}\n" in card
-    assert ("with the labels ebb, flood:" in card) == (task == "text-classification")
+    ):
+        config = GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False, id2label={0: "ebb", 1: "flood"})
+        save_folder(tmp_path / task, kind(config), small_tokenizer())
+        push_to_hub(tmp_path / task, name := f"alice/{task}")
+        config = json.loads(client.text(name, "config.json"))
+        assert config["architectures"] == [kind.__name__]
+        assert f"AutoModel{kind.__name__.removeprefix('GPTEmbeddings')}" in config["auto_map"]
+        card = client.text(name, "README.md")
+        assert f"pipeline_tag: {task}\n" in card
+        assert ("with the labels ebb, flood:" in card) == (task == "text-classification")
 
 
 def test_push_to_hub_of_an_embedder_and_of_transformers(client):
