@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gpt_embeddings_cli.common import Data, ReadingOptions, Tokenizer, load_libraries, model_option, reads_texts
 
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -239,7 +236,7 @@ def _check(
 
 def _open(
     kind: str, name: str | None, tokenizer: str | None, config: Path | None, seed: int, fresh: dict[str, Any]
-) -> "tuple[Any, PreTrainedTokenizerBase]":
+) -> tuple[Any, Any]:
     """Return a saved model, or a fresh one by config.json or by default sizes and `fresh`; and its tokenizer."""
     import torch
 

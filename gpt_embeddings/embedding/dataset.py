@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -42,8 +42,6 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 logger = logging.getLogger(__name__)
-
-AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
 # A batch holds at most about this much text and this many vectors, so that memory stays flat whatever the length of
 # the documents. Tokenizer and table compete for the processor's cache: on short texts, batches of an eighth of this
@@ -71,7 +69,7 @@ def embed_dataset(
     progress: Progress | None = None,
     model_name: str | None = None,
     **options: Any,
-) -> AnyDataset:
+) -> Dataset | DatasetDict | IterableDataset | IterableDatasetDict:
     """Embed a column of a dataset, in Arrow from end to end, with the steps overlapping on all cores.
 
     With an output, rows are written to disk in shards of about 256 MiB, and memory stays flat however large the
@@ -121,7 +119,7 @@ def embed_dataset(
         raise ValueError(f"`format` is {format!r}, but the output is named as a {suffix} file.")
     if output is not None:
         check_output(output, "embed", overwrite=overwrite, overwritable=WRITTEN, suffixes=PARQUET)
-    splits = _as_splits(data, embedder, num_proc)
+    splits, column = _as_splits(data, embedder, num_proc), embedder.column
     if one_file and "" not in splits:
         raise ValueError(f"{len(splits)} splits do not fit into one file; give a folder as `output`.")
     streams = isinstance(data, (IterableDataset, IterableDatasetDict))
@@ -130,7 +128,7 @@ def embed_dataset(
         if drop_empty:
             raise ValueError(
                 "`drop_empty` needs an `output` for a stream, or the dropped rows could not be counted. "
-                f"Or drop them yourself: `stream.filter(lambda row: (row[{embedder.column!r}] or '').strip())`."
+                f"Or drop them yourself: `stream.filter(lambda row: (row[{column!r}] or '').strip())`."
             )
         embedded = {name: _embed_lazily(split, embedder) for name, split in splits.items()}
     else:
@@ -139,14 +137,18 @@ def embed_dataset(
                 raise ValueError("int8 on a streaming dataset needs `ranges`, which `Embedder.calibrate` finds.")
             first = next(iter(splits.values()))  # a sample of it that is the same in every run
             rows = np.linspace(0, len(first) - 1, min(len(first), CALIBRATION_ROWS), dtype=np.int64)
-            sample = first.select_columns([embedder.column]).with_format("arrow").select(rows)[:]
-            texts = take_column(sample, embedder.column)
+            texts = take_column(first.select_columns([column]).with_format("arrow").select(rows)[:], column)
             embedder.calibrate(texts.filter(pa.array(~find_blank(texts))))
         counting = progress or Progress(None if streams else sum(map(len, splits.values())))
         try:
             job = _Job(embedder, embedder.provenance(model_name), counting, format, num_proc or 0, drop_empty)
-            if drop_empty and not streams:
-                splits = {name: _drop_empty(split, job) for name, split in splits.items()}
+            if drop_empty and not streams:  # which drop them while they are read
+                for name, split in splits.items():
+                    batches = split.select_columns([column]).with_format("arrow").iter(batch_size=MAX_BATCH_ROWS)
+                    found = [find_blank(take_column(batch, column)) for batch in batches]
+                    blank = np.concatenate([np.zeros(0, bool), *found])
+                    counting.add(Counts(dropped=int(blank.sum())))
+                    splits[name] = split.select(np.flatnonzero(~blank)) if blank.any() else split
             if target is None:
                 embedded = {name: _embed_in_memory(split, job) for name, split in splits.items()}
             else:
@@ -306,15 +308,6 @@ def _batch_limits(embedder: Embedder) -> tuple[int, int]:
     if embedder.pooling == "none":  # a token of English has four bytes
         return min(MAX_BATCH_ROWS, n_vectors), min(TEXT_BYTES, 4 * n_vectors)
     return min(MAX_BATCH_ROWS, n_vectors), TEXT_BYTES
-
-
-def _drop_empty(dataset: Dataset, job: _Job) -> Dataset:
-    """Return a dataset without its missing and blank texts, and count them."""
-    column = job.embedder.column
-    batches = dataset.select_columns([column]).with_format("arrow").iter(batch_size=MAX_BATCH_ROWS)
-    blank = np.concatenate([np.zeros(0, bool), *(find_blank(take_column(batch, column)) for batch in batches)])
-    job.progress.add(Counts(dropped=int(blank.sum())))
-    return dataset.select(np.flatnonzero(~blank)) if blank.any() else dataset
 
 
 def _embed_in_memory(dataset: Dataset, job: _Job) -> Dataset:
