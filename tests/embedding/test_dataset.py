@@ -115,8 +115,7 @@ def test_a_stream_that_can_be_read_once(model, tokenizer, small, tmp_path, featu
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("change", ["reordered", "other column", "shorter"])
-def test_a_stream_over_a_file_that_has_changed_is_not_continued(model, tokenizer, small, tmp_path, change):
+def test_a_stream_over_a_file_that_has_changed_is_not_continued(model, tokenizer, small, tmp_path):
     """Any of the finished rows may have changed: they are compared, not only the first and the last."""
     path = tmp_path / "rows.jsonl"
 
@@ -127,15 +126,10 @@ def test_a_stream_over_a_file_that_has_changed_is_not_continued(model, tokenizer
     rows = [{"text": text, "id": i} for i, text in enumerate(TEXTS)]
     with pytest.raises(StopError):
         embed_dataset(stream(rows), model, tokenizer, output=tmp_path / "out", progress=StopAfter(150))
-    changed = [dict(row) for row in rows]
-    if change == "reordered":
-        changed[20], changed[21] = changed[21], changed[20]
-    elif change == "shorter":
-        del changed[30:]
-    else:
-        changed[20]["id"] = -1
-    with pytest.raises(ValueError, match="does not repeat the rows that an earlier run has embedded: rows 0 to"):
-        embed_dataset(stream(changed), model, tokenizer, output=tmp_path / "out")
+    reordered, edited = [*rows[:20], rows[21], rows[20], *rows[22:]], [*rows[:20], rows[20] | {"id": -1}, *rows[21:]]
+    for changed in (reordered, edited, rows[:30]):
+        with pytest.raises(ValueError, match="does not repeat the rows that an earlier run has embedded: rows 0 to"):
+            embed_dataset(stream(changed), model, tokenizer, output=tmp_path / "out")
     more = [*rows, {"text": "one more", "id": 200}]  # only rows after the finished ones differ
     assert embed_dataset(stream(more), model, tokenizer, output=tmp_path / "out")["id"][:] == list(range(201))
 

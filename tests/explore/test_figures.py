@@ -36,22 +36,13 @@ def index(model, gpt2_tokenizer):
     return Neighbours(model, gpt2_tokenizer)
 
 
-def strings(figure):
-    """Return every string that a figure shows."""
-    found = []
-
-    def walk(node):
-        if isinstance(node, dict):
-            for value in node.values():
-                walk(value)
-        elif isinstance(node, list):
-            for value in node:
-                walk(value)
-        elif isinstance(node, str):
-            found.append(node)
-
-    walk(json.loads(figure.to_json()))
-    return found
+def strings(node):
+    """Yield every string of JSON."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, (dict, list)):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from strings(value)
 
 
 def test_the_heat_map_of_a_text_holds_cosines_and_norms(model, gpt2_tokenizer):
@@ -84,14 +75,6 @@ def test_the_table_of_a_text_says_what_was_cut(model, gpt2_tokenizer):
     assert figures.text_figure(model, gpt2_tokenizer, "a " * 1000).data[0].z.shape == (3, 256)
 
 
-def test_a_special_token_in_a_text_is_plain_text_there_too(model, gpt2_tokenizer):
-    table = tables.text_table(model, gpt2_tokenizer, "a<|endoftext|>")
-    share = table.columns.index("share of word")
-    shares = [row[share] for row in table.rows]
-    assert len(shares) == 8  # a, and the seven pieces of four words: <|, endoftext, |>
-    assert shares[0] == pytest.approx(1) and sum(shares) == pytest.approx(4, abs=1e-4)
-
-
 def test_the_table_of_a_text_says_what_each_piece_is_to_its_word(model, gpt2_tokenizer):
     table = tables.text_table(model, gpt2_tokenizer, "a rainha.")
     assert [row[1] for row in table.rows] == ["a", "␣rain", "ha", "."]
@@ -102,6 +85,9 @@ def test_the_table_of_a_text_says_what_each_piece_is_to_its_word(model, gpt2_tok
         cosine = piece @ word / np.linalg.norm(piece) / np.linalg.norm(word)
         assert [row[i] for i in columns] == pytest.approx([cosine, piece @ word / (word @ word) / 2], abs=1e-5)
     assert [[row[i] for i in columns] for row in table.rows[::3]] == [pytest.approx([1, 1])] * 2
+    # A special token is plain text: a, and the seven pieces of four words.
+    shares = [row[columns[1]] for row in tables.text_table(model, gpt2_tokenizer, "a<|endoftext|>").rows]
+    assert len(shares) == 8 and shares[0] == pytest.approx(1) and sum(shares) == pytest.approx(4, abs=1e-4)
 
 
 def test_tables_escape_markup(model, gpt2_tokenizer):
@@ -121,29 +107,22 @@ def test_no_figure_holds_markup_of_a_text(model, index, gpt2_tokenizer):
         figures.neighbours_figure(index, index.of_word("<", 20)[1]),
     ]
     for figure in drawn:
-        for text in strings(figure):
+        for text in strings(json.loads(figure.to_json())):
             assert set(re.findall(r"<[^>]*>?", text)) <= {"<br>", "<extra>", "</extra>"}, text
             assert "$" not in text
 
 
-def test_a_map_of_words_shows_which_are_means(index):
+def test_maps_hold_words_neighbours_and_tokens_in_order(model, index, gpt2_tokenizer):
     figure = maps.words_map(index, ["cat", "dog", "gato"])
     assert [(trace.name, len(trace.x)) for trace in figure.data] == [("one token", 2), ("mean of several tokens", 1)]
     assert figure.data[1].customdata[0].startswith("␣g·ato<br>ids ")
     assert [mark.text for mark in figure.layout.scene.annotations] == ["cat", "dog", "gato"]
     assert "%" in figure.layout.scene.xaxis.title.text
-
-
-def test_a_neighbourhood_holds_the_word_and_what_is_near(index):
     figure = maps.neighbourhood_map(index, "cat", 12)
     _, found = index.of_word("cat", 12)
     assert [len(trace.x) for trace in figure.data] == [1, 12]
     assert [mark.text for mark in figure.layout.scene.annotations][1:] == [escape_text(n.text) for n in found]
-
-
-def test_a_map_of_a_text_joins_its_tokens_in_order(model, gpt2_tokenizer):
-    figure = maps.text_map(model, gpt2_tokenizer, "O gato sentou")
-    whole, alone = figure.data
+    whole, alone = maps.text_map(model, gpt2_tokenizer, "O gato sentou").data
     assert (whole.mode, alone.mode) == ("lines+markers", "markers") and len(whole.x) == len(alone.x) == 5
 
 
@@ -153,10 +132,8 @@ def test_bars_of_neighbours_hold_scores_and_chance(index):
     np.testing.assert_allclose(figure.data[0].x, [near.score for near in found])
     assert figure.layout.shapes[0].x0 == index.chance
     table = tables.neighbours_table(index, [index.find("gato"), index.find("cat")], found)
-    assert (
-        table.caption
-        == "Asked for: ␣g·ato, ␣cat. Split into several tokens, searched by the mean of their rows: gato."
-    )
+    asked = "Asked for: ␣g·ato, ␣cat. Split into several tokens, searched by the mean of their rows: gato."
+    assert table.caption == asked
     assert table.rows[0] == (1, found[0].text, found[0].input_ids[0], found[0].score)
 
 

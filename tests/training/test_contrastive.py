@@ -101,13 +101,10 @@ def test_what_belongs_to_a_text_is_no_negative_of_it(pairs, forth, back, gpt2_to
 
 
 def test_equal_texts_are_found(gpt2_tokenizer):
-    """Of 40 pairs the last 4 are evaluated: a and b, each twice, find x and y, each there twice."""
-    found = _Pairs(20 * [("a", "x"), ("b", "y")], gpt2_tokenizer, 32).evaluate(make_letters(gpt2_tokenizer))
-    assert found == 1
-    half = _Pairs(20 * [("a", "x"), ("b", "x")], gpt2_tokenizer, 32).evaluate(make_letters(gpt2_tokenizer))
-    assert half == 1, "there is nothing but x to find"
-    none = _Pairs(20 * [("a", "y"), ("b", "x")], gpt2_tokenizer, 32).evaluate(make_letters(gpt2_tokenizer))
-    assert none == 0
+    """Of 40 pairs the last 4 are evaluated: a and b, each twice, find x and y, each there twice, or x alone."""
+    for seconds, found in (("xy", 1), ("xx", 1), ("yx", 0)):
+        pairs = _Pairs(20 * list(zip("ab", seconds, strict=True)), gpt2_tokenizer, 32)
+        assert pairs.evaluate(make_letters(gpt2_tokenizer)) == found
 
 
 @pytest.mark.slow
@@ -148,9 +145,8 @@ def test_sentences_that_follow_each_other(gpt2_tokenizer, tmp_path):
     texts = Dataset.from_dict({"text": [text, None, "Only one sentence here."] * 2})
     options = ContrastiveOptions(batch_size=4, epochs=1)
     metadata = train_contrastive(make_model(), gpt2_tokenizer, texts, tmp_path / "out", options)
-    assert (
-        metadata["Data"] == "a dataset; 5 pairs, 1 held out"
-    )  # of each 3: in and out, out and wrote, wrote and ended
+    # Of each 3: in and out, out and wrote, wrote and ended.
+    assert metadata["Data"] == "a dataset; 5 pairs, 1 held out"
 
 
 @pytest.mark.slow

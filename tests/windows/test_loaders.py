@@ -115,49 +115,26 @@ class TestPersistentWorkers:
             some_windows().dataloader(persistent_workers=True)
 
 
-class TestEndOfEpoch:
-    """A state saved at the end of an epoch leads to the next one, whole and in its own order."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_workers", "set_epoch"), [(0, "before"), (2, "never")])
+def test_a_stateful_loader_goes_on_in_the_epoch_and_at_its_end_with_the_next(num_workers, set_epoch):
+    def loader():
+        windows = some_windows()
+        return windows, StatefulDataLoader(windows, batch_size=4, num_workers=num_workers)
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize(("num_workers", "set_epoch"), [(0, "before"), (2, "never")])
-    def test_stateful_dataloader(self, num_workers, set_epoch):
-        def loader():
-            windows = some_windows()
-            return windows, StatefulDataLoader(windows, batch_size=4, num_workers=num_workers)
-
-        windows, whole = loader()
-        first = plain(whole)
-        windows.set_epoch(1)
-        second = plain(whole)
-        assert sorted(joined(first)) == sorted(joined(plain(some_windows().dataloader(4))))
-        for n in (1, len(first) - 1, None):
-            _, stopped = loader()
-            assert plain(itertools.islice(stopped, n)) == first[:n]
-            windows, resumed = loader()
-            if n is None and set_epoch == "before":
-                windows.set_epoch(1)
-            resumed.load_state_dict(stopped.state_dict())
-            assert plain(resumed) == (first[n:] if n else second) != first
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("ours", [True, False])
-    def test_accelerate(self, ours):
-        config = DataLoaderConfiguration(use_stateful_dataloader=True)
-        accelerator = Accelerator(cpu=True, dataloader_config=config)
-
-        def loader():
-            windows = some_windows(num_streams=1)
-            return accelerator.prepare(windows.dataloader(4) if ours else DataLoader(windows, batch_size=4))
-
-        stopped = loader()
-        epochs = [plain(stopped)]
-        state = stopped.state_dict()
-        epochs += [plain(stopped), plain(stopped)]
-        resumed = loader()
-        resumed.load_state_dict(state)
-        resumed.set_epoch(1)
-        assert [plain(resumed), plain(resumed)] == epochs[1:]
-        AcceleratorState._reset_state(reset_partial_state=True)
+    windows, whole = loader()
+    first = plain(whole)
+    windows.set_epoch(1)
+    second = plain(whole)
+    assert sorted(joined(first)) == sorted(joined(plain(some_windows().dataloader(4))))
+    for n in (1, len(first) - 1, None):
+        _, stopped = loader()
+        assert plain(itertools.islice(stopped, n)) == first[:n]
+        windows, resumed = loader()
+        if n is None and set_epoch == "before":
+            windows.set_epoch(1)
+        resumed.load_state_dict(stopped.state_dict())
+        assert plain(resumed) == (first[n:] if n else second) != first
 
 
 class TestAccelerate:
@@ -181,17 +158,24 @@ class TestAccelerate:
         prepared, alone = Accelerator(cpu=True).prepare(loader), some_windows().dataloader(4)
         assert [plain(prepared) for _ in range(2)] == [plain(alone) for _ in range(2)]
 
-    def test_a_state_of_a_stateful_loader_is_exact(self):
+    @pytest.mark.parametrize("ours", [True, False])
+    def test_a_state_of_a_stateful_loader_is_exact(self, ours):
         config = DataLoaderConfiguration(use_stateful_dataloader=True)
         accelerator = Accelerator(cpu=True, dataloader_config=config)
-        wanted = plain(some_windows().dataloader(4))
-        for n in (1, len(wanted) - 1):
-            prepared = accelerator.prepare(some_windows().dataloader(4))
-            iterator = iter(prepared)
-            seen = plain([next(iterator) for _ in range(n)])
-            resumed = accelerator.prepare(some_windows().dataloader(4))
-            resumed.load_state_dict(prepared.state_dict())
-            assert seen + plain(resumed) == wanted
+
+        def loader():
+            windows = some_windows(num_streams=1)
+            return accelerator.prepare(windows.dataloader(4) if ours else DataLoader(windows, batch_size=4))
+
+        whole = loader()
+        epochs = [plain(whole) for _ in range(3)]
+        for n in (1, len(epochs[0]) - 1, None) if ours else (None,):
+            stopped, resumed = loader(), loader()
+            assert plain(itertools.islice(stopped, n)) == epochs[0][:n]
+            resumed.load_state_dict(stopped.state_dict())
+            if n is None:
+                resumed.set_epoch(1)
+            assert [plain(resumed), plain(resumed)] == ([epochs[0][n:], epochs[1]] if n else epochs[1:])
 
     def test_a_state_of_a_later_epoch_is_not_lost(self):
         loader = some_windows().dataloader(4)
