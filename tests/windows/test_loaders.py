@@ -28,6 +28,12 @@ from gpt_embeddings.text.tokenizer import remember
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
 
+@pytest.fixture(autouse=True)
+def without_gigatoken(monkeypatch):
+    """Its proof takes seconds, and copies of the tokenizer would make it."""
+    monkeypatch.setattr(encoding, "find_gigatoken", lambda *arguments: None)
+
+
 def some_windows(**options):
     dataset = Dataset.from_dict({"text": words(60)})
     return TokenWindows(dataset, TOKENIZER, 8, **{"shuffle": True, "num_streams": 2, **options})

@@ -4,16 +4,21 @@ import functools
 import random
 
 import numpy as np
+import pytest
 import tiktoken
 import torch
 from torch.utils.data import DataLoader
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from gpt_embeddings import load_tokenizer
+from gpt_embeddings.text import encoding
 
 
 EOT = 50256
 TOKENIZER = load_tokenizer()
+with pytest.MonkeyPatch.context() as patch:  # for `tokenizers` itself: the proof of gigatoken takes seconds
+    patch.setattr(encoding, "find_gigatoken", lambda *arguments: None)
+    encoding.prepare(TOKENIZER)
 
 
 @functools.cache
