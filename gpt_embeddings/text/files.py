@@ -349,11 +349,8 @@ def _parquet(path: str, options: ReadOptions, size: int) -> Blocks:
         file = pq.ParquetFile(handle)
         if not file.metadata.num_rows:
             return
-        names = file.schema_arrow.names
-        wanted = [name for name in names if name in options.texts] if options.texts_only else None
-        if wanted is not None and len(wanted) < len(set(options.texts)):
-            wanted = None  # the message about a missing column lists all
-        yield file.schema_arrow.empty_table()  # the columns are known before any row is read
+        wanted = list(options.texts) if options.texts_only else None
+        yield file.schema_arrow.empty_table()  # the columns are known, and checked, before any row is read
         for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
             yield pa.Table.from_batches([batch])
 

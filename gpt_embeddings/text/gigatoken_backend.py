@@ -75,11 +75,11 @@ class BatchNormalizer:
                 self._lowercase = True
                 continue
             if step["type"] != "Replace":
-                raise NotImplementedError(f"the normalizer {step['type']}")
+                raise NotImplementedError(f"this tokenizer has the normalizer {step['type']}")
             old, new = step["pattern"].get("String", ""), step["content"]
             # Characters without upper and lower case, so that steps can be exchanged.
             if not all(len(text) == 1 and text.isascii() and not text.isalpha() for text in (old, new)):
-                raise NotImplementedError(f"the normalizer Replace of {step['pattern']} by {new!r}")
+                raise NotImplementedError(f"this tokenizer has the normalizer Replace of {step['pattern']} by {new!r}")
             self._table[self._table == ord(old)] = ord(new)
         self._last = int(np.flatnonzero(self._table != np.arange(256)).max(initial=-1))  # byte that is replaced
 
@@ -197,7 +197,7 @@ def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) 
         if digest not in _backends:
             try:
                 _backends[digest] = _build(document, digest, backend, special_tokens, reference)
-            except _RefusedError as reason:
+            except NotImplementedError as reason:
                 _backends[digest] = None
                 warnings.warn(
                     f"The accelerated tokenizer (gigatoken) is not used: {reason}. Encoding goes on with "
@@ -207,33 +207,28 @@ def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) 
         return _backends[digest]
 
 
-class _RefusedError(Exception):
-    """gigatoken cannot stand in for this tokenizer."""
-
-
 def _build(
     document: str, digest: str, backend: Tokenizer, special_tokens: bool, reference: Encode
 ) -> GigatokenBackend:
-    """Return a proved backend; it gets a `tokenizer.json` and a normalizer, or refuses what neither of them does."""
+    """Return a proved backend, or raise a NotImplementedError that says what gigatoken or its normalizer cannot do."""
     content = json.loads(document)
-    try:
-        normalizer = BatchNormalizer(content["normalizer"]) if content["normalizer"] else None
-    except NotImplementedError as error:
-        raise _RefusedError(f"this tokenizer has {error}") from None
+    normalizer = BatchNormalizer(content["normalizer"]) if content["normalizer"] else None
     if normalizer is not None and (special_tokens or not all(token["special"] for token in content["added_tokens"])):
         # `tokenizers` cuts the text at added tokens before it normalizes what is between them.
-        raise _RefusedError("this tokenizer normalizes texts and looks for added tokens in them")
+        raise NotImplementedError("this tokenizer normalizes texts and looks for added tokens in them")
     if content["model"].get("dropout"):
-        raise _RefusedError("this tokenizer drops merges at random")
+        raise NotImplementedError("this tokenizer drops merges at random")
     if any(token["single_word"] for token in content["added_tokens"]):
-        raise _RefusedError("this tokenizer has an added token that matches whole words only (`single_word`)")
+        raise NotImplementedError("this tokenizer has an added token that matches whole words only (`single_word`)")
     content.update(normalizer=None, truncation=None, padding=None, post_processor=None)
     if not special_tokens:
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
     try:
         candidate = GigatokenBackend(json.dumps(content), reference, normalizer)
     except Exception as error:  # the library names no type of its own
-        raise _RefusedError(f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})") from error
+        raise NotImplementedError(
+            f"it cannot load this tokenizer ({str(error).partition(chr(10))[0]:.200})"
+        ) from error
     try:
         stored = json.loads((_verdicts() / f"{digest}.json").read_text(encoding="utf-8"))
         candidate.set_fallback(stored["fallback"])
@@ -243,7 +238,7 @@ def _build(
         with suppress(OSError, ValueError):  # a cache that cannot be written costs three seconds next time
             write_json({"verdict": verdict, "fallback": candidate.fallback}, _verdicts() / f"{digest}.json")
     if verdict != "equal":
-        raise _RefusedError(verdict)
+        raise NotImplementedError(verdict)
     return candidate
 
 

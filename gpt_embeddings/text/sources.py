@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 from datasets import (
@@ -42,15 +42,13 @@ from gpt_embeddings.text.discovery import display_name, find_files, fingerprint,
 from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, read_tables, sample_schema
 
 
-AnyPath: TypeAlias = str | os.PathLike[str]
-
 SAMPLED_FILES = 32  # files whose columns are read in advance; those of others are joined on the way
 CACHED_ROWS = 2**14  # rows of a record batch in the cache
 CACHE_VERSION = 4  # raise it when files are read differently, so that they are read again
 
 
 def load_source(
-    inputs: AnyPath | Sequence[AnyPath],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     column: str | Sequence[str] = "text",
     split: str = "train",
