@@ -82,7 +82,7 @@ def from_gpt(
         asked = None if in_memory else given.get("dtype", given.get("torch_dtype"))
     target = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
     floating = isinstance(target, torch.dtype) and target.is_floating_point and target.itemsize >= 2
-    if asked is not None and not floating:
+    if not floating and not (dtype == "auto" and asked is None):
         raise ValueError(f"`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got {asked!r}.")
 
     keys = find_keys(tensors, family, given, in_memory=in_memory)
