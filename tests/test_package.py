@@ -13,9 +13,10 @@ ROOT = Path(__file__).parent.parent
 COMPONENT = ["configuration_gpt_embeddings.py", "modeling_gpt_embeddings.py"]
 
 
-def test_exports_are_sorted_and_there():
+def test_exports_are_sorted_there_and_typed():
     assert gpt_embeddings.__all__ == sorted(gpt_embeddings.__all__)
     assert all(hasattr(gpt_embeddings, name) for name in gpt_embeddings.__all__)
+    assert (Path(gpt_embeddings.__file__).parent / "py.typed").exists()
 
 
 @pytest.mark.parametrize("name", COMPONENT)
@@ -27,10 +28,6 @@ def test_the_component_imports_little(name):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed
         elif isinstance(node, ast.ImportFrom):
             assert node.module.split(".")[0] in allowed
-
-
-def test_the_package_is_typed():
-    assert (Path(gpt_embeddings.__file__).parent / "py.typed").exists()
 
 
 def test_what_the_tests_ran_with_is_pinned():

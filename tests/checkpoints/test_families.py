@@ -43,7 +43,7 @@ CASES = {
 }
 # Every family in float32; three that differ in all that they compute in half precision, too.
 IN_DTYPES = [(case, torch.float32) for case in CASES]
-IN_DTYPES += [(case, dtype) for case in ("opt-projected", "ctrl") for dtype in DTYPES[1:]]
+IN_DTYPES += [(case, dtype) for case in ("gpt2", "opt-projected", "ctrl") for dtype in DTYPES[1:]]
 TOKEN_TYPES = {"gpt2", "openai-gpt", "gpt_neo", "gpt_bigcode", "ctrl", "imagegpt"}
 
 
