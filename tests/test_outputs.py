@@ -40,10 +40,8 @@ COMMANDS = {  # what gives each kind of output in little time; the output itself
 }
 NEEDS = {"train distil": "sentence_transformers", "explore --export": "gradio", "explore --report": "gradio"}
 
-pytestmark = [
-    # sentence-transformers warns of its own coming changes.
-    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
-]
+# sentence-transformers warns of its own coming changes.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,8 @@ def test_retrieval_as_sentence_transformers_has_it(theirs, dim):
     answers = [line[20:] for line in LINES] + [LINES[5][20:], LINES[1][20:], LINES[2][20:]]
     documents = {answer: str(i) for i, answer in enumerate(dict.fromkeys(answers))}
     asked = list(dict.fromkeys(questions))
-    relevant = {str(i): {documents[a] for q, a in zip(questions, answers, strict=True) if q == question}
-                for i, question in enumerate(asked)}  # fmt: skip
+    pairs = list(zip(questions, answers, strict=True))
+    relevant = {str(i): {documents[a] for q, a in pairs if q == question} for i, question in enumerate(asked)}
     evaluator = InformationRetrievalEvaluator(
         {str(i): question for i, question in enumerate(asked)},
         {number: answer for answer, number in documents.items()},

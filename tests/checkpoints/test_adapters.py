@@ -73,17 +73,14 @@ def test_an_adapter_that_was_written_out_or_is_to_be_written_to(kind, tmp_path):
             assert torch.equal(from_gpt(merged)(IDS).last_hidden_state, first_hidden_state(merged))
 
 
-def test_a_folder_with_an_adapter(tmp_path):
-    adapt(new_gpt(), **KINDS["attention alone"]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"holds an adapter of PEFT.* the model that `merge_and_unload"):
-        from_gpt(tmp_path)
-
-
-def test_an_embedding_that_does_more_than_look_up_and_a_learned_prompt():
+def test_what_the_tables_alone_do_not_say_is_refused(tmp_path):
     config = transformers.BioGptConfig(vocab_size=41, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
     options = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
     with pytest.raises(ValueError, match="is stored in parts"):
         from_gpt(adapt(transformers.BioGptForCausalLM(config).eval(), **options))
+    adapt(new_gpt(), **KINDS["attention alone"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds an adapter of PEFT.* the model that `merge_and_unload"):
+        from_gpt(tmp_path)
     prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ValueError, match="a learned prompt before its tokens"):
         from_gpt(peft.get_peft_model(new_gpt(), prompt))

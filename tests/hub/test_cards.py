@@ -76,9 +76,7 @@ def test_metadata_of_the_user_stands_and_is_completed(model, gpt2_tokenizer, fre
     tagged = parse_card("---\ntags:\n- sea\n---\nMine.\n")
     tags = parse_card(write_model_card(model, gpt2_tokenizer, "me/tides", CardMetadata(), tagged)).metadata["tags"]
     assert tags == ["sea", "gpt-embeddings", "embeddings", "sentence-transformers"]
-
-
-def test_a_card_without_our_section_gets_it_at_its_end(model, gpt2_tokenizer):
+    # A card without our section gets it at its end.
     card = write_model_card(model, gpt2_tokenizer, "me/tides", CardMetadata(), parse_card("# Tides\n\nBy me.\n"))
     assert parse_card(card).body.startswith("# Tides\n\nBy me.\n\n<!-- gpt-embeddings section")
     assert len(SECTION.findall(card)) == 1
