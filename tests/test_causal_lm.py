@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from installed import older
 from torch.nn.parallel import DistributedDataParallel
@@ -120,6 +120,7 @@ class TestLoss:
 
     @settings(max_examples=25, deadline=None)
     @given(labels=st.lists(st.sampled_from([-100, *range(40)]), min_size=12, max_size=12))
+    @example(labels=[-100] * 12)
     def test_shift_labels_are_scored_as_they_are(self, labels):
         model, targets = make_model(tie_word_embeddings=False), torch.tensor(labels).view(2, 6)
         logits = model(IDS).logits.view(-1, 40)
