@@ -147,18 +147,18 @@ def reads_texts(command: Callable[..., None] | None = None, *, options: str | No
     """Replace the parameter `reading` of a command by the options of `ReadingOptions`.
 
     The parameter `options`, if there is one, is replaced by the fields of the dataclass of that name in
-    `gpt_embeddings.training.options`, and the command receives them as a dictionary.
+    `gpt_embeddings.training.options`, which the command receives checked.
     """
     if command is None:
         return functools.partial(reads_texts, options=options)
-    groups: dict[str, tuple[Any, Any]] = {"reading": (ReadingOptions, ReadingOptions)}
+    groups: dict[str, Any] = {"reading": ReadingOptions}
     if options is not None:
-        groups["options"] = (_run_file("training/options.py")[options], dict)
+        groups["options"] = _run_file("training/options.py")[options]
 
     @functools.wraps(command)
     def wrapped(**arguments: Any) -> None:
-        for name, (group, make) in groups.items():
-            arguments[name] = make(**{field.name: arguments.pop(field.name) for field in fields(group)})
+        for name, group in groups.items():
+            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
         command(**arguments)
 
     # typer reads the signature and the annotations.
@@ -167,7 +167,7 @@ def reads_texts(command: Callable[..., None] | None = None, *, options: str | No
         if name not in groups:
             parameters.append(parameter)
             continue
-        for field in fields(groups[name][0]):
+        for field in fields(groups[name]):
             kind: Any = field.type
             if name == "options":
                 option = training_option(help=field.metadata["help"], min=field.metadata["least"])

@@ -46,7 +46,7 @@ def clm(
             "DATA, which is then not trained on."
         ),
     ] = None,
-    options: dict[str, Any],
+    options: Any,
     reading: ReadingOptions,
 ) -> None:
     """Train a zero-layer GPT on the next token of DATA.
@@ -58,14 +58,12 @@ def clm(
     """
     _check(output, "train clm", [*data, *(held_out or ())], model, tokenizer, config)
     from gpt_embeddings.training.clm import train_clm
-    from gpt_embeddings.training.options import ClmOptions
 
-    checked = ClmOptions(**options)
-    fresh = {"n_positions": checked.max_length, "tie_word_embeddings": False}
-    network, tokens = _open("GPTEmbeddingsForCausalLM", model, tokenizer, config, checked.seed, fresh)
+    fresh = {"n_positions": options.max_length, "tie_word_embeddings": False}
+    network, tokens = _open("GPTEmbeddingsForCausalLM", model, tokenizer, config, options.seed, fresh)
     source = reading.load(data, **TEXTS)
     other = reading.load(held_out, **TEXTS) if held_out else None
-    _run(train_clm, network, tokens, source, output, checked, held_out=other, data=data, reading=reading)
+    _run(train_clm, network, tokens, source, output, options, held_out=other, data=data, reading=reading)
 
 
 @app.command()
@@ -90,7 +88,7 @@ def distil(
     tokenizer: Annotated[
         str, model_option(help="Folder or Hub name; its ids are the rows of the table.")
     ] = "openai-community/gpt2",
-    options: dict[str, Any],
+    options: Any,
     reading: ReadingOptions,
 ) -> None:
     """Distil a teacher: a table whose mean of token rows agrees with the teacher's vectors of texts.
@@ -106,12 +104,10 @@ def distil(
     _check(output, "train distil", data or [], teacher, tokenizer)
     from gpt_embeddings.text.tokenizer import load_tokenizer
     from gpt_embeddings.training.distillation import distil as train_distil
-    from gpt_embeddings.training.options import DistilOptions
 
-    checked = DistilOptions(**options)
     source = reading.load(data, **TEXTS) if data else None
     tokens = load_tokenizer(tokenizer)
-    _run(train_distil, teacher, tokens, source, output, checked, data=data or [], reading=reading)
+    _run(train_distil, teacher, tokens, source, output, options, data=data or [], reading=reading)
 
 
 @app.command()
@@ -129,7 +125,7 @@ def contrastive(
             help="The two columns of pairs; by default each sentence of --column is paired with the next one."
         ),
     ] = None,
-    options: dict[str, Any],
+    options: Any,
     reading: ReadingOptions,
 ) -> None:
     """Train on pairs of texts that belong together: each has to find its partner among those of a batch.
@@ -141,13 +137,11 @@ def contrastive(
     """
     _check(output, "train contrastive", data, model, tokenizer, config)
     from gpt_embeddings.training.contrastive import train_contrastive
-    from gpt_embeddings.training.options import ContrastiveOptions
 
-    checked = ContrastiveOptions(**options)
     fresh = {"position_embedding_type": "none"}
-    network, tokens = _open("GPTEmbeddingsModel", model, tokenizer, config, checked.seed, fresh)
+    network, tokens = _open("GPTEmbeddingsModel", model, tokenizer, config, options.seed, fresh)
     source = reading.load(data, column=columns or reading.column, **TEXTS)
-    _run(train_contrastive, network, tokens, source, output, checked, columns=columns, data=data, reading=reading)
+    _run(train_contrastive, network, tokens, source, output, options, columns=columns, data=data, reading=reading)
 
 
 @app.command()
@@ -169,7 +163,7 @@ def classes(
             "class is held out, which is then not trained on."
         ),
     ] = None,
-    options: dict[str, Any],
+    options: Any,
     reading: ReadingOptions,
 ) -> None:
     """Train a text classifier on the labels of DATA, and report its accuracy on held-out rows.
@@ -182,13 +176,11 @@ def classes(
     _check(output, "train classes", [*data, *(validation or ())], model, tokenizer)
     from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
     from gpt_embeddings.training.classification import train_classes
-    from gpt_embeddings.training.options import ClassesOptions
 
-    checked = ClassesOptions(**options)
     network, tokens = load_model_and_tokenizer(model, tokenizer)
     source, other = reading.load(data), reading.load(validation) if validation else None
     more: dict[str, Any] = {"label_column": label_column, "validation": other}
-    _run(train_classes, network, tokens, source, output, checked, data=data, reading=reading, **more)
+    _run(train_classes, network, tokens, source, output, options, data=data, reading=reading, **more)
 
 
 @app.command()
