@@ -34,7 +34,7 @@ from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.shards import PARQUET, WRITTEN, Format, Provenance, Shards, open_output
 from gpt_embeddings.outputs import AtomicOutput, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
-from gpt_embeddings.text.columns import check_column, check_texts, find_blank, same_rows, storage_of, take_column
+from gpt_embeddings.text.columns import check_column, check_texts, find_blank, same_rows, take_column
 from gpt_embeddings.text.encoding import as_texts, bad_text, fill_missing, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
@@ -317,7 +317,7 @@ def _embed_in_memory(dataset: Dataset, job: _Job) -> Dataset:
     columns = [table[embedder.output_column].combine_chunks() for table in embedded]
     result = dataset.add_column(
         embedder.output_column,
-        pa.chunked_array(columns, type=storage_of(embedder.feature)),
+        pa.chunked_array(columns, type=Features({"x": embedder.feature}).arrow_schema.field("x").type),
         new_fingerprint=Hasher.hash([dataset._fingerprint, provenance]),
         feature=embedder.feature,
     )

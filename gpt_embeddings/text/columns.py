@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, IterableDataset
 from datasets.table import table_cast
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError
@@ -67,11 +67,6 @@ def same_rows(one: pa.Table, other: pa.Table) -> bool:
         if not a.equals(b) and repr(a.to_pylist()) != repr(b.to_pylist()):
             return False
     return True
-
-
-def storage_of(feature: Any) -> pa.DataType:
-    """Return the type of Arrow in which a feature of `datasets` is kept."""
-    return Features({"x": feature}).arrow_schema.field(0).type
 
 
 def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) -> pa.DataType | None:

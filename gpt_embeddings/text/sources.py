@@ -34,7 +34,6 @@ from gpt_embeddings.text.columns import (
     check_texts,
     fit_table,
     join_types,
-    storage_of,
     take_column,
     types_message,
 )
@@ -205,20 +204,20 @@ def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions
     for path, schema in schemas:
         for name, kind in zip(schema.names, schema.types, strict=True):
             try:
-                feature = Features.from_arrow_schema(pa.schema([schema.field(name)], schema.metadata))[name]
+                found = Features.from_arrow_schema(pa.schema([schema.field(name)], schema.metadata))
             except ValueError as error:
                 raise ValueError(
                     f"{display_name(path)}: column {name!r} is of the type {kind}, which `datasets` does not have. "
                     f"Leave the column out, {ALONE}."
                 ) from error
-            one, other = types.get(name, pa.null()), storage_of(feature)
+            one, other = types.get(name, pa.null()), found.arrow_schema.field(name).type
             joined = join_types(one, other, as_texts=options.format in ("csv", "tsv"))
             if joined is None:
                 raise ValueError(f"{display_name(path)}: {types_message(name, one, other)}")
             if joined != one or name not in features:
                 fields = pa.schema([(name, joined)])
                 types[name] = joined
-                features[name] = feature if joined == other else Features.from_arrow_schema(fields)[name]
+                features[name] = found[name] if joined == other else Features.from_arrow_schema(fields)[name]
     for name, kind in types.items():
         if (final or name in options.texts) and pa.types.is_null(kind):
             features[name] = Value("string")
