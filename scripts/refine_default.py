@@ -35,8 +35,8 @@ from variations import GROUP, Variations
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
-from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.row_adam import RowAdam
+from gpt_embeddings.training.runs import Bags
 
 
 EVERYDAY, CONVERSATION, REQUESTS = "everyday statements", "conversation", "requests and questions"

@@ -38,7 +38,6 @@ from default_text import LEMMAS, SOURCES, TIMES, Source
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
 from gpt_embeddings.checkpoints.int8_rows import save_int8
-from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.distillation import (
     AUGMENTATION_PROBABILITIES,
     SIMILARITY_WEIGHT,
@@ -50,6 +49,7 @@ from gpt_embeddings.training.distillation import (
     principal_directions,
 )
 from gpt_embeddings.training.row_adam import RowAdam
+from gpt_embeddings.training.runs import Bags
 
 
 N_EMBD, PRINCIPAL = 256, 200_000  # texts whose vectors give the directions

@@ -51,9 +51,9 @@ from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.bundled import PORTUGUESE, folder_of
 from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.checkpoints.loading import load_model
-from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.distillation import center
 from gpt_embeddings.training.row_adam import RowAdam
+from gpt_embeddings.training.runs import Bags
 
 
 KINDS = {  # English kinds beside those of REFINING, and how many texts of a source are used

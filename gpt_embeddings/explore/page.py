@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from gpt_embeddings.explore.tables import escape_text
@@ -30,6 +31,7 @@ import gradio as gr
 
 
 KEY = "text of the page: {}"
+make_html = partial(gr.HTML, apply_default_css=False, js_on_load=None)  # without the styles and scripts of Gradio
 
 
 def launch_page(
@@ -68,7 +70,7 @@ def launch_page(
 
     with gr.Blocks(title="gpt-embeddings explore", analytics_enabled=False) as page:
         gr.Markdown(f"# {say(TITLE)}")
-        sizes = _make_html()
+        sizes = make_html()
         with gr.Tabs():
             for i, view in enumerate(VIEWS):
                 _add_view(view, models, say, examples, language_of, page.load if i == 0 else None)
@@ -130,13 +132,13 @@ def _add_view(
             for model in shown:
                 with gr.Column(min_width=320):  # notes, figures in pairs, a table
                     if len(shown) > 1:
-                        _make_html(f"<h2>{escape_text(model.name)}</h2>")
-                    outputs.append(_make_html())
+                        make_html(f"<h2>{escape_text(model.name)}</h2>")
+                    outputs.append(make_html())
                     for i in range(0, view.n_figures, 2):
                         with gr.Row():
                             for _ in range(min(2, view.n_figures - i)):
                                 outputs.append(gr.Plot(show_label=False, visible=False, min_width=300))
-                    outputs.append(_make_html())
+                    outputs.append(make_html())
     inputs = list(widgets.values())
 
     def draw(request: gr.Request, *values: Any) -> list[Any]:
@@ -168,11 +170,6 @@ def _add_view(
             show_progress="hidden",
             api_visibility="private",
         ).then(draw, inputs, outputs, **options)
-
-
-def _make_html(value: str = "") -> Any:
-    """Make a place for HTML without the styles and scripts that Gradio adds to it."""
-    return gr.HTML(value, apply_default_css=False, js_on_load=None)
 
 
 def _make_widget(field: Field, value: Any, say: Callable[[str], Any]) -> Any:

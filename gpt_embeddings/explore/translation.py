@@ -1,9 +1,8 @@
 """The page in Portuguese: `templates/portuguese.json` has each text under the English one, with `{}` for what varies.
 
 Gradio's own `gr.I18n` translates in the browser what is fixed when the page is built: headings, labels, buttons, tabs.
-It does not reach what the server sends later (notes, tables, figures), which is translated here, in the language that
-the browser asks for. A text without an entry stays English, such as a rare error, and so do the buttons that plotly.js
-puts over a figure, whose other languages Gradio does not bring.
+It does not reach what the server sends later (notes, tables, figures), which is translated here. A text without an
+entry stays English, such as a rare error, and so do the buttons that plotly.js puts over a figure.
 """
 
 import json

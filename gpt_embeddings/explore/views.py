@@ -287,11 +287,6 @@ def _show_encodings(loaded: LazyModel, sentences: str) -> ViewResult:
     return ViewResult((figures.encodings_figure(encodings),), tables.encodings_table(encodings), tuple(notes))
 
 
-def _show_costs(vocab_size: int, n_positions: int, n_embd: int) -> ViewResult:
-    sizes = vocab_size, n_positions, n_embd
-    return ViewResult((figures.costs_figure(*sizes),), tables.costs_table(*sizes))
-
-
 VIEWS = (
     View(
         "Text",
@@ -345,7 +340,7 @@ VIEWS = (
             "n_positions": Field("n_positions", 1024),
             "n_embd": Field("n_embd", 768),
         },
-        _show_costs,
+        lambda *sizes: ViewResult((figures.costs_figure(*sizes),), tables.costs_table(*sizes)),
         needs_model=False,
     ),
 )

@@ -1,5 +1,5 @@
 """Training: tables learned from text, from a teacher or from pairs, in runs that can be killed and resumed.
 
-Read `options`, `row_adam`, `bags`, `runs`, `bigrams`, `clm`, `teacher`, `distillation`, `contrastive`,
-`classification`, `token_weights`.
+Read `options`, `row_adam`, `runs`, `bigrams`, `clm`, `teacher`, `distillation`, `contrastive`, `classification`,
+`token_weights`.
 """

@@ -19,9 +19,8 @@ from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.columns import check_column, check_texts, find_blank, take_column
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary
-from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import ClassesOptions
-from gpt_embeddings.training.runs import RunFolder
+from gpt_embeddings.training.runs import Bags, Rows, RunFolder
 from modeling_gpt_embeddings import GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
 
 

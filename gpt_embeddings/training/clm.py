@@ -16,10 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.tokenizer import check_vocabulary
-from gpt_embeddings.training.bags import Rows
 from gpt_embeddings.training.bigrams import BigramCounts
 from gpt_embeddings.training.options import ClmOptions
-from gpt_embeddings.training.runs import RunFolder
+from gpt_embeddings.training.runs import Rows, RunFolder
 from gpt_embeddings.windows.token_windows import TokenWindows
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM
 

@@ -21,9 +21,8 @@ from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import split_sentences
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import check_vocabulary
-from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import ContrastiveOptions
-from gpt_embeddings.training.runs import RunFolder
+from gpt_embeddings.training.runs import Bags, Rows, RunFolder
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -28,9 +28,8 @@ from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.sentences import SHORTEST, pick_sentences
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.text.tokenizer import vocabulary_rows
-from gpt_embeddings.training.bags import Bags, Rows
 from gpt_embeddings.training.options import DistilOptions
-from gpt_embeddings.training.runs import RunFolder
+from gpt_embeddings.training.runs import Bags, Rows, RunFolder
 from gpt_embeddings.training.teacher import encode_texts, load_teacher
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 

@@ -1,4 +1,4 @@
-"""Training runs that can be killed at any moment: one loop for all objectives, its folder and its checkpoint.
+"""Training runs that can be killed at any moment: texts as ids, one loop for all objectives, folder and checkpoint.
 
 During a run the folder that `outputs` provides holds the prepared data and the checkpoint, one file that is replaced.
 After an interruption, a full disk or SIGKILL the same call continues, and ends with the same weights as a run without
@@ -12,26 +12,73 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.progress import Bar
+from gpt_embeddings.text.encoding import Texts, encode_flat
+from gpt_embeddings.text.flat_ids import FlatIds, take_spans
 from gpt_embeddings.text.tokenizer import tokenizer_digest
-from gpt_embeddings.training.bags import Rows
 from gpt_embeddings.training.options import TrainingOptions
 from gpt_embeddings.training.row_adam import RowAdam
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel
 
 
 SHOWN_STEPS = 50  # the bar shows a running mean of the loss
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Texts as token ids: `input_ids[offsets[i]:offsets[i + 1]]` is text i."""
+
+    input_ids: npt.NDArray[np.int32]  # (n_tokens,)
+    offsets: Rows  # (n_texts + 1,)
+
+    @classmethod
+    def of(cls, texts: Texts, tokenizer: PreTrainedTokenizerBase, limit: int) -> "Bags":
+        """Encode texts, each truncated to `limit` tokens.
+
+        >>> from gpt_embeddings import load_tokenizer
+        >>> bags = Bags.of(["the tide", "came in again"], load_tokenizer(), limit=2)
+        >>> bags.offsets.tolist(), [part.tolist() for part in bags.take([1, 0])]
+        ([0, 2, 4], [[66, 480, 1169, 20013], [0, 2, 4]])
+        """
+        return cls(*encode_flat(texts, tokenizer, max_length=limit))
+
+    def numbers(self) -> Rows:
+        """Return a number for each text; equal texts have equal numbers.
+
+        >>> Bags(np.array([5, 5, 7, 5, 5], np.int32), np.array([0, 2, 3, 5])).numbers().tolist()
+        [0, 1, 0]
+        """
+        buffers = [None, pa.py_buffer(self.offsets * self.input_ids.itemsize), pa.py_buffer(self.input_ids)]
+        texts = pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
+        return texts.dictionary_encode().indices.to_numpy().astype(np.int64)
+
+    def digest(self, *more: Rows) -> str:
+        """Return a hash of the texts and of more arrays, by which a run knows its data again."""
+        content = self.offsets.tobytes() + self.input_ids.tobytes() + b"".join(array.tobytes() for array in more)
+        return blake2b(content, digest_size=16).hexdigest()
+
+    def take(self, rows: Rows | list[int]) -> FlatIds:
+        """Return ids and offsets of some of the texts."""
+        return take_spans(self.input_ids, self.offsets[:-1][rows], np.diff(self.offsets)[rows])
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from transformers import pipeline
 from typer.testing import CliRunner
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForSequenceClassification, GPTEmbeddingsModel
-from gpt_embeddings.training.bags import Bags
 from gpt_embeddings.training.classification import _evaluate, _make_classifier, _split, train_classes
 from gpt_embeddings.training.options import ClassesOptions
+from gpt_embeddings.training.runs import Bags
 from gpt_embeddings_cli import app
 
 
