@@ -126,14 +126,13 @@ def run_and_die(arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_run_ends_with_the_same_weights(command, tmp_path):
     """The one test of all training that kills a process."""
     whole = CliRunner().invoke(app, [*command, str(tmp_path / "whole")])
     assert whole.exit_code == 0, whole.output
     arguments = [*command, str(tmp_path / "killed")]
-    killed = multiprocessing.get_context("fork").Process(target=run_and_die, args=(arguments,))
+    killed = multiprocessing.get_context("spawn").Process(target=run_and_die, args=(arguments,))
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -207,9 +208,13 @@ class TestWhatDoesNotFit:
         assert set(WindowSpec.__annotations__) <= set(self.state(folder)["settings"])
 
 
-def write_batches(windows, out):
+def many_windows(folder):
+    return TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8, shuffle=True, num_streams=2)
+
+
+def write_batches(folder, out):
     os.setsid()  # to be killed together with the workers
-    loader = windows.dataloader(4, num_workers=2)
+    loader = many_windows(folder).dataloader(4, num_workers=2)
     with open(out / "batches", "w", encoding="utf-8") as file:
         for n, batch in enumerate(loader):
             file.write(json.dumps(plain([batch])[0]) + "\n")
@@ -219,17 +224,13 @@ def write_batches(windows, out):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_sigkill_in_mid_epoch(folder, tmp_path):
-    def make():
-        return TokenWindows(corpus(folder, "streaming"), TOKENIZER, 32, 8, shuffle=True, num_streams=2)
-
     def lines():
         place = tmp_path / "batches"
         return place.read_text(encoding="utf-8").splitlines() if place.exists() else []
 
-    process = multiprocessing.get_context("fork").Process(target=write_batches, args=(make(), tmp_path))
+    process = multiprocessing.get_context("spawn").Process(target=write_batches, args=(folder, tmp_path))
     process.start()
     while len(lines()) <= 50:
         assert process.is_alive()
@@ -237,8 +238,8 @@ def test_sigkill_in_mid_epoch(folder, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
     checkpoint = json.loads((tmp_path / "checkpoint.json").read_text())
-    wanted = plain(make().dataloader(4))
-    resumed = make().dataloader(4)
+    wanted = plain(many_windows(folder).dataloader(4))
+    resumed = many_windows(folder).dataloader(4)
     seen = [list(map(tuple, json.loads(line))) for line in lines()[: checkpoint["batches"]]]
     resumed.load_state_dict(checkpoint["state"])
     assert seen + plain(resumed) == wanted and 50 <= len(seen) < len(wanted)
