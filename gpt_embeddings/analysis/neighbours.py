@@ -21,8 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.analysis.decomposition import token_vectors
 from gpt_embeddings.analysis.readable_tokens import encode_words, reachable_tokens, readable_pieces, word_ids
 from gpt_embeddings.analysis.similarity import Floats
-from gpt_embeddings.text.flat_ids import FlatIds
-from gpt_embeddings.text.tokenizer import check_vocabulary
+from gpt_embeddings.text.tokenizer import FlatIds, check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from gpt_embeddings.text.encoding import encode_flat
-from gpt_embeddings.text.flat_ids import FlatIds, take_spans
+from gpt_embeddings.text.tokenizer import FlatIds, take_spans
 
 
 SPACE_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word

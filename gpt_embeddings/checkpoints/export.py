@@ -18,8 +18,7 @@ from gpt_embeddings.checkpoints.saving import save_tokenizer
 from gpt_embeddings.checkpoints.static import MODEL2VEC, from_static, unknown_id
 from gpt_embeddings.outputs import check_folder_name, write_json
 from gpt_embeddings.text.encoding import encode_flat
-from gpt_embeddings.text.flat_ids import find_special_tokens
-from gpt_embeddings.text.tokenizer import check_vocabulary, vocabulary_rows
+from gpt_embeddings.text.tokenizer import check_vocabulary, find_special_tokens, vocabulary_rows
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 

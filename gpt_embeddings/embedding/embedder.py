@@ -45,8 +45,7 @@ from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.progress import Bar, Counts
 from gpt_embeddings.text.columns import check_column, find_blank, take_column
 from gpt_embeddings.text.encoding import Texts, as_texts, encode_flat, fill_missing
-from gpt_embeddings.text.flat_ids import find_special_tokens, take_spans
-from gpt_embeddings.text.tokenizer import check_vocabulary, tokenizer_digest
+from gpt_embeddings.text.tokenizer import check_vocabulary, find_special_tokens, take_spans, tokenizer_digest
 from gpt_embeddings.threads import n_cores, thread_pool, torch_threads, was_forked
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 

@@ -12,9 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.exceptions import BadTextError
 from gpt_embeddings.text.columns import take_column
-from gpt_embeddings.text.flat_ids import FlatIds, SpecialTokens, find_special_tokens
 from gpt_embeddings.text.gigatoken_backend import Encode, encode_lock, find_gigatoken
-from gpt_embeddings.text.tokenizer import remember
+from gpt_embeddings.text.tokenizer import FlatIds, SpecialTokens, find_special_tokens, remembered
 
 
 Texts: TypeAlias = "Sequence[str] | pa.Array | pa.ChunkedArray"
@@ -69,9 +68,8 @@ def encode_flat(
     if not all(issubclass(kind, str) for kind in set(map(type, documents))):  # a pair would be taken for two sequences
         raise bad_text(documents)
     with encode_lock:
-        backend: LazyBackend = remember(tokenizer, LazyBackend, special_tokens)
         try:
-            input_ids, offsets = backend.encode(documents)
+            input_ids, offsets = find_backend(tokenizer, special_tokens).encode(documents)
         except (TypeError, UnicodeEncodeError) as error:
             raise bad_text(documents) from error
     special = find_special_tokens(tokenizer) if add_special_tokens else SpecialTokens()
@@ -81,7 +79,7 @@ def encode_flat(
 def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False) -> None:
     """Load the fastest backend now, for example before a fork, so that the children need not load their own."""
     with encode_lock:
-        remember(tokenizer, LazyBackend, special_tokens).prepare()
+        find_backend(tokenizer, special_tokens).prepare()
 
 
 def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
@@ -90,7 +88,7 @@ def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None
     Words are the pieces into which the pre-tokenizer splits a text.
     """
     with encode_lock:
-        backend = remember(tokenizer, LazyBackend, False).backend
+        backend = find_backend(tokenizer, False).backend
         words = backend.encode(text, add_special_tokens=False).word_ids
     special = find_special_tokens(tokenizer)
     return [None] * len(special.before) + words + [None] * len(special.after)
@@ -174,10 +172,7 @@ class LazyBackend:
     """`tokenizers` for the first texts, then the fastest backend; neither truncates nor pads."""
 
     def __init__(self, tokenizer: Tokenizer, special_tokens: bool) -> None:
-        # A copy, so that the caller's tokenizer keeps its truncation, padding and mode.
-        self.backend = Tokenizer.from_str(tokenizer.to_str())
-        self.backend.no_truncation()
-        self.backend.no_padding()
+        self.backend = Tokenizer.from_str(tokenizer.to_str())  # a copy, so that the caller's keeps its mode
         self.backend.encode_special_tokens = not special_tokens
         self._special_tokens, self._slow = special_tokens, partial(encode_by_reference, self.backend)
         self._fast: Encode | None = None
@@ -198,3 +193,6 @@ class LazyBackend:
             gigatoken = find_gigatoken(self.backend, self._special_tokens, self._slow)
             self._fast = gigatoken.encode if gigatoken else self._slow
         return self._fast
+
+
+find_backend = remembered(LazyBackend)

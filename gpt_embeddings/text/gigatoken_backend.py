@@ -29,7 +29,7 @@ from huggingface_hub import cached_assets_path
 from tokenizers import Tokenizer
 
 from gpt_embeddings.outputs import write_json
-from gpt_embeddings.text.flat_ids import FlatIds
+from gpt_embeddings.text.tokenizer import FlatIds
 
 
 PROBES_VERSION = 4  # part of a verdict's name: raise it when `_prove` changes

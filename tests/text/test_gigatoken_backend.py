@@ -25,7 +25,7 @@ from gpt_embeddings.text import encoding
 from gpt_embeddings.text import gigatoken_backend as module
 from gpt_embeddings.text.encoding import as_texts, encode_by_reference, encode_flat, fill_missing, prepare
 from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
-from gpt_embeddings.text.tokenizer import load_tokenizer, remember
+from gpt_embeddings.text.tokenizer import load_tokenizer
 
 
 STORY = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ def reference_ids(tokenizer, texts, special_tokens=False):
 
 def backend_of(tokenizer):
     """The backend behind `encode_flat`; None is `tokenizers`."""
-    return getattr(remember(tokenizer, encoding.LazyBackend, False).prepare(), "__self__", None)
+    return getattr(encoding.find_backend(tokenizer, False).prepare(), "__self__", None)
 
 
 def reference_backend(tokenizer):

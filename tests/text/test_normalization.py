@@ -14,7 +14,7 @@ from gpt_embeddings.bundled import BUNDLED
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text.gigatoken_backend import BatchNormalizer, GigatokenBackend
-from gpt_embeddings.text.tokenizer import CANONICAL_FORM, remember, tokenizer_digest
+from gpt_embeddings.text.tokenizer import CANONICAL_FORM, tokenizer_digest
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
@@ -30,7 +30,7 @@ def canonical():
 def fast(canonical):
     """The accelerated backend, which `encode_flat` uses from the second megabyte on."""
     encoding.prepare(canonical)
-    backend = remember(canonical, encoding.LazyBackend, False).prepare().__self__
+    backend = encoding.find_backend(canonical, False).prepare().__self__
     assert isinstance(backend, GigatokenBackend)
     return backend
 

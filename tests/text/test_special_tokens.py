@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, XGLMTokenizer, pipeline
 
 from gpt_embeddings import Embedder, TokenWindows, embed_dataset, encode_flat, load_tokenizer, save_folder
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-from gpt_embeddings.text.flat_ids import SpecialTokens, find_special_tokens
+from gpt_embeddings.text.tokenizer import SpecialTokens, find_special_tokens
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 

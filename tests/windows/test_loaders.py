@@ -21,7 +21,6 @@ from windows_reference import TOKENIZER, Lines, joined, plain, words
 import gpt_embeddings.windows.corpus
 from gpt_embeddings import TokenWindows, WindowCollator
 from gpt_embeddings.text import encoding
-from gpt_embeddings.text.tokenizer import remember
 
 
 # torchdata 0.11 under torch 2.13
@@ -43,9 +42,9 @@ def some_windows(**options):
 def test_the_tokenizer_is_ready_before_workers_are_forked():
     """Else each worker proves its own engine, or may have none: it is refused after a fork."""
     windows = TokenWindows(Dataset.from_dict({"text": words(60)}), copy.deepcopy(TOKENIZER), 8)
-    assert remember(windows.corpus.tokenizer, encoding.LazyBackend, False)._fast is None
+    assert encoding.find_backend(windows.corpus.tokenizer, False)._fast is None
     next(iter(windows.dataloader(4, num_workers=1)))
-    assert remember(windows.corpus.tokenizer, encoding.LazyBackend, False)._fast is not None
+    assert encoding.find_backend(windows.corpus.tokenizer, False)._fast is not None
 
 
 class TestPersistentWorkers:
