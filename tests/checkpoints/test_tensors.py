@@ -6,7 +6,7 @@ import struct
 
 import pytest
 import torch
-from hub_client import TOKENS, local_hub
+from hub_server import TOKENS, local_hub
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file, save_model
@@ -372,12 +372,12 @@ def server(larger, gpt, tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     gpt.save_pretrained(root / "sharded", max_shard_size="5KB")
     save_bin(gpt, root / "bin")
-    with local_hub(root) as (client, patch):
+    with local_hub(root) as (hub, patch):
         for name, folder in (("larger", larger[1]), ("sharded", root / "sharded"), ("bin", root / "bin")):
             HfApi().create_repo(f"alice/{name}")
             HfApi().upload_folder(repo_id=f"alice/{name}", folder_path=folder)
         patch.delenv("HF_TOKEN")
-        yield client.hub
+        yield hub
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ def hub(server, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     server.asked.clear()
     yield server
-    repository = server.repositories["model", "alice/larger"]
+    repository = server.model("alice/larger")
     repository.private = repository.gated = False
     server.faults.clear()
 
@@ -404,7 +404,7 @@ def test_hub_transfers_the_tables_alone(hub, larger):
     assert sent < 0.9 * (path / "model.safetensors").stat().st_size
     assert all(asked.range for asked in contents(hub))
     # All files come from the commit of the first answer.
-    commit = hub.repositories["model", "alice/larger"].resolve("main")
+    commit = hub.model("alice/larger").head()
     assert all(f"/resolve/{commit}/" in asked.line for asked in hub.asked if "/resolve/" in asked.line)
 
 
@@ -421,9 +421,9 @@ def test_hub_gives_each_form_of_checkpoint(hub, larger, gpt, monkeypatch):
 
 
 def test_hub_connection_that_breaks(hub, larger):
-    hub.fault("BODY /object/", "half", times=3)
+    hub.faults.extend([("GET /object/", "half")] * 3)
     check(from_gpt("alice/larger"), larger[0])
-    hub.fault("BODY /object/", "half", times=20)
+    hub.faults.extend([("GET /object/", "half")] * 20)
     with pytest.raises(OSError, match=r"'alice/larger.*' .* could not be fetched .*\(.*clos"):
         from_gpt("alice/larger")
 
@@ -432,13 +432,13 @@ def test_what_the_client_lacks(hub):
     """Why headers on the Hub are read here: its own function returns no length of the header, and does not retry."""
     metadata = HfApi().parse_safetensors_file_metadata("alice/larger", "model.safetensors")
     assert vars(metadata).keys() == {"metadata", "tensors", "parameter_count"}
-    hub.fault("BODY /object/", "half")
+    hub.faults.append(("GET /object/", "half"))
     with pytest.raises(HTTPError, match="closed"):
         HfApi().parse_safetensors_file_metadata("alice/larger", "model.safetensors")
 
 
 def test_hub_private_gated_and_missing(hub, larger):
-    repository = hub.repositories["model", "alice/larger"]
+    repository = hub.model("alice/larger")
     repository.private = True
     with pytest.raises(FileNotFoundError, match=r"'alice/larger' is neither a folder here nor a model on the Hub"):
         from_gpt("alice/larger")
@@ -448,7 +448,7 @@ def test_hub_private_gated_and_missing(hub, larger):
     with pytest.raises(FileNotFoundError, match=r"'alice/larger' is neither .* a gated one that you ask for access"):
         from_gpt("alice/larger", token=TOKENS["bob"])
     repository.gated = False
-    check(from_gpt("alice/larger", revision=repository.resolve("main")), larger[0])
+    check(from_gpt("alice/larger", revision=repository.head()), larger[0])
     with pytest.raises(OSError, match=r"'alice/larger at v9' .* could not be fetched (.|\n)*Revision Not Found"):
         from_gpt("alice/larger", revision="v9")
     with pytest.raises(FileNotFoundError, match="'alice/nothing' is neither"):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from hub_client import check_no_token, local_hub
+from hub_server import check_no_token, local_hub
 from huggingface_hub import HfApi
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -125,14 +125,14 @@ def test_options_for_a_folder_a_file_and_a_static_model(gpt, small_tokenizer, tm
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of huggingface_hub's use of its HTTP client
 def test_from_a_hub(gpt, tmp_path):
     """Of a private checkpoint only the tables are read, and only the Hub gets the token."""
-    with local_hub(tmp_path) as (client, _):
+    with local_hub(tmp_path) as (hub, _):
         HfApi().create_repo("alice/gpt", private=True)
         HfApi().upload_folder(repo_id="alice/gpt", folder_path=gpt)
-        client.hub.asked.clear()
+        hub.asked.clear()
         result = run("alice/gpt", "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     check_no_token(result.output, "the output")
-    content = [asked for asked in client.hub.asked if asked.origin == "cdn"]
+    content = [asked for asked in hub.asked if asked.origin == "cdn"]
     assert content and all(asked.range and not asked.with_token for asked in content)
     found = GPTEmbeddingsModel.from_pretrained(tmp_path / "out").wte.weight
     assert torch.equal(found, AutoModel.from_pretrained(gpt).wte.weight)

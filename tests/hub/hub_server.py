@@ -1,8 +1,8 @@
-"""A small Hugging Face Hub for tests, that the unmodified clients accept.
+"""A small Hugging Face Hub for tests, that the unmodified clients accept, and this process as a client of it.
 
 A repository is a set of commits in memory; a blob has the id that git gives it. A commit is made whole and becomes
-visible at once: readers see all of it or nothing. Large files are git-LFS pointers, and objects named by their sha256
-that are put and fetched at a second origin, as with the real Hub; the log says which requests carried a token where.
+visible at once: readers see all of it or nothing. Large files are named by their sha256, and put and fetched at a
+second origin, as with the real Hub; the log says which requests carried a token where.
 Routes were written from what huggingface_hub 2.4 asks for. Left out: everything else that no test here needs.
 """
 
@@ -20,37 +20,32 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+import datasets
+import pytest
 import uvicorn
-from huggingface_hub.repocard import RepoCard
-from starlette.concurrency import run_in_threadpool
+from huggingface_hub import constants
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 
 
-LFS_SUFFIXES = (".arrow", ".bin", ".npy", ".npz", ".onnx", ".parquet", ".pt", ".safetensors", ".zip")
-LFS_POINTER = re.compile(rb"version https://git-lfs.github.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d+)\n")
-
-
-class Refusal(Exception):
-    """An error answer in the Hub's own form; clients tell errors apart by the code in `X-Error-Code`."""
-
-    def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
-        super().__init__(message)
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.response = JSONResponse(
-            {"error": message}, status, {"X-Error-Message": message, "X-Error-Code": code, **names}
-        )
+TOKENS = {"alice": "hf_aliceWritesThis", "bob": "hf_bobWritesThat", "reader": "hf_aliceOnlyReads"}
+USERS = {
+    TOKENS["alice"]: ("alice", "write"),
+    TOKENS["bob"]: ("bob", "write"),
+    TOKENS["reader"]: ("alice", "read"),
+}
+LARGE = (".bin", ".parquet", ".safetensors")
 
 
 @dataclass
 class Asked:
     """One request of the log; no header's value is kept."""
 
-    line: str
+    line: str  # "METHOD /path"
     origin: str  # "hub" or "cdn"
     with_token: bool
     range: str | None
-    status: int = 0
     sent: int = 0
 
 
@@ -65,326 +60,299 @@ class Commit:
 
 @dataclass
 class Repository:
-    """Commits and refs, and what the Hub knows about a repository besides."""
+    """Commits, the branches and pull requests that name them, and who may see what."""
 
-    kind: str
-    name: str
+    url: str
     private: bool = False
     gated: bool = False
-    n_pull_requests: int = 0
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def resolve(self, revision: str) -> str:
-        """Return the commit of a sha, branch or full ref."""
-        for ref in (revision, f"refs/heads/{revision}"):
-            if ref in self.refs:
-                return self.refs[ref]
-        if revision not in self.commits:
-            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return revision
+    def head(self, ref: str = "main") -> str:
+        """Return the commit of a sha, a branch or `refs/pr/N`."""
+        commit = self.refs.get(ref, ref)
+        if commit not in self.commits:
+            raise HTTPException(404, f"Invalid rev id: {ref}", {"X-Error-Code": "RevisionNotFound"})
+        return commit
 
-    def files(self, revision: str) -> dict[str, bytes]:
-        return self.commits[self.resolve(revision)].files
+    def files(self, ref: str = "main") -> dict[str, bytes]:
+        return self.commits[self.head(ref)].files
 
-    def tree(self, revision: str) -> dict[str, dict[str, Any]]:
-        """Return every file and folder of a commit in the form of the Hub's tree route, by path."""
-        entries: dict[str, dict[str, Any]] = {}
-        for path, data in self.files(revision).items():
-            for folder in map(str, PurePosixPath(path).parents[:-1]):
-                entries[folder] = {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
-            oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            entries[path] = {"type": "file", "path": path, "oid": oid, "size": len(data)}
-            if pointer := LFS_POINTER.fullmatch(data):
-                entries[path]["size"] = int(pointer[2])
-                entries[path]["lfs"] = {"oid": pointer[1].decode(), "size": int(pointer[2]), "pointerSize": len(data)}
-        return entries
+    def text(self, path: str, ref: str = "main") -> str:
+        return self.files(ref)[path].decode()
 
-    def commit(self, ref: str, parent: str | None, message: str, changes: list[tuple[str, bytes | None]]) -> str:
-        """Write (path, bytes) and delete (path, None) in one commit and move `ref` to it from `parent`."""
-        with self.lock:
-            files = {**(self.commits[parent].files if parent else {}), **dict(changes)}
-            new = hashlib.sha1(f"{self.name}{len(self.commits)}".encode()).hexdigest()
-            kept = {path: data for path, data in files.items() if data is not None}
-            self.commits[new] = Commit(parent, message, kept)
-            self.refs[ref] = new
+    def changed(self, ref: str = "main") -> set[str]:
+        """Return the paths that the last commit changed."""
+        before, after = self.files(self.commits[self.head(ref)].parent), self.files(ref)
+        return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+
+    def log(self) -> list[str]:
+        """Return the messages of the commits of `main`, the newest first."""
+        messages, at = [], self.head()
+        while at:
+            messages.append(self.commits[at].message)
+            at = self.commits[at].parent
+        return messages
+
+    def entry(self, path: str, ref: str) -> dict[str, Any]:
+        """Return what the Hub's tree route says about a file."""
+        data = self.files(ref)[path]
+        oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        entry = {"type": "file", "path": path, "oid": oid, "size": len(data)}
+        large = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        return entry | {"lfs": large} if path.endswith(LARGE) else entry
+
+    def commit(self, ref: str, message: str, changes: dict[str, bytes | None]) -> str:
+        """Write the files that have bytes and delete the others in one commit."""
+        parent = self.refs.get(ref)
+        files = {**(self.files(ref) if parent else {}), **changes}
+        new = hashlib.sha1(f"{self.url}{len(self.commits)}".encode()).hexdigest()
+        self.commits[new] = Commit(parent, message, {path: data for path, data in files.items() if data is not None})
+        self.refs[ref] = new
         return new
 
-    def history(self, ref: str) -> Iterator[Commit]:
-        """Yield the commits of a branch, the newest first."""
-        at: str | None = self.resolve(ref)
-        while at:
-            yield self.commits[at]
-            at = self.commits[at].parent
+    def edit(self, **texts: str) -> None:
+        """Commit files, as a user does on the Hub's pages; `__` in a name stands for the dot."""
+        self.commit("main", "Edit", {path.replace("__", "."): text.encode() for path, text in texts.items()})
 
 
 class Hub:
-    """The server as an ASGI application.
+    """The server as an ASGI application; `root` is a folder for the large files and for the caches of its clients."""
 
-    Args:
-        root: Folder for the large files.
-        users: Token -> `(name, role)`; the role is "write" or "read".
-    """
-
-    def __init__(self, root: Path, users: dict[str, tuple[str, str]]) -> None:
-        self.users = users
-        self.objects = root / "objects"
-        self.objects.mkdir(parents=True)
-        self.lock = threading.Lock()
+    def __init__(self, root: Path, port: int) -> None:
+        self.root, self.url, self.second_url = root, f"http://127.0.0.1:{port}", f"http://localhost:{port}"
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.asked: list[Asked] = []
-        self.faults: list[
-            tuple[str, int | str]
-        ] = []  # a pattern of "METHOD /path"; a status or, on "BODY /path", "half"
-        self.hub_port = self.cdn_port = 0
+        self.faults: list[tuple[str, int | str]] = []  # how the line begins; a status, or "half" an answer
         self.ranges = True  # whether the second origin answers range requests
+        (root / "objects").mkdir(parents=True)
 
-    def fault(self, pattern: str, what: int | str, times: int = 1) -> None:
-        """Let the next `times` requests that match go wrong."""
-        self.faults += [(pattern, what)] * times
+    def model(self, name: str) -> Repository:
+        return self.repositories["model", name]
 
-    def user(self, request: Request) -> tuple[str, str] | None:
-        header = request.headers.get("authorization")
-        if header is None:
-            return None
-        user = self.users.get(header.removeprefix("Bearer "))
-        if user is None:
-            raise Refusal(401, "Invalid credentials in Authorization header")
-        return user
+    def dataset(self, name: str) -> Repository:
+        return self.repositories["dataset", name]
 
-    def repository(self, request: Request, kind: str, name: str, need: str = "see") -> Repository:
-        """Return a repository if the caller may "see" it, "read" its files, "propose" a change or "write"."""
+    def object(self, oid: str) -> Path:
+        return self.root / "objects" / oid
+
+    def user(self, request: Request) -> tuple[str, str]:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token and token not in USERS:
+            raise HTTPException(401, "Invalid credentials in Authorization header")
+        return USERS.get(token, ("", "read"))
+
+    def allowed(self, request: Request, kind: str, name: str, what: str = "see") -> Repository:
+        """Return a repository if the user may "see" it, "read" its files or "write"."""
         user, repository = self.user(request), self.repositories.get((kind, name))
-        owner = user is not None and user[0] == name.split("/")[0]
-        if repository is None or (repository.private and not owner) or (need in ("propose", "write") and not user):
-            raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
-        if need == "read" and repository.gated and not owner:
-            raise Refusal(403 if user else 401, f"Access to {kind} {name} is restricted.", "GatedRepo")
-        if need in ("propose", "write") and user and (user[1] != "write" or (need == "write" and not owner)):
-            raise Refusal(403, "Forbidden: you may not write here; `create_pr=1` opens a pull request")
+        owner = name.split("/")[0]
+        if repository is None or (repository.private and user[0] != owner):
+            raise HTTPException(404 if user[0] else 401, "Repository not found", {"X-Error-Code": "RepoNotFound"})
+        if what == "read" and repository.gated and user[0] != owner:
+            raise HTTPException(403 if user[0] else 401, "Access is restricted.", {"X-Error-Code": "GatedRepo"})
+        if what == "write" and user != (owner, "write"):
+            raise HTTPException(403, "Forbidden: you may not write here")
         return repository
 
-    def create(self, request: Request, body: dict[str, Any]) -> Response:
-        user = self.user(request)
-        if user is None:
-            raise Refusal(401, "Invalid username or password.")
-        kind, owner = body.get("type") or "model", body.get("organization") or user[0]
-        if user != (owner, "write"):
-            raise Refusal(403, f"You don't have the rights to create a {kind} under the namespace {owner!r}")
-        name = f"{owner}/{body['name']}"
-        answer = {"url": _url(request, kind, name), "name": name}
-        with self.lock:
-            if (kind, name) in self.repositories:
-                return JSONResponse({"error": f"You already created this {kind} repo", **answer}, 409)
-            repository = Repository(kind, name, private=body.get("visibility") == "private")
-            repository.commit("refs/heads/main", None, "initial commit", [(".gitattributes", b"")])
-            self.repositories[kind, name] = repository
-        return JSONResponse(answer)
+    async def whoami(self, request: Request) -> Any:
+        return {"name": self.user(request)[0]}
 
-    def info(self, repository: Repository, revision: str) -> dict[str, Any]:
-        tree = {path: entry for path, entry in repository.tree(revision).items() if entry["type"] == "file"}
-        text = repository.files(revision).get("README.md")
-        card = RepoCard(text.decode()).data.to_dict() if text else {}
+    async def validate_card(self, request: Request) -> Any:
+        return {"errors": [], "warnings": []}
+
+    async def create(self, request: Request) -> Any:
+        body, user = await request.json(), self.user(request)
+        kind, owner = body.get("type") or "model", body["organization"]
+        if user != (owner, "write"):
+            raise HTTPException(403, f"You don't have the rights to create a {kind} under the namespace {owner!r}")
+        name = f"{owner}/{body['name']}"
+        repository = Repository(f"{self.url}/{'' if kind == 'model' else kind + 's/'}{name}")
+        if (kind, name) in self.repositories:
+            return JSONResponse({"url": repository.url}, 409)
+        repository.private = body.get("visibility") == "private"
+        repository.commit("main", "initial commit", {".gitattributes": b""})
+        self.repositories[kind, name] = repository
+        return {"url": repository.url}
+
+    async def delete(self, request: Request) -> Any:
+        body = await request.json()
+        key = body.get("type") or "model", f"{body['organization']}/{body['name']}"
+        self.allowed(request, *key, "write")
+        return {"deleted": self.repositories.pop(key).url}
+
+    async def info(self, request: Request, kind: str, name: str, ref: str = "main") -> Any:
+        repository = self.allowed(request, kind, name)
         return {
-            "_id": repository.name,
-            "id": repository.name,
-            "sha": repository.resolve(revision),
+            "id": name,
+            "sha": repository.head(ref),
             "private": repository.private,
-            "gated": repository.gated,
-            "tags": card.get("tags") or [],
-            "cardData": card,
-            "siblings": [{"rfilename": path, "size": entry["size"]} for path, entry in tree.items()],
+            "siblings": [{"rfilename": path} for path in repository.files(ref)],
         }
 
-    def commit(self, request: Request, repository: Repository, revision: str, raw: bytes, propose: bool) -> Response:
-        header, *operations = [json.loads(line) for line in raw.splitlines() if line.strip()]
-        message = header["value"]["summary"] + "\n\n" + header["value"].get("description", "")
-        url, answer = _url(request, repository.kind, repository.name), {"success": True}
-        with repository.lock:
-            parent = repository.resolve(revision)
-            if not parent.startswith(header["value"].get("parentCommit") or ""):
-                raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-            changes: list[tuple[str, bytes | None]] = []
-            for kind, value in ((operation["key"], operation["value"]) for operation in operations):
-                content = None  # of "deletedFile"
-                if kind == "file":
-                    content = base64.b64decode(value["content"], validate=True)
-                elif kind == "lfsFile":
-                    head = "version https://git-lfs.github.com/spec/v1\noid sha256:"
-                    content = f"{head}{value['oid']}\nsize {value['size']}\n".encode()
-                changes.append((value["path"], content))
-            ref = revision if revision.startswith("refs/pr/") else f"refs/heads/{revision}"
-            if propose:
-                repository.n_pull_requests += 1
-                ref = f"refs/pr/{repository.n_pull_requests}"
-                repository.refs[ref] = parent
-                answer["pullRequestUrl"] = f"{url}/discussions/{repository.n_pull_requests}"
-            new = repository.commit(ref, parent, message, changes)
-        return JSONResponse({**answer, "commitOid": new, "commitUrl": f"{url}/commit/{new}"})
+    async def tree(self, request: Request, kind: str, name: str, ref: str, folder: str = "") -> Any:
+        repository = self.allowed(request, kind, name)
+        paths = [path for path in repository.files(ref) if path.startswith(folder and f"{folder}/")]
+        if not paths:
+            raise HTTPException(404, f"{folder} does not exist on {ref}", {"X-Error-Code": "EntryNotFound"})
+        folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents[:-1]}
+        directories = [{"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in folders]
+        return [*directories, *(repository.entry(path, ref) for path in paths)]
 
-    def file(self, request: Request, repository: Repository, revision: str, path: str) -> Response:
-        commit = repository.resolve(revision)
-        entry = repository.tree(commit).get(path, {"type": "nothing"})
-        if entry["type"] != "file":
-            raise Refusal(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit)
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["oid"]}"'}
-        if "lfs" in entry:
-            oid = entry["lfs"]["oid"]
-            headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(entry["size"])}
-            headers["Location"] = f"http://localhost:{self.cdn_port}/object/{oid}"
-            return Response(status_code=302, headers=headers)
-        return Response(repository.files(commit)[path], 200, headers, "text/plain")
+    async def branch(self, request: Request, kind: str, name: str, ref: str) -> Any:
+        repository = self.allowed(request, kind, name, "write")
+        repository.refs[ref] = repository.head()
+        return {}
 
-    async def second_origin(self, request: Request, oid: str) -> Response:
-        """Put or get a large file; whoever knows the address may."""
-        headers = {"ETag": f'"{oid}"'}
-        if request.method == "PUT":
-            (self.objects / oid).write_bytes(await request.body())
-            return Response(headers=headers)
-        if self._next_fault(f"BODY {request.url.path}"):
-            data = (self.objects / oid).read_bytes()
+    async def before_upload(self, request: Request, kind: str, name: str, ref: str) -> Any:
+        """Say which files are large, and the ids of those that are there, which the client then does not send."""
+        repository, answers = self.allowed(request, kind, name, "write"), []
+        for path in (file["path"] for file in (await request.json())["files"]):
+            mode = "lfs" if path.endswith(LARGE) else "regular"
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
+            if path in repository.files(ref):
+                old = repository.entry(path, ref)
+                answers[-1]["oid"] = old.get("lfs", old)["oid"]
+        return {"files": answers}
 
-            async def half() -> Any:
-                yield data[: len(data) // 2]
-                raise ConnectionResetError
+    async def batch(self, request: Request, kind: str | None, name: str) -> Any:
+        """Say where the large files go."""
+        self.allowed(request, kind or "model", name, "write")
+        wanted = (await request.json())["objects"]
+        for item in wanted:
+            if not self.object(item["oid"]).exists():
+                item["actions"] = {"upload": {"href": f"{self.second_url}/object/{item['oid']}"}}
+        return {"transfer": "basic", "objects": wanted}
 
-            return StreamingResponse(half(), headers={"Content-Length": str(len(data))})
-        if not self.ranges:
-            return Response((self.objects / oid).read_bytes(), headers=headers)
-        return FileResponse(self.objects / oid, headers=headers, media_type="binary/octet-stream")
+    async def commit(self, request: Request, kind: str, name: str, ref: str) -> Any:
+        repository = self.allowed(request, kind, name, "write")
+        header, *operations = map(json.loads, (await request.body()).splitlines())
+        answer, value = {"success": True}, header["value"]
+        if not repository.head(ref).startswith(value.get("parentCommit") or ""):
+            raise HTTPException(412, "A commit has happened since. Please refresh and try again.")
+        changes: dict[str, bytes | None] = {}
+        for operation in operations:
+            file, content = operation["value"], None  # of "deletedFile"
+            if operation["key"] == "file":
+                content = base64.b64decode(file["content"], validate=True)
+            elif operation["key"] == "lfsFile":
+                content = self.object(file["oid"]).read_bytes()
+            changes[file["path"]] = content
+        if request.query_params.get("create_pr") == "1":
+            number = 1 + sum(known.startswith("refs/pr/") for known in repository.refs)
+            repository.refs[f"refs/pr/{number}"] = repository.head(ref)
+            ref, answer["pullRequestUrl"] = f"refs/pr/{number}", f"{repository.url}/discussions/{number}"
+        new = repository.commit(ref, f"{value['summary']}\n\n{value.get('description', '')}", changes)
+        return {**answer, "commitOid": new, "commitUrl": f"{repository.url}/commit/{new}"}
 
-    async def route(self, request: Request) -> Response:
-        # From the raw path: `refs%2Fpr%2F1` is one segment, while a file's path is many.
-        path: list[str] = [unquote(part) for part in request.scope["raw_path"].decode().split("?")[0].split("/")[1:]]
-        if request.scope["server"][1] == self.cdn_port:
-            return await self.second_origin(request, path[-1])
-        raw = await request.body()
-        content_type = request.headers.get("content-type", "").split(";")[0]
-        body = json.loads(raw) if raw and content_type.endswith("json") and "ndjson" not in content_type else {}
-        return await run_in_threadpool(self.answer, request, path, raw, body)
+    async def file(self, request: Request, kind: str | None, name: str, ref: str, path: str) -> Any:
+        repository = self.allowed(request, kind or "model", name, "read")
+        headers = {"X-Repo-Commit": repository.head(ref)}
+        if path not in repository.files(ref):
+            raise HTTPException(404, "Entry not found", {"X-Error-Code": "EntryNotFound", **headers})
+        entry = repository.entry(path, ref)
+        headers["ETag"] = f'"{entry["oid"]}"'
+        if "lfs" not in entry:
+            return Response(repository.files(ref)[path], 200, headers)
+        oid = entry["lfs"]["oid"]
+        headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(entry["size"])}
+        return Response(status_code=302, headers={**headers, "Location": f"{self.second_url}/object/{oid}"})
 
-    def answer(self, request: Request, path: list[str], raw: bytes, body: dict[str, Any]) -> Response:
-        match path:
-            case ["api", "whoami-v2"]:
-                user = self.user(request)
-                if user is None:
-                    raise Refusal(401, "Invalid username or password.")
-                token = {"accessToken": {"displayName": "test", "role": user[1]}}
-                return JSONResponse({"type": "user", "name": user[0], "orgs": [], "auth": token})
-            case ["api", "validate-yaml"]:
-                return JSONResponse({"errors": [], "warnings": []})
-            case ["api", "repos", "create"]:
-                return self.create(request, body)
-            case ["api", "repos", "delete"]:
-                kind, name = body.get("type") or "model", f"{body['organization']}/{body['name']}"
-                self.repository(request, kind, name, "write")
-                del self.repositories[kind, name]
-                return Response(status_code=204)
-            case ["api", ("models" | "datasets") as kinds, owner, name, *rest]:
-                return self.of_repository(request, kinds[:-1], f"{owner}/{name}", rest, raw, body)
-        kind = path.pop(0)[:-1] if path[0] == "datasets" else "model"
-        match path:
-            case [owner, name, "info", "lfs", "objects", "batch"]:
-                # No ref is named for a pull request, which does not need the right to write.
-                need = "write" if "ref" in body else "propose"
-                self.repository(request, kind, f"{owner}/{name.removesuffix('.git')}", need)
-                objects: list[dict[str, Any]] = [
-                    {"oid": item["oid"], "size": item["size"]} for item in body["objects"]
-                ]
-                for item in objects:
-                    if not (self.objects / item["oid"]).exists():
-                        put = f"http://localhost:{self.cdn_port}/object/{item['oid']}"
-                        item["actions"] = {"upload": {"href": put}}
-                media_type = "application/vnd.git-lfs+json"
-                return JSONResponse({"transfer": "basic", "objects": objects}, media_type=media_type)
-            case [owner, name, "resolve", revision, *parts]:
-                repository = self.repository(request, kind, f"{owner}/{name}", "read")
-                return self.file(request, repository, revision, "/".join(parts))
-        raise Refusal(404, "Not found")
+    async def put(self, request: Request, oid: str) -> Any:
+        self.object(oid).write_bytes(await request.body())
+        return {}
 
-    def of_repository(
-        self, request: Request, kind: str, name: str, rest: list[str], raw: bytes, body: dict[str, Any]
-    ) -> Response:
-        propose = request.query_params.get("create_pr") == "1"
-        need = "see" if request.method == "GET" else "propose" if propose else "write"
-        repository = self.repository(request, kind, name, need)
-        match request.method, rest:
-            case "GET", [] | ["revision", _]:
-                return JSONResponse(self.info(repository, rest[1] if rest else "main"))
-            case "GET", ["tree", revision, *parts]:
-                tree, folder = repository.tree(revision), "/".join(parts)
-                if folder and tree.get(folder, {}).get("type") != "directory":
-                    raise Refusal(404, f"{folder} does not exist on {revision}", "EntryNotFound")
-                deep = request.query_params.get("recursive", "").lower() in ("true", "1")
-                inside = [entry for path, entry in tree.items() if not folder or path.startswith(f"{folder}/")]
-                depth = len(parts)
-                return JSONResponse([entry for entry in inside if deep or entry["path"].count("/") == depth])
-            case "POST", ["commit", revision]:
-                return self.commit(request, repository, revision, raw, propose)
-            case "POST", ["preupload", revision]:
-                tree, answers = repository.tree(revision), []
-                for path in (file["path"] for file in body["files"]):
-                    mode, old = "lfs" if path.endswith(LFS_SUFFIXES) else "regular", tree.get(path)
-                    there = {"oid": old.get("lfs", old)["oid"]} if old else {}  # what has not changed is not sent
-                    answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **there})
-                return JSONResponse({"files": answers})
-            case "POST", ["branch", name]:
-                if (ref := f"refs/heads/{name}") in repository.refs:
-                    raise Refusal(409, f"Reference {ref} already exists")
-                repository.refs[ref] = repository.resolve(body.get("startingPoint") or "main")
-                return JSONResponse({})
-        raise Refusal(404, "Not found")
+    async def get(self, request: Request, oid: str) -> Any:
+        """Send a large file; whoever knows the address may have it."""
+        return FileResponse(self.object(oid)) if self.ranges else Response(self.object(oid).read_bytes())
 
-    def _next_fault(self, line: str) -> int | str | None:
-        with self.lock:
-            found = next((fault for fault in self.faults if re.search(fault[0], line)), None)
-            if found is None:
-                return None
-            self.faults.remove(found)
-            return found[1]
+    async def answer(self, request: Request, line: str) -> Response:
+        for pattern, endpoint in ROUTES.items():
+            if match := re.fullmatch(pattern, line):
+                values = {name: text and unquote(text) for name, text in match.groupdict().items()}
+                answer = await endpoint(self, request, **values)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+        raise HTTPException(404, "Not found")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
-        origin = "cdn" if scope["server"][1] == self.cdn_port else "hub"
-        line = f"{request.method} {scope['raw_path'].decode()}"
+        # From the raw path: `refs%2Fpr%2F1` is one segment, while a file's path is many.
+        line = f"{request.method} {scope['raw_path'].decode().split('?')[0]}"
+        origin = "cdn" if request.url.hostname == "localhost" else "hub"
         asked = Asked(line, origin, "authorization" in request.headers, request.headers.get("range"))
         self.asked.append(asked)
+        fault = next((fault for fault in self.faults if line.startswith(fault[0])), (line, None))
+        if fault[1] is not None:
+            self.faults.remove(fault)
 
         async def send_and_count(message: Any) -> None:
-            asked.status = message.get("status", asked.status)
-            asked.sent += len(message.get("body", b"")) if request.method != "HEAD" else 0
+            body = message.get("body", b"")
+            if body and fault[1] == "half":
+                await send({**message, "body": body[: len(body) // 2], "more_body": True})
+                raise ConnectionResetError
+            asked.sent += len(body)
             await send(message)
 
         try:
-            what = self._next_fault(line)
-            if what is not None:
-                raise Refusal(int(what), "injected fault")
-            response = await self.route(request)
-        except Refusal as refusal:
-            response = refusal.response
+            if isinstance(fault[1], int):
+                raise HTTPException(fault[1], "injected fault")
+            response = await self.answer(request, line)
+        except HTTPException as error:  # in the Hub's form: clients tell errors apart by the code in `X-Error-Code`
+            response = Response(None, error.status_code, {"X-Error-Message": error.detail, **(error.headers or {})})
         await response(scope, receive, send_and_count)
 
 
-def _url(request: Request, kind: str, name: str) -> str:
-    return f"{request.base_url}{'' if kind == 'model' else kind + 's/'}{name}"
+API = "/api/(?P<kind>model|dataset)s/(?P<name>[^/]+/[^/]+)"
+REF = "(?P<ref>[^/]+)"
+ROUTES = {
+    "GET /api/whoami-v2": Hub.whoami,
+    "POST /api/validate-yaml": Hub.validate_card,
+    "POST /api/repos/create": Hub.create,
+    "DELETE /api/repos/delete": Hub.delete,
+    f"GET {API}": Hub.info,
+    f"GET {API}/revision/{REF}": Hub.info,
+    f"GET {API}/tree/{REF}": Hub.tree,
+    f"GET {API}/tree/{REF}/(?P<folder>.+)": Hub.tree,
+    f"POST {API}/branch/{REF}": Hub.branch,
+    f"POST {API}/preupload/{REF}": Hub.before_upload,
+    f"POST {API}/commit/{REF}": Hub.commit,
+    r"POST /(?:(?P<kind>dataset)s/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch": Hub.batch,
+    f"(?:GET|HEAD) /(?:(?P<kind>dataset)s/)?(?P<name>[^/]+/[^/]+)/resolve/{REF}/(?P<path>.+)": Hub.file,
+    "PUT /object/(?P<oid>[0-9a-f]{64})": Hub.put,
+    "GET /object/(?P<oid>[0-9a-f]{64})": Hub.get,
+}
 
 
 @contextmanager
-def running(root: Path, users: dict[str, tuple[str, str]]) -> Iterator[tuple[Hub, str]]:
-    """Serve on two free loopback ports while the block runs; gives the hub and its `HF_ENDPOINT`."""
-    hub = Hub(root, users)
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    hub.hub_port, hub.cdn_port = (sock.getsockname()[1] for sock in sockets)
-    server = uvicorn.Server(uvicorn.Config(hub, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield hub, f"http://127.0.0.1:{hub.hub_port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        for sock in sockets:
-            sock.close()
+def local_hub(root: Path) -> Iterator[tuple[Hub, pytest.MonkeyPatch]]:
+    """Serve a Hub and point the libraries of this process, which read these settings when they are imported, to it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.MonkeyPatch.context() as patch:
+        hub = Hub(root, listener.getsockname()[1])
+        server = uvicorn.Server(uvicorn.Config(hub, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_HUB_CACHE", str(root / "cache"))
+        patch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # a client of the server before
+        patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between two tries
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        patch.setenv("HF_TOKEN", TOKENS["alice"])
+        try:
+            yield hub, patch
+        finally:
+            server.should_exit = True
+            thread.join(10)
+    for path in root.rglob("*"):  # what the libraries left there
+        if path.is_file():
+            check_no_token(path.read_bytes().decode("latin-1"), str(path))
+
+
+def check_no_token(text: str, where: str) -> None:
+    for token in TOKENS.values():
+        assert token not in text, f"a token is in {where}"

@@ -5,12 +5,13 @@ import functools
 import io
 import json
 import runpy
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from datasets import Dataset, load_dataset
-from hub_client import ROOT, TOKENS, check_no_token, local_hub
+from hub_server import TOKENS, check_no_token, local_hub
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from typer.testing import CliRunner
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of huggingface_hub's use of its HTTP client
 ]
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["The tide came in.", "It went out again, past the bar and the buoys.", "Sal, areia e sol."]
 N_POSITIONS, N_EMBD = 32, 16
 REPOSITORY_FILES = {
@@ -75,9 +77,9 @@ def command(*arguments):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    with local_hub(tmp_path_factory.mktemp("hub")) as (client, _):
-        yield client
+def hub(tmp_path_factory):
+    with local_hub(tmp_path_factory.mktemp("hub")) as (hub, _):
+        yield hub
 
 
 @pytest.fixture(scope="module")
@@ -94,66 +96,65 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pushed(client, folder):
+def pushed(hub, folder):
     """The name of the repository that the command line made of the folder."""
     result = command("push", folder, "alice/tides")
     assert result.exit_code == 0, result.output
-    assert f"Published: {client.url}/alice/tides" in result.stdout
-    assert f"Revision to pin: {client.head('alice/tides')}" in result.stdout
+    assert f"Published: {hub.url}/alice/tides" in result.stdout
+    assert f"Revision to pin: {hub.model('alice/tides').head()}" in result.stdout
     return "alice/tides"
 
 
-def test_one_complete_repository(client, pushed, folder):
-    assert set(client.files(pushed)) == REPOSITORY_FILES | {"training_metadata.json"}
-    assert [log.strip() for log in client.log(pushed)] == ["Upload model with gpt-embeddings", "initial commit"]
-    config = json.loads(client.text(pushed, "config.json"))
+def test_one_complete_repository(hub, pushed, folder):
+    assert set(hub.model(pushed).files()) == REPOSITORY_FILES | {"training_metadata.json"}
+    assert [log.strip() for log in hub.model(pushed).log()] == ["Upload model with gpt-embeddings", "initial commit"]
+    config = json.loads(hub.model(pushed).text("config.json"))
     assert config["auto_map"] == {
         "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
         "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
     }
-    tokenizer = json.loads(client.text(pushed, "tokenizer_config.json"))
+    tokenizer = json.loads(hub.model(pushed).text("tokenizer_config.json"))
     assert tokenizer["model_max_length"] == config["n_positions"] == N_POSITIONS
     metadata = {"steps": 12, "epochs": 2.0, "loss": 3.25, "eval_loss": 3.5}
-    assert json.loads(client.text(pushed, "training_metadata.json")) == metadata
-    card = client.text(pushed, "README.md")
+    assert json.loads(hub.model(pushed).text("training_metadata.json")) == metadata
+    card = hub.model(pushed).text("README.md")
     assert "license: cc0-1.0\n" in card and "library_name: transformers\n" in card
     assert 'AutoModel.from_pretrained("alice/tides", trust_remote_code=True)' in card
     assert "- steps: 12\n" in card and "- loss: 3.25\n" in card
-    for path in client.files(pushed):
-        text = client.text(pushed, path)
-        assert str(folder) not in text and str(client.root) not in text and "hf_" not in text, path
+    for path, data in hub.model(pushed).files().items():
+        text = data.decode("latin-1")
+        assert str(folder) not in text and str(hub.root) not in text and "hf_" not in text, path
     # Large files go to the second origin, which is not given the token.
-    cdn = [asked for asked in client.hub.asked if asked.origin == "cdn"]
+    cdn = [asked for asked in hub.asked if asked.origin == "cdn"]
     assert any(asked.line.startswith("PUT") for asked in cdn) and not any(asked.with_token for asked in cdn)
 
-    head = client.head(pushed)
+    head = hub.model(pushed).head()
     result = command("push", folder, pushed)
-    assert result.exit_code == 0 and client.head(pushed) == head  # nothing has changed: no commit
+    assert result.exit_code == 0 and hub.model(pushed).head() == head  # nothing has changed: no commit
 
 
-def test_revisions(client):
+def test_revisions(hub):
     """A sha, a branch and a pull request, each with weights of its own."""
     name = "alice/revisions"
     first = push(make_model(1), name).oid
     push(make_model(2), name)
     push(make_model(3), name, revision="next")
     request = push(make_model(4), name, create_pr=True)
-    assert request.pr_url == f"{client.url}/alice/revisions/discussions/1"
+    assert request.pr_url == f"{hub.url}/alice/revisions/discussions/1"
     push(make_model(5), name, revision=request.pr_revision)
     for revision, seed in {first: 1, "main": 2, "next": 3, "refs/pr/1": 5}.items():
         path = HfApi().hf_hub_download(name, "model.safetensors", revision=revision)
         assert torch.equal(safetensors.torch.load_file(path)["wte.weight"], make_model(seed).wte.weight)
-    assert all(client.changed(name, ref) == {"model.safetensors"} for ref in ("main", "next", "refs/pr/1"))
+    assert all(hub.model(name).changed(ref) == {"model.safetensors"} for ref in ("main", "next", "refs/pr/1"))
 
 
-def test_pushes_over_what_is_there(client, tmp_path, caplog):
+def test_pushes_over_what_is_there(hub, tmp_path, caplog):
     """The card's text stays, wherever it was edited; stale shards go, files of others stay."""
     name, local, card = "alice/life", tmp_path / "model", tmp_path / "model" / "README.md"
     save_folder(local, make_model(1), small_tokenizer())
     push_to_hub(local, name)
-    text = client.text(name, "README.md").replace("# model", "# My tides\n\nWritten on the Hub.")
-    client.edit(
-        name,
+    text = hub.model(name).text("README.md").replace("# model", "# My tides\n\nWritten on the Hub.")
+    hub.model(name).edit(
         README__md=text.replace("---\n", "---\nlicense: mit\n", 1),
         picture__txt="kept",
         training_metadata__json="{}",
@@ -161,17 +162,17 @@ def test_pushes_over_what_is_there(client, tmp_path, caplog):
     )
     save_folder(local, make_model(2), small_tokenizer())
     push_to_hub(local, name)
-    there = client.text(name, "README.md")
+    there = hub.model(name).text("README.md")
     assert "# My tides\n\nWritten on the Hub." in there and "license: mit\n" in there and "The tables: mit." in there
-    assert set(client.files(name)) == REPOSITORY_FILES | {"picture.txt"}
+    assert set(hub.model(name).files()) == REPOSITORY_FILES | {"picture.txt"}
     push(make_model(3), name)  # from memory
-    assert client.changed(name) == {"model.safetensors"}
+    assert hub.model(name).changed() == {"model.safetensors"}
 
     caplog.clear()
-    head = client.head(name)
+    head = hub.model(name).head()
     card.write_text(card.read_text() + "\nWritten here.\n")
     push_to_hub(local, name)
-    there = client.text(name, "README.md")
+    there = hub.model(name).text("README.md")
     assert "Written here." in there and "Written on the Hub" not in there and "license: mit\n" in there
     assert f"replaces different text on the Hub, which is still in {name} at {head}." in caplog.text
     caplog.clear()
@@ -179,7 +180,7 @@ def test_pushes_over_what_is_there(client, tmp_path, caplog):
     assert "replaces" not in caplog.text
 
 
-def test_a_model_with_a_head(client, tmp_path):
+def test_a_model_with_a_head(hub, tmp_path):
     for kind, task in (
         (GPTEmbeddingsForCausalLM, "feature-extraction"),
         (GPTEmbeddingsForSequenceClassification, "text-classification"),
@@ -187,37 +188,37 @@ def test_a_model_with_a_head(client, tmp_path):
         config = GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False, id2label={0: "ebb", 1: "flood"})
         save_folder(tmp_path / task, kind(config), small_tokenizer())
         push_to_hub(tmp_path / task, name := f"alice/{task}")
-        config = json.loads(client.text(name, "config.json"))
+        config = json.loads(hub.model(name).text("config.json"))
         assert config["architectures"] == [kind.__name__]
         assert f"AutoModel{kind.__name__.removeprefix('GPTEmbeddings')}" in config["auto_map"]
-        card = client.text(name, "README.md")
+        card = hub.model(name).text("README.md")
         assert f"pipeline_tag: {task}\n" in card
         assert ("with the labels ebb, flood:" in card) == (task == "text-classification")
 
 
-def test_push_to_hub_of_an_embedder_and_of_transformers(client):
+def test_push_to_hub_of_an_embedder_and_of_transformers(hub):
     Embedder(make_model(2), small_tokenizer()).push_to_hub("alice/embedder", private=True)
-    assert client.hub.repositories["model", "alice/embedder"].private
+    assert hub.model("alice/embedder").private
     model = make_model(6)
     model.push_to_hub("alice/plain")
     small_tokenizer().push_to_hub("alice/plain")
     push(model, "alice/plain")
-    assert set(client.files("alice/embedder")) == set(client.files("alice/plain")) == REPOSITORY_FILES
+    assert set(hub.model("alice/embedder").files()) == set(hub.model("alice/plain").files()) == REPOSITORY_FILES
 
 
-def test_a_dataset_of_vectors(client, pushed, tmp_path):
+def test_a_dataset_of_vectors(hub, pushed, tmp_path):
     name = "alice/vectors"
     vectors = embed_dataset(Dataset.from_dict({"text": TEXTS}), make_model(0), small_tokenizer())
     with pytest.raises(ValueError, match="no column 'vectors'"):
         push_to_hub(vectors, name, model_id=pushed, column="vectors")
     first = push_to_hub(vectors, name, model_id=pushed, private=True)
-    assert push_to_hub(vectors, name, model_id=pushed).oid == first.oid == client.head(name, kind="dataset")
-    assert client.hub.repositories["dataset", name].private
-    card = client.text(name, "README.md", kind="dataset")
-    assert f"[{pushed}](https://huggingface.co/{pushed}) at revision\n`{client.head(pushed)}`" in card
+    assert push_to_hub(vectors, name, model_id=pushed).oid == first.oid == hub.dataset(name).head()
+    assert hub.dataset(name).private
+    card = hub.dataset(name).text("README.md")
+    assert f"[{pushed}](https://huggingface.co/{pushed}) at revision\n`{hub.model(pushed).head()}`" in card
     assert "dataset_info:" in card and f"vectors of {N_EMBD} dimensions" in card
-    made_by = f"Made by {pushed} at revision {client.head(pushed)}."
-    assert sum(made_by in log for log in client.log(name, "dataset")) == 2
+    made_by = f"Made by {pushed} at revision {hub.model(pushed).head()}."
+    assert sum(made_by in log for log in hub.dataset(name).log()) == 2
 
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     for model, published in ((pushed, "embedded"), (PORTUGUESE, "bundled")):
@@ -225,7 +226,7 @@ def test_a_dataset_of_vectors(client, pushed, tmp_path):
         result = command(*arguments, "--push-to-hub", f"alice/{published}")
         assert result.exit_code == 0, result.output
     # A bundled table has no name on the Hub that a card could link to.
-    assert "data/train-00000-of-00001.parquet" in client.files("alice/bundled", kind="dataset")
+    assert "data/train-00000-of-00001.parquet" in hub.dataset("alice/bundled").files()
     expected = Embedder(make_model(0), small_tokenizer()).encode(TEXTS).tolist()
     for name in ("vectors", "embedded"):
         published = load_dataset(f"alice/{name}", split="train", streaming=True)
@@ -241,18 +242,18 @@ def test_a_dataset_of_vectors(client, pushed, tmp_path):
         ("fault", {}, HfHubHTTPError, "503"),
     ],
 )
-def test_a_fault_is_explained_and_nothing_is_half_published(client, name, options, error_class, message):
-    client.hub.fault("POST /api/models/alice/fault/commit/", 503)
+def test_a_fault_is_explained_and_nothing_is_half_published(hub, name, options, error_class, message):
+    hub.faults.append(("POST /api/models/alice/fault/commit/", 503))
     with pytest.raises(error_class, match=message):
         push(make_model(8), f"alice/{name}", **options)
-    client.hub.faults.clear()
-    there = client.hub.repositories.get(("model", f"alice/{name}"))
+    hub.faults.clear()
+    there = hub.repositories.get(("model", f"alice/{name}"))
     assert there is None or set(there.files("main")) == {".gitattributes"}
     push(make_model(8), f"alice/{name}")
-    assert set(client.files(f"alice/{name}")) == REPOSITORY_FILES
+    assert set(hub.model(f"alice/{name}").files()) == REPOSITORY_FILES
 
 
-def test_refusals(client, monkeypatch):
+def test_refusals(hub, monkeypatch):
     path = HfApi().create_repo("alice/bert").repo_id
     HfApi().upload_file(path_or_fileobj=b'{"model_type": "bert"}', path_in_repo="config.json", repo_id=path)
     vectors = Dataset.from_dict({"embedding": [[1.0]]})
@@ -272,26 +273,26 @@ def test_refusals(client, monkeypatch):
     for refused in (lambda: push(make_model(0), "alice/none"), lambda: check_push("alice/none")):
         with pytest.raises(LocalTokenNotFoundError, match=r"no access token\. Log in"):
             refused()
-    assert ("model", "alice/none") not in client.hub.repositories
+    assert ("model", "alice/none") not in hub.repositories
 
 
-def test_a_commit_in_between_is_not_overwritten(client, monkeypatch):
+def test_a_commit_in_between_is_not_overwritten(hub, monkeypatch):
     name, create_commit = "alice/race", HfApi.create_commit
     push(make_model(8), name)
 
     def after_another(*arguments, **options):
-        client.edit(name, notes__txt="in between")
+        hub.model(name).edit(notes__txt="in between")
         return create_commit(*arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(HfHubHTTPError, match=r"412(.|\n)*was kept\. Push again"):
         patch.setattr(HfApi, "create_commit", after_another)
         push(make_model(9), name)
-    assert client.changed(name) == {"notes.txt"}
+    assert hub.model(name).changed() == {"notes.txt"}
     push(make_model(9), name)
-    assert client.changed(name) == {"model.safetensors"} and "notes.txt" in client.files(name)
+    assert hub.model(name).changed() == {"model.safetensors"} and "notes.txt" in hub.model(name).files()
 
 
-def test_command_line(client, folder, tmp_path, monkeypatch):
+def test_command_line(hub, folder, tmp_path, monkeypatch):
     def refusal(source, message):
         result = command("push", source, "alice/none")
         assert result.exit_code == 1 and message in result.stderr
@@ -305,12 +306,12 @@ def test_command_line(client, folder, tmp_path, monkeypatch):
     options = ["--private", "--license", "mit", "--base-model", "openai-community/gpt2", "--dataset", "alice/text"]
     result = command("push", folder, "alice/options", *options, "--revision", "next")
     assert result.exit_code == 0, result.output
-    assert client.hub.repositories["model", "alice/options"].private
-    card = client.text("alice/options", "README.md", "next")
+    assert hub.model("alice/options").private
+    card = hub.model("alice/options").text("README.md", "next")
     assert "license: mit\n" in card and "base_model: openai-community/gpt2\n" in card and "- alice/text\n" in card
     result = command("push", folder, "alice/options", "--create-pr")
-    assert result.exit_code == 0 and f"{client.url}/alice/options/discussions/1" in result.stdout
-    assert set(client.files("alice/options", "main")) == {".gitattributes"}
+    assert result.exit_code == 0 and f"{hub.url}/alice/options/discussions/1" in result.stdout
+    assert set(hub.model("alice/options").files("main")) == {".gitattributes"}
     monkeypatch.delenv("HF_TOKEN")
     refusal(folder, "There is no access token. Log in with `hf auth login`")
 
@@ -332,13 +333,13 @@ def test_a_saved_folder_can_be_written_again(tmp_path):
     assert not list((tmp_path / "small").iterdir())
 
 
-def test_every_library_loads_it(client, monkeypatch, capfd):
+def test_every_library_loads_it(hub, monkeypatch, capfd):
     """`scripts/check_hub.py`, for the real Hub, passes here and cleans up after itself.
 
     What it loads with this package is loaded in this process, as a second one would import everything again.
     """
-    before = set(client.hub.repositories)
-    for name, value in {"HF_ENDPOINT": client.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}.items():
+    before = set(hub.repositories)
+    for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr("sys.argv", ["check_hub.py"])
@@ -358,4 +359,4 @@ def test_every_library_loads_it(client, monkeypatch, capfd):
     output, errors = capfd.readouterr()
     check_no_token(output + errors, "the output")
     assert output.count("same      ") == 13 and "DIFFERENT" not in output
-    assert set(client.hub.repositories) == before
+    assert set(hub.repositories) == before
