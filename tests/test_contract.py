@@ -235,7 +235,7 @@ class TestOtherWeights:
 class TestCompileAndExport:
     @pytest.mark.slow
     def test_compile_fullgraph(self):
-        """With a loss and gradients: tests/test_causal_lm.py."""
+        """With a loss and gradients: tests/test_heads.py."""
         torch._dynamo.reset()
         model = make_model("learned")
         compiled = torch.compile(model, fullgraph=True, dynamic=True)

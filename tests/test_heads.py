@@ -1,7 +1,7 @@
-"""The zero-layer GPT: loss, gradients and generation against GPT-2 without layers; what a head owes to libraries."""
+"""The models with a head: losses, gradients and texts of GPT-2 without layers; what libraries expect of them."""
 
 import copy
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -9,36 +9,36 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from installed import older
+from tiny import new_model
 from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
 import modeling_gpt_embeddings
-from gpt_embeddings import TokenWindows, WindowCollator
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
+from gpt_embeddings import save_folder
+from gpt_embeddings.checkpoints.loading import load_model
+from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsForSequenceClassification
 
 
-ROOT = Path(__file__).parent.parent
-SIZES = {"vocab_size": 40, "n_positions": 32, "n_embd": 8, "embd_pdrop": 0.0}
 IDS = torch.tensor([[5, 6, 7, 8, 9, 1], [9, 10, 11, 12, 13, 2]])
+SIZES = {"vocab_size": 40, "n_positions": 32, "n_embd": 8}
+make_model = partial(new_model, GPTEmbeddingsForCausalLM, **SIZES, initializer_range=0.5, embd_pdrop=0.0)
+make_classifier = partial(new_model, GPTEmbeddingsForSequenceClassification, initializer_range=0.5)
 
 
-def make_model(**options) -> GPTEmbeddingsForCausalLM:
-    torch.manual_seed(0)
-    return GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(**{"initializer_range": 0.5, **SIZES, **options})).eval()
-
-
-def gpt2_without_layers(model: GPTEmbeddingsForCausalLM) -> GPT2LMHeadModel:
-    names = ("vocab_size", "n_positions", "n_embd", "embd_pdrop", "tie_word_embeddings")
-    sizes = {name: getattr(model.config, name) for name in names}
-    config = GPT2Config(**sizes, n_layer=0, n_head=1, bos_token_id=None, eos_token_id=None)
-    gpt2 = GPT2LMHeadModel(config).eval()
+def gpt2_without_layers(model, kind=GPT2LMHeadModel, **fields):
+    fields["tie_word_embeddings"] = model.config.tie_word_embeddings
+    gpt2 = kind(GPT2Config(**SIZES, n_layer=0, n_head=1, bos_token_id=None, eos_token_id=None, **fields)).eval()
     gpt2.transformer.ln_f = torch.nn.Identity()
-    gpt2.load_state_dict(model.state_dict())
+    weights = model.state_dict()
+    weights.pop("score.bias", None)  # which GPT-2 lacks
+    gpt2.load_state_dict(weights)
     return gpt2
 
 
@@ -264,32 +264,29 @@ class TestContract:
 
 
 @pytest.mark.slow
-def test_gradient_accumulation_is_one_large_batch(gpt2_tokenizer, tmp_path):
-    text = (ROOT / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
-    windows = TokenWindows([text], gpt2_tokenizer, 16).to_dataset()
-    # The last window is padded, so that batches of unlike numbers of labels are averaged.
-    rows, models = windows.select([0, 1, 2, len(windows) - 1] * 4), []
+@pytest.mark.parametrize("make", [make_model, make_classifier])
+def test_accumulated_batches_train_as_one_large_batch(make, tmp_path):
+    """`Trainer` averages over batches of unlike numbers of labels."""
+    ids, models = torch.arange(96).view(16, 6) % 40, []
+    labels = ids[:, 0] % 3 if make is make_classifier else ids.masked_fill(ids < 20, -100)
+    rows = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
     for batch, steps in ((8, 1), (2, 4)):
-        torch.manual_seed(0)
-        config = GPTEmbeddingsConfig(n_embd=4, n_positions=16, embd_pdrop=0.0, tie_word_embeddings=False)
         arguments = TrainingArguments(
             str(tmp_path),
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=steps,
             max_steps=2,
-            learning_rate=0.01,
-            lr_scheduler_type="constant",
-            remove_unused_columns=False,
+            learning_rate=0.05,
+            optim="sgd",
             report_to="none",
-            save_strategy="no",
             disable_tqdm=True,
             use_cpu=True,
             dataloader_pin_memory=False,
         )
-        models.append(GPTEmbeddingsForCausalLM(config))
-        Trainer(models[-1], arguments, data_collator=WindowCollator(), train_dataset=rows).train()
-    for (name, ours), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, msg=name, rtol=1e-3, atol=1e-5)
+        models.append(make(**SIZES, num_labels=3, embd_pdrop=0.0))
+        Trainer(models[-1], arguments, train_dataset=rows).train()
+    torch.testing.assert_close(*(dict(model.named_parameters()) for model in models))
+    assert not torch.equal(models[0].base_model.wte.weight, make(**SIZES, num_labels=3).base_model.wte.weight)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -312,3 +309,63 @@ def test_every_gradient_passes_through_the_reducer_of_ddp(tied, tmp_path):
         torch.distributed.destroy_process_group()
     for ours, expected in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, 2 * expected.grad)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+def test_classes_are_a_linear_function_of_the_pooled_vector(pooling):
+    ids, mask = F.pad(IDS[:, :4], (0, 3)), torch.tensor([[1] * 4 + [0] * 3, [1] * 2 + [0] * 5])
+    model = make_classifier(**SIZES, num_labels=3)
+    assert not model.score.bias.any()
+    torch.nn.init.normal_(model.score.bias)
+    if pooling == "weighted":
+        model.transformer.set_token_weights(torch.rand(40))
+    logits = model(ids, attention_mask=mask).logits
+    pooled = model.transformer(ids, attention_mask=mask).pooler_output
+    torch.testing.assert_close(logits, pooled @ model.score.weight.T + model.score.bias)
+    bags = model.transformer.embed_bags(ids[mask == 1], torch.tensor([0, 4, 6]))
+    torch.testing.assert_close(model.score(bags), logits)
+
+
+def test_the_dropout_of_a_classifier_is_that_of_the_configuration():
+    for rates, expected in (({}, 0.1), ({"embd_pdrop": 0.4}, 0.4), ({"classifier_dropout": 0}, 0)):
+        assert make_classifier(**SIZES, **rates).dropout.p == expected
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "labels", "problem"),
+    [
+        (3, torch.tensor([0, 2]), "single_label_classification"),
+        (3, torch.tensor([[1.0, 0, 1], [0, 0, 0]]), "multi_label_classification"),
+        (1, torch.tensor([0.5, -1]), "regression"),
+        (1, torch.tensor([[0.5], [-1]]), "regression"),
+        (3, torch.tensor([[0.5, 1, 2], [-1, 1, 1]]), "regression"),
+    ],
+    ids=["single", "multi", "one number", "one column", "three numbers"],
+)
+@pytest.mark.parametrize("stated", [False, True])
+def test_losses_of_a_classifier_are_those_of_gpt2(num_labels, labels, problem, stated):
+    """A GPT-2 without layers whose last token is the only one: its logits, losses and problem types."""
+    stated = stated or (num_labels > 1 and problem == "regression")  # else GPT-2 takes them for several labels at once
+    fields = {"num_labels": num_labels, **({"problem_type": problem} if stated else {})}
+    ours = make_classifier(**SIZES, **fields)
+    theirs = gpt2_without_layers(ours, GPT2ForSequenceClassification, pad_token_id=0, **fields)
+    got, expected = (model(IDS[:, :1], labels=labels) for model in (ours, theirs))
+    torch.testing.assert_close(got.logits, expected.logits)
+    torch.testing.assert_close(got.loss, expected.loss)
+    assert ours.config.problem_type == theirs.config.problem_type == problem
+    for output in (got, expected):
+        output.loss.backward()
+    torch.testing.assert_close(ours.score.weight.grad, theirs.score.weight.grad)
+
+
+def test_the_pipeline_gives_probabilities_by_label(small_tokenizer, tmp_path):
+    labels = ["ebb", "flood", "slack"]
+    model = make_classifier(vocab_size=500, id2label=dict(enumerate(labels)))
+    torch.nn.init.normal_(model.score.bias)
+    save_folder(tmp_path, model, small_tokenizer)
+    assert torch.equal(load_model(str(tmp_path)).wte.weight, model.transformer.wte.weight)
+    assert type(load_model(str(tmp_path), type(model))) is type(model)
+    (scores,) = pipeline("text-classification", model=str(tmp_path), top_k=None)(["the tide came in"])
+    expected = model(**small_tokenizer("the tide came in", return_tensors="pt")).logits.softmax(1)[0]
+    found = {score["label"]: score["score"] for score in scores}
+    assert found == pytest.approx(dict(zip(labels, expected.tolist(), strict=True)))
