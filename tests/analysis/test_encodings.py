@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from tiny import new_model
+from torch.nn.functional import normalize
 
-from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings.analysis.encodings import compare_encodings
 
 
@@ -15,8 +16,7 @@ TEXTS = [CAT, CARPET, "It rained"]
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32)).eval()
+    return new_model()
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +52,14 @@ def test_sparse_ones_equal_the_formulas(encodings, gpt2_tokenizer):
     for encoding, vectors in ((bag, counts), (tfidf, weights)):
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         np.testing.assert_allclose(encoding.similarity, units @ units.T, atol=1e-9)
-    assert (pooled.size, rows.size) == (16, 8 * 16) and pooled.zeros == rows.zeros == 0
+    assert (pooled.size, rows.size) == (8, 8 * 8) and pooled.zeros == rows.zeros == 0
 
 
 def test_dense_ones_equal_the_model(encodings, model, gpt2_tokenizer):
     outputs = [model(torch.tensor([gpt2_tokenizer(text).input_ids])) for text in TEXTS]
-    pooled = torch.nn.functional.normalize(torch.cat([output.pooler_output for output in outputs]).double(), dim=1)
+    pooled = normalize(torch.cat([output.pooler_output for output in outputs]).double(), dim=1)
     np.testing.assert_allclose(encodings[3].similarity, (pooled @ pooled.T).detach(), atol=1e-5)
-    rows = torch.nn.functional.normalize(outputs[0].last_hidden_state.flatten().double(), dim=0)
-    other = torch.nn.functional.normalize(outputs[1].last_hidden_state.flatten().double(), dim=0)
+    rows, other = (normalize(output.last_hidden_state.flatten().double(), dim=0) for output in outputs[:2])
     assert encodings[4].similarity[0, 1] == pytest.approx(float((rows @ other).detach()), abs=1e-5)
 
 
@@ -69,4 +68,4 @@ def test_bad_sentences_are_refused_and_long_ones_cut(model, gpt2_tokenizer):
         compare_encodings(model, gpt2_tokenizer, [CAT])
     with pytest.raises(ValueError, match="'' has no tokens"):
         compare_encodings(model, gpt2_tokenizer, [CAT, ""])
-    assert compare_encodings(model, gpt2_tokenizer, [CAT, "tide " * 100])[4].size == 32 * 16
+    assert compare_encodings(model, gpt2_tokenizer, [CAT, "tide " * 100])[4].size == 16 * 8

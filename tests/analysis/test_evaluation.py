@@ -45,9 +45,8 @@ def theirs(box):
 
 @pytest.mark.parametrize("dim", [256, 64])
 def test_scored_pairs_as_sentence_transformers_has_them(theirs, dim):
-    rng = np.random.default_rng(0)
     first, second = LINES[:-1], LINES[1:]
-    scores = rng.integers(0, 6, len(first)) / 5  # with ties
+    scores = np.random.default_rng(0).integers(0, 6, len(first)) / 5  # with ties
     evaluator = EmbeddingSimilarityEvaluator(first, second, scores, main_similarity="cosine", truncate_dim=dim)
     ours = evaluate_scores(theirs.encode, first, second, scores, dims=[dim])
     assert ours[dim] == pytest.approx(evaluator(theirs)["spearman_cosine"], abs=1e-6)
@@ -59,11 +58,11 @@ def test_retrieval_as_sentence_transformers_has_it(theirs, dim):
     questions = [line[:20] for line in LINES] + [LINES[0][:20], LINES[1][:20], "Quite another question"]
     answers = [line[20:] for line in LINES] + [LINES[5][20:], LINES[1][20:], LINES[2][20:]]
     documents = {answer: str(i) for i, answer in enumerate(dict.fromkeys(answers))}
-    asked = list(dict.fromkeys(questions))
-    pairs = list(zip(questions, answers, strict=True))
-    relevant = {str(i): {documents[a] for q, a in pairs if q == question} for i, question in enumerate(asked)}
+    relevant = {question: set() for question in questions}
+    for question, answer in zip(questions, answers, strict=True):
+        relevant[question].add(documents[answer])
     evaluator = InformationRetrievalEvaluator(
-        {str(i): question for i, question in enumerate(asked)},
+        {question: question for question in questions},
         {number: answer for answer, number in documents.items()},
         relevant,
         truncate_dim=dim,
@@ -122,11 +121,11 @@ def test_similar_pairs_have_the_ranks_they_claim():
     assert (similar_pairs(vectors, seed=1)[1] == second).all()
 
 
-def run(folder, rows, *options, table="gpt-embeddings-english"):
-    """Evaluate the table on pairs in a file of CSV."""
+def run(folder, rows, *options):
+    """Evaluate the English table on pairs in a file of CSV."""
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    return CliRunner().invoke(app, ["evaluate", table, str(folder / "pairs.csv"), *options])
+    return CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", file.name, *options])
 
 
 def test_command_with_scored_pairs(box, tmp_path):
@@ -136,8 +135,7 @@ def test_command_with_scored_pairs(box, tmp_path):
     facts = json.loads(done.stdout.splitlines()[-1])
     assert (facts["pairs"], facts["skipped"]) == (len(rows), 2)
     first, second = (box.encode([row[side] for row in rows]) for side in (0, 1))
-    cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
-    expected = spearmanr(cosines, [row[2] for row in rows])[0]
+    expected = spearmanr((unit_rows(first) * unit_rows(second)).sum(1), [row[2] for row in rows])[0]
     assert facts["dimensions"]["256"]["spearman"] == pytest.approx(expected, abs=1e-6)
 
 

@@ -7,32 +7,21 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
+from tiny import new_model
 from tokenizers import normalizers, pre_tokenizers
 
-from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings.analysis.neighbours import Neighbours, describe_chance, spelling_variants
 from gpt_embeddings.analysis.projections import has_umap, project
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
-
-
-@pytest.fixture(scope="module")
-def index(model, gpt2_tokenizer):
-    return Neighbours(model, gpt2_tokenizer)
-
-
-def one_id(tokenizer, word):
-    (found,) = tokenizer(f" {word}").input_ids
-    return found
+def index(gpt2_tokenizer):
+    return Neighbours(new_model(n_embd=32), gpt2_tokenizer)
 
 
 def make_royal(tokenizer, **more):
     """A table in which royalty and sex are directions of their own."""
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=4, initializer_range=0.0)).eval()
+    model = new_model(n_embd=4, initializer_range=0.0)
     rows = {"Ġking": (1, 1, 0, 0), "Ġqueen": (1, 0, 1, 0), "Ġman": (0, 1, 0, 0), "Ġwoman": (0, 0, 1, 0)}
     for token, row in {**rows, "Ġtide": (0, 0, 0, 1), **more}.items():
         model.wte.weight.data[tokenizer.convert_tokens_to_ids(token)] = torch.tensor(row).float()
@@ -46,8 +35,8 @@ def royal(gpt2_tokenizer):
 
 @pytest.mark.parametrize("word", ["tide", "gato"])
 @pytest.mark.parametrize("exclude_inputs", [True, False])
-def test_neighbours_equal_numpy(model, index, gpt2_tokenizer, word, exclude_inputs):
-    table = model.wte.weight.detach().double().numpy()
+def test_neighbours_equal_numpy(index, gpt2_tokenizer, word, exclude_inputs):
+    table = index.table.double().numpy()
     ids = gpt2_tokenizer(f" {word}").input_ids
     query = table[ids].mean(0)
     cosines = table @ query / np.linalg.norm(table, axis=1) / np.linalg.norm(query)
@@ -56,35 +45,26 @@ def test_neighbours_equal_numpy(model, index, gpt2_tokenizer, word, exclude_inpu
     expected = np.argsort(-cosines)[:10]
     asked, found = index.of_word(word, exclude_inputs=exclude_inputs)
     assert asked.input_ids == tuple(ids) and asked.label == {"tide": "␣tide", "gato": "␣g·ato"}[word]
-    assert torch.equal(asked.vector, model.wte.weight[torch.tensor(ids)].mean(0))
+    assert torch.equal(asked.vector, index.table[ids].mean(0))
     assert [near.input_ids[0] for near in found] == expected.tolist()
     np.testing.assert_allclose([near.score for near in found], cosines[expected], rtol=1e-4)
 
 
-def test_analogy_worked_by_hand(royal):
-    words, found = royal.analogy("king", "man", "woman", count=1)
-    # (1, 1, 0, 0) / sqrt(2) - (0, 1, 0, 0) + (0, 0, 1, 0) against (1, 0, 1, 0) / sqrt(2)
-    half = math.sqrt(0.5)
-    target = np.array([half, half - 1, 1])
-    assert found[0].text == "␣queen"
-    assert found[0].score == pytest.approx((half * half + half) / np.linalg.norm(target), rel=1e-5)
-    assert [word.label for word in words] == ["␣king", "␣man", "␣woman"]
-    assert len(royal.analogy("king", "man", "woman", exclude_inputs=False)[1]) == 1  # no other row is similar to both
-
-
-def test_analogies_equal_numpy(model, index, gpt2_tokenizer):
-    table = model.wte.weight.detach().double().numpy()
+@pytest.mark.parametrize("exclude_inputs", [True, False])
+def test_analogies_equal_numpy(index, gpt2_tokenizer, exclude_inputs):
+    table = index.table.double().numpy()
     units = table / np.linalg.norm(table, axis=1, keepdims=True)
-    a, b, c = (units[one_id(gpt2_tokenizer, word)] for word in ("king", "man", "woman"))
+    ids = gpt2_tokenizer.convert_tokens_to_ids(["Ġking", "Ġman", "Ġwoman"])
+    a, b, c = units[ids]
     ranking = np.maximum(units @ a, 0) * np.maximum(units @ c, 0) / (np.maximum(units @ b, 0) + 0.2)
-    for exclude_inputs in (False, True):
-        if exclude_inputs:
-            ranking[[one_id(gpt2_tokenizer, word) for word in ("king", "man", "woman")]] = 0
-        expected = np.argsort(-ranking)[:10]
-        _, found = index.analogy("king", "man", "woman", exclude_inputs=exclude_inputs)
-        assert [near.input_ids[0] for near in found] == expected.tolist()
-        cosines = units[expected] @ (a - b + c) / np.linalg.norm(a - b + c)
-        np.testing.assert_allclose([near.score for near in found], cosines, rtol=1e-4)
+    if exclude_inputs:
+        ranking[ids] = 0
+    expected = np.argsort(-ranking)[:10]
+    words, found = index.analogy("king", "man", "woman", exclude_inputs=exclude_inputs)
+    assert [word.label for word in words] == ["␣king", "␣man", "␣woman"]
+    assert [near.input_ids[0] for near in found] == expected.tolist()
+    cosines = units[expected] @ (a - b + c) / np.linalg.norm(a - b + c)
+    np.testing.assert_allclose([near.score for near in found], cosines, rtol=1e-4)
 
 
 def test_case_space_and_plural_make_no_other_word(gpt2_tokenizer):
@@ -106,9 +86,7 @@ WORD_LIST = ["queen", "cats", "catatonic", "Lions", "leões", "gato", "gatos", "
 
 @pytest.mark.parametrize("pooling", ["mean", "weighted"])
 def test_words_are_searched_by_the_vectors_that_the_model_gives_them(gpt2_tokenizer, pooling):
-    torch.manual_seed(0)
-    config = GPTEmbeddingsConfig(n_embd=8, n_positions=9, position_embedding_type="none", pooling=pooling)
-    model = GPTEmbeddingsModel(config).eval()
+    model = new_model(position_embedding_type="none", pooling=pooling)
     if pooling == "weighted":
         model.token_weights.copy_(torch.rand(50_257) + 0.1)
     index = Neighbours(model, gpt2_tokenizer, words=[*WORD_LIST, "TIDE", " gato"])
@@ -128,8 +106,8 @@ def test_words_are_searched_by_the_vectors_that_the_model_gives_them(gpt2_tokeni
         Neighbours(model, gpt2_tokenizer, [1], words=["a"])
 
 
-def test_spelling_variants_are_no_answers(model, gpt2_tokenizer):
-    index = Neighbours(model, gpt2_tokenizer, words=WORD_LIST)
+def test_spelling_variants_are_no_answers(index, gpt2_tokenizer):
+    index = Neighbours(index.model, gpt2_tokenizer, words=WORD_LIST)
     for query, left_out in {
         "Queens": {"queen"},
         "cat": {"cats", "catatonic"},  # ␣cat·at·onic has the token of the query
@@ -155,6 +133,7 @@ def test_zero_rows_are_never_neighbours(royal):
     _, found = royal.of_word("tide", count=9)
     assert {near.text for near in found} == {"␣king", "␣queen", "␣man", "␣woman"}
     assert [near.score for near in found] == [0, 0, 0, 0]
+    assert len(royal.analogy("king", "man", "woman", exclude_inputs=False)[1]) == 1  # no other row is similar to both
 
 
 def test_a_vector_is_searched_by(index, royal):
@@ -185,10 +164,9 @@ def test_rows_that_no_text_can_reach_are_never_neighbours(gpt2_tokenizer):
     tokenizer = copy.deepcopy(gpt2_tokenizer)
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=4)).eval()
-    ids = {word: one_id(gpt2_tokenizer, word) for word in ("king", "King", "Queen", "é", "É")}
-    for token_id in ids.values():
-        model.wte.weight.data[token_id] = torch.ones(4)
+    model = new_model(n_embd=4)
+    ids = {word: gpt2_tokenizer(f" {word}").input_ids[0] for word in ("king", "King", "Queen", "é", "É")}
+    model.wte.weight.data[list(ids.values())] = torch.ones(4)
     cased, uncased = Neighbours(model, gpt2_tokenizer), Neighbours(model, tokenizer)
     assert {near.text.lower() for near in cased.nearest(np.ones(4), 3)} == {"␣king", "␣queen", "␣é"}
     assert not {near.text for near in uncased.nearest(np.ones(4), 10**6)} & {"␣King", "␣Queen", "␣É"}
@@ -214,26 +192,22 @@ def test_an_untrained_table_is_called_so_and_a_trained_one_is_not(index, royal, 
     assert "its neighbours are near by chance" in describe_chance(index, index.chance)
     assert "is higher than that" in describe_chance(index, 0.9)
     assert not royal.looks_random
-    torch.manual_seed(0)
-    trained = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
+    trained, partly = new_model(n_embd=32), new_model(n_embd=32)
     trained.wte.weight.data += 0.01  # a common direction, as trained tables have
-    trained = Neighbours(trained, gpt2_tokenizer)
-    assert not trained.looks_random
-    partly = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=32, n_positions=16)).eval()
     partly.wte.weight.data[:2000] *= 2  # few rows have been trained, which pairs of rows hardly show
-    assert not Neighbours(partly, gpt2_tokenizer).looks_random
+    trained, partly = (Neighbours(model, gpt2_tokenizer) for model in (trained, partly))
+    assert not trained.looks_random and not partly.looks_random
     assert "no score here is higher" in describe_chance(trained, 0.1)
     assert describe_chance(trained, 0.99).endswith(f"about {trained.chance:.2f}.")
 
 
 def test_broken_tables_are_refused(gpt2_tokenizer):
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=4))
+    model = new_model()
     model.wte.weight.data[7, 0] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         Neighbours(model, gpt2_tokenizer)
-    small = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=50, n_embd=4, n_positions=4))
     with pytest.raises(ValueError, match="more than the model's `vocab_size` 50"):
-        Neighbours(small, gpt2_tokenizer)
+        Neighbours(new_model(vocab_size=50), gpt2_tokenizer)
 
 
 def test_an_axis_has_one_direction():

@@ -3,18 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from tiny import new_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 from gpt_embeddings.analysis.decomposition import measure, position_vectors, split_parts, token_vectors
 from gpt_embeddings.analysis.readable_tokens import readable_pieces, show, whole_words, word_ids
-
-
-def make_model(**fields):
-    torch.manual_seed(0)
-    config = GPTEmbeddingsConfig(**{"n_embd": 8, "n_positions": 16, **fields})
-    return GPTEmbeddingsModel(config).eval()
 
 
 def make_word_tokenizer():
@@ -70,7 +64,7 @@ def test_a_word_is_taken_as_within_a_sentence(gpt2_tokenizer):
     ids=["gpt2", "sinusoidal", "none", "opt", "ctrl"],
 )
 def test_the_parts_add_up_to_what_the_model_gives(gpt2_tokenizer, fields):
-    model = make_model(**fields)
+    model = new_model(**fields)
     parts = split_parts(model, gpt2_tokenizer, "The sea came in.")
     expected = model(torch.tensor([gpt2_tokenizer("The sea came in.").input_ids]))
     assert torch.equal(parts.total, expected.last_hidden_state[0])
@@ -85,33 +79,31 @@ def test_the_parts_add_up_to_what_the_model_gives(gpt2_tokenizer, fields):
 
 
 def test_measures_equal_numpy(gpt2_tokenizer):
-    parts = split_parts(make_model(), gpt2_tokenizer, "The sea came in.")
+    parts = split_parts(new_model(), gpt2_tokenizer, "The sea came in.")
     token, position = parts.token.double().numpy(), parts.position.double().numpy()
-    total = token + position
-    measures = measure(parts)
-
-    def cosine(a, b):
-        return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-
+    total, measures = token + position, measure(parts)
     np.testing.assert_allclose(measures["‖sum‖"], np.linalg.norm(total, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(measures["cos(sum, token)"], cosine(total, token), rtol=1e-4)
-    np.testing.assert_allclose(measures["cos(token, position)"], cosine(token, position), rtol=1e-4, atol=1e-6)
+    vectors = {"token": token, "position": position, "sum": total}
+    for name in ("cos(sum, token)", "cos(sum, position)", "cos(token, position)"):
+        a, b = (vectors[part] for part in name[4:-1].split(", "))
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        np.testing.assert_allclose(measures[name], cosines, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(measures["share of token"], (token * total).sum(1) / (total**2).sum(1), rtol=1e-4)
     np.testing.assert_allclose(measures["share of token"] + measures["share of position"], 1, rtol=1e-5)
 
 
 def test_measures_of_zero_tables_are_zeros_and_not_nan(gpt2_tokenizer):
-    measures = measure(split_parts(make_model(initializer_range=0.0), gpt2_tokenizer, "The sea"))
+    measures = measure(split_parts(new_model(initializer_range=0.0), gpt2_tokenizer, "The sea"))
     assert all((values == 0).all() for values in measures.values())
 
 
 def test_texts_that_are_too_long_or_have_no_parts(gpt2_tokenizer):
-    parts = split_parts(make_model(), gpt2_tokenizer, "tide " * 30)
+    parts = split_parts(new_model(), gpt2_tokenizer, "tide " * 30)
     assert len(parts.input_ids) == 16 and parts.n_tokens == len(gpt2_tokenizer("tide " * 30).input_ids)
     with pytest.raises(ValueError, match="text is empty"):
-        split_parts(make_model(), gpt2_tokenizer, "")
+        split_parts(new_model(), gpt2_tokenizer, "")
     with pytest.raises(ValueError, match="50257 entries, more than the model's `vocab_size` 100"):
-        split_parts(make_model(vocab_size=100), gpt2_tokenizer, "tide")
+        split_parts(new_model(vocab_size=100), gpt2_tokenizer, "tide")
 
 
 def test_words_of_a_vocabulary(gpt2_tokenizer):
