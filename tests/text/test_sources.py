@@ -133,23 +133,12 @@ class TestText:
         name = write(f"a.{suffix}", f"{mark}{content}".encode(encoding))
         assert texts(name, encoding=encoding, streaming=True) == ["água", "vento"]
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            "one\n\ntwo\nlines\n\nthree",
-            "\ufeff\n\none\n\n\n\n\ntwo\nlines\n\n\nthree\n\n\n",
-            "one\r\n\r\ntwo\r\nlines\r\n\r\n\r\nthree\r\n",
-            " \none\n \t \ntwo\nlines\n\u3000\n \n\nthree\n  ",
-        ],
-    )
-    def test_paragraphs_are_the_same_whatever_stands_between_them(self, content):
-        write("a.txt", content)
-        found = texts("a.txt", sample_by="paragraph", streaming=True)
-        assert found == ["one", "two\nlines", "three"]
-
-    def test_paragraphs_across_blocks(self):
+    @pytest.mark.parametrize(("begin", "newline"), [("", "\n"), ("\ufeff\n \n", "\n"), ("", "\r\n")])
+    def test_paragraphs_are_the_same_whatever_stands_between_them_and_wherever_a_block_ends(self, begin, newline):
         paragraphs = [f"{i} " + "word\n" * (i % 7) + "end" for i in range(300)]
-        write("a.txt", "".join(text + "\n" * (2 + i % 3) for i, text in enumerate(paragraphs)))
+        blank = ["\n", "\n\n\n", " \t \n", "\u3000\n \n\n"]
+        content = begin + "".join(f"{text}\n{blank[i % 4]}" for i, text in enumerate(paragraphs)) + "  "
+        write("a.txt", content.replace("\n", newline))
         reading = ReadOptions(format="text", sample_by="paragraph")
         for size in (3, 7, 64):
             found = [text for table in read_tables("a.txt", reading, size=size) for text in table["text"].to_pylist()]
@@ -214,18 +203,15 @@ class TestTables:
             assert found == ([float(n) for n in spellings] if numbers else spellings)
 
     def test_numbers_of_json_lose_nothing(self, streaming):
-        write("a.jsonl", '{"text": "a", "id": 10254939386542155531}\n{"text": "b", "id": 10254939386542155532}\n')
-        assert [row["id"] for row in load_source("a.jsonl", streaming=streaming)] == [
-            10254939386542155531,
-            10254939386542155532,
-        ]
+        ids = [10254939386542155531, 10254939386542155532]
+        write("a.jsonl", "".join(f'{{"text": "a", "id": {i}}}\n' for i in ids))
+        assert [row["id"] for row in load_source("a.jsonl", streaming=streaming)] == ids
         write("b.jsonl", '{"text": "a", "n": 9007199254740993, "x": 1.10}\n{"text": "b", "n": 1.5, "x": 2}\n')
         rows = list(load_source("b.jsonl", streaming=streaming))
         assert [(row["n"], row["x"]) for row in rows] == [("9007199254740993", 1.1), ("1.5", 2.0)]
         write("c.jsonl", '{"text": "a", "n": [9007199254740993, 1.5]}\n')
-        with pytest.raises(
-            UnreadableFileError, match=r"c\.jsonl.*column .n.: Integer value 9007199254740993 is outside"
-        ):
+        message = r"c\.jsonl.*column .n.: Integer value 9007199254740993 is outside"
+        with pytest.raises(UnreadableFileError, match=message):
             texts("c.jsonl", streaming=streaming)
         write("d.jsonl", '{"text": "a", "n": 0.5}\n')
         with pytest.raises(ValueError, match=r"b\.jsonl: Column 'n' holds double and, further on, string"):
@@ -286,11 +272,7 @@ class TestTables:
             ('{"text": "a"}\n{"n": ' + "9" * 5000 + "}\n", UnreadableFileError, "line 2 is not JSON .*4300 digits"),
             ('{"text": "a"}\n{"n": ' + "[" * 99999 + "}\n", UnreadableFileError, "line 2 is not JSON .*recursion"),
             ('{"text": "a"}\n["a"]\n', UnreadableFileError, "line 2 is not an object with columns"),
-            (
-                '{"text": "a", "n": 1.5}\n{"text": "b", "n": true}\n',
-                UnreadableFileError,
-                "column 'n': Expected a number",
-            ),
+            ('{"n": 1.5}\n{"n": true}\n', UnreadableFileError, "column 'n': Expected a number"),
             ('{"text": 5}\n', NotStringsError, r"a\.jsonl: Column 'text' must hold strings, it holds int\."),
             ('{"data": [{"type": "text", "text": "a"}]}\n', ColumnError, "no column 'text'; the columns are data"),
         ],
@@ -300,13 +282,19 @@ class TestTables:
         with pytest.raises(error, match=message):
             texts("a.jsonl", streaming=streaming)
 
-    @pytest.mark.parametrize(("first", "texts_only"), [("", True), ("", False), ('"text": null, ', False)])
+    @pytest.mark.parametrize(
+        ("first", "texts_only"), [("", True), ("", False), ('"text": null, "tag": null, ', False)]
+    )
     def test_json_whose_texts_begin_late(self, streaming, texts_only, first):
         """Several blocks before the first text, with and without its key."""
         pads = "".join(f'{{{first}"id": {i}, "pad": "{"x" * 80}"}}\n' for i in range(6000))
-        late = "".join(f'{{"id": {i}, "text": "late"}}\n' for i in range(10))
+        tag = ', "tag": "late"' if first else ""
+        late = "".join(f'{{"id": {i}, "text": "late"{tag}}}\n' for i in range(10))
         write("a.jsonl", pads + late)
-        assert texts("a.jsonl", streaming=streaming, texts_only=texts_only) == [None] * 6000 + ["late"] * 10
+        dataset = load_source("a.jsonl", streaming=streaming, texts_only=texts_only)
+        for name in ("text", "tag") if first else ("text",):
+            assert dataset.features[name] == Value("string")
+            assert [row[name] for row in dataset] == [None] * 6000 + ["late"] * 10
         write("b.jsonl", pads + late.replace("text", "pad"))
         if first:
             assert texts("b.jsonl", streaming=streaming, texts_only=texts_only) == [None] * 6010
@@ -370,15 +358,6 @@ class TestTables:
         read = load_source(["a.jsonl", "b.jsonl"], texts_only=True, streaming=streaming)
         assert list(read) == [{"text": "a"}, {"text": "b"}]
 
-    def test_a_null_in_a_whole_block(self, streaming):
-        rows = ['{"text": null, "tag": null}'] * 20000 + ['{"text": "a", "tag": "t"}'] * 5
-        write("a.jsonl", "\n".join(rows))
-        dataset = load_source("a.jsonl", streaming=streaming)
-        assert dataset.features == {"text": Value("string"), "tag": Value("string")}
-        found = list(dataset)
-        assert found[19999:20001] == [{"text": None, "tag": None}, {"text": "a", "tag": "t"}]
-        assert len(found) == 20005
-
 
 def test_types_that_come_late_are_joined_where_all_is_read_first():
     rows = ['{"text": "a", "n": 1}'] * 20000 + ['{"text": "b", "n": 1.5, "late": "x"}']
@@ -440,15 +419,20 @@ class TestBlocks:
             "generated": made,
             "generated, mapped": made.map(lambda row: {"n": row["n"]}),
             "joined": concatenate_datasets([half.to_iterable_dataset() for half in halves]),
+            "shown": Dataset.from_dict({"i": range(3)}).with_transform(self.show),
         }
+
+    def show(self, batch):
+        return {name: [ROWS[i][name] for i in batch["i"]] for name in ("text", "n")}
 
     @pytest.mark.parametrize("rows", [2, 100])
     def test_a_null_in_any_place(self, rows):
         for name, dataset in self.sources().items():
-            blocks = list(read_blocks(dataset.with_format("arrow"), rows))
+            dataset = dataset if name == "shown" else dataset.with_format("arrow")
+            blocks = list(read_blocks(dataset, rows))
             assert [row for block in blocks for row in block.to_pylist()] == ROWS, name
             assert all(block.num_rows <= rows for block in blocks), name
-            found = list(read_blocks(dataset.with_format("arrow"), rows, ["text"]))
+            found = list(read_blocks(dataset, rows, ["text"]))
             assert [text for block in found for text in block["text"].to_pylist()] == [None, "a", "b"], name
             assert {block.schema.field("text").type for block in found} <= {pa.string(), pa.large_string()}, name
 
@@ -457,7 +441,10 @@ class TestBlocks:
         dataset = IterableDataset.from_generator(lambda: iter(rows)).with_format("arrow")
         with pytest.raises(ValueError, match="Column 'n' holds int64 and, further on, string"):
             list(read_blocks(dataset, 10))
-        assert [block.to_pylist() for block in read_blocks(dataset, 10, ["text"])] == [[{"text": "a"}, {"text": "b"}]]
+        shown = Dataset.from_dict({"i": [0, 1]}).with_transform(lambda batch: {"text": ["a", "b"], "n": [1, "one"]})
+        for given in (dataset, shown):
+            found = [block.to_pylist() for block in read_blocks(given, 10, ["text"])]
+            assert found == [[{"text": "a"}, {"text": "b"}]]
         with pytest.raises(ColumnError, match="There is no column 'review'; the columns are text, n"):
             list(read_blocks(dataset, 10, ["review"]))
 

@@ -60,8 +60,9 @@ def test_special_tokens_of(name):
 def test_a_post_processor_that_was_exchanged():
     tokenizer = words("</s> $A")
     assert encode_flat(["the"], tokenizer)[0].tolist() == [2, 4]
-    tokenizer(["the"], padding=True, truncation=True, max_length=2)
-    assert encode_flat(["the tide came in"], tokenizer)[0].tolist() == [2, 4, 5, 6, 7]
+    tokenizer(["the"], padding="max_length", truncation=True, max_length=2)  # which the backend keeps as its own
+    assert encode_flat(["the tide came in", ""], tokenizer)[0].tolist() == [2, 4, 5, 6, 7, 2]
+    assert tokenizer.backend_tokenizer.truncation["max_length"] == tokenizer.backend_tokenizer.padding["length"] == 2
     tokenizer.backend_tokenizer.post_processor = words("<s> $A </s>").backend_tokenizer.post_processor
     assert encode_flat(["the"], tokenizer)[0].tolist() == [1, 4, 2]
     tokenizer.backend_tokenizer.post_processor = None
@@ -69,9 +70,8 @@ def test_a_post_processor_that_was_exchanged():
 
 
 def test_a_post_processor_that_does_more():
-    with pytest.raises(
-        ValueError, match=r"TemplateProcessing does not add the same ids to every text: 'The tide came in\.'"
-    ):
+    message = r"TemplateProcessing does not add the same ids to every text: 'The tide came in\.'"
+    with pytest.raises(ValueError, match=message):
         encode_flat(["the"], words("$A </s> $A"))
 
 
