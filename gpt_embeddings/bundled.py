@@ -10,17 +10,12 @@
 from pathlib import Path
 
 
-FOLDER = Path(__file__).parent / "checkpoints"
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
-BUNDLED = (ENGLISH, PORTUGUESE)
+_folder = Path(__file__).parent / "checkpoints"
+BUNDLED = {ENGLISH: _folder / "english", PORTUGUESE: _folder / "portuguese"}  # names and folders
 REINSTALL = (
     "Reinstall the package with `pip install --force-reinstall --no-deps gpt-embeddings`, or name another model."
 )
-
-
-def folder_of(name: str) -> Path:
-    """Return the folder of a bundled table."""
-    return FOLDER / name.removeprefix("gpt-embeddings-")
 
 
 def find_bundled(name: str | None) -> str:
@@ -30,7 +25,7 @@ def find_bundled(name: str | None) -> str:
     """
     if name is not None and (name not in BUNDLED or Path(name).exists()):
         return name
-    folder = folder_of(name or ENGLISH)
+    folder = BUNDLED[name or ENGLISH]
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"The bundled table {name or ENGLISH!r} is missing from {str(folder)!r}. {REINSTALL}")
     return str(folder)
@@ -38,4 +33,4 @@ def find_bundled(name: str | None) -> str:
 
 def bundled_name(folder: str) -> str | None:
     """Return the name of the bundled table whose folder this is, or None."""
-    return next((table for table in BUNDLED if Path(folder) == folder_of(table)), None)
+    return next((name for name, path in BUNDLED.items() if Path(folder) == path), None)

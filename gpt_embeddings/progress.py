@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from datasets.utils import tqdm
@@ -47,11 +48,12 @@ class Bar(tqdm):
         super().__init__(*args, **options)
 
 
+@dataclass(eq=False)
 class _Lines(io.TextIOBase):
     """Writes what `tqdm` draws over the line before as a line of its own."""
 
-    def __init__(self, file: Any) -> None:
-        self._file, self._last = file, ""
+    _file: Any
+    _last: str = ""
 
     def write(self, text: str) -> int:
         line = text.strip()

@@ -48,9 +48,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings import load_tokenizer
 from gpt_embeddings.analysis.similarity import unit_rows
-from gpt_embeddings.bundled import PORTUGUESE, folder_of
+from gpt_embeddings.bundled import BUNDLED, PORTUGUESE
 from gpt_embeddings.checkpoints.int8_rows import save_int8
-from gpt_embeddings.checkpoints.loading import load_model
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.training.distillation import center
 from gpt_embeddings.training.row_adam import RowAdam
 from gpt_embeddings.training.runs import Bags
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for text and vectors; kept for another time")
     parser.add_argument("--output", type=Path, required=True, help="folder of the table")
-    parser.add_argument("--tokenizer", default=str(folder_of(PORTUGUESE)), help="folder of the vocabulary")
+    parser.add_argument("--tokenizer", default=str(BUNDLED[PORTUGUESE]), help="folder of the vocabulary")
     parser.add_argument(
         "--repositories", default="https://github.com/{name}", help="where a repository is cloned from"
     )
@@ -161,7 +161,7 @@ class English:
     """The bundled English table."""
 
     def __init__(self) -> None:
-        self.model, self.tokenizer = load_model().eval(), load_tokenizer(canonical=True)
+        self.model, self.tokenizer = load_model_and_tokenizer()
         inner = load_tokenizer(canonical=True).backend_tokenizer
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._inner = inner
@@ -235,7 +235,7 @@ class Words:
     """
 
     def __init__(self, work: Path, repositories: str, root: Path, processes: int, limit: int) -> None:
-        folder = folder_of(PORTUGUESE)
+        folder = BUNDLED[PORTUGUESE]
         self.portuguese, self.english = (
             (folder / f"words.{language}.txt").read_text(encoding="utf-8").split("\n")[:-1][:limit]
             for language in ("pt", "en")

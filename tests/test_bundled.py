@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from gpt_embeddings import Embedder, bundled
-from gpt_embeddings.bundled import ENGLISH, PORTUGUESE, folder_of
-from gpt_embeddings.checkpoints.loading import load_model, load_model_and_tokenizer
+from gpt_embeddings import Embedder
+from gpt_embeddings.bundled import BUNDLED, ENGLISH, PORTUGUESE
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings_cli import app
 
 
@@ -63,14 +63,14 @@ def embedders():
 
 @pytest.mark.parametrize("name", TABLES)
 def test_it_is_its_int8_rows_and_small(name, loaded):
-    path, (model, tokenizer) = folder_of(name) / "model.safetensors", loaded[name]
+    path, (model, tokenizer) = BUNDLED[name] / "model.safetensors", loaded[name]
     stored = load_file(path)
     assert stored["wte.weight"].dtype == torch.int8 and stored["wte.weight"].shape == (50_257, 256)
     assert torch.equal(model.wte.weight, stored["wte.weight"] * stored["wte_scale"].unsqueeze(1))
     assert model.wpe is None and "wpe.weight" not in stored
     assert not model.training and len(tokenizer) == 50_257 and tokenizer.model_max_length == 1024
     assert path.stat().st_size < 13.1e6
-    assert sum(len(zlib.compress(file.read_bytes())) for file in folder_of(name).glob("tokenizer*")) < 1e6
+    assert sum(len(zlib.compress(file.read_bytes())) for file in BUNDLED[name].glob("tokenizer*")) < 1e6
     assert torch.equal(loaded[None][0].wte.weight, model.wte.weight) == (name == ENGLISH)  # the default
 
 
@@ -92,7 +92,7 @@ def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, l
 def test_frequent_words_of_both_languages_are_tokens(loaded):
     tokenizer = loaded[PORTUGUESE][1]
     for language in ("pt", "en"):
-        words = (folder_of(PORTUGUESE) / f"words.{language}.txt").read_text(encoding="utf-8").split("\n")[:10_000]
+        words = (BUNDLED[PORTUGUESE] / f"words.{language}.txt").read_text(encoding="utf-8").split("\n")[:10_000]
         lengths = [len(ids) for ids in tokenizer(words)["input_ids"]]
         assert np.mean(np.array(lengths) == 1) >= 0.95
 
@@ -134,16 +134,16 @@ def test_long_documents_keep_their_subject(name, paragraphs, most, embedders):
 
 
 def test_a_damaged_installation_says_how_to_repair_it(monkeypatch, tmp_path):
-    shutil.copytree(folder_of(ENGLISH), tmp_path / "english")
+    shutil.copytree(BUNDLED[ENGLISH], tmp_path / "english")
     weights = tmp_path / "english" / "model.safetensors"
-    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    monkeypatch.setitem(BUNDLED, ENGLISH, tmp_path / "english")
     for size in (-1, 9):
         weights.write_bytes(weights.read_bytes()[:size])
         with pytest.raises(ValueError, match=r"is broken.*pip install --force-reinstall"):
-            load_model()
+            load_model_and_tokenizer()
     weights.unlink()
     with pytest.raises(OSError, match=rf"'{ENGLISH}' is missing from.*pip install --force-reinstall"):
-        load_model()
+        load_model_and_tokenizer()
     result = CliRunner().invoke(app, ["embed", __file__, "--output", str(tmp_path / "out")])
     assert result.exit_code == 1 and "pip install --force-reinstall" in result.output
 
@@ -152,4 +152,4 @@ def test_a_folder_of_that_name_is_that_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ENGLISH).mkdir()
     with pytest.raises(OSError, match="No model at"):
-        load_model(ENGLISH)
+        load_model_and_tokenizer(ENGLISH)

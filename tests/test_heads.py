@@ -22,7 +22,7 @@ from transformers import (
 
 import modeling_gpt_embeddings
 from gpt_embeddings import save_folder
-from gpt_embeddings.checkpoints.loading import load_model
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsForSequenceClassification
 
 
@@ -363,8 +363,8 @@ def test_the_pipeline_gives_probabilities_by_label(small_tokenizer, tmp_path):
     model = make_classifier(vocab_size=500, id2label=dict(enumerate(labels)))
     torch.nn.init.normal_(model.score.bias)
     save_folder(tmp_path, model, small_tokenizer)
-    assert torch.equal(load_model(str(tmp_path)).wte.weight, model.transformer.wte.weight)
-    assert type(load_model(str(tmp_path), type(model))) is type(model)
+    assert torch.equal(load_model_and_tokenizer(str(tmp_path))[0].wte.weight, model.transformer.wte.weight)
+    assert type(load_model_and_tokenizer(str(tmp_path), None, type(model))[0]) is type(model)
     (scores,) = pipeline("text-classification", model=str(tmp_path), top_k=None)(["the tide came in"])
     expected = model(**small_tokenizer("the tide came in", return_tensors="pt")).logits.softmax(1)[0]
     found = {score["label"]: score["score"] for score in scores}

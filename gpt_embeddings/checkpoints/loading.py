@@ -24,34 +24,58 @@ MODEL_TYPE = GPTEmbeddingsConfig.model_type
 VOCABULARIES = "tokenizer.json vocab.json vocab.txt sentencepiece.bpe.model spiece.model tokenizer.model".split()
 
 
-def load_model(name: str | None = None, model_class: type[Any] = GPTEmbeddingsModel) -> Any:
-    """Load a saved model for inference, the input stage of a GPT checkpoint, or a static model of another library.
-
-    A `model_class` with a head loads saved GPTEmbeddings models alone, as the others have only the input stage.
-    """
-    return _load(find_bundled(name), model_class)[0]
-
-
 def load_model_and_tokenizer(
     name: str | None = None, tokenizer: str | None = None, model_class: type[Any] = GPTEmbeddingsModel
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a model as [`load_model`] does, and its tokenizer, with the model's `n_positions` as `model_max_length`.
+    """Load a model for inference, and its tokenizer with the model's `n_positions` as `model_max_length`.
 
     Args:
-        name: Folder or Hub name of the model; None is the bundled English table.
+        name: Folder or Hub name of a saved model, of a GPT checkpoint, whose input stage is taken, or of a static
+            model of another library; None is the bundled English table.
         tokenizer: Folder or Hub name of the tokenizer; None is the model's own or, if it has none, GPT-2's.
-        model_class: As in [`load_model`].
+        model_class: One with a head loads saved models alone, as the others have only the input stage.
 
     Raises:
         OSError: There is no such model or tokenizer.
-        ValueError: One of them is broken.
+        ValueError: One of them is broken, or lacks weights.
     """
-    name = find_bundled(name)
-    model, own = _load(name, model_class)
+    name, own = find_bundled(name), None
+    missing: set[str] = set()
+    try:
+        folder = Folder(name)
+        if model_class is GPTEmbeddingsModel and find_static(folder) is not None:
+            model, own = from_static(name)
+        elif not folder.has("config.json"):
+            raise FileNotFoundError("there is no config.json. Give a folder that `save_pretrained` wrote.")
+        elif (model_type := read_json(folder.download("config.json")).get("model_type")) == MODEL_TYPE:
+            # Without transformers' report on unused weights, such as those of a head, and its progress bar.
+            verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+            try:
+                model, report = model_class.from_pretrained(name, output_loading_info=True)
+            finally:
+                logging.set_verbosity(verbosity)
+                if bar:
+                    logging.enable_progress_bar()
+            missing = set(report["missing_keys"])
+        elif model_class is GPTEmbeddingsModel:
+            model = from_gpt(name)
+        else:
+            raise ValueError(f"{name!r} holds a model of type {model_type!r}, not {MODEL_TYPE!r}.")
+    except OSError as error:
+        raise OSError(f"No model at {name!r}: {error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        advice = f" {REINSTALL}" if bundled_name(name) else ""
+        raise ValueError(f"The model at {name!r} is broken, or not a GPTEmbeddings model: {error}.{advice}") from error
+    if missing:  # transformers has filled them with random numbers
+        names = ", ".join(sorted(missing))
+        raise ValueError(f"The model at {name!r} lacks {names}, which must not be random. Save the model again.")
+    model.eval()
     if own is not None and tokenizer in (None, name):
         return model, own
     if tokenizer is None:
-        tokenizer = name if any(map(Folder(name).has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
+        tokenizer = name if any(map(folder.has, (*VOCABULARIES, FORM_FILE))) else DEFAULT_TOKENIZER
     return model, load_tokenizer(tokenizer, model_max_length=model.config.n_positions)
 
 
@@ -70,40 +94,3 @@ def save_with_tokenizer(model: GPTEmbeddingsModel, folder: Folder, output: Path)
             f"The tokenizer is left out, because it cannot be loaded here ({reason:.200}); give one by `--tokenizer`."
         )
     return f"  tokenizer  {len(tokenizer)} entries, {type(tokenizer).__name__}"
-
-
-def _load(name: str, model_class: type[Any]) -> tuple[Any, PreTrainedTokenizerBase | None]:
-    """Return a model and, if it is a static one, its tokenizer, which is in the same files.
-
-    Missing weights are refused; transformers would fill them with random numbers.
-    """
-    try:
-        folder = Folder(name)
-        if model_class is GPTEmbeddingsModel and find_static(folder) is not None:
-            return from_static(name)
-        if not folder.has("config.json"):
-            raise FileNotFoundError("there is no config.json. Give a folder that `save_pretrained` wrote.")
-        model_type = read_json(folder.download("config.json")).get("model_type")
-        if model_type != MODEL_TYPE and model_class is GPTEmbeddingsModel:
-            return from_gpt(name), None
-        if model_type != MODEL_TYPE:
-            raise ValueError(f"{name!r} holds a model of type {model_type!r}, not {MODEL_TYPE!r}.")
-        # Without transformers' report on unused weights, such as those of a head, and its progress bar.
-        verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            model, report = model_class.from_pretrained(name, output_loading_info=True)
-        finally:
-            logging.set_verbosity(verbosity)
-            if bar:
-                logging.enable_progress_bar()
-    except OSError as error:
-        raise OSError(f"No model at {name!r}: {error}") from error
-    except (RuntimeError, SafetensorError) as error:
-        advice = f" {REINSTALL}" if bundled_name(name) else ""
-        raise ValueError(f"The model at {name!r} is broken, or not a GPTEmbeddings model: {error}.{advice}") from error
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"]))
-        raise ValueError(f"The model at {name!r} lacks {missing}, which must not be random. Save the model again.")
-    return model.eval(), None

@@ -34,7 +34,7 @@ from gpt_embeddings.embedding.embedder import Embedder
 from gpt_embeddings.embedding.shards import PARQUET, WRITTEN, Format, Provenance, Shards, open_output
 from gpt_embeddings.outputs import AtomicOutput, check_output, write_json
 from gpt_embeddings.progress import Counts, Progress
-from gpt_embeddings.text.columns import check_column, check_texts, find_blank, same_rows, take_column
+from gpt_embeddings.text.columns import check_column, check_texts, find_blank, take_column
 from gpt_embeddings.text.encoding import as_texts, bad_text, fill_missing, prepare
 from gpt_embeddings.text.sources import read_blocks
 from gpt_embeddings.threads import n_cores, torch_threads
@@ -50,6 +50,7 @@ TEXT_BYTES = 2**21
 VECTOR_BYTES = 2**23
 MAX_BATCH_ROWS = 8192
 CALIBRATION_ROWS = 10_000
+COMPARED_ROWS = 1024
 PART_ROWS, MAX_PARTS = 4096, 256  # for worker processes: at least so many rows, and at most so many parts
 
 _of_worker: dict[str, Any] = {}  # of a worker process: its dataset, job and shards
@@ -276,11 +277,20 @@ class _Job:
         """
         pending: deque[Future[tuple[pa.Table, Counts]]] = deque()
         threads = ThreadPoolExecutor(self.n_threads, initializer=torch.set_num_threads, initargs=(1,))
-        tables = chain.from_iterable(_split_large(table, self.embedder) for table in tables)
+        # The halves, or halves of these, of a table with more text than a batch may have.
+        parts: deque[pa.Table] = deque()
+        column, limit = self.embedder.column, 2 * _batch_limits(self.embedder)[1]
         with torch_threads(1), threads:
             try:
                 while True:
-                    while len(pending) <= self.n_threads and (table := next(tables, None)) is not None:
+                    while len(pending) <= self.n_threads:
+                        table = parts.popleft() if parts else next(tables, None)
+                        if table is None:
+                            break
+                        half = table.num_rows // 2
+                        if half and column in table.column_names and table[column].nbytes > limit:
+                            parts.extendleft([table.slice(half), table.slice(0, half)])
+                            continue
                         pending.append(threads.submit(self.embedder.extend, table, 1, first_row))
                         first_row += table.num_rows
                     if not pending:
@@ -290,16 +300,6 @@ class _Job:
                     self.progress.add(counts)
             finally:
                 threads.shutdown(cancel_futures=True)
-
-
-def _split_large(table: pa.Table, embedder: Embedder) -> Iterator[pa.Table]:
-    """Halve a table until its texts are about as large as a batch may be, or one row is left."""
-    column, half = embedder.column, table.num_rows // 2
-    if not half or column not in table.column_names or table[column].nbytes <= 2 * _batch_limits(embedder)[1]:
-        yield table
-    else:
-        yield from _split_large(table.slice(0, half), embedder)
-        yield from _split_large(table.slice(half), embedder)
 
 
 def _batch_limits(embedder: Embedder) -> tuple[int, int]:
@@ -418,7 +418,12 @@ def _skip_same(tables: Iterator[pa.Table], written: pa.Table, done: int) -> Iter
         rows = pa.concat_tables([table.select(schema.names).cast(schema) for table in taken] or [schema.empty_table()])
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):  # other columns: not what was written
         rows = schema.empty_table()
-    if not same_rows(rows, written):
+    same = rows.num_rows == written.num_rows
+    for i in range(0, rows.num_rows if same else 0, COMPARED_ROWS):
+        one, other = rows.slice(i, COMPARED_ROWS), written.slice(i, COMPARED_ROWS)
+        # `pa.Table.equals` finds NaN different from NaN, so where it finds a difference the values are printed.
+        same = same and (one.equals(other) or repr(one.to_pylist()) == repr(other.to_pylist()))
+    if not same:
         raise ValueError(
             f"The stream does not repeat the rows that an earlier run has embedded: rows {done:,} to "
             f"{done + written.num_rows - 1:,} have changed. Give `resume=False` (--no-resume) to start anew."

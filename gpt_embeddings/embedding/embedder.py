@@ -402,18 +402,7 @@ class Embedder:
         )
         if special:
             input_ids, offsets = special.add_to(input_ids, offsets, max_length=limit, bare=missing)
-        vectors, starts = self._pool(input_ids, offsets, n_threads or n_cores(), every_call)
-        return vectors, starts, counts
-
-    def _pool(
-        self, input_ids: Ids, offsets: Offsets, n_threads: int, every_call: bool
-    ) -> tuple[npt.NDArray[Any], Offsets | None]:
-        """Return vectors, `(n_texts, width)`; for `pooling="none"` of all tokens, with the offset of each text.
-
-        Means are computed by threads of our own, each on documents of about as many tokens. torch's threads would
-        share each small step, and waiting for each other costs them more than the sums as soon as another process
-        runs.
-        """
+        # Pool: `(n_texts, width)`, or the vectors of all tokens.
         model, pooling = self.model, self.pooling
         if model.wte.weight.is_meta:
             check_in_memory(model, or_offloaded=True)
@@ -435,14 +424,16 @@ class Embedder:
                     found = vectors
                     vectors = found.new_zeros(len(lengths), found.shape[1])
                     vectors[torch.from_numpy(some).to(found.device)] = found
-                return self._store(vectors), ends
+                return self._store(vectors), ends, counts
 
         def mean(bounds: tuple[int, int]) -> npt.NDArray[Any]:
             with torch.inference_mode():  # in each thread
                 part = offsets[bounds[0] : bounds[1] + 1]
                 return self._store(model.embed_bags(input_ids, part, self.overflow, pooling, table))
 
-        n_threads = 1 if was_forked() else min(n_threads, 1 + len(input_ids) // MIN_THREAD_TOKENS)
+        # By threads of our own, each on documents of about as many tokens. torch's would share each small step, and
+        # waiting for each other costs them more than the sums as soon as another process runs.
+        n_threads = 1 if was_forked() else min(n_threads or n_cores(), 1 + len(input_ids) // MIN_THREAD_TOKENS)
         targets = [i * len(input_ids) // n_threads for i in range(1, n_threads)]
         cuts = np.searchsorted(offsets, targets).tolist()
         bounds = list(pairwise([0, *cuts, len(offsets) - 1]))
@@ -450,8 +441,8 @@ class Embedder:
             quantized = find_quantized(model, self.weights, input_ids, every_call=every_call)
             table = None if quantized is None else quantized.rows
             if n_threads == 1:
-                return mean(bounds[0]), None
-            return np.concatenate(list(thread_pool(os.getpid()).map(mean, bounds))), None
+                return mean(bounds[0]), None, counts
+            return np.concatenate(list(thread_pool(os.getpid()).map(mean, bounds))), None, counts
 
     def _store(self, vectors: torch.Tensor) -> npt.NDArray[Any]:
         """Truncate, normalize and convert vectors to their dtype."""

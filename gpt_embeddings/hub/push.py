@@ -26,13 +26,12 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.checkpoints.files import read_json
-from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model
+from gpt_embeddings.checkpoints.loading import MODEL_TYPE, load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import POOLING_FILE, TRAINING_METADATA, save_model_and_tokenizer
 from gpt_embeddings.hub import cards
 from gpt_embeddings.hub.cards import CARD, CardMetadata, ParsedCard
 from gpt_embeddings.outputs import check_folder_name
 from gpt_embeddings.text.columns import check_column
-from gpt_embeddings.text.tokenizer import load_tokenizer
 from modeling_gpt_embeddings import (
     GPTEmbeddingsForCausalLM,
     GPTEmbeddingsForSequenceClassification,
@@ -254,7 +253,7 @@ def _read_folder(
     folder: Path, metadata: CardMetadata
 ) -> tuple[GPTEmbeddingsPreTrainedModel, PreTrainedTokenizerBase, ParsedCard | None, CardMetadata]:
     """Load a saved model, with its head if it has one, its tokenizer, its card and the metadata of its training."""
-    config = read_json(folder / "config.json")  # `load_model` would also take a name on the Hub
+    config = read_json(folder / "config.json")  # loading would also take a name on the Hub
     if config.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not {MODEL_TYPE!r}. Extract its "
@@ -262,8 +261,8 @@ def _read_folder(
         )
     heads: tuple[type[Any], ...] = (GPTEmbeddingsForCausalLM, GPTEmbeddingsForSequenceClassification)
     saved = config.get("architectures") or ()
-    model = load_model(str(folder), next((head for head in heads if head.__name__ in saved), GPTEmbeddingsModel))
-    tokenizer = load_tokenizer(folder, model_max_length=model.config.n_positions)
+    model_class = next((head for head in heads if head.__name__ in saved), GPTEmbeddingsModel)
+    model, tokenizer = load_model_and_tokenizer(str(folder), str(folder), model_class)
     if not metadata.training:
         training: dict[str, Any] = {}
         if (folder / TRAINING_METADATA).is_file():

@@ -1,4 +1,4 @@
-"""Columns of Arrow: which hold texts, which types can be joined, comparing rows, and casting them to a schema."""
+"""Columns of Arrow: which hold texts, which types can be joined, and numbers spelled as texts."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,13 +8,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
-from datasets.table import table_cast
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError
 
 
 ALONE = "or read only the column of texts (`--texts-only`, `load_source(..., texts_only=True)`)"
-COMPARED_ROWS = 1024
 
 
 def check_column(names: Iterable[str], column: str, option: str = "column") -> None:
@@ -55,20 +53,6 @@ def types_message(column: str, one: Any, other: Any) -> str:
     return f"Column {column!r} holds {one} and, further on, {other}, which have no common type. Give it one, {ALONE}."
 
 
-def same_rows(one: pa.Table, other: pa.Table) -> bool:
-    """Return whether two tables of the same schema hold the same values, NaN among them.
-
-    `pa.Table.equals` finds NaN different from NaN, so where it finds a difference the values are printed.
-    """
-    if one.num_rows != other.num_rows:
-        return False
-    for i in range(0, one.num_rows, COMPARED_ROWS):
-        a, b = one.slice(i, COMPARED_ROWS), other.slice(i, COMPARED_ROWS)
-        if not a.equals(b) and repr(a.to_pylist()) != repr(b.to_pylist()):
-            return False
-    return True
-
-
 def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) -> pa.DataType | None:
     """Return a type for the values of both, or None if there is none.
 
@@ -88,31 +72,6 @@ def join_types(one: pa.DataType, other: pa.DataType, *, as_texts: bool = False) 
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except (pa.ArrowTypeError, pa.ArrowInvalid):
         return None
-
-
-def fit_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """Cast rows to a schema; missing columns become null. `name` is that of the file, for messages."""
-    if table.schema.equals(schema):  # but for its metadata
-        return table.cast(schema)
-    for column in table.column_names:
-        found = table.schema.field(column).type
-        if column not in schema.names:
-            raise ValueError(
-                f"{name}: the column {column!r} is new. Read without `--streaming`, which finds all columns first, "
-                f"{ALONE}."
-            )
-        wanted = schema.field(column).type
-        if join_types(wanted, found) != wanted:
-            raise ValueError(f"{name}: {types_message(column, wanted, found)}")
-    columns = []
-    for field in schema:
-        if field.name not in table.column_names:
-            table = table.append_column(field.name, pa.nulls(table.num_rows))
-        try:
-            columns.append(table_cast(table.select([field.name]), pa.schema([field])).column(0))
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{name}: column {field.name!r}: {error}. Give it one type, {ALONE}.") from error
-    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def as_numbers(texts: pa.Array) -> pa.Array:

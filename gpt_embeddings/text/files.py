@@ -62,14 +62,43 @@ class ReadOptions:
 def read_tables(
     path: str, options: ReadOptions, schema: pa.Schema | None = None, *, size: int = BLOCK_BYTES
 ) -> Blocks:
-    """Read a file in blocks of `size` bytes, with the types of the schema if the values have them, else their own."""
+    """Read a file in blocks of `size` bytes, with the types of the schema if the values have them, else their own.
+
+    A block in which a column of texts is missing or holds something else is refused.
+    """
     tables = READERS[options.format](path, options, size)
     while True:
         # `yield` stays outside: in a generator that is closed at exit, the names of these exceptions may be gone.
         try:
             table = next(tables, None)
-            if table is not None:
-                table = _check_table(table, options, schema)
+            if table is None:
+                return
+            for name in options.texts:
+                check_column(table.column_names, name)
+            if options.texts_only:
+                table = table.select([i for i, name in enumerate(table.column_names) if name in options.texts])
+            names = table.column_names
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"two columns have the name {min(twice)!r}. Rename one, {ALONE}.")
+            # Without Arrow's views and dictionaries, which few functions accept.
+            fields = [field.with_type(plain_type(field.type)) for field in table.schema]
+            table = table.cast(pa.schema(fields, table.schema.metadata))
+            for name in options.texts:
+                take_column(table, name)
+                if options.format in ("parquet", "arrow"):  # which hold bytes that nobody has looked at
+                    try:
+                        table[name].validate(full=True)
+                    except pa.ArrowInvalid as error:
+                        raise ValueError(f"a row is not valid UTF-8 ({error}).") from error
+            if options.format in ("csv", "tsv"):
+                known = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
+                for i, name in enumerate(names):
+                    if name in options.texts:
+                        continue
+                    numbers = as_numbers(table[i].combine_chunks())
+                    # With another type than in the blocks before, values would lose their spelling: "1" would be 1.0.
+                    if pa.null() in (numbers.type, before := known.get(name, pa.null())) or numbers.type == before:
+                        table = table.set_column(i, name, numbers)
         except ColumnError as error:
             raise type(error)(f"{display_name(path)}: {error}") from error
         except READING_ERRORS as error:
@@ -77,54 +106,7 @@ def read_tables(
             if isinstance(error, UnicodeError) and options.encoding.lower() not in UTF_8:
                 reason = f"it is not in the encoding {options.encoding!r} ({error})."
             raise UnreadableFileError(f"{display_name(path)} could not be read: {reason}") from error
-        if table is None:
-            return
         yield table
-
-
-def _check_table(table: pa.Table, options: ReadOptions, schema: pa.Schema | None) -> pa.Table:
-    """Return the columns to read, or refuse a block in which a column of texts is missing or holds something else."""
-    for name in options.texts:
-        check_column(table.column_names, name)
-    if options.texts_only:
-        table = table.select([i for i, name in enumerate(table.column_names) if name in options.texts])
-    names = table.column_names
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two columns have the name {min(twice)!r}. Rename one, {ALONE}.")
-    # Without Arrow's views and dictionaries, which few functions accept.
-    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
-    table = table.cast(pa.schema(fields, table.schema.metadata))
-    for name in options.texts:
-        take_column(table, name)
-        if options.format in ("parquet", "arrow"):  # which hold bytes that nobody has looked at
-            try:
-                table[name].validate(full=True)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"a row is not valid UTF-8 ({error}).") from error
-    if options.format in ("csv", "tsv"):
-        known = {} if schema is None else dict(zip(schema.names, schema.types, strict=True))
-        for i, name in enumerate(names):
-            if name not in options.texts:
-                numbers = as_numbers(table[i].combine_chunks())
-                # With another type than in the blocks before, values would lose their spelling: "1" would be 1.0.
-                if pa.null() in (numbers.type, before := known.get(name, pa.null())) or numbers.type == before:
-                    table = table.set_column(i, name, numbers)
-    return table
-
-
-def sample_schema(path: str, options: ReadOptions) -> pa.Schema | None:
-    """Return the columns of the first rows of a file, or None if it has no rows.
-
-    Of JSON lines all blocks are read up to one with texts, so that a missing column is found before the file is used.
-    """
-    schema, without = None, set(options.texts if options.format == "json" else ())
-    for table in read_tables(path, options, size=SAMPLE_BYTES):
-        if schema is None and (table.num_rows or options.format == "parquet"):
-            schema = table.schema
-        without = {name for name in without if table[name].null_count == table.num_rows}
-        if schema is not None and not without:
-            break
-    return schema
 
 
 def _blocks(path: str, encoding: str, size: int) -> Iterator[bytes]:

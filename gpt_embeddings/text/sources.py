@@ -27,18 +27,18 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
+from datasets.table import table_cast
 
 from gpt_embeddings.arguments import check_choice
 from gpt_embeddings.text.columns import (
     ALONE,
     check_texts,
-    fit_table,
     join_types,
     take_column,
     types_message,
 )
 from gpt_embeddings.text.discovery import display_name, find_files, fingerprint, format_of, may_be_on_hub
-from gpt_embeddings.text.files import SAMPLE_UNITS, ReadOptions, read_tables, sample_schema
+from gpt_embeddings.text.files import SAMPLE_BYTES, SAMPLE_UNITS, ReadOptions, read_tables
 
 
 SAMPLED_FILES = 32  # files whose columns are read in advance; those of others are joined on the way
@@ -137,8 +137,18 @@ def find_parquet(inputs: Sequence[str]) -> list[str] | None:
 
 def open_files(files: Sequence[str], options: ReadOptions, *, streaming: bool = False) -> Dataset | IterableDataset:
     """Open files of one format as one dataset; one that streams has a shard for every file."""
-    found = [(path, sample_schema(path, options)) for path in files[:SAMPLED_FILES]]
-    sampled = [(path, schema) for path, schema in found if schema is not None]
+    sampled = []
+    for path in files[:SAMPLED_FILES]:
+        # Of JSON lines up to a block with texts, so that a missing column is found before the file is used.
+        found, without = None, set(options.texts if options.format == "json" else ())
+        for table in read_tables(path, options, size=SAMPLE_BYTES):
+            if found is None and (table.num_rows or options.format == "parquet"):
+                found = table.schema
+            without = {name for name in without if table[name].null_count == table.num_rows}
+            if found is not None and not without:
+                break
+        if found is not None:
+            sampled.append((path, found))
     if not sampled:
         raise ValueError(f"{', '.join(map(display_name, files[:3]))}: there are no rows; the input is empty.")
     schema = _join_schemas(sampled, options, final=streaming)
@@ -186,15 +196,39 @@ class _FilesBuilder(ArrowBasedBuilder):
         return [SplitGenerator(name="train", gen_kwargs={"files": list(self.files)})]
 
     def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        schema = self.schema
         for i, path in enumerate(files):
-            for j, table in enumerate(read_tables(path, self.options, self.schema)):
+            name = display_name(path)
+            for j, table in enumerate(read_tables(path, self.options, schema)):
                 if not table.num_rows:
                     continue
-                if not self.streaming and not table.schema.equals(self.schema):
-                    wider = _join_schemas([("the files before", self.schema), (path, table.schema)], self.options)
-                    if not wider.equals(self.schema):
+                if table.schema.equals(schema):  # but for its metadata
+                    yield f"{i} {j}", table.cast(schema)
+                    continue
+                if not self.streaming:
+                    wider = _join_schemas([("the files before", schema), (path, table.schema)], self.options)
+                    if not wider.equals(schema):
                         raise _Wider(wider)
-                yield f"{i} {j}", fit_table(table, self.schema, display_name(path))
+                for column, kind in zip(table.column_names, table.schema.types, strict=True):
+                    if column not in schema.names:
+                        raise ValueError(
+                            f"{name}: the column {column!r} is new. Read without `--streaming`, which finds all "
+                            f"columns first, {ALONE}."
+                        )
+                    wanted = schema.field(column).type
+                    if join_types(wanted, kind) != wanted:
+                        raise ValueError(f"{name}: {types_message(column, wanted, kind)}")
+                columns = []
+                for field in schema:
+                    if field.name not in table.column_names:
+                        table = table.append_column(field.name, pa.nulls(table.num_rows))
+                    try:
+                        columns.append(table_cast(table.select([field.name]), pa.schema([field])).column(0))
+                    except pa.ArrowInvalid as error:
+                        raise ValueError(
+                            f"{name}: column {field.name!r}: {error}. Give it one type, {ALONE}."
+                        ) from error
+                yield f"{i} {j}", pa.Table.from_arrays(columns, schema=schema)
 
 
 def _join_schemas(schemas: Sequence[tuple[str, pa.Schema]], options: ReadOptions, *, final: bool = False) -> pa.Schema:

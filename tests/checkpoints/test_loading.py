@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from gpt_embeddings import Embedder, from_gpt, from_static
 from gpt_embeddings.bundled import ENGLISH, PORTUGUESE
-from gpt_embeddings.checkpoints.loading import load_model, load_model_and_tokenizer
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
@@ -26,6 +26,10 @@ def folder(tmp_path, gpt2_tokenizer):
     GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
     gpt2_tokenizer.save_pretrained(tmp_path)
     return tmp_path
+
+
+def load_model(name, model_class=GPTEmbeddingsModel):
+    return load_model_and_tokenizer(name, None, model_class)[0]
 
 
 def load_head(name):
@@ -46,7 +50,7 @@ def test_each_way_gives_its_class_quietly(folder, caplog, monkeypatch):
     ("load", "missing"),
     [
         (load_model, "transformer.wte.weight"),
-        (load_model_and_tokenizer, "transformer.wpe.weight"),
+        (load_model, "transformer.wpe.weight"),
         (load_head, "lm_head.weight"),
     ],
 )
@@ -75,7 +79,7 @@ def test_a_gpt_checkpoint_is_taken_for_its_input_stage(tmp_path, small_tokenizer
         load_head(str(tmp_path))
 
 
-@pytest.mark.parametrize("load", [load_model, load_model_and_tokenizer, load_head])
+@pytest.mark.parametrize("load", [load_model, load_head])
 def test_what_is_no_model(load, tmp_path):
     with pytest.raises(OSError, match=r"No model at 'nobody/nothing'"):
         load("nobody/nothing")
@@ -106,7 +110,7 @@ def test_which_tokenizer(folder, gpt2_tokenizer, tmp_path):
 
 
 def test_a_name_like_that_of_a_bundled_table_is_not_guessed():
-    for load in (load_model, load_model_and_tokenizer, Embedder.from_pretrained, from_gpt, from_static):
+    for load in (load_model, Embedder.from_pretrained, from_gpt, from_static):
         with pytest.raises(OSError, match=rf"'portuguese'.*The bundled tables are {ENGLISH} and {PORTUGUESE}\."):
             load("portuguese")
     with pytest.raises(OSError, match="nobody/portuguese") as error:
