@@ -111,10 +111,6 @@ class Repository:
         self.refs[ref] = new
         return new
 
-    def edit(self, **texts: str) -> None:
-        """Commit files, as a user does on the Hub's pages; `__` in a name stands for the dot."""
-        self.commit("main", "Edit", {path.replace("__", "."): text.encode() for path, text in texts.items()})
-
 
 class Hub:
     """The server as an ASGI application; `root` is a folder for the large files and for the caches of its clients."""

@@ -1,6 +1,7 @@
 """To the Hub and back: the unmodified clients against the small server of `hub_server.py`."""
 
 import contextlib
+import copy
 import functools
 import io
 import json
@@ -12,14 +13,16 @@ import safetensors.torch
 import torch
 from datasets import Dataset, load_dataset
 from hub_server import TOKENS, check_no_token, local_hub
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from typer.testing import CliRunner
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings import CardMetadata, Embedder, embed_dataset, load_tokenizer, push_to_hub, save_folder
 from gpt_embeddings.bundled import PORTUGUESE
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.hub.push import check_push
+from gpt_embeddings.training.teacher import load_teacher
 from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import (
     GPTEmbeddingsForCausalLM,
@@ -35,38 +38,17 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["The tide came in.", "It went out again, past the bar and the buoys.", "Sal, areia e sol."]
-N_POSITIONS, N_EMBD = 32, 16
-REPOSITORY_FILES = {
-    ".gitattributes",
-    "1_Pooling/config.json",
-    "README.md",
-    "config.json",
-    "config_sentence_transformers.json",
-    "configuration_gpt_embeddings.py",
-    "model.safetensors",
-    "modeling_gpt_embeddings.py",
-    "modules.json",
-    "sentence_bert_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
-
-
-SIZES = {"vocab_size": 400, "n_positions": N_POSITIONS, "n_embd": N_EMBD}
-
-
-@functools.cache
-def small_tokenizer():
-    return load_tokenizer().train_new_from_iterator(TEXTS * 9, SIZES["vocab_size"])
+REPOSITORY_FILES = set(
+    ".gitattributes 1_Pooling/config.json README.md config.json config_sentence_transformers.json "
+    "configuration_gpt_embeddings.py model.safetensors modeling_gpt_embeddings.py modules.json "
+    "sentence_bert_config.json tokenizer.json tokenizer_config.json".split()
+)
+SIZES = {"vocab_size": 500, "n_positions": 32, "n_embd": 16}
 
 
 def make_model(seed: int) -> GPTEmbeddingsModel:
     torch.manual_seed(seed)
     return GPTEmbeddingsModel(GPTEmbeddingsConfig(**SIZES)).eval()
-
-
-def push(model, name, **options):
-    return push_to_hub(model, name, tokenizer=small_tokenizer(), **options)
 
 
 def command(*arguments):
@@ -83,10 +65,15 @@ def hub(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def push(hub, small_tokenizer):
+    return functools.partial(push_to_hub, tokenizer=small_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_tokenizer):
     """A saved model among files that nobody wants to publish."""
     folder = tmp_path_factory.mktemp("saved") / "tides"
-    save_folder(folder, make_model(0), small_tokenizer(), metadata=CardMetadata(license="cc0-1.0"))
+    save_folder(folder, make_model(0), small_tokenizer, metadata=CardMetadata(license="cc0-1.0"))
     (folder / "checkpoint-5").mkdir()
     for name in (".env", "training_args.bin", "checkpoint-5/optimizer.pt", "notes.txt"):
         (folder / name).write_text(f"token={TOKENS['alice']}")
@@ -106,34 +93,34 @@ def pushed(hub, folder):
 
 
 def test_one_complete_repository(hub, pushed, folder):
-    assert set(hub.model(pushed).files()) == REPOSITORY_FILES | {"training_metadata.json"}
-    assert [log.strip() for log in hub.model(pushed).log()] == ["Upload model with gpt-embeddings", "initial commit"]
-    config = json.loads(hub.model(pushed).text("config.json"))
+    repository = hub.model(pushed)
+    assert set(repository.files()) == REPOSITORY_FILES | {"training_metadata.json"}
+    assert [log.strip() for log in repository.log()] == ["Upload model with gpt-embeddings", "initial commit"]
+    config = json.loads(repository.text("config.json"))
     assert config["auto_map"] == {
         "AutoConfig": "configuration_gpt_embeddings.GPTEmbeddingsConfig",
         "AutoModel": "modeling_gpt_embeddings.GPTEmbeddingsModel",
     }
-    tokenizer = json.loads(hub.model(pushed).text("tokenizer_config.json"))
-    assert tokenizer["model_max_length"] == config["n_positions"] == N_POSITIONS
+    tokenizer = json.loads(repository.text("tokenizer_config.json"))
+    assert tokenizer["model_max_length"] == config["n_positions"] == 32
     metadata = {"steps": 12, "epochs": 2.0, "loss": 3.25, "eval_loss": 3.5}
-    assert json.loads(hub.model(pushed).text("training_metadata.json")) == metadata
-    card = hub.model(pushed).text("README.md")
-    assert "license: cc0-1.0\n" in card and "library_name: transformers\n" in card
+    assert json.loads(repository.text("training_metadata.json")) == metadata
+    card = repository.text("README.md")
+    assert "license: cc0-1.0\n" in card and "- steps: 12\n" in card
     assert 'AutoModel.from_pretrained("alice/tides", trust_remote_code=True)' in card
-    assert "- steps: 12\n" in card and "- loss: 3.25\n" in card
-    for path, data in hub.model(pushed).files().items():
+    for path, data in repository.files().items():
         text = data.decode("latin-1")
         assert str(folder) not in text and str(hub.root) not in text and "hf_" not in text, path
     # Large files go to the second origin, which is not given the token.
     cdn = [asked for asked in hub.asked if asked.origin == "cdn"]
     assert any(asked.line.startswith("PUT") for asked in cdn) and not any(asked.with_token for asked in cdn)
 
-    head = hub.model(pushed).head()
-    result = command("push", folder, pushed)
-    assert result.exit_code == 0 and hub.model(pushed).head() == head  # nothing has changed: no commit
+    head = repository.head()
+    assert command("push", folder, pushed).exit_code == 0
+    assert repository.head() == head  # nothing has changed: no commit
 
 
-def test_revisions(hub):
+def test_revisions(hub, push):
     """A sha, a branch and a pull request, each with weights of its own."""
     name = "alice/revisions"
     first = push(make_model(1), name).oid
@@ -148,31 +135,31 @@ def test_revisions(hub):
     assert all(hub.model(name).changed(ref) == {"model.safetensors"} for ref in ("main", "next", "refs/pr/1"))
 
 
-def test_pushes_over_what_is_there(hub, tmp_path, caplog):
+def test_pushes_over_what_is_there(hub, push, small_tokenizer, tmp_path, caplog):
     """The card's text stays, wherever it was edited; stale shards go, files of others stay."""
     name, local, card = "alice/life", tmp_path / "model", tmp_path / "model" / "README.md"
-    save_folder(local, make_model(1), small_tokenizer())
+    save_folder(local, make_model(1), small_tokenizer)
     push_to_hub(local, name)
-    text = hub.model(name).text("README.md").replace("# model", "# My tides\n\nWritten on the Hub.")
-    hub.model(name).edit(
-        README__md=text.replace("---\n", "---\nlicense: mit\n", 1),
-        picture__txt="kept",
-        training_metadata__json="{}",
-        **{"model-00001-of-00002__safetensors": "old", "model__safetensors__index__json": "{}"},
+    repository = hub.model(name)
+    text = repository.text("README.md").replace("# model", "# My tides\n\nWritten on the Hub.")
+    stale = dict.fromkeys(
+        ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "training_metadata.json"], b"old"
     )
-    save_folder(local, make_model(2), small_tokenizer())
+    text = text.replace("---\n", "---\nlicense: mit\n", 1)
+    repository.commit("main", "Edit", {"README.md": text.encode(), "picture.txt": b"kept", **stale})
+    save_folder(local, make_model(2), small_tokenizer)
     push_to_hub(local, name)
-    there = hub.model(name).text("README.md")
+    there = repository.text("README.md")
     assert "# My tides\n\nWritten on the Hub." in there and "license: mit\n" in there and "The tables: mit." in there
-    assert set(hub.model(name).files()) == REPOSITORY_FILES | {"picture.txt"}
+    assert set(repository.files()) == REPOSITORY_FILES | {"picture.txt"}
     push(make_model(3), name)  # from memory
-    assert hub.model(name).changed() == {"model.safetensors"}
+    assert repository.changed() == {"model.safetensors"}
 
     caplog.clear()
-    head = hub.model(name).head()
+    head = repository.head()
     card.write_text(card.read_text() + "\nWritten here.\n")
     push_to_hub(local, name)
-    there = hub.model(name).text("README.md")
+    there = repository.text("README.md")
     assert "Written here." in there and "Written on the Hub" not in there and "license: mit\n" in there
     assert f"replaces different text on the Hub, which is still in {name} at {head}." in caplog.text
     caplog.clear()
@@ -180,13 +167,13 @@ def test_pushes_over_what_is_there(hub, tmp_path, caplog):
     assert "replaces" not in caplog.text
 
 
-def test_a_model_with_a_head(hub, tmp_path):
+def test_a_model_with_a_head(hub, small_tokenizer, tmp_path):
     for kind, task in (
         (GPTEmbeddingsForCausalLM, "feature-extraction"),
         (GPTEmbeddingsForSequenceClassification, "text-classification"),
     ):
         config = GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False, id2label={0: "ebb", 1: "flood"})
-        save_folder(tmp_path / task, kind(config), small_tokenizer())
+        save_folder(tmp_path / task, kind(config), small_tokenizer)
         push_to_hub(tmp_path / task, name := f"alice/{task}")
         config = json.loads(hub.model(name).text("config.json"))
         assert config["architectures"] == [kind.__name__]
@@ -196,19 +183,19 @@ def test_a_model_with_a_head(hub, tmp_path):
         assert ("with the labels ebb, flood:" in card) == (task == "text-classification")
 
 
-def test_push_to_hub_of_an_embedder_and_of_transformers(hub):
-    Embedder(make_model(2), small_tokenizer()).push_to_hub("alice/embedder", private=True)
+def test_push_to_hub_of_an_embedder_and_of_transformers(hub, push, small_tokenizer):
+    Embedder(make_model(2), small_tokenizer).push_to_hub("alice/embedder", private=True)
     assert hub.model("alice/embedder").private
     model = make_model(6)
     model.push_to_hub("alice/plain")
-    small_tokenizer().push_to_hub("alice/plain")
+    small_tokenizer.push_to_hub("alice/plain")
     push(model, "alice/plain")
     assert set(hub.model("alice/embedder").files()) == set(hub.model("alice/plain").files()) == REPOSITORY_FILES
 
 
-def test_a_dataset_of_vectors(hub, pushed, tmp_path):
+def test_a_dataset_of_vectors(hub, pushed, small_tokenizer, tmp_path):
     name = "alice/vectors"
-    vectors = embed_dataset(Dataset.from_dict({"text": TEXTS}), make_model(0), small_tokenizer())
+    vectors = embed_dataset(Dataset.from_dict({"text": TEXTS}), make_model(0), small_tokenizer)
     with pytest.raises(ValueError, match="no column 'vectors'"):
         push_to_hub(vectors, name, model_id=pushed, column="vectors")
     first = push_to_hub(vectors, name, model_id=pushed, private=True)
@@ -216,7 +203,7 @@ def test_a_dataset_of_vectors(hub, pushed, tmp_path):
     assert hub.dataset(name).private
     card = hub.dataset(name).text("README.md")
     assert f"[{pushed}](https://huggingface.co/{pushed}) at revision\n`{hub.model(pushed).head()}`" in card
-    assert "dataset_info:" in card and f"vectors of {N_EMBD} dimensions" in card
+    assert "dataset_info:" in card and "vectors of 16 dimensions" in card
     made_by = f"Made by {pushed} at revision {hub.model(pushed).head()}."
     assert sum(made_by in log for log in hub.dataset(name).log()) == 2
 
@@ -227,7 +214,7 @@ def test_a_dataset_of_vectors(hub, pushed, tmp_path):
         assert result.exit_code == 0, result.output
     # A bundled table has no name on the Hub that a card could link to.
     assert "data/train-00000-of-00001.parquet" in hub.dataset("alice/bundled").files()
-    expected = Embedder(make_model(0), small_tokenizer()).encode(TEXTS).tolist()
+    expected = Embedder(make_model(0), small_tokenizer).encode(TEXTS).tolist()
     for name in ("vectors", "embedded"):
         published = load_dataset(f"alice/{name}", split="train", streaming=True)
         assert [row["embedding"] for row in published] == expected
@@ -242,7 +229,7 @@ def test_a_dataset_of_vectors(hub, pushed, tmp_path):
         ("fault", {}, HfHubHTTPError, "503"),
     ],
 )
-def test_a_fault_is_explained_and_nothing_is_half_published(hub, name, options, error_class, message):
+def test_a_fault_is_explained_and_nothing_is_half_published(hub, push, name, options, error_class, message):
     hub.faults.append(("POST /api/models/alice/fault/commit/", 503))
     with pytest.raises(error_class, match=message):
         push(make_model(8), f"alice/{name}", **options)
@@ -253,7 +240,7 @@ def test_a_fault_is_explained_and_nothing_is_half_published(hub, name, options, 
     assert set(hub.model(f"alice/{name}").files()) == REPOSITORY_FILES
 
 
-def test_refusals(hub, monkeypatch):
+def test_refusals(hub, push, monkeypatch):
     path = HfApi().create_repo("alice/bert").repo_id
     HfApi().upload_file(path_or_fileobj=b'{"model_type": "bert"}', path_in_repo="config.json", repo_id=path)
     vectors = Dataset.from_dict({"embedding": [[1.0]]})
@@ -276,12 +263,30 @@ def test_refusals(hub, monkeypatch):
     assert ("model", "alice/none") not in hub.repositories
 
 
-def test_a_commit_in_between_is_not_overwritten(hub, monkeypatch):
+def test_a_name_that_is_nowhere_is_refused_without_waiting(hub, monkeypatch):
+    """The Hub's client alone would retry for half a minute."""
+    slept, nowhere = [], "http://127.0.0.1:9"
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", slept.append)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere + "/{repo_id}/resolve/{revision}/{filename}")
+    for ask, message in (
+        (load_model_and_tokenizer, "could not be fetched"),
+        (load_tokenizer, "No tokenizer at"),
+        (load_teacher, "could not be fetched"),
+        (check_push, "refused"),
+    ):
+        with pytest.raises(Exception, match=message):
+            ask("nobody/none")
+    assert not slept
+
+
+def test_a_commit_in_between_is_not_overwritten(hub, push, monkeypatch):
     name, create_commit = "alice/race", HfApi.create_commit
     push(make_model(8), name)
 
     def after_another(*arguments, **options):
-        hub.model(name).edit(notes__txt="in between")
+        hub.model(name).commit("main", "Edit", {"notes.txt": b"in between"})
         return create_commit(*arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(HfHubHTTPError, match=r"412(.|\n)*was kept\. Push again"):
@@ -316,8 +321,8 @@ def test_command_line(hub, folder, tmp_path, monkeypatch):
     refusal(folder, "There is no access token. Log in with `hf auth login`")
 
 
-def test_a_saved_folder_can_be_written_again(tmp_path):
-    tokenizer = small_tokenizer()
+def test_a_saved_folder_can_be_written_again(small_tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(small_tokenizer)
     make_model(0).save_pretrained(tmp_path, max_shard_size="5KB")
     (tmp_path / "notes.txt").write_text("mine")
     save_folder(tmp_path, make_model(1), tokenizer)
@@ -327,7 +332,7 @@ def test_a_saved_folder_can_be_written_again(tmp_path):
     tokenizer(TEXTS, padding=True, truncation=True)  # changes the state of the tokenizer
     save_folder(tmp_path, make_model(1), tokenizer)
     assert {path: path.read_bytes() for path in first} == first
-    assert tokenizer.model_max_length > N_POSITIONS and list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
+    assert tokenizer.model_max_length > 32 and list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
     with pytest.raises(ValueError, match=r"\d+ entries, more than the model's `vocab_size` 100"):
         save_folder(tmp_path / "small", GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=100, n_embd=4)), tokenizer)
     assert not list((tmp_path / "small").iterdir())
