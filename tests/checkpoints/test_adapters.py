@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from tiny import new_gpt
+from transformers import BioGptConfig, BioGptForCausalLM
 
 from gpt_embeddings import from_gpt, to_gpt
 
@@ -21,11 +21,6 @@ KINDS = {
     "single tokens": {"trainable_token_indices": {"wte": [3, 17]}, "target_modules": ["c_attn"]},
     "attention alone": {"target_modules": ["c_attn"]},
 }
-
-
-def new_gpt():
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=41, n_positions=12, n_embd=24, n_layer=1, n_head=2)).eval()
 
 
 def adapt(gpt, **options):
@@ -74,10 +69,10 @@ def test_an_adapter_that_was_written_out_or_is_to_be_written_to(kind, tmp_path):
 
 
 def test_what_the_tables_alone_do_not_say_is_refused(tmp_path):
-    config = transformers.BioGptConfig(vocab_size=41, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
+    config = BioGptConfig(vocab_size=41, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
     options = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
     with pytest.raises(ValueError, match="is stored in parts"):
-        from_gpt(adapt(transformers.BioGptForCausalLM(config).eval(), **options))
+        from_gpt(adapt(BioGptForCausalLM(config).eval(), **options))
     adapt(new_gpt(), **KINDS["attention alone"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"holds an adapter of PEFT.* the model that `merge_and_unload"):
         from_gpt(tmp_path)

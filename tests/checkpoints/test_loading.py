@@ -7,23 +7,21 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import new_gpt, new_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gpt_embeddings import Embedder, from_gpt, from_static
 from gpt_embeddings.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_tokenizer
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
-
-
-SIZES = {"n_positions": 8, "n_embd": 4}
+from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
 @pytest.fixture
 def folder(tmp_path, gpt2_tokenizer):
     """A saved model with a head of its own."""
-    GPTEmbeddingsForCausalLM(GPTEmbeddingsConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
+    new_model(GPTEmbeddingsForCausalLM, n_positions=8, tie_word_embeddings=False).save_pretrained(tmp_path)
     gpt2_tokenizer.save_pretrained(tmp_path)
     return tmp_path
 
@@ -63,13 +61,13 @@ def test_weights_that_are_missing(folder, load, missing):
 
 
 def test_a_tied_head_needs_no_weights_of_its_own(tmp_path):
-    GPTEmbeddingsModel(GPTEmbeddingsConfig(**SIZES)).save_pretrained(tmp_path)
+    new_model().save_pretrained(tmp_path)
     head = load_head(str(tmp_path))
     assert head.lm_head.weight is head.transformer.wte.weight
 
 
 def test_a_gpt_checkpoint_is_taken_for_its_input_stage(tmp_path, small_tokenizer):
-    gpt = GPT2LMHeadModel(GPT2Config(**SIZES, vocab_size=500, n_layer=1, n_head=1))
+    gpt = new_gpt(vocab_size=500, n_positions=8)
     gpt.save_pretrained(tmp_path)
     small_tokenizer.save_pretrained(tmp_path)
     model, tokenizer = load_model_and_tokenizer(str(tmp_path))
