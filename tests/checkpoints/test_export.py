@@ -8,6 +8,7 @@ import pytest
 import torch
 from model2vec import StaticModel
 from sentence_transformers import SentenceTransformer
+from tiny import new_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -16,20 +17,11 @@ from gpt_embeddings import Embedder, export_model, from_static, load_tokenizer, 
 from gpt_embeddings.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.export import SAMPLES
 from gpt_embeddings_cli import app
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
-TEXTS = [
-    "The tide came in.",
-    "<|endoftext|> it went out <|endoftext|>",
-    "",
-    "Olá, maré!",
-    "Mug",
-    " mug",
-    "a b c d e f g h i j k l m n",
-]
+TEXTS = ["The tide came in.", "<|endoftext|> it went out <|endoftext|>", "", "Olá, maré!"]
+TEXTS += ["Mug", " mug", "a b c d e f g h i j k l m n"]
 ROWS = 500
-SIZES = {"vocab_size": ROWS, "n_embd": 8, "n_positions": 12, "position_embedding_type": "none"}
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}Warning") for kind in ("Deprecation", "Future", "User")]
 
 
@@ -42,8 +34,10 @@ def in_model2vec(folder, texts=TEXTS):
 
 
 def make_model(**fields):
-    torch.manual_seed(0)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**{**SIZES, **fields})).eval()
+    model = new_model(**{"vocab_size": ROWS, "n_positions": 12, "position_embedding_type": "none", **fields})
+    if model.config.pooling == "weighted":
+        model.set_token_weights(torch.rand(model.config.vocab_size))
+    return model
 
 
 def words(**post_processor):
@@ -63,8 +57,6 @@ def canonical_tokenizer():
 @pytest.mark.parametrize(("format", "pooling"), [("static", "weighted"), ("model2vec", "mean")])
 def test_static_tables_give_the_model_s_vectors(format, pooling, gpt2_tokenizer, tmp_path):
     model = make_model(vocab_size=50257, pooling=pooling, token_scale=3.0)
-    if pooling == "weighted":
-        model.set_token_weights(torch.rand(50257, dtype=torch.float64).numpy())
     comparison = export_model(model, gpt2_tokenizer, tmp_path, format)
     assert ("scaled to length 1" in comparison) == (pooling == "weighted")
     expected = Embedder(model, gpt2_tokenizer, pooling=pooling, normalize=pooling == "weighted").encode(TEXTS)
@@ -73,9 +65,8 @@ def test_static_tables_give_the_model_s_vectors(format, pooling, gpt2_tokenizer,
     again, tokenizer = from_static(tmp_path)
     if pooling == "mean":
         torch.testing.assert_close(again.wte.weight, 3 * model.wte.weight)
-    np.testing.assert_allclose(
-        Embedder(again, tokenizer, normalize=pooling == "weighted").encode(TEXTS), expected, atol=1e-6
-    )
+    found = Embedder(again, tokenizer, normalize=pooling == "weighted").encode(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_normalizer_is_exported_and_a_position_table_of_zeros_is_not(canonical_tokenizer, tmp_path):
@@ -108,7 +99,6 @@ def test_other_libraries_read_the_bundled_tables_without_loss(name, library, tmp
 def test_positions_that_are_dropped(small_tokenizer, tmp_path):
     """The message tells how far vectors move, which the library confirms."""
     model = make_model(position_embedding_type="learned", n_positions=256, pooling="weighted")
-    model.set_token_weights(torch.rand(ROWS, dtype=torch.float64).numpy())
     with pytest.raises(ValueError, match=r"adds positions \(`position_embedding_type` 'learned'\).*--drop-positions"):
         export_model(model, small_tokenizer, tmp_path, "static")
     with pytest.raises(ValueError, match="an ONNX export keeps the positions"):
@@ -141,7 +131,6 @@ def test_onnx_gives_the_model_s_vectors(canonical_tokenizer, tmp_path):
     import onnxruntime
 
     model = make_model(pooling="weighted", position_embedding_type="learned")
-    model.set_token_weights(torch.rand(ROWS, dtype=torch.float64).numpy())
     export_model(model, canonical_tokenizer, tmp_path, "onnx")
     assert sorted(path.name for path in tmp_path.glob("model*")) == ["model.onnx"]
     assert not list(tmp_path.glob("*.py")) and "auto_map" not in (tmp_path / "config.json").read_text()
@@ -158,13 +147,14 @@ def test_onnx_gives_the_model_s_vectors(canonical_tokenizer, tmp_path):
 
 
 def test_what_cannot_be_exported(small_tokenizer, tmp_path):
-    with_special_tokens = words(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
-    with pytest.raises(ValueError, match="adds special tokens to each text"):
-        export_model(make_model(vocab_size=7), with_special_tokens, tmp_path, "model2vec")
-    with pytest.raises(ValueError, match="`format` must be one of 'static', 'model2vec', 'onnx', got 'gguf'"):
-        export_model(make_model(), small_tokenizer, tmp_path, "gguf")
-    with pytest.raises(ValueError, match=f"{ROWS} entries, more than the model's `vocab_size` 9"):
-        export_model(make_model(vocab_size=9), small_tokenizer, tmp_path, "static")
+    special = words(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    for model, tokenizer, format, message in (
+        (make_model(vocab_size=7), special, "model2vec", "adds special tokens to each text"),
+        (make_model(), small_tokenizer, "gguf", "`format` must be one of 'static', 'model2vec', 'onnx', got 'gguf'"),
+        (make_model(vocab_size=9), small_tokenizer, "static", "500 entries, more than the model's `vocab_size` 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_model(model, tokenizer, tmp_path, format)
     assert not list(tmp_path.iterdir())
 
 

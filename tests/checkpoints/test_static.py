@@ -1,7 +1,5 @@
 """Static models of other libraries against the libraries themselves."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -52,28 +50,26 @@ def vectors(name, **options):
 
 def save_model2vec(folder, rows, tokenizer, **parts):
     """Save a model2vec model and return what the library encodes with it."""
-    config = {
-        "model_type": "model2vec",
-        **{name: parts[name] for name in ("max_length", "normalize") if name in parts},
-    }
+    named = {name: parts[name] for name in ("max_length", "normalize") if name in parts}
+    config = {"model_type": "model2vec", **named}
     StaticModel(rows, tokenizer, config, **parts).save_pretrained(folder)
     return lambda texts: StaticModel.from_pretrained(folder, force_download=False).encode(texts)
 
 
 @pytest.mark.parametrize(
-    ("make", "normalize", "dtype"),
-    [(word_piece, False, np.float32), (word_piece, True, np.float16), (unigram, True, np.float32)],
+    ("make", "dtype", "parts"),
+    [
+        (word_piece, np.float32, {}),
+        (word_piece, np.float16, {"normalize": True}),
+        (unigram, np.float32, {"normalize": True}),
+        (word_piece, np.float32, {"weights": np.linspace(0.1, 2, 16), "token_mapping": np.arange(16) % 5}),
+    ],
 )
-def test_model2vec(make, normalize, dtype, tmp_path):
-    encode = save_model2vec(tmp_path, table(make().get_vocab_size(), dtype=dtype), make(), normalize=normalize)
+def test_model2vec(make, dtype, parts, tmp_path):
+    encode = save_model2vec(tmp_path, table(make().get_vocab_size(), dtype=dtype), make(), **parts)
     tolerance = 1e-6 if dtype == np.float32 else 2e-3
-    np.testing.assert_allclose(vectors(tmp_path, normalize=normalize), encode(TEXTS), rtol=0, atol=tolerance)
-
-
-def test_model2vec_with_shared_and_weighted_rows(tmp_path):
-    mapping, weights = np.arange(len(WORDS)) % 5, np.linspace(0.1, 2, len(WORDS)).astype(np.float32)
-    encode = save_model2vec(tmp_path, table(5), word_piece(), weights=weights, token_mapping=mapping)
-    np.testing.assert_allclose(vectors(tmp_path), encode(TEXTS), rtol=0, atol=1e-6)
+    found = vectors(tmp_path, normalize=parts.get("normalize", False))
+    np.testing.assert_allclose(found, encode(TEXTS), rtol=0, atol=tolerance)
 
 
 def test_model2vec_cuts_long_texts(tmp_path):
@@ -109,21 +105,21 @@ def test_every_way_in_gives_the_vector(tmp_path):
 def test_what_is_none(tmp_path):
     with pytest.raises(ValueError, match="is neither a model2vec model nor a `StaticEmbedding`"):
         from_static(tmp_path)
+    path = tmp_path / "model.safetensors"
     save_model2vec(tmp_path, table(len(WORDS)), word_piece())
-    rows = load_file(tmp_path / "model.safetensors")["embeddings"]
-    save_file({"embeddings": (rows * 9).astype(np.int8)}, tmp_path / "model.safetensors")
+    rows = load_file(path)["embeddings"]
+    save_file({"embeddings": (rows * 9).astype(np.int8)}, path)
     with pytest.raises(ValueError, match="has no float table named"):
         from_static(tmp_path)
-    save_file({"embeddings": rows[:9]}, tmp_path / "model.safetensors")
+    save_file({"embeddings": rows[:9]}, path)
     with pytest.raises(ValueError, match="16 entries, more than the model's `vocab_size` 9"):
         from_static(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"12345678")
-    with pytest.raises(ValueError, match="is broken"):
-        from_static(tmp_path)
-    save_file({"embeddings": rows}, tmp_path / "model.safetensors")
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not a tokenizer"):
-        from_static(tmp_path)
-    (tmp_path / "modules.json").write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="holds dict, not a list"):
-        from_static(tmp_path)
+    save_file({"embeddings": rows}, path)
+    for file, content, message in (
+        ("tokenizer.json", "{}", "is not a tokenizer"),
+        ("model.safetensors", "12345678", "is broken"),
+        ("modules.json", "{}", "holds dict, not a list"),
+    ):
+        (tmp_path / file).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            from_static(tmp_path)
