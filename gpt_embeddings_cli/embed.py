@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import (
+from gpt_embeddings_cli import (
     Inputs,
     Overwrite,
     ReadingOptions,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.common import Tokenizer, load_libraries, text_option
+from gpt_embeddings_cli import Tokenizer, load_libraries, text_option
 
 
 SCORE = "score"

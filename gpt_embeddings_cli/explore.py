@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import Overwrite, Tokenizer, check_names
+from gpt_embeddings_cli import Overwrite, Tokenizer, check_names
 
 
 serving_option = partial(typer.Option, rich_help_panel="Serving")

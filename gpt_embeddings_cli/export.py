@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import Overwrite, Tokenizer, load_libraries
+from gpt_embeddings_cli import Overwrite, Tokenizer, load_libraries
 
 
 def export(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import Overwrite, load_libraries
+from gpt_embeddings_cli import Overwrite, load_libraries
 
 
 table_option = partial(typer.Option, rich_help_panel="Which tables")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries
+from gpt_embeddings_cli import load_libraries
 
 
 def push(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_embeddings_cli.common import load_libraries, model_option
+from gpt_embeddings_cli import load_libraries, model_option
 
 
 SHOWN = 160  # characters of a text

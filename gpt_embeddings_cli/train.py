@@ -1,15 +1,17 @@
 """`gpt-embeddings train OBJECTIVE`: text in, a folder with a trained model out."""
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gpt_embeddings_cli.common import Data, ReadingOptions, Tokenizer, load_libraries, model_option, reads_texts
+from gpt_embeddings_cli import LIBRARY, Data, ReadingOptions, Tokenizer, load_libraries, model_option, reads_texts
 
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+commands = typer.Typer(name="train", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+OPTIONS = runpy.run_path(str(LIBRARY / "training" / "options.py"))
 
 TEXTS = {"texts_only": True, "streaming": True}  # so that nothing else in the files can fail
 
@@ -25,13 +27,13 @@ FreshConfig = Annotated[
 ]
 
 
-@app.callback()
-def main() -> None:
+@commands.callback()
+def train() -> None:
     """Train on next tokens (clm), a teacher's vectors (distil), pairs (contrastive), labels (classes); fit weights."""
 
 
-@app.command()
-@reads_texts(options="ClmOptions")
+@commands.command()
+@reads_texts(options=OPTIONS["ClmOptions"])
 def clm(
     *,
     data: Data,
@@ -66,8 +68,8 @@ def clm(
     _run(train_clm, network, tokens, source, output, options, held_out=other, data=data, reading=reading)
 
 
-@app.command()
-@reads_texts(options="DistilOptions")
+@commands.command()
+@reads_texts(options=OPTIONS["DistilOptions"])
 def distil(
     *,
     data: Annotated[
@@ -110,8 +112,8 @@ def distil(
     _run(train_distil, teacher, tokens, source, output, options, data=data or [], reading=reading)
 
 
-@app.command()
-@reads_texts(options="ContrastiveOptions")
+@commands.command()
+@reads_texts(options=OPTIONS["ContrastiveOptions"])
 def contrastive(
     *,
     data: Data,
@@ -144,8 +146,8 @@ def contrastive(
     _run(train_contrastive, network, tokens, source, output, options, columns=columns, data=data, reading=reading)
 
 
-@app.command()
-@reads_texts(options="ClassesOptions")
+@commands.command()
+@reads_texts(options=OPTIONS["ClassesOptions"])
 def classes(
     *,
     data: Data,
@@ -183,7 +185,7 @@ def classes(
     _run(train_classes, network, tokens, source, output, options, data=data, reading=reading, **more)
 
 
-@app.command()
+@commands.command()
 @reads_texts
 def weights(
     *,
@@ -251,12 +253,12 @@ def _open(
 
 
 def _run(
-    train: Callable[..., dict[str, Any]], *arguments: Any, data: list[str], reading: ReadingOptions, **more: Any
+    objective: Callable[..., dict[str, Any]], *arguments: Any, data: list[str], reading: ReadingOptions, **more: Any
 ) -> None:
     """Train, and print the metadata."""
     names = ", ".join(Path(name).name for name in data)
     try:
-        metadata = train(*arguments, column=reading.column, data_name=names, **more)
+        metadata = objective(*arguments, column=reading.column, data_name=names, **more)
     except KeyboardInterrupt:
         typer.echo("Interrupted; the same command resumes from the last checkpoint.", err=True)
         raise typer.Exit(130) from None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt_embeddings_cli.common import Inputs, ReadingOptions, load_libraries, model_option, reads_texts
+from gpt_embeddings_cli import Inputs, ReadingOptions, load_libraries, model_option, reads_texts
 
 
 cutting_option = partial(typer.Option, rich_help_panel="Cutting")

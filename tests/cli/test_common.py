@@ -9,11 +9,13 @@ import pytest
 
 PRINTS = """
 import sys
-from gpt_embeddings_cli.common import prepare_streams
-prepare_streams()
-for _ in range(int(sys.argv[1])):
-    print("mar\u00e9 \U0001f30a")
-print("done", file=sys.stderr)
+import gpt_embeddings_cli
+def write():
+    for _ in range(int(sys.argv[1])):
+        print("mar\u00e9 \U0001f30a")
+    print("done", file=sys.stderr)
+gpt_embeddings_cli.app = write
+gpt_embeddings_cli.main()
 """
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gpt_embeddings_cli import app, common
-from gpt_embeddings_cli.common import check_names
+from gpt_embeddings_cli import app, check_names, load_libraries
 
 
 STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
@@ -128,7 +127,7 @@ def test_a_terminal_says_that_libraries_are_loaded(monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     for stream, said in ((Terminal(), "Loading PyTorch and transformers ...\n"), (io.StringIO(), "")):
         monkeypatch.setattr(sys, "stderr", stream)
-        common.load_libraries()
+        load_libraries()
         assert stream.getvalue() == said and signal.getsignal(signal.SIGINT) == handler
 
 
