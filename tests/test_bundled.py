@@ -15,55 +15,33 @@ from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings_cli import app
 
 
-# A paragraph of each subject, and a question put in other words.
-PARAGRAPHS = [
-    "The orchestra rehearsed the slow movement until the cellos found the right tone.",
-    "Doctors advise washing your hands often, since germs spread by touch.",
-    "The river burst its banks after a week of rain, and the village lay under water.",
-    "He kneaded the dough, let it rise overnight and baked two loaves at dawn.",
-    "Parliament voted to raise taxes on fuel from January.",
-]
-QUESTIONS = {
-    "What did the musicians practise?": 0,
-    "How can I avoid getting ill?": 1,
-    "Where did the flood happen?": 2,
-    "How was the bread made?": 3,
-    "What did the politicians decide about petrol?": 4,
+# A question about each subject, and a paragraph that answers it in other words.
+IN_ENGLISH = {
+    "What did the musicians practise?": "The orchestra rehearsed the slow movement until the cellos found the tone.",
+    "How can I avoid getting ill?": "Doctors advise washing your hands often, since germs spread by touch.",
+    "Where did the flood happen?": "The river burst its banks after a week of rain, and the village lay under water.",
+    "How was the bread made?": "He kneaded the dough, let it rise overnight and baked two loaves at dawn.",
+    "What did the politicians decide about petrol?": "Parliament voted to raise taxes on fuel from January.",
 }
-
-
-PARAGRAFOS = [
-    "A orquestra ensaiou o andamento lento até os violoncelos encontrarem o tom certo.",
-    "Os médicos recomendam lavar as mãos com frequência, pois os germes passam pelo contato.",
-    "O rio transbordou depois de uma semana de chuva, e a aldeia ficou debaixo de água.",
-    "Ele amassou o pão, deixou a massa descansar durante a noite e assou dois pães de manhã.",
-    "O parlamento votou o aumento dos impostos sobre os combustíveis a partir de janeiro.",
-]
-PERGUNTAS = {
-    "Que música tocaram os violinos?": 0,
-    "Como se evitam as doenças infecciosas?": 1,
-    "Quando houve a inundação?": 2,
-    "Como se faz uma broa no forno?": 3,
-    "O que os políticos decidiram sobre a gasolina?": 4,
+IN_PORTUGUESE = {
+    "Que música tocaram os violinos?": "A orquestra ensaiou o andamento lento até os violoncelos encontrarem o tom.",
+    "Como se evitam as doenças infecciosas?": "Os médicos mandam lavar as mãos, pois os germes passam pelo contato.",
+    "Quando houve a inundação?": "O rio transbordou depois de uma semana de chuva, e a aldeia ficou debaixo de água.",
+    "Como se faz uma broa no forno?": "Ele amassou o pão, deixou descansar a massa e assou dois pães de manhã.",
+    "O que os políticos decidiram sobre a gasolina?": "O parlamento votou o aumento do imposto sobre combustíveis.",
 }
-TABLES = [ENGLISH, PORTUGUESE]
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    """Models and tokenizers by name; None is the default."""
-    return {name: load_model_and_tokenizer(name) for name in (None, *TABLES)}
+PARAGRAPHS, PARAGRAFOS = list(IN_ENGLISH.values()), list(IN_PORTUGUESE.values())
 
 
 @pytest.fixture(scope="module")
 def embedders():
     """Embedders of unit vectors, by the names of their tables."""
-    return {name: Embedder.from_pretrained(name, normalize=True) for name in TABLES}
+    return {name: Embedder.from_pretrained(name, normalize=True) for name in (ENGLISH, PORTUGUESE)}
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_it_is_its_int8_rows_and_small(name, loaded):
-    path, (model, tokenizer) = BUNDLED[name] / "model.safetensors", loaded[name]
+@pytest.mark.parametrize("name", [ENGLISH, PORTUGUESE])
+def test_it_is_its_int8_rows_and_small(name, embedders):
+    path, model, tokenizer = BUNDLED[name] / "model.safetensors", embedders[name].model, embedders[name].tokenizer
     stored = load_file(path)
     assert stored["wte.weight"].dtype == torch.int8 and stored["wte.weight"].shape == (50_257, 256)
     assert torch.equal(model.wte.weight, stored["wte.weight"] * stored["wte_scale"].unsqueeze(1))
@@ -71,13 +49,13 @@ def test_it_is_its_int8_rows_and_small(name, loaded):
     assert not model.training and len(tokenizer) == 50_257 and tokenizer.model_max_length == 1024
     assert path.stat().st_size < 13.1e6
     assert sum(len(zlib.compress(file.read_bytes())) for file in BUNDLED[name].glob("tokenizer*")) < 1e6
-    assert torch.equal(loaded[None][0].wte.weight, model.wte.weight) == (name == ENGLISH)  # the default
+    assert torch.equal(load_model_and_tokenizer()[0].wte.weight, model.wte.weight) == (name == ENGLISH)  # the default
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, loaded, embedders):
-    model, tokenizer = loaded[name]
-    zero = (model.wte.weight == 0).all(1).numpy()
+@pytest.mark.parametrize("name", [ENGLISH, PORTUGUESE])
+def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, embedders):
+    tokenizer = embedders[name].tokenizer
+    zero = (embedders[name].model.wte.weight == 0).all(1).numpy()
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
     texts = tokenizer.batch_decode([[i] for i in range(50_256)])
     changed = np.array([normalize(text) != text for text in texts])
@@ -89,28 +67,23 @@ def test_each_word_has_one_vector_and_rows_that_no_text_reaches_are_zero(name, l
     assert np.allclose(spelled, spelled[0], atol=1e-3)
 
 
-def test_frequent_words_of_both_languages_are_tokens(loaded):
-    tokenizer = loaded[PORTUGUESE][1]
+def test_frequent_words_of_both_languages_are_tokens(embedders):
+    tokenizer = embedders[PORTUGUESE].tokenizer
     for language in ("pt", "en"):
         words = (BUNDLED[PORTUGUESE] / f"words.{language}.txt").read_text(encoding="utf-8").split("\n")[:10_000]
-        lengths = [len(ids) for ids in tokenizer(words)["input_ids"]]
-        assert np.mean(np.array(lengths) == 1) >= 0.95
+        assert np.mean([len(ids) == 1 for ids in tokenizer(words)["input_ids"]]) >= 0.95
 
 
 @pytest.mark.parametrize("dim", [None, 128, 64])
 @pytest.mark.parametrize(
-    ("name", "questions", "paragraphs"),
-    [
-        (ENGLISH, QUESTIONS, PARAGRAPHS),
-        (PORTUGUESE, QUESTIONS, PARAGRAPHS),
-        (PORTUGUESE, PERGUNTAS, PARAGRAFOS),
-    ],
+    ("name", "pairs"),
+    [(ENGLISH, IN_ENGLISH), (PORTUGUESE, IN_ENGLISH), (PORTUGUESE, IN_PORTUGUESE)],
 )
-def test_a_question_finds_its_paragraph(name, questions, paragraphs, dim, embedders):
+def test_a_question_finds_its_paragraph(name, pairs, dim, embedders):
     whole = embedders[name]
     embedder = Embedder(whole.model, whole.tokenizer, truncate_dim=dim, normalize=True)
-    scores = embedder.encode(list(questions)) @ embedder.encode(paragraphs).T
-    assert scores.argmax(1).tolist() == list(questions.values())
+    scores = embedder.encode(list(pairs)) @ embedder.encode(list(pairs.values())).T
+    assert scores.argmax(1).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_both_spellings_and_both_languages_are_near(embedders):
