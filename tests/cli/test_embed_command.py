@@ -1,7 +1,6 @@
 """The command line as a user runs it: `gpt-embeddings embed`, in this process where nothing else is needed."""
 
 import json
-import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,78 +10,55 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
+from command import STORY, refuse, run
 from datasets import load_from_disk
-from typer.testing import CliRunner
 
 from gpt_embeddings import encode_flat
-from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
 pytestmark = pytest.mark.slow  # each starts a command
 
 
-STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
 TEXTS = ["The tide clerk", "", "wrote down what the sea did.", "Olá, maré! 🌊", "<|endoftext|> is text here"]
 
 
-def new_model(seed=0) -> GPTEmbeddingsModel:
-    torch.manual_seed(seed)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=64)).eval()
-
-
 @pytest.fixture
-def model(tmp_path) -> Path:
-    new_model().save_pretrained(tmp_path / "small")
-    return tmp_path / "small"
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, ["embed", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def expected_vectors(texts, tokenizer) -> np.ndarray:
-    return new_model().embed_bags(*encode_flat(texts, tokenizer)).detach().numpy()
+def model(saved) -> Path:
+    return saved / "before"
 
 
 def test_csv(model, gpt2_tokenizer, tmp_path):
     """The other formats: tests/text/test_sources.py."""
     pa.table({"text": TEXTS}).to_pandas().to_csv(tmp_path / "corpus.csv", index=False)
     output = tmp_path / "new" / "vectors.parquet"
-    result = run(tmp_path / "corpus.csv", "--output", output, "--model", model)
-    assert result.exit_code == 0, result.output
+    result = run("embed", tmp_path / "corpus.csv", "--output", output, "--model", model)
     assert str(output) in result.output.replace("\n", "")
     table = pq.read_table(output)
     assert [text or "" for text in table["text"].to_pylist()] == TEXTS  # CSV has no empty string but null
     column = table["embedding"].combine_chunks()
     assert column.type == pa.list_(pa.float32(), 16)
     vectors = column.flatten().to_numpy().reshape(-1, 16)
-    np.testing.assert_array_equal(vectors, expected_vectors(TEXTS, gpt2_tokenizer))
+    expected = GPTEmbeddingsModel.from_pretrained(model).embed_bags(*encode_flat(TEXTS, gpt2_tokenizer))
+    np.testing.assert_array_equal(vectors, expected.detach())
     assert not vectors[1].any()
 
 
 def test_columns_that_cannot_be_kept_are_left_out_on_request(model, tmp_path):
     table = pa.table([pa.array(TEXTS), pa.array([[("a", 1)]] * 5, pa.map_(pa.string(), pa.int64()))], ["text", "tags"])
     pq.write_table(table, tmp_path / "map.parquet")
-    arguments = (tmp_path / "map.parquet", "--output", tmp_path / "out", "--model", model)
-    result = run(*arguments)
-    assert result.exit_code == 1
-    assert all(word in result.stderr for word in ("map.parquet", "'tags'", "--texts-only")), result.stderr
-    assert run(*arguments, "--texts-only").exit_code == 0
+    arguments = ("embed", tmp_path / "map.parquet", "--output", tmp_path / "out", "--model", model)
+    said = refuse("map.parquet", *arguments)
+    assert "'tags'" in said and "--texts-only" in said
+    run(*arguments, "--texts-only")
     assert load_from_disk(str(tmp_path / "out")).column_names == ["text", "embedding"]
 
 
 def test_overwrite(tmp_path):
-    arguments = (STORY, "--output", tmp_path / "out")
-    result = run(*arguments)
-    assert result.exit_code == 0 and "from gpt-embeddings-english" in result.stdout  # the default
-    result = run(*arguments)
-    assert result.exit_code == 1
-    assert "exists; choose another, delete it, or give --overwrite" in result.output
-    assert run(*arguments, "--overwrite").exit_code == 0
+    arguments = ("embed", STORY, "--output", tmp_path / "out")
+    assert "from gpt-embeddings-english" in run(*arguments).stdout  # the default
+    refuse("exists; choose another, delete it, or give --overwrite", *arguments)
+    run(*arguments, "--overwrite")
     assert {path.name for path in tmp_path.iterdir()} == {"out"}  # nothing is left behind
 
 
@@ -96,8 +72,7 @@ def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
         (STORY, folder, "is not what `embed` writes"),
         (STORY, folder / "in", "is not what `embed` writes"),
     ):
-        result = run(source, "--output", output, "--model", model, "--overwrite")
-        assert (result.exit_code, message in result.stderr) == (1, True)
+        refuse(message, "embed", source, "--output", output, "--model", model, "--overwrite")
     assert sorted(path.name for path in folder.iterdir()) == ["in", "in.txt"]
 
 
@@ -105,8 +80,8 @@ def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
     ("name", "content", "options", "message"),
     [
         ("empty.txt", b"", (), "is empty"),
-        ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: line 1 is not valid UTF-8 .*--encoding cp1252"),
-        ("lines.txt", b"x\n", ("--column", "body"), r"lines\.txt: There is no column 'body'; the columns are text"),
+        ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: line 1 is not valid UTF-8"),
+        ("lines.txt", b"x\n", ("--column", "body"), "lines.txt: There is no column 'body'; the columns are text"),
         ("ok.txt", b"x\n", ("--output", " "), "has a blank name"),
         ("ok.txt", b"x\n", ("ok.csv",), "mix the formats .csv, .txt"),
         ("ok.txt", b"x\n", ("--model", "tiny"), "has 50257 entries, more than the model's `vocab_size` 100"),
@@ -119,10 +94,7 @@ def test_messages(name, content, options, message, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(content)
     (tmp_path / "ok.csv").write_text("text\nx\n")
     GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=100, n_embd=4)).save_pretrained("tiny")
-    result = run(tmp_path / name, "--output", tmp_path / "out", *options)
-    assert result.exit_code == 1
-    assert re.search(message, result.stderr, re.DOTALL), result.stderr
-    assert result.stderr.startswith("Error: ") or "\nError: " in result.stderr
+    refuse(message, "embed", tmp_path / name, "--output", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
@@ -133,8 +105,8 @@ def test_every_option_reaches_the_vectors(model, tmp_path):
         ("normal", ("--normalize", "--overflow", "windows", "--dtype", "float16", "--output-column", "v")),
         ("tokens", ("--pooling", "none")),
     ):
-        result = run(STORY, "--sample-by", "paragraph", "--model", model, "--output", tmp_path / name, *options)
-        assert result.exit_code == 0, result.output
+        arguments = ("--sample-by", "paragraph", "--model", model, "--output", tmp_path / name)
+        result = run("embed", STORY, *arguments, *options)
         assert "30 rows x 16 numbers" in result.stdout
         assert "2,032 tokens and 8.8 kB of text in " in result.stdout and "tokens/s" not in result.stdout
     plain, stream, normal, tokens = (
@@ -150,11 +122,8 @@ def test_what_is_missing_blank_or_cut_is_told(model, tmp_path):
     rows = [{"text": text} for text in ("A bell.", None, "", "tide " * 70, None)]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = run(source, "--model", model, "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    assert (
-        "\nOf 5 texts 2 missing (null) and 1 blank: the vectors of missing and empty texts are zero." in result.stdout
-    )
+    result = run("embed", source, "--model", model, "--output", tmp_path / "out")
+    assert "\nOf 5 texts 2 missing (null) and 1 blank: the vectors of missing and empty" in result.stdout
     assert "\nOf 5 texts 1 truncated at 64 tokens; overflow 'windows' keeps all tokens.\n" in result.stdout
     assert f"5 rows x 16 numbers, from {model}." in result.stdout
 
@@ -166,9 +135,8 @@ def test_what_cannot_be_published_is_refused_before_the_work(model, tmp_path, mo
         ("me/vectors", "hf_abc", "offline mode is enabled"),
     ):
         monkeypatch.setenv("HF_TOKEN", token)
-        result = run(STORY, "--model", model, "--output", tmp_path / "out", "--push-to-hub", name)
-        assert result.exit_code == 1 and message in result.stderr, result.output
-        assert {path.name for path in tmp_path.iterdir()} == {"small"}
+        refuse(message, "embed", STORY, "--model", model, "--output", tmp_path / "out", "--push-to-hub", name)
+        assert not list(tmp_path.iterdir())
 
 
 def test_as_a_program():

@@ -4,43 +4,22 @@ import shutil
 
 import pytest
 import torch
+from command import refuse, run
 from hub_server import check_no_token, local_hub
 from huggingface_hub import HfApi
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from transformers import AutoModel, AutoTokenizer, CTRLConfig, CTRLModel, GPT2Config, GPT2LMHeadModel
-from typer.testing import CliRunner
+from transformers import AutoModel, AutoTokenizer, CTRLConfig, CTRLModel
 
-from gpt_embeddings_cli import app
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 pytestmark = pytest.mark.slow  # each starts a command
 
 
-def run(*arguments):
-    result = CliRunner().invoke(app, ["extract", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-@pytest.fixture(scope="module")
-def gpt(small_tokenizer, tmp_path_factory):
-    """A folder with a tiny GPT-2, and a tokenizer that does not know its longest sequence."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("gpt")
-    config = GPT2Config(vocab_size=500, n_positions=32, n_embd=8, n_layer=1, n_head=2)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    small_tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_tables_and_tokenizer(gpt, small_tokenizer, tmp_path):
     output = tmp_path / "new" / "folder"
-    result = run(gpt, "--output", output)
-    assert result.exit_code == 0, result.output
-    assert f"Result: {output}" in result.output.replace("\n", "")
-    assert "wte" in result.output and "500 x 8" in result.output and "32 x 8" in result.output
+    said = run("extract", gpt, "--output", output).output
+    assert f"Result: {output}" in said.replace("\n", "")
+    assert "wte" in said and "500 x 8" in said and "32 x 8" in said
     source = AutoModel.from_pretrained(gpt)
     tokenizer = AutoTokenizer.from_pretrained(output)
     assert tokenizer.model_max_length == 32
@@ -66,27 +45,24 @@ def test_an_output_that_exists(gpt, tmp_path):
         ("config.json", [], "exists; choose another"),
     ):
         (old / made).touch()
-        result = run(gpt, "--output", old, *options)
-        assert result.exit_code == 1 and message in result.output.replace("\n", " ")
-    assert run(gpt, "--output", old, "--overwrite").exit_code == 0
+        refuse(message, "extract", gpt, "--output", old, *options)
+    run("extract", gpt, "--output", old, "--overwrite")
     assert not (old / "file").exists()
     for output in (gpt, gpt.parent):
-        result = run(gpt, "--output", output, "--overwrite")
-        assert result.exit_code == 1 and "holds the checkpoint" in result.output
+        refuse("holds the checkpoint", "extract", gpt, "--output", output, "--overwrite")
     assert (gpt / "model.safetensors").exists()
 
 
 def test_errors_leave_nothing(gpt, tmp_path):
     shutil.copytree(gpt, tmp_path / "gpt")
     (tmp_path / "gpt" / "model.safetensors").write_bytes(b"12345678")
-    for arguments, message in [
-        (["nobody/nothing"], "could not be fetched"),
-        ([tmp_path / "gpt"], "is not a complete safetensors file"),
-        ([gpt, "--dtype", "int8"], "`dtype` must be"),
-        ([gpt, "--wte-key", "x"], "no tensor 'x'"),
-    ]:
-        result = run(*arguments, "--output", tmp_path / "out")
-        assert result.exit_code == 1 and message in result.output
+    for message, *arguments in (
+        ("could not be fetched", "nobody/nothing"),
+        ("is not a complete safetensors file", tmp_path / "gpt"),
+        ("`dtype` must be", gpt, "--dtype", "int8"),
+        ("no tensor 'x'", gpt, "--wte-key", "x"),
+    ):
+        refuse(message, "extract", *arguments, "--output", tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["gpt"]
 
 
@@ -94,32 +70,26 @@ def test_sources_with_no_tokenizer_or_a_strange_one(tmp_path):
     torch.manual_seed(0)
     config = CTRLConfig(vocab_size=41, n_positions=12, n_embd=8, n_layer=1, n_head=2, dff=8)
     CTRLModel(config).save_pretrained(tmp_path / "ctrl")
-    result = run(tmp_path / "ctrl", "--output", tmp_path / "a")
-    assert result.exit_code == 0 and "the one given by" in result.output
-    assert not (tmp_path / "a" / "tokenizer.json").exists()
-    (tmp_path / "ctrl" / "tokenizer.json").write_text("{}")
-    result = run(tmp_path / "ctrl", "--output", tmp_path / "b")
-    assert GPTEmbeddingsModel.from_pretrained(tmp_path / "b").config.n_embd == 8
-    assert result.exit_code == 0 and "tokenizer is left out" in result.output.replace("\n", " ")
-    assert not (tmp_path / "b" / "tokenizer.json").exists()
+    for out, words in (("a", "the one given by"), ("b", "tokenizer is left out")):
+        assert words in run("extract", tmp_path / "ctrl", "--output", tmp_path / out).output.replace("\n", " ")
+        assert GPTEmbeddingsModel.from_pretrained(tmp_path / out).config.n_embd == 8
+        assert not (tmp_path / out / "tokenizer.json").exists()
+        (tmp_path / "ctrl" / "tokenizer.json").write_text("{}")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_options_for_a_folder_a_file_and_a_static_model(gpt, small_tokenizer, tmp_path):
-    result = run(gpt, "--output", tmp_path / "a", "--dtype", "bfloat16", "--position-embedding-type", "none")
-    assert result.exit_code == 0, result.output
+def test_options_for_a_folder_a_file_and_a_static_model(sources, gpt, tmp_path):
+    options = ["--dtype", "bfloat16", "--position-embedding-type", "none"]
+    run("extract", gpt, "--output", tmp_path / "a", *options)
     model = GPTEmbeddingsModel.from_pretrained(tmp_path / "a")
     assert (model.dtype, model.wpe) == (torch.bfloat16, None)
     state = {"model": AutoModel.from_pretrained(gpt).state_dict(), "iter_num": 3}
     torch.save(state, tmp_path / "ckpt.pt")
     keys = ["--wte-key", "wte.weight", "--wpe-key", "wpe.weight"]
-    assert run(tmp_path / "ckpt.pt", "--output", tmp_path / "b", *keys).exit_code == 0
+    run("extract", tmp_path / "ckpt.pt", "--output", tmp_path / "b", *keys)
     table = GPTEmbeddingsModel.from_pretrained(tmp_path / "b").wte.weight
     assert torch.equal(table, state["model"]["wte.weight"])
-    static = StaticEmbedding(small_tokenizer.backend_tokenizer, embedding_dim=8)
-    SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path / "static"))
-    result = run(tmp_path / "static", "--output", tmp_path / "c", "--dtype", "float16")
-    assert result.exit_code == 1 and "taken as they are" in result.output.replace("\n", " ")
+    refuse("taken as they are", "extract", sources / "static", "--output", tmp_path / "c", "--dtype", "float16")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of huggingface_hub's use of its HTTP client
@@ -129,8 +99,7 @@ def test_from_a_hub(gpt, tmp_path):
         HfApi().create_repo("alice/gpt", private=True)
         HfApi().upload_folder(repo_id="alice/gpt", folder_path=gpt)
         hub.asked.clear()
-        result = run("alice/gpt", "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+        result = run("extract", "alice/gpt", "--output", tmp_path / "out")
     check_no_token(result.output, "the output")
     content = [asked for asked in hub.asked if asked.origin == "cdn"]
     assert content and all(asked.range and not asked.with_token for asked in content)

@@ -1,4 +1,4 @@
-"""What is asked of the command line itself is answered without the library, and a command imports what it uses."""
+"""What is asked of the command line itself, what it imports, consoles and pipes, and what is not installed."""
 
 import io
 import json
@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import STORY, refuse
 from typer.testing import CliRunner
 
 from gpt_embeddings_cli import app, check_names, load_libraries
 
 
-STORY = str(Path(__file__).parents[2] / "data" / "the_tide_clerk.txt")
+TEXT = str(STORY)
 LIBRARIES = {"datasets", "gpt_embeddings", "huggingface_hub", "numpy", "pyarrow", "torch", "transformers"}
 # Runs commands one after another and prints the answer to each, and which modules were imported in the end.
 PROGRAM = """
@@ -31,13 +32,13 @@ ANSWERS = [
     (["--version"], 0, "."),
     (["embed", "--help"], 0, "<mean|weighted|last|none>"),
     (["train", "distil", "--help"], 0, "--teacher"),
-    (["embed", STORY, "--outptu", "x"], 2, "No such option: --outptu"),
-    (["embed", STORY, "--output", "x", "--pooling", "max"], 2, "'mean', 'weighted', 'last', 'none'"),
-    (["embed", STORY, "--output", "x", "--dtype", "int4"], 2, "'float32', 'float16'"),
-    (["windows", STORY, "--dry-run", "--sample-by", "word"], 2, "'line', 'paragraph', 'document'"),
+    (["embed", TEXT, "--outptu", "x"], 2, "No such option: --outptu"),
+    (["embed", TEXT, "--output", "x", "--pooling", "max"], 2, "'mean', 'weighted', 'last', 'none'"),
+    (["embed", TEXT, "--output", "x", "--dtype", "int4"], 2, "'float32', 'float16'"),
+    (["windows", TEXT, "--dry-run", "--sample-by", "word"], 2, "'line', 'paragraph', 'document'"),
     (["embed", "none.txt", "--output", "x"], 1, "The input 'none.txt' does not exist."),
     (["embed", "*.parquet", "--output", "x"], 1, "No file matches the input '*.parquet'."),
-    (["embed", STORY, "--model", "./none", "--output", "x"], 1, "The folder './none' does not exist."),
+    (["embed", TEXT, "--model", "./none", "--output", "x"], 1, "The folder './none' does not exist."),
     (["windows", "none.jsonl.gz", "--dry-run"], 1, "does not exist."),
     (["train", "clm", "/none/at/all", "--output", "x"], 1, "does not exist."),
     (["extract", "/none/at/all", "--output", "x"], 1, "does not exist"),
@@ -112,7 +113,7 @@ app(sys.argv[2:])
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 def test_interrupted_while_it_imports(tmp_path):
-    command = ["torch.nn", "train", "clm", STORY, "--output", "x"]
+    command = ["torch.nn", "train", "clm", TEXT, "--output", "x"]
     done = subprocess.run([sys.executable, "-c", INTERRUPTED, *command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
     assert not list(tmp_path.iterdir())
@@ -148,3 +149,66 @@ def test_completion():
     """What `--install-completion` has a shell ask."""
     environment = {"_GPT_EMBEDDINGS_COMPLETE": "complete_bash", "COMP_WORDS": "gpt-embeddings em", "COMP_CWORD": "1"}
     assert CliRunner().invoke(app, env=environment, prog_name="gpt-embeddings").stdout.split() == ["embed"]
+
+
+PRINTS = """
+import sys
+import gpt_embeddings_cli
+def write():
+    for _ in range(int(sys.argv[1])):
+        print("mar\u00e9 \U0001f30a")
+    print("done", file=sys.stderr)
+gpt_embeddings_cli.app = write
+gpt_embeddings_cli.main()
+"""
+
+
+def test_characters_that_the_encoding_lacks_are_replaced():
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", PRINTS, "1"], env=environment, capture_output=True)
+    assert (done.returncode, done.stdout.decode("cp1252").split(), done.stderr.split()) == (
+        0,
+        ["mar\u00e9", "?"],
+        [b"done"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-c", PRINTS, "100000"], b"done"),
+        (["-c", "import gpt_embeddings_cli; gpt_embeddings_cli.main()", "--help"], b""),
+    ],
+    ids=["print", "help"],
+)
+def test_a_reader_that_leaves_early_is_no_error(arguments, said):
+    """As `gpt-embeddings search ... | head -1`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, *arguments], stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert (done.returncode, done.stderr.strip()) == (0, said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "module", "command"),
+    [
+        ("train", "sentence_transformers", ["train", "distil", TEXT, "--teacher", "any", "--output"]),
+        ("ray", "ray", ["embed", TEXT, "--ray", "auto", "--output"]),
+        ("onnx", "onnxscript", ["export", "gpt-embeddings-english", "--format", "onnx", "--output"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_extra_that_is_not_installed_is_told_before_any_work(extra, module, command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    refuse(f"pip install 'gpt-embeddings[{extra}]'", *command, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_need_the_extra_explore(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("gpt_embeddings.explore")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(ImportError, match=r"missing: plotly\): `pip install 'gpt-embeddings\[explore\]'"):
+        from gpt_embeddings.explore import figures  # noqa: F401

@@ -6,11 +6,11 @@ import functools
 import io
 import json
 import runpy
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from command import ROOT
 from datasets import Dataset, load_dataset
 from hub_server import TOKENS, check_no_token, local_hub
 from huggingface_hub import HfApi, constants
@@ -36,7 +36,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of huggingface_hub's use of its HTTP client
 ]
 
-ROOT = Path(__file__).parents[2]
 TEXTS = ["The tide came in.", "It went out again, past the bar and the buoys.", "Sal, areia e sol."]
 REPOSITORY_FILES = set(
     ".gitattributes 1_Pooling/config.json README.md config.json config_sentence_transformers.json "
