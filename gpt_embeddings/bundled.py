@@ -19,10 +19,7 @@ REINSTALL = (
 
 
 def find_bundled(name: str | None) -> str:
-    """Return the folder of a bundled table for its name or None (English), and any other name as it is.
-
-    A folder with the name of a bundled table takes precedence.
-    """
+    """Return the folder of a bundled table for its name or None (English), else, or if it is a folder, the name."""
     if name is not None and (name not in BUNDLED or Path(name).exists()):
         return name
     folder = BUNDLED[name or ENGLISH]

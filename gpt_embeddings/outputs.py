@@ -199,10 +199,8 @@ def write_json(content: Any, path: Path, *, sort_keys: bool = False) -> None:
 def write_dataset_files(
     folder: Path, paths: Iterable[Path], info: "DatasetInfo", fingerprint: str, split: Any = None
 ) -> None:
-    """Write the two files that `datasets.load_from_disk` reads beside the Arrow files of a folder.
-
-    `Dataset.save_to_disk` would write the Arrow files once more.
-    """
+    """Write the two files that `datasets.load_from_disk` reads beside the Arrow files of a folder."""
+    # `Dataset.save_to_disk` would write the Arrow files once more.
     info.write_to_directory(str(folder))
     state: dict[str, Any] = {
         "_data_files": [{"filename": path.name} for path in paths],

@@ -45,10 +45,10 @@ def extract(
 
     load_libraries([], name)
     from gpt_embeddings.checkpoints.conversion import from_gpt
-    from gpt_embeddings.checkpoints.files import Folder
+    from gpt_embeddings.checkpoints.files import Folder, find_static
     from gpt_embeddings.checkpoints.loading import save_with_tokenizer
     from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-    from gpt_embeddings.checkpoints.static import find_static, from_static
+    from gpt_embeddings.checkpoints.static import from_static
     from gpt_embeddings.outputs import AtomicOutput
 
     with AtomicOutput(output, "extract", overwrite=overwrite, overwritable=("config.json",)) as out:

@@ -18,16 +18,11 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 class Parts:
     """The vectors of one text: `total = token + position`."""
 
-    input_ids: torch.Tensor
-    """Ids of shape `(position,)`, int64, truncated to `n_positions`."""
-    token: torch.Tensor
-    """Token vectors as they are added, scaled and projected, of shape `(position, n_embd)`, float32."""
-    position: torch.Tensor
-    """Position vectors of the same shape; zeros if the model has no positions."""
-    total: torch.Tensor
-    """The model's `last_hidden_state` without dropout."""
-    n_tokens: int
-    """Tokens of the whole text, before truncation."""
+    input_ids: torch.Tensor  # ids of shape `(position,)`, int64, truncated to `n_positions`
+    token: torch.Tensor  # token vectors as they are added: scaled, projected, `(position, n_embd)`, float32
+    position: torch.Tensor  # position vectors of the same shape; zeros if the model has no positions
+    total: torch.Tensor  # the model's `last_hidden_state` without dropout
+    n_tokens: int  # tokens of the whole text, before truncation
 
 
 def split_parts(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Parts:

@@ -1,7 +1,4 @@
-"""Sentences as sparse and as dense numbers: one-hot, bag of words, TF-IDF, embeddings.
-
-All encodings use the model's tokens, so that they differ in nothing else. Bags and TF-IDF are scikit-learn's.
-"""
+"""Sentences as one-hot rows, bags of words, TF-IDF (scikit-learn's) and embeddings, all of the model's own tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,14 +28,10 @@ class Encoding:
     """An encoding of some sentences."""
 
     name: str
-    size: int
-    """Numbers of the longest sentence."""
-    zeros: float
-    """Share of zeros among the numbers of all sentences."""
-    similarity: npt.NDArray[np.float64]
-    """Cosines of shape `(n_sentences, n_sentences)`."""
-    sees_order: bool
-    """Whether the encoding of the first sentence changes when its tokens are reversed."""
+    size: int  # numbers of the longest sentence
+    zeros: float  # share of zeros among the numbers of all sentences
+    similarity: npt.NDArray[np.float64]  # cosines of shape `(n_sentences, n_sentences)`
+    sees_order: bool  # whether the encoding of the first sentence changes when its tokens are reversed
 
 
 def compare_encodings(

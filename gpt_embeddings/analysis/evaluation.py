@@ -117,13 +117,10 @@ def evaluate_retrieval(
 
 
 def similar_pairs(vectors: Vectors, seed: int = 0) -> tuple[Rows, Rows, Vectors]:
-    """Pair each text with one of its neighbours, from the nearest to distant ones, so that similarities vary.
-
-    Random pairs would almost all be unrelated. From vectors of length 1, `(n_texts, width)`, the first and the second
-    text of each pair and their cosine, each of shape `(n_texts,)`.
-    """
+    """Return first and second rows of pairs, from nearest to distant texts, and their cosines, each `(n_texts,)`."""
     cosines = vectors.astype(np.float32) @ vectors.astype(np.float32).T
     np.fill_diagonal(cosines, np.inf)  # each text is its own rank 0
+    # Random pairs would almost all be unrelated.
     ranks = [rank for rank in (1, 2, 4, 10, 30, 100, 500, 2000) if rank < len(vectors)]
     drawn = np.random.default_rng(seed).choice(ranks, len(vectors))
     first = np.arange(len(vectors))

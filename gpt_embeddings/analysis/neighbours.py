@@ -38,8 +38,7 @@ class Word:
     text: str
     input_ids: tuple[int, ...]
     pieces: tuple[str, ...]
-    vector: torch.Tensor = field(compare=False)
-    """Vector of shape `(n_embd,)`, float32."""
+    vector: torch.Tensor = field(compare=False)  # vector of shape `(n_embd,)`, float32
 
     @property
     def label(self) -> str:
@@ -51,8 +50,7 @@ class Word:
 class Neighbour(Word):
     """A token or word that is similar to the query. The text of a token is its piece, such as `␣king`."""
 
-    score: float
-    """Cosine."""
+    score: float  # cosine
 
 
 class Neighbours:
@@ -219,10 +217,8 @@ class Neighbours:
         return sums / totals.where(totals > 0, 1).unsqueeze(1)
 
     def _variants(self, word: Word) -> set[int]:
-        """Return the rows of a word: its spelling variants, and its tokens or the words with its first token.
-
-        `cataract` (`cat·aract`) is near to `cat` by the token that they share, not by its meaning.
-        """
+        """Return the rows of a word: its spelling variants, and its tokens or the words with its first token."""
+        # `cataract` (`cat·aract`) is near to `cat` by the token that they share, not by its meaning.
         rows = set(word.input_ids)
         if self.words is not None:
             input_ids, offsets = self._encoded

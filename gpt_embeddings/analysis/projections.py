@@ -19,17 +19,12 @@ Method: TypeAlias = Literal["pca", "umap"]
 class Projection:
     """Points, and the share of the variance that each axis shows."""
 
-    points: Floats
-    """Coordinates of shape `(n, n_components)`."""
-    shares: tuple[float, ...]
-    """Share of the variance on each axis; empty for UMAP, which has no such number."""
+    points: Floats  # coordinates of shape `(n, n_components)`
+    shares: tuple[float, ...]  # share of the variance on each axis; empty for UMAP, which has no such number
 
 
 def project(vectors: npt.ArrayLike, n_components: int = 3, method: Method = "pca") -> Projection:
-    """Project vectors, `(n, n_embd)`, to a few dimensions; the same vectors always give the same points.
-
-    Dimensions that the vectors do not fill are zeros. `"umap"` needs the package umap-learn.
-    """
+    """Project vectors, `(n, n_embd)`, to a few dimensions, filled up with zeros, by PCA, or UMAP if installed."""
     if method not in get_args(Method):
         raise ValueError(f"`method` must be 'pca' or 'umap', got {method!r}.")
     numbers = np.asarray(vectors, np.float64)

@@ -48,11 +48,7 @@ def readable_pieces(tokenizer: PreTrainedTokenizerBase, input_ids: Iterable[int]
 
 
 def reachable_tokens(tokenizer: PreTrainedTokenizerBase, n_rows: int) -> npt.NDArray[np.bool_]:
-    """Return for each row whether a text can produce its token, as far as the tokenizer's normalizer tells.
-
-    Where it makes text lower case, no text produces the token ` Mug`. Pieces of characters and added tokens count as
-    reachable, rows without a token do not.
-    """
+    """Return for each row whether a text can produce its token: not ` Mug` if the normalizer makes text lower case."""
     normalizer = tokenizer.backend_tokenizer.normalizer
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     reachable = np.ones(n_rows, bool)
@@ -66,10 +62,7 @@ def reachable_tokens(tokenizer: PreTrainedTokenizerBase, n_rows: int) -> npt.NDA
 
 
 def word_ids(tokenizer: PreTrainedTokenizerBase, word: str) -> npt.NDArray[np.int32]:
-    """Return the ids, `(n_tokens,)`, of a word inside a sentence, or at the beginning of a text if these are fewer.
-
-    In byte-level vocabularies ` cat` and `cat` are two tokens. Spaces around the word do not count.
-    """
+    """Return the ids, `(n_tokens,)`, of a word after a space (` cat`), or without it (`cat`) if these are fewer."""
     word = word.strip()
     if not word:
         raise ValueError("There is no word; type one.")

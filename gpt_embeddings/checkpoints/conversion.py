@@ -148,10 +148,7 @@ def _config_of(source: nn.Module, by_hand: bool = False) -> dict[str, Any]:
 def _computed_tables(
     source: nn.Module, tables: Mapping[str, torch.Tensor], keys: Collection[str | None]
 ) -> dict[str, torch.Tensor]:
-    """Return the tables under `keys` that an adapter or a parametrization computes, as they are for each id.
-
-    An adapter around an embedding that does more than look up is left out.
-    """
+    """Return the tables under `keys` that an adapter or a parametrization of a plain look-up computes for each id."""
     computed = {}
     for path, module in source.named_modules():
         name = f"{path}.weight"

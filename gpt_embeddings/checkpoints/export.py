@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.arguments import check_choice
 from gpt_embeddings.checkpoints.families import UNLIMITED
+from gpt_embeddings.checkpoints.files import MODEL2VEC
 from gpt_embeddings.checkpoints.saving import save_tokenizer
-from gpt_embeddings.checkpoints.static import MODEL2VEC, from_static, unknown_id
+from gpt_embeddings.checkpoints.static import from_static, unknown_id
 from gpt_embeddings.outputs import check_folder_name, write_json
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import check_vocabulary, find_special_tokens, vocabulary_rows

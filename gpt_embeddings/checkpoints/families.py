@@ -1,7 +1,4 @@
-"""The GPT families of transformers: where each keeps the tables of its input stage, and how it adds them up.
-
-Each family is one row: fields for `GPTEmbeddingsConfig`, and the names of its tensors and configuration fields.
-"""
+"""The GPT families of transformers, a row each: where the tables of the input stage are, and how they add up."""
 
 import math
 import re
@@ -22,27 +19,19 @@ class Family:
     """
 
     wte: str = "wte.weight"
-    wpe: str | None = "wpe.weight"
-    """Key of the position table, or None."""
-    project_in: str | None = None
-    """Key of the matrix after `wte` if `word_embed_proj_dim` is not `hidden_size`."""
-    head: str = "lm_head.weight"
-    """Key of the head, which is read in place of a tied `wte` that was left out of the file."""
-    dropout: str | None = "embd_pdrop"
-    """Field with the dropout of the sum, or None."""
+    wpe: str | None = "wpe.weight"  # key of the position table, or None
+    project_in: str | None = None  # key of the matrix after `wte` if `word_embed_proj_dim` is not `hidden_size`
+    head: str = "lm_head.weight"  # key of the head, read in place of a tied `wte` that was left out of the file
+    dropout: str | None = "embd_pdrop"  # field with the dropout of the sum, or None
     initializer_range: str = "initializer_range"
     position_offset: int = 0
     padding_position: int | None = None
-    scale: str | bool = False
-    """Whether tokens are scaled by sqrt(hidden_size), or the name of the field that says so."""
+    scale: str | bool = False  # whether tokens are scaled by sqrt(hidden_size), or the name of the field that says so
     scale_inputs_embeds: bool = False
     add_token_types: bool = True
-    sinusoid_type: str | None = None
-    """Kind of sinusoids, or None with a learned table."""
-    sinusoid_zero_row: str | None = None
-    """Field with the row of the sinusoids that is zero."""
-    instead: str | None = None
-    """What the family has instead of absolute positions at its input."""
+    sinusoid_type: str | None = None  # kind of sinusoids, or None with a learned table
+    sinusoid_zero_row: str | None = None  # field with the row of the sinusoids that is zero
+    instead: str | None = None  # what the family has instead of absolute positions at its input
 
     @property
     def position_embedding_type(self) -> str:
@@ -119,10 +108,8 @@ BY_HAND = (
 
 
 def source_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a `config.json`, with the defaults of its class, by their own and their common names.
-
-    No configuration is made of the values: its class may do much work on them, and the file is not trusted.
-    """
+    """Return the fields of a `config.json`, with the defaults of its class, by their own and their common names."""
+    # No configuration is made of the values: its class may do much work on them, and the file is not trusted.
     model_type = config.get("model_type")
     fields = {**config, "model_type": model_type if isinstance(model_type, str) else None}
     if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
@@ -178,11 +165,7 @@ def find_family(
 def find_keys(
     names: Collection[str], family: Family, fields: Mapping[str, Any], *, in_memory: bool = False
 ) -> dict[str, str]:
-    """Find the names of the tensors in a checkpoint, whatever their prefix.
-
-    They are returned by the component's own: `wte.weight` and, if there are any, `wpe.weight` and `project_in.weight`.
-    A model in memory has its token table even if it is tied; in a file the tied head may be in its place.
-    """
+    """Find the tensors in a checkpoint, with any prefix: their names by the component's own, such as `wte.weight`."""
     wanted = {"wte.weight": family.wte}
     if family.wpe is not None:
         wanted["wpe.weight"] = family.wpe
@@ -197,6 +180,7 @@ def find_keys(
                 f"The table {key!r} is stored in parts ({parts[0]!r} and others), as an adapter keeps it. Call "
                 "`merge_and_unload()` on the model first, and use or save what it returns."
             )
+    # A model in memory has its token table even if it is tied; in a file the tied head may be in its place.
     if keys["wte.weight"] is None and fields.get("tie_word_embeddings", True) is True and not in_memory:
         keys["wte.weight"] = _find_key(names, family.head)
     found = {name: key for name, key in keys.items() if key is not None}

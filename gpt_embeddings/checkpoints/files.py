@@ -37,6 +37,8 @@ STATES = ("model", "state_dict", "model_state_dict")
 
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
+MODEL2VEC = "model2vec"  # `model_type` of its static models
+
 LazyTensors = dict[str, Any]
 """By the name of a tensor, a function that reads it."""
 
@@ -113,6 +115,19 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return values
 
 
+def find_static(folder: Folder) -> str | None:
+    """Return the subfolder of a static model, such as `"0_StaticEmbedding/"`, or None if the folder has none."""
+    if folder.has("modules.json"):
+        modules = read_json(folder.download("modules.json"), list)
+        first = modules[0] if modules and isinstance(modules[0], dict) else {}
+        if str(first.get("type")).rsplit(".", 1)[-1] == "StaticEmbedding":
+            path = str(first.get("path", "")).strip("./")
+            return f"{path}/" if path else ""
+    elif folder.has("config.json") and read_json(folder.download("config.json")).get("model_type") == MODEL2VEC:
+        return ""
+    return None
+
+
 def open_checkpoint(folder: Folder) -> LazyTensors:
     """Open the checkpoint of a folder, the safer and faster formats first."""
     index = next((file for file in FILES if folder.has(file)), None)
@@ -177,10 +192,7 @@ def open_file(folder: Folder, file: str) -> LazyTensors:
 
 
 def _open_ranges(read_range: Callable[[int, int], Any], size: int, name: str) -> LazyTensors:
-    """Read the header of a file. Each size in it is checked against the file's before memory is allocated.
-
-    `read_range` takes the first byte and the number of bytes.
-    """
+    """Open a file by its header, whose sizes are checked; `read_range` takes the first byte and how many."""
 
     def read(start: int, count: int) -> np.ndarray[Any, Any]:
         data = np.empty(count, np.uint8)

@@ -1,7 +1,4 @@
-"""Checkpoints a quarter of the size: `wte` as int8 rows, each with a float32 scale.
-
-Every loader (`from_pretrained`, `AutoModel`, sentence-transformers) returns a float table.
-"""
+"""Checkpoints a quarter of the size: `wte` as int8 rows, each with a float32 scale; loaders return a float table."""
 
 import os
 

@@ -10,9 +10,9 @@ from transformers.utils import logging
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.bundled import REINSTALL, bundled_name, find_bundled
 from gpt_embeddings.checkpoints.conversion import from_gpt
-from gpt_embeddings.checkpoints.files import Folder, read_json
+from gpt_embeddings.checkpoints.files import Folder, find_static, read_json
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
-from gpt_embeddings.checkpoints.static import find_static, from_static
+from gpt_embeddings.checkpoints.static import from_static
 from gpt_embeddings.text.tokenizer import FORM_FILE, load_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 

@@ -11,12 +11,11 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
 from gpt_embeddings.checkpoints.conversion import build_model
 from gpt_embeddings.checkpoints.families import UNLIMITED
-from gpt_embeddings.checkpoints.files import Folder, read_json
+from gpt_embeddings.checkpoints.files import MODEL2VEC, Folder, find_static, read_json
 from gpt_embeddings.text.tokenizer import check_vocabulary
 from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
-MODEL2VEC = "model2vec"
 PADDING = ("[PAD]", "<pad>", "<|endoftext|>", "</s>", "[UNK]", "<unk>")
 
 
@@ -91,19 +90,6 @@ def from_static(
     check_vocabulary(tokenizer, model.config.vocab_size)
     tokenizer.model_max_length = model.config.n_positions
     return model, tokenizer
-
-
-def find_static(folder: Folder) -> str | None:
-    """Return the subfolder of a static model, such as `"0_StaticEmbedding/"`, or None if the folder has none."""
-    if folder.has("modules.json"):
-        modules = read_json(folder.download("modules.json"), list)
-        first = modules[0] if modules and isinstance(modules[0], dict) else {}
-        if str(first.get("type")).rsplit(".", 1)[-1] == "StaticEmbedding":
-            path = str(first.get("path", "")).strip("./")
-            return f"{path}/" if path else ""
-    elif folder.has("config.json") and read_json(folder.download("config.json")).get("model_type") == MODEL2VEC:
-        return ""
-    return None
 
 
 def unknown_id(backend: Tokenizer) -> int | None:

@@ -1,8 +1,4 @@
-"""A whole dataset embedded in one call: in memory, on disk or lazily, by threads or by processes.
-
-`Embedder` does the work on each batch. This module splits a dataset into batches, keeps all cores busy with them, and
-passes the results on in order.
-"""
+"""A whole dataset embedded in one call, in batches on all cores: in memory, on disk or lazily."""
 
 import hashlib
 import logging
@@ -166,10 +162,7 @@ def embed_dataset(
 
 
 def _as_splits(data: Any, embedder: Embedder, num_proc: int | None) -> dict[str, Any]:
-    """Return anything that holds rows as datasets by the names of splits, or one without a name, and check them.
-
-    Texts alone become the column of the embedder.
-    """
+    """Return anything that holds rows, or texts, as datasets by the names of splits, else by "", and check them."""
     column = embedder.column
     if isinstance(data, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
         dataset = data

@@ -116,10 +116,8 @@ class Shards:
         folder.mkdir(parents=True, exist_ok=True)
 
     def check_room(self, n_bytes: float) -> None:
-        """Warn, before any work is done, if the disk may have no room for one file of that size beside its shards.
-
-        Arrow cannot append to a Parquet file that was closed, so a file that has to survive a kill is made of shards.
-        """
+        """Warn, before any work is done, if the disk may have no room for one file of that size beside its shards."""
+        # Arrow cannot append to a closed Parquet file, so one that has to survive a kill is made of shards.
         free = shutil.disk_usage(self.folder).free + sum(path.stat().st_size for path in self._paths())
         if SHARD_BYTES < n_bytes and free < 2 * n_bytes:
             logger.warning(

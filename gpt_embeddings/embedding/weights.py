@@ -51,10 +51,7 @@ _copies: Any = WeakIdKeyDictionary()  # by table, then by dtype: the state of th
 
 
 def hash_weights(model: GPTEmbeddingsModel) -> str:
-    """Return a digest of a model: its configuration, its weights, and any adapter, hook or subclass.
-
-    It follows every change of the weights, also those through `.data` or numpy.
-    """
+    """Return a digest of a model that follows every change of configuration, weights, adapters, hooks and class."""
     check_in_memory(model)
     hashing = xxhash.xxh3_128()
     # The fields of our own configuration: those inherited from transformers say how a model was saved.
@@ -193,10 +190,7 @@ def find_quantized(
 
 
 def quantize_table(table: torch.Tensor, dtype: TableDtype | None) -> QuantizedTable | None:
-    """Copy a table of shape `(vocab_size, width)` in float16 or int8; None if the table itself is to be summed.
-
-    Without a dtype the copy is in int8 if that is exact within rounding.
-    """
+    """Copy a table, `(vocab_size, width)`, in float16 or int8; without a dtype in int8 if that is exact, else None."""
     table = table.detach()
     if dtype is None:
         if table.dtype != torch.float32 or table.device.type != "cpu":

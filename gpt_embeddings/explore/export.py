@@ -1,7 +1,4 @@
-"""The page of `explore` as one HTML file without a server, or as a Space for the Hub.
-
-The file has every view, with figures that turn and zoom, and a copy of plotly.js, so it needs no network.
-"""
+"""The page of `explore` as one HTML file, with plotly.js, so that it needs no network, or as a Space for the Hub."""
 
 import os
 import shutil
@@ -55,10 +52,7 @@ def write_report(path: str | os.PathLike[str], models: Sequence[LazyModel], lang
 
 
 def write_space(folder: Path, models: Sequence[LazyModel], language: Language | None = None) -> None:
-    """Write `app.py`, `requirements.txt`, the card, and copies of models that are local folders, into a folder.
-
-    The page is in the language of the browser, unless one is given.
-    """
+    """Write a Space: `app.py`, `requirements.txt`, the card, and copies of models that are local folders."""
     named, titles = [], []
     for i, model in enumerate(models):
         model.load()  # a model that cannot be loaded here would fail there too

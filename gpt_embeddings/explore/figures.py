@@ -1,8 +1,4 @@
-"""Plotly figures of what `gpt_embeddings.analysis` computes.
-
-Plotly reads some HTML in its labels; here texts are escaped, so markup in them is shown as it is. The background is
-transparent and the colours are legible on light and dark pages.
-"""
+"""Plotly figures of what `gpt_embeddings.analysis` computes, for light and dark pages; markup in texts is escaped."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -68,10 +68,7 @@ def neighbourhood_map(index: Neighbours, word: str, count: int = 40, method: Met
 def text_map(
     model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, text: str, method: Method = "pca"
 ) -> go.Figure:
-    """Draw vectors of a text, token + position, joined in the order of the text, and the token vectors alone.
-
-    At most 256 of its tokens are drawn.
-    """
+    """Draw vectors of at most 256 tokens of a text: token + position, joined in their order, and the tokens alone."""
     parts = split_parts(model, tokenizer, text)
     ids = parts.input_ids[:TOKENS_SHOWN].tolist()
     pieces = readable_pieces(tokenizer, ids)

@@ -37,8 +37,7 @@ class Table:
     columns: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
     caption: str = ""
-    separators: str = ".,"
-    """Of decimals and of thousands, as in Plotly."""
+    separators: str = ".,"  # of decimals and of thousands, as in Plotly
 
     def to_html(self) -> str:
         """Return the table as HTML; markup in it is shown and not run."""

@@ -1,7 +1,4 @@
-"""The views of a model, which is loaded when one first needs it: their fields, and functions from values to figures.
-
-The page and the report show the same views. Texts are English here and translated in `View.render`.
-"""
+"""The views that the page and the report show: their fields, and functions from values to figures, in English."""
 
 import logging
 import threading
@@ -121,8 +118,7 @@ class ViewResult:
     figures: tuple[go.Figure, ...] = ()
     table: Table | None = None
     notes: tuple[str, ...] = ()
-    failed: bool = False
-    """Whether the note is an error, shown instead of figures."""
+    failed: bool = False  # whether the note is an error, shown instead of figures
 
 
 @dataclass(frozen=True)
@@ -144,8 +140,7 @@ class View:
     show: Callable[..., ViewResult]
     n_figures: int = 1
     needs_model: bool = True
-    examples: Mapping[str, str] = field(default_factory=dict)
-    """The value of the field `text` for each value of the field `what`."""
+    examples: Mapping[str, str] = field(default_factory=dict)  # of the field `text`, by values of `what`
 
     def render(self, model: LazyModel, *values: Any, language: Language = "en") -> ViewResult:
         """Return what the view shows for the values of the fields, in their order; errors become notes."""

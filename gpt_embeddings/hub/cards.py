@@ -46,8 +46,7 @@ class ParsedCard:
 
     text: str
     metadata: dict[str, Any]
-    body: str
-    """What follows the metadata, our section included."""
+    body: str  # what follows the metadata, our section included
 
 
 def parse_card(text: str, kind: type[RepoCard] = ModelCard) -> ParsedCard:
@@ -96,10 +95,7 @@ def write_model_card(
     metadata: CardMetadata,
     base: ParsedCard | None = None,
 ) -> str:
-    """Write the card of a model: a new one, or `base` with our section and missing metadata.
-
-    The examples in it load `repo_id`, a Hub name or a folder. The same arguments always give the same text.
-    """
+    """Write the card of a model: a new one, or `base` with our section; the examples in it load `repo_id`."""
     stated = {"license": metadata.license, "base_model": metadata.base_model, "datasets": metadata.datasets}
     architecture = type(model).__name__
     classifies = architecture == "GPTEmbeddingsForSequenceClassification"
@@ -129,10 +125,7 @@ def write_model_card(
 
 
 def write_dataset_card(base: ParsedCard | None, **values: Any) -> str:
-    """Write the card of a dataset of vectors, with our section, which names the model and its revision.
-
-    Values are `repo_id`, `split`, `column` and `n_embd` of the vectors, `model_id` and `model_revision`.
-    """
+    """Write the card of a dataset, from the values `repo_id, split, column, n_embd, model_id, model_revision`."""
     fields = _complete(base, {}, {"tags": ["gpt-embeddings", "embeddings"]})
     template = (TEMPLATES / "dataset_card.md").read_text(encoding="utf-8")
     return _keep(base, DatasetCard.from_template(DatasetCardData(**fields), template_str=template, **values))

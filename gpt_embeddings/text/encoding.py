@@ -83,10 +83,7 @@ def prepare(tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = False)
 
 
 def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
-    """Return the number of the word that each id of `encode_flat([text])` belongs to; None for special tokens.
-
-    Words are the pieces into which the pre-tokenizer splits a text.
-    """
+    """Return the number of the pre-tokenizer's word for each id of `encode_flat([text])`; None for special tokens."""
     with encode_lock:
         backend = find_backend(tokenizer, False).backend
         words = backend.encode(text, add_special_tokens=False).word_ids
@@ -95,10 +92,7 @@ def find_words(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int | None
 
 
 def as_texts(texts: Any) -> Any:
-    """Return texts as an Arrow column, or as a list with None for what is missing (None, NaN, `pandas.NA`).
-
-    They may be a sequence, or a column of Arrow, numpy, pandas or polars.
-    """
+    """Return a sequence or a column, also of pandas or polars, as an Arrow column or a list, with None if missing."""
     names = getattr(texts, "column_names", getattr(texts, "columns", None))  # of Arrow and `datasets`, or of frames
     is_column = names is None and getattr(texts, "ndim", 1) == 1 and isinstance(texts, Iterable)
     if not is_column or isinstance(texts, (bytes, Mapping, set, frozenset)):

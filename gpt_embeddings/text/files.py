@@ -62,10 +62,7 @@ class ReadOptions:
 def read_tables(
     path: str, options: ReadOptions, schema: pa.Schema | None = None, *, size: int = BLOCK_BYTES
 ) -> Blocks:
-    """Read a file in blocks of `size` bytes, with the types of the schema if the values have them, else their own.
-
-    A block in which a column of texts is missing or holds something else is refused.
-    """
+    """Read a file in blocks of `size` bytes, with checked columns, in the types of the schema if the values fit."""
     tables = READERS[options.format](path, options, size)
     while True:
         # `yield` stays outside: in a generator that is closed at exit, the names of these exceptions may be gone.

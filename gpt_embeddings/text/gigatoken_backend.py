@@ -171,7 +171,7 @@ class GigatokenBackend:
 # Held while any backend encodes and around every fork: a child must not inherit a lock of gigatoken in mid-call.
 encode_lock = threading.RLock()
 
-_backends: dict[str, GigatokenBackend | None] = {}  # by `_digest`; None if gigatoken was refused
+_backends: dict[str, GigatokenBackend | None] = {}  # by digest; None if gigatoken was refused
 
 
 def _start_child() -> None:
@@ -192,7 +192,10 @@ def find_gigatoken(backend: Tokenizer, special_tokens: bool, reference: Encode) 
     except ImportError:
         return None
     document = backend.to_str()
-    digest = _digest(document, special_tokens)
+    # Everything that a verdict depends on.
+    versions = [metadata.version("gigatoken"), metadata.version("tokenizers"), PROBES_VERSION]
+    key = json.dumps([document, special_tokens, versions, [platform.machine(), sys.platform]])
+    digest = hashlib.sha256(key.encode()).hexdigest()
     with encode_lock:
         if digest not in _backends:
             try:
@@ -240,14 +243,6 @@ def _build(
     if verdict != "equal":
         raise NotImplementedError(verdict)
     return candidate
-
-
-def _digest(document: str, special_tokens: bool) -> str:
-    """Name a tokenizer, a mode and everything else that a verdict depends on."""
-    versions = [metadata.version("gigatoken"), metadata.version("tokenizers"), PROBES_VERSION]
-    machine = [platform.machine(), sys.platform]
-    key = json.dumps([document, special_tokens, versions, machine])
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _prove(candidate: GigatokenBackend, backend: Tokenizer, reference: Encode) -> str:

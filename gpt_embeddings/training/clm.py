@@ -1,8 +1,4 @@
-"""Training the zero-layer GPT on next tokens, compared with the entropy of the bigrams.
-
-Windows are stored first, so that they can be shuffled as a whole, and a run can resume at any step without reading the
-text again.
-"""
+"""Training the zero-layer GPT on next tokens, stored as windows first, compared with the entropy of the bigrams."""
 
 import math
 import os

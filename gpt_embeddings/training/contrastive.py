@@ -121,15 +121,13 @@ class _Pairs:
         return float((nearest == torch.arange(len(rows))).float().mean())
 
     def _cosines(self, model: GPTEmbeddingsModel, rows: Rows) -> torch.Tensor:
-        """Return the cosines of first and second texts, `(batch, batch)`, with the pairs on the diagonal.
-
-        Elsewhere a second text that belongs to the first one too, or is the first one itself, gets -inf: no negative.
-        """
+        """Return the cosines of first and second texts, `(batch, batch)`, with the pairs on the diagonal."""
         sides = rows, rows + self.n_pairs
         vectors = [F.normalize(model.embed_bags(*self.texts.take(side)), dim=1) for side in sides]
         first, second = (np.unique(self.numbers[side], return_inverse=True)[1] for side in sides)
         paired = np.zeros((len(rows), len(rows)), bool)  # which distinct texts belong together
         paired[first, second] = True
+        # A second text that belongs to another first one too, or is that one itself, is no negative of it.
         masked = paired[np.ix_(first, second)] | (self.numbers[sides[0]][:, None] == self.numbers[sides[1]])
         np.fill_diagonal(masked, False)
         cosines = vectors[0] @ vectors[1].T

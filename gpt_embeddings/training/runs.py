@@ -99,10 +99,6 @@ class RunFolder(AtomicOutput):
 
     A run continues if options, tokenizer and `settings` (JSON-serializable) are the same. One without options has no
     steps, and starts anew each time.
-
-    Raises:
-        OSError: The output exists, or could not be written; the last good checkpoint stays.
-        ValueError: The settings differ from those of an unfinished run, or the loss is not finite.
     """
 
     def __init__(

@@ -148,10 +148,7 @@ def load_teacher(teacher: Any) -> Teacher:
 
 
 def encode_texts(teacher: Teacher, texts: Sequence[str], folder: str | os.PathLike[str]) -> Vectors:
-    """Return the teacher's vectors of texts, `(n_texts, width)`, of length 1 (or 0, for empty texts).
-
-    They are kept in the folder in blocks, each named by the digest of its texts, and not encoded again.
-    """
+    """Return the teacher's unit vectors of texts, `(n_texts, width)`, kept in the folder in blocks by digest."""
     if not len(texts):
         raise ValueError("There is no text to encode.")
     folder = Path(folder)

@@ -38,8 +38,6 @@ RANDOM_SOURCES = {
     "itself, so the rows depend on the number of streams. Use `TokenWindows([one, other], ..., weights=[...])`",
 }
 
-COUNTED_BYTES = 2**24  # of text; tokenizing it takes about a second
-
 
 class WindowCounts(NamedTuple):
     """The size of a corpus: documents with at least one token, their tokens without separators, and windows."""
@@ -196,27 +194,9 @@ class Corpus:
         bounds = [len(rows) * i // n_streams for i in range(n_streams + 1)]
         return [partial(read_rows, rows, column, start, stop, seed) for start, stop in pairwise(bounds)]
 
-    @property
-    def is_small(self) -> bool:
-        """Whether the corpus has random access and so little text that its windows are counted in a moment."""
-        for dataset in self.datasets if not self.buffers else []:
-            if isinstance(dataset, Dataset):
-                table = dataset.data  # of which the dataset may have selected a few rows
-                size = table.nbytes * len(dataset) // max(1, table.num_rows)
-            elif isinstance(dataset, Sequence):
-                size = sum(len(text) for text in dataset if isinstance(text, str))
-            else:
-                return False
-            if size > COUNTED_BYTES:
-                return False
-        return True
-
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What must be the same for a saved state to be of use.
-
-        A dataset is described by what can be seen at once; the text itself is compared at the saved position.
-        """
+        """What must be the same for a saved state to be of use; the text itself is compared at its position."""
         descriptions = []
         for dataset in self.datasets:
             if isinstance(dataset, IterableDataset):

@@ -56,10 +56,7 @@ class WindowSpec:
 def add_separators(
     input_ids: Ids, offsets: npt.NDArray[np.int64], spec: WindowSpec
 ) -> tuple[Ids, npt.NDArray[np.int64]]:
-    """Return the ids with a separator before ("stream") or after ("document") each document, and where each ends.
-
-    Empty documents get none.
-    """
+    """Return ids with a separator before ("stream") or after ("document") each text with tokens, and their ends."""
     filled = np.diff(offsets) > 0
     borders = (offsets[:-1] if spec.packing == "stream" else offsets[1:])[filled]
     ends = offsets[1:][filled] + np.arange(1, len(borders) + 1)

@@ -34,11 +34,7 @@ READ_ROWS = 256  # windows read at a time
 
 
 def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | None = None) -> Dataset:
-    """Cut a whole epoch into windows and store them, stream after stream; see `TokenWindows.to_dataset`.
-
-    `input_ids` are uint16 if the vocabulary fits, else int32; `target_ids` are the same with `tail="drop"`, and int32
-    with `tail="pad"`, where they can be -100.
-    """
+    """Cut a whole epoch into windows and store them, stream after stream; see `TokenWindows.to_dataset`."""
     small = vocabulary_rows(corpus.tokenizer) <= 2**16
     input_type = "uint16" if small else "int32"
     target_type = input_type if corpus.spec.tail == "drop" else "int32"

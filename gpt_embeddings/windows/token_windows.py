@@ -26,6 +26,7 @@ from gpt_embeddings.windows.streams import Stopping
 
 
 STATE_VERSION = 1
+COUNTED_BYTES = 2**24  # of text; tokenizing it takes about a second
 
 
 class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
@@ -228,11 +229,18 @@ class TokenWindows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     def stream_sizes(self) -> list[int]:
         """Return the number of windows of each stream; see `len()`."""
         if self._order not in self._sizes:
-            if not self.corpus.is_small:
-                raise TypeError(
-                    "The number of windows is not known before the text has been read: call `count()`, which reads "
-                    "it, and use `len()` after that. Trainer does without if it has `max_steps`."
-                )
+            for dataset in self.corpus.datasets if not self.corpus.buffers else []:
+                size = math.inf  # bytes, which only random access tells at once
+                if isinstance(dataset, Dataset):
+                    table = dataset.data  # of which the dataset may have selected a few rows
+                    size = table.nbytes * len(dataset) // max(1, table.num_rows)
+                elif isinstance(dataset, Sequence):
+                    size = sum(len(text) for text in dataset if isinstance(text, str))
+                if size > COUNTED_BYTES:
+                    raise TypeError(
+                        "The number of windows is not known before the text has been read: call `count()`, which "
+                        "reads it, and use `len()` after that. Trainer does without if it has `max_steps`."
+                    )
             self.count()
         return self._sizes[self._order]
 

@@ -18,7 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import Trainer, TrainingArguments
 from windows_reference import TOKENIZER, Lines, joined, plain, words
 
-import gpt_embeddings.windows.corpus
+import gpt_embeddings.windows.token_windows
 from gpt_embeddings import TokenWindows, WindowCollator
 from gpt_embeddings.text import encoding
 
@@ -253,7 +253,7 @@ class TestLength:
 
     def test_is_known_after_a_count(self, monkeypatch):
         stream = Dataset.from_dict({"text": words(60)}).to_iterable_dataset(num_shards=2)
-        monkeypatch.setattr(gpt_embeddings.windows.corpus, "COUNTED_BYTES", 1000)
+        monkeypatch.setattr(gpt_embeddings.windows.token_windows, "COUNTED_BYTES", 1000)
         for corpus in (stream, words(60), Dataset.from_dict({"text": words(60)}), Lines(words(60))):
             windows = TokenWindows(corpus, TOKENIZER, 8)
             for sized in (windows, windows.dataloader(4)):
