@@ -1,6 +1,7 @@
 """Windows of several corpora by weight."""
 
 import json
+from itertools import islice
 
 import pytest
 from datasets import Dataset, interleave_datasets
@@ -68,10 +69,8 @@ def test_resumes_exactly(kind, shuffle):
     wanted = rows(epochs[0])
     assert (wanted != rows(epochs[1])) is bool(shuffle)
     for n in range(1, len(epochs[0]), len(epochs[0]) // 5):
-        stopped = loader()
-        iterator = iter(stopped)
-        seen = [next(iterator) for _ in range(n)]
-        resumed = loader()
+        stopped, resumed = loader(), loader()
+        seen = list(islice(stopped, n))
         resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
         assert rows(seen) + rows(resumed) == wanted, n
     assert rows(resumed) == rows(epochs[1])
@@ -106,26 +105,20 @@ def test_interleave_datasets_does_not_do():
 def test_another_mixture_is_refused():
     with pytest.raises(ValueError, match=r"`weights` is \[1.0, 1.0, 1.0\] and was \[0.7, 0.2, 0.1\]"):
         mixture(weights=(1, 1, 1)).load_state_dict(mixture().state_dict())
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ((0.5, 0.5), r"`weights` has 2 numbers and needs a list of as many corpora, got 3 in a list"),
-        ((1, 1, 0), r"`weights` must be positive numbers, got \[1, 1, 0\]"),
-        ((1, 1, float("nan")), "must be positive numbers"),
-    ],
-)
-def test_bad_weights(weights, message):
-    with pytest.raises(ValueError, match=message):
-        mixture(weights=weights)
-
-
-def test_bad_mixtures():
-    with pytest.raises(
-        ValueError, match="`stopping_strategy` must be one of 'first_exhausted', 'all_exhausted', got 'any'"
-    ):
-        mixture(stopping_strategy="any")
     windows = TokenWindows([["a b c d"], [""]], TOKENIZER, 2, weights=[1, 1], stopping_strategy="all_exhausted")
     with pytest.raises(ValueError, match="Corpus 1 has no window"):
         list(windows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": (0.5, 0.5)}, "`weights` has 2 numbers and needs a list of as many corpora, got 3 in a list"),
+        ({"weights": (1, 1, 0)}, r"`weights` must be positive numbers, got \[1, 1, 0\]"),
+        ({"weights": (1, 1, float("nan"))}, "must be positive numbers"),
+        ({"stopping_strategy": "any"}, "must be one of 'first_exhausted', 'all_exhausted', got 'any'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        mixture(**options)

@@ -1,4 +1,4 @@
-"""Windows against their definition, `create_dataloader_v1`, Trainer, and bad input."""
+"""Windows against their definition, the book's loader, transformers' collator, and bad input."""
 
 import json
 
@@ -36,10 +36,16 @@ from gpt_embeddings.windows.stored_windows import read_windows
 from gpt_embeddings.windows.streams import TokenStream
 
 
+with open("data/the_tide_clerk.txt", encoding="utf-8") as story:
+    TEXT = story.read()
 documents_of_any_kind = st.lists(
     st.one_of(st.none(), st.just(""), st.text(max_size=12), st.sampled_from(words(20))), min_size=1, max_size=25
 )
 cuts = st.integers(1, 12).flatmap(lambda length: st.tuples(st.just(length), st.integers(1, length)))
+
+
+def split(rows, n):
+    return [rows[len(rows) * i // n : len(rows) * (i + 1) // n] for i in range(n)]
 
 
 class TestDefinition:
@@ -48,39 +54,53 @@ class TestDefinition:
         wanted = [([464, 3797], [3797, 3332]), ([3332, EOT], [EOT, -100]), ([32, 2603], [2603, EOT])]
         assert plain(windows.dataloader(8)) == [wanted]
 
-    @pytest.mark.filterwarnings("ignore:Epoch 0 has no")
-    @settings(deadline=None, max_examples=100)
+    @pytest.mark.filterwarnings("ignore:Epoch . has no", "ignore:`shuffle=True` shuffles")
+    @settings(deadline=None, max_examples=150)
     @given(
         documents_of_any_kind, cuts, st.sampled_from(["stream", "document"]), st.sampled_from(["pad", "drop"]),
-        st.integers(1, 7), st.integers(1, 4), st.booleans(),
+        st.integers(1, 7), st.integers(1, 4), st.integers(1, 2), st.booleans(),
+        st.sampled_from([False, True, "windows"]), st.integers(0, 1),
     )  # fmt: skip
     def test_equals_the_slow_reference(
-        self, documents, length_and_stride, packing, tail, batch_size, streams, drop_last
+        self, documents, length_and_stride, packing, tail, batch_size, streams, ranks, drop_last, shuffle, epoch
     ):
-        length, stride = length_and_stride
-        streams = min(streams, len(documents))
-        options = {"packing": packing, "tail": tail, "num_streams": streams}
-        windows = TokenWindows(documents, TOKENIZER, length, stride, **options)
-        n = len(documents)
-        parts = [documents[n * i // streams : n * (i + 1) // streams] for i in range(streams)]
-        wanted = [reference(part, length, stride, packing, tail) for part in parts]
-        assert plain(windows.dataloader(batch_size, drop_last=drop_last)) == batched(wanted, batch_size, drop_last)
-        singly = [(w["input_ids"].tolist(), w["target_ids"].tolist()) for w in windows]
-        assert [[pair] for pair in singly] == batched(wanted, 1)
-        assert windows.count().windows == len(singly)
+        cut = (*length_and_stride, packing, tail)
+        whole = reference(documents, *cut)
+        streams = min(streams, max(1, len(documents) // ranks))
+        options = {"packing": packing, "tail": tail, "shuffle": shuffle, "seed": 7, "num_streams": streams}
+        for rank in range(ranks):
+            if shuffle == "windows":
+                read, order = documents, order_of(len(whole), 7, epoch)
+                wanted = split([whole[i] for i in order], ranks * streams)[rank * streams : (rank + 1) * streams]
+            else:
+                read = split(documents, ranks)[rank]
+                order = order_of(len(read), 7, epoch) if shuffle else range(len(read))
+                wanted = [reference(part, *cut) for part in split([read[i] for i in order], streams)]
+            windows = TokenWindows(documents, TOKENIZER, *length_and_stride, **options, rank=rank, world_size=ranks)
+            windows.set_epoch(epoch)
+            lengths = [len(encode(text)) for text in read if text and encode(text)]
+            assert windows.count() == (len(lengths), sum(lengths), sum(map(len, wanted)))
+            assert plain(windows.dataloader(batch_size, drop_last=drop_last)) == batched(wanted, batch_size, drop_last)
+            windows.set_epoch(epoch)
+            singly = [(window["input_ids"].tolist(), window["target_ids"].tolist()) for window in windows]
+            assert [[pair] for pair in singly] == batched(wanted, 1)
 
-    @pytest.mark.filterwarnings("ignore:Epoch 0 has no")
-    @settings(deadline=None, max_examples=40)
-    @given(documents_of_any_kind, cuts, st.integers(1, 4), st.data())
-    def test_shards_of_a_streaming_dataset(self, documents, length_and_stride, shards, data):
-        length, stride = length_and_stride
+    @pytest.mark.filterwarnings("ignore:Epoch 0 has no", "ignore:`shuffle=True` shuffles")
+    @settings(deadline=None, max_examples=60)
+    @given(documents_of_any_kind, cuts, st.integers(1, 4), st.integers(1, 2), st.booleans(), st.data())
+    def test_shards_of_a_streaming_dataset(self, documents, length_and_stride, shards, ranks, shuffle, data):
         shards = min(shards, len(documents))
-        streams = data.draw(st.integers(1, shards))
         dataset = Dataset.from_dict({"text": documents}).to_iterable_dataset(num_shards=shards)
-        parts = [[row["text"] for row in dataset.shard(shards, i)] for i in range(shards)]
-        wanted = [reference(joined(parts[stream::streams]), length, stride) for stream in range(streams)]
-        windows = TokenWindows(dataset, TOKENIZER, length, stride, num_streams=streams)
-        assert plain(windows.dataloader(3)) == batched(wanted, 3)
+        order = order_of(shards, 7, 0) if shuffle else range(shards)
+        parts = [[row["text"] for row in dataset.shard(shards, i)] for i in order]
+        whole_shards = shards % ranks == 0
+        streams = data.draw(st.integers(1, shards // ranks if whole_shards else shards))
+        options = {"shuffle": shuffle, "seed": 7, "num_streams": streams, "world_size": ranks}
+        for rank in range(ranks):
+            mine = parts[rank::ranks] if whole_shards else [part[rank::ranks] for part in parts]
+            wanted = [reference(joined(mine[stream::streams]), *length_and_stride) for stream in range(streams)]
+            windows = TokenWindows(dataset, TOKENIZER, *length_and_stride, rank=rank, **options)
+            assert plain(windows.dataloader(3)) == batched(wanted, 3)
 
     def test_every_token_but_the_first_is_a_target_once(self):
         documents = words(3 * BLOCK_ROWS)
@@ -112,26 +132,26 @@ class TestDefinition:
                 assert values.dtype == torch.int64 and values.is_contiguous() and values.shape[1] == 16
 
 
-class TestCreateDataloaderV1:
-    @pytest.mark.parametrize(("stride", "drop_last"), [(1, True), (32, False)])
-    def test_same_batches_in_the_same_order(self, stride, drop_last):
-        with open("data/the_tide_clerk.txt", encoding="utf-8") as file:
-            text = file.read()
-        book = GPTDatasetV1(text, book_tokenizer(), 32, stride)
-        theirs = DataLoader(book, batch_size=4, drop_last=drop_last)
-        windows = TokenWindows([text], TOKENIZER, 32, stride, tail="drop")
-        found = list(windows.dataloader(4, drop_last=drop_last))
-        assert len(found) == len(theirs) > 15
-        for ours, (inputs, targets) in zip(found, theirs, strict=True):
-            assert torch.equal(ours["input_ids"], inputs) and torch.equal(ours["target_ids"], targets)
+class TestBook:
+    @pytest.mark.parametrize("shuffle", [False, "windows"])
+    @pytest.mark.parametrize(("stride", "drop_last"), [(4, True), (32, False)])
+    def test_batches_are_those_of_its_loader_in_the_order_of_seed_and_epoch(self, stride, drop_last, shuffle):
+        book = GPTDatasetV1(TEXT, book_tokenizer(), 32, stride)
+        windows = TokenWindows([TEXT], TOKENIZER, 32, stride, tail="drop", shuffle=shuffle, seed=3)
+        ours = windows.dataloader(4, drop_last=drop_last)
+        for epoch in (0, 1):
+            order = order_of(len(book), 3, epoch) if shuffle else range(len(book))
+            theirs = DataLoader(book, batch_size=4, sampler=order, drop_last=drop_last)
+            assert len(ours) == len(theirs) > 15
+            for batch, (inputs, targets) in zip(ours, theirs, strict=True):
+                assert torch.equal(batch["input_ids"], inputs) and torch.equal(batch["target_ids"], targets)
 
-    def test_documents_joined_by_end_of_text(self, stride=4):
+    def test_documents_joined_by_end_of_text(self):
         documents = [text.replace("<|endoftext|>", "").strip() for text in words(60)]
         documents = [text for text in documents if text]
-        theirs = DataLoader(GPTDatasetV1("<|endoftext|>".join(documents), book_tokenizer(), 16, stride), batch_size=8)
-        ours = TokenWindows(documents, TOKENIZER, 16, stride, tail="drop").dataloader(8)
-        for batch, (inputs, targets) in zip(ours, theirs, strict=True):
-            assert torch.equal(batch["input_ids"], inputs) and torch.equal(batch["target_ids"], targets)
+        book = GPTDatasetV1("<|endoftext|>".join(documents), book_tokenizer(), 16, 4)
+        wanted = [(inputs.tolist(), targets.tolist()) for inputs, targets in book]
+        assert joined(plain(TokenWindows(documents, TOKENIZER, 16, 4, tail="drop").dataloader(8))) == wanted
 
 
 class TestPositions:
@@ -223,41 +243,47 @@ class TestCollator:
 
 
 class TestShuffle:
-    def test_documents_in_the_order_of_seed_and_epoch(self):
-        documents = [f"{i}" for i in range(500)]
-        loader = TokenWindows(documents, TOKENIZER, 8, shuffle=True, seed=3).dataloader(1)
-        for epoch in (0, 1, 0):
-            if epoch == 0:
-                loader.set_epoch(0)
-            assert joined(plain(loader)) == reference([documents[i] for i in order_of(500, 3, epoch)], 8, 8)
-
-    def test_shards(self):
-        documents = [f"{i}" for i in range(100)]
-        corpus = Dataset.from_dict({"text": documents}).to_iterable_dataset(num_shards=10)
-        windows = TokenWindows(corpus, TOKENIZER, 1, packing="document", tail="drop", shuffle=True, seed=1)
-        starts = [TOKENIZER.decode(w["input_ids"]) for w in windows if w["target_ids"][0] == EOT]
-        assert sorted(starts, key=int) == documents and starts != documents
-        assert all(int(starts[i]) + 1 == int(starts[i + 1]) for i in range(99) if i % 10 != 9)  # shards stay whole
+    def test_one_document_or_shard_is_told(self):
+        for corpus in ([TEXT], Dataset.from_dict({"text": [TEXT]})):
+            with pytest.warns(UserWarning, match=r'there is one: every epoch.*`shuffle="windows"` shuffles') as told:
+                TokenWindows(corpus, TOKENIZER, 8, shuffle=True)
+            assert told[0].filename == __file__
+        TokenWindows([TEXT], TOKENIZER, 8, shuffle="windows", num_streams=2)
+        stream = Dataset.from_dict({"text": words(9)}).to_iterable_dataset()
+        with pytest.warns(UserWarning, match=r"a single shard: every epoch has the same order.*`to_dataset\(folder"):
+            TokenWindows(stream, TOKENIZER, 8, shuffle=True)
+        for corpus in (stream, Lines(words(9))):
+            with pytest.raises(
+                ValueError, match=r"needs a corpus with random access.*store the windows with `to_data"
+            ):
+                TokenWindows(corpus, TOKENIZER, 8, shuffle="windows")
 
     def test_what_cannot_be_resumed_is_refused(self):
         corpus = Dataset.from_dict({"text": words(20)}).to_iterable_dataset(num_shards=2)
-        with pytest.raises(ValueError, match="buffer that is not saved"):
-            TokenWindows(corpus.shuffle(seed=0), TOKENIZER, 8)
-        with pytest.raises(ValueError, match="buffer that is not saved"):
-            TokenWindows(concatenate_datasets([corpus.shuffle(seed=0).select_columns("text"), corpus]), TOKENIZER, 8)
-        with pytest.raises(ValueError, match=r"Use `TokenWindows\(\[one, other\], ..., weights="):
-            TokenWindows(interleave_datasets([corpus, corpus], probabilities=[0.5, 0.5], seed=0), TOKENIZER, 8)
-        with pytest.raises(TypeError, match="read only once"):
-            TokenWindows(iter(words(20)), TOKENIZER, 8)
+        shuffled = corpus.shuffle(seed=0)
+        mixed = interleave_datasets([corpus, corpus], probabilities=[0.5, 0.5], seed=0)
+        for dataset, error, message in (
+            (shuffled, ValueError, "buffer that is not saved"),
+            (concatenate_datasets([shuffled.select_columns("text"), corpus]), ValueError, "buffer that is not saved"),
+            (mixed, ValueError, r"Use `TokenWindows\(\[one, other\], ..., weights="),
+            (iter(words(20)), TypeError, "read only once"),
+        ):
+            with pytest.raises(error, match=message):
+                TokenWindows(dataset, TOKENIZER, 8)
 
 
 class TestStored:
-    @pytest.mark.parametrize(("tail", "streams"), [("pad", 3), ("drop", 1)])
-    def test_equal_the_streamed(self, tmp_path, tail, streams):
+    @pytest.mark.parametrize(
+        ("tail", "streams", "shuffle"), [("pad", 3, False), ("drop", 1, False), ("pad", 2, "windows")]
+    )
+    def test_equal_the_streamed(self, tmp_path, tail, streams, shuffle):
         documents = words(300)
-        windows = TokenWindows(documents, TOKENIZER, 16, 6, tail=tail, num_streams=streams)
-        parts = [documents[300 * i // streams : 300 * (i + 1) // streams] for i in range(streams)]
-        wanted = [w for part in parts for w in reference(part, 16, 6, tail=tail)]
+        windows = TokenWindows(documents, TOKENIZER, 16, 6, tail=tail, num_streams=streams, shuffle=shuffle)
+        if shuffle:
+            whole = reference(documents, 16, 6, tail=tail)
+            wanted = [whole[i] for i in order_of(len(whole), 0, 0)]
+        else:
+            wanted = joined(reference(part, 16, 6, tail=tail) for part in split(documents, streams))
         for stored in (windows.to_dataset(), windows.to_dataset(tmp_path / "stored")):
             assert list(zip(stored["input_ids"], stored["target_ids"], strict=True)) == wanted
             kinds = [stored.features[name].feature.dtype for name in ("input_ids", "target_ids")]
@@ -292,6 +318,7 @@ class TestBadInput:
             ({"stride": 9}, "`stride` must be an integer from 1 to 8, got 9. A stride above `max_length` would skip"),
             ({"packing": "wrapped"}, "`packing` must be one of 'stream', 'document', got 'wrapped'"),
             ({"num_streams": 4}, "`num_streams` is 4, more than the 3 rows"),
+            ({"shuffle": 1}, "`shuffle` must be one of False, True, 'windows', got 1"),
             ({"rank": 2, "world_size": 2}, "`rank` must be an integer from 0 to 1, got 2"),
         ],
     )

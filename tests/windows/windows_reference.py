@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiktoken
 import torch
-from torch.utils.data import DataLoader
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from gpt_embeddings import load_tokenizer
@@ -133,10 +132,3 @@ class GPTDatasetV1(torch.utils.data.Dataset):
 
     def __getitem__(self, idx):
         return self.input_ids[idx], self.target_ids[idx]
-
-
-def create_dataloader_v1(
-    txt, tokenizer, batch_size=4, max_length=256, stride=128, shuffle=True, drop_last=True, num_workers=0
-):
-    dataset = GPTDatasetV1(txt, tokenizer, max_length, stride)
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
