@@ -112,10 +112,9 @@ class TokenBuffer:
         self.n_documents = len(bounds) - 1  # that have a token
         if spec.packing == "stream":  # one sequence, after the separator before the first document
             bounds = np.array([1, size])
-        self.sequences = Sequences(spec, bounds)
-        tokens = np.concatenate([*parts, np.zeros(spec.max_length + 1, dtype)])
-        self.views = sliding_window_view(tokens, spec.max_length + 1)
-        self.checksum = zlib.crc32(np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).data)
+        self.sequences, self.length = Sequences(spec, bounds), spec.max_length + 1
+        self.tokens = np.concatenate([*parts, np.zeros(self.length, dtype)])
+        self.checksum = zlib.crc32(np.ascontiguousarray(self.tokens, self.tokens.dtype.newbyteorder("<")).data)
 
 
 class BufferedStream:
@@ -137,7 +136,8 @@ class BufferedStream:
             raise other_text()
         n_windows = len(buffer.sequences)
         begin, end = (n_windows * i // part[1] for i in (part[0], part[0] + 1))
-        self._buffer = buffer
+        # Not in the buffer, which workers get: a pickle of views has each token `max_length` times.
+        self._buffer, self._views = buffer, sliding_window_view(buffer.tokens, buffer.length)
         self._numbers = shuffled(n_windows, *order)[begin:end]
         self._taken: int = state["taken"] if state else 0
         self.n_documents, self.n_tokens = (buffer.n_documents, buffer.n_tokens) if counts else (0, 0)
@@ -147,7 +147,7 @@ class BufferedStream:
         numbers = self._numbers[self._taken : self._taken + n]
         self._taken += len(numbers)
         begins, lengths = self._buffer.sequences.find(numbers)
-        return pad_windows(self._buffer.views[begins], lengths)
+        return pad_windows(self._views[begins], lengths)
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume from here."""

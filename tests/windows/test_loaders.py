@@ -47,6 +47,12 @@ def test_the_tokenizer_is_ready_before_workers_are_forked():
     assert encoding.find_backend(windows.corpus.tokenizer, False)._fast is not None
 
 
+def test_a_worker_that_is_spawned_gets_each_token_once():
+    buffers = [TokenWindows(words(60), TOKENIZER, n, shuffle="windows").corpus.buffers for n in (8, 64)]
+    one, other = (len(pickle.dumps(buffer)) for buffer in buffers)
+    assert abs(one - other) < 500
+
+
 class TestPersistentWorkers:
     @pytest.mark.slow
     def test_each_epoch_has_its_order_in_a_plain_loader(self, monkeypatch):
