@@ -172,12 +172,6 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def vocabulary_rows(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the number of rows of a table for a tokenizer: its largest id plus one."""
-    check_fast(tokenizer)
-    return max(tokenizer.get_vocab().values(), default=-1) + 1
-
-
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
     """Raise a ValueError for a tokenizer with more entries than the model, or with fewer than padding explains."""
     rows = vocabulary_rows(tokenizer)
@@ -224,6 +218,12 @@ def remembered(find: Callable[..., _T]) -> Callable[..., _T]:
         return found
 
     return recall
+
+
+@remembered
+def vocabulary_rows(backend: Tokenizer) -> int:
+    """Return the number of rows of a table for a tokenizer: its largest id plus one."""
+    return max(backend.get_vocab().values(), default=-1) + 1
 
 
 @remembered

