@@ -266,9 +266,14 @@ def _json(path: str, options: ReadOptions, size: int) -> Blocks:
     keys: dict[str, None] = {}
     line, blocks = 1, _blocks(path, options.encoding, size)
     for block in blocks:
-        first = block.lstrip().split(b"\n", 1)[0].rstrip()
-        over_lines = suffix_of(path) == ".json" and first.startswith(b"{") and not first.endswith(b"}")
-        if line == 1 and (first.startswith(b"[") or over_lines):
+        first = block.lstrip().split(b"\n", 1)[0] if line == 1 else b""
+        is_one = first.startswith(b"[")
+        if first.startswith(b"{") and suffix_of(path) == ".json":
+            try:
+                json.loads(first)
+            except (ValueError, RecursionError) as error:
+                is_one = isinstance(error, ValueError)
+        if is_one:
             value = json.loads(block + b"".join(blocks))
             rows = value if isinstance(value, list) else [value]
             rows = [{options.texts[0]: row} if isinstance(row, str) else row for row in rows]

@@ -253,6 +253,7 @@ class TestTables:
             ('[{"text": "a"},\n {"text": "b"}]', ["a", "b"]),
             ('["a",\n "b"]', ["a", "b"]),
             ('{\n "text": "a"\n}\n', ["a"]),
+            ('{"more": {"n": 1}\n, "text": "a"\n}\n', ["a"]),
         ],
     )
     def test_json_as_lines_list_or_object(self, streaming, content, found):
