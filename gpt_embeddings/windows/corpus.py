@@ -73,7 +73,9 @@ class Corpus:
         self.datasets = [_check_dataset(dataset, self.column) for dataset in self.datasets]
         nodes = [getattr(dataset, "_distributed", None) for dataset in self.datasets]
         # Undo the split of a dataset by node: streams are made from the whole dataset, by the same rules.
-        for rank, world_size in {(node.rank, node.world_size) for node in nodes if node is not None}:
+        splits = {(node.rank, node.world_size) for node in nodes if node is not None}
+        self.is_split = bool(splits)
+        for rank, world_size in splits:
             if self.world_size > 1:
                 raise ValueError(
                     f"The dataset is already split by node ({rank} of {world_size}); leave out `rank` and "
@@ -176,6 +178,8 @@ class Corpus:
                 )
             node = None if by_shards else (rank, world_size)
             return [partial(read_shards, dataset, column, own[n::n_streams], node) for n in range(n_streams)]
+        if self.is_split:  # this is a part already: split by node, a dataset with random access has no mark
+            rank, world_size = 0, 1
         if isinstance(dataset, Dataset):
             rows: Any = split_dataset_by_node(dataset, rank, world_size) if world_size > 1 else dataset
         elif isinstance(dataset, Sequence):

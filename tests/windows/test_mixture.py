@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 from datasets import Dataset, interleave_datasets
+from datasets.distributed import split_dataset_by_node
 from windows_reference import TOKENIZER, reference, words
 
 from gpt_embeddings import TokenWindows, WindowCollator
@@ -84,6 +85,17 @@ def test_workers_and_ranks():
     assert rows(mixture("rows", shuffle=True, num_streams=2).dataloader(4, num_workers=2)) == batches()
     shards = [batches(rank=rank, world_size=2) for rank in (0, 1)]
     assert all(len(shard) > 50 for shard in shards) and shards[0] != shards[1]
+
+
+def test_rows_and_a_stream_that_are_split_by_node_are_each_split_once():
+    rows, stream = corpora("rows")[0], corpora("streaming")[1]
+    for k, data in enumerate((rows, stream)):
+        read = []
+        for rank in (0, 1):
+            parts = [split_dataset_by_node(each, rank, 2) for each in (rows, stream)]
+            (documents,) = TokenWindows(parts, TOKENIZER, 8, weights=[1, 1]).corpus.partition(0, k)
+            read += [text for _, texts in documents(None) for text in texts]
+        assert sorted(read) == sorted(row["text"] for row in data)
 
 
 def test_stored_and_collated(tmp_path):
