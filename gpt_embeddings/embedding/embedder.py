@@ -258,24 +258,26 @@ class Embedder:
         widths = {"float": self.dim} | ({"int8": self.width} if self.dtype in ("int8", "binary") else {})
         found: list[npt.NDArray[Any]] = []
         for given in (a, b):
+            vectors = given
             if isinstance(given, torch.Tensor):
-                given = given.detach().cpu()
-                given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+                vectors = given.detach().cpu()
+                vectors = (vectors.float() if vectors.dtype == torch.bfloat16 else vectors).numpy()
             elif isinstance(given, (list, tuple)) and given and not {str, type(None)} & set(map(type, given)):
-                given = np.array(given)
-            if not isinstance(given, np.ndarray) or given.dtype.kind not in "biufc":
+                vectors = np.array(given)
+            if not isinstance(vectors, np.ndarray) or vectors.dtype.kind not in "biufc":
                 found.append(self.with_options(dtype="float32").encode(given))
                 continue
             # Integers of any length, as lists and `datasets` give them, if they fit into int8.
-            is_int8 = given.dtype.kind == "i" and bool((given.astype(np.int8) == given).all())
-            kind = "float" if given.dtype.kind == "f" else "int8" if is_int8 else ""
-            if given.ndim not in (1, 2) or given.shape[-1] != widths.get(kind):
+            is_int8 = vectors.dtype.kind == "i" and bool((vectors.astype(np.int8) == vectors).all())
+            kind = "float" if vectors.dtype.kind == "f" else "int8" if is_int8 else ""
+            if vectors.ndim not in (1, 2) or vectors.shape[-1] != widths.get(kind):
                 expected = " or ".join(f"{name} of width {width}" for name, width in widths.items())
                 raise ValueError(
-                    f"`similarity` got vectors of {given.dtype}, of shape {given.shape}. The dtype of this Embedder "
-                    f"is {self.dtype!r}: give texts, or one vector `(width,)` or several `(n, width)` of {expected}."
+                    f"`similarity` got vectors of {vectors.dtype}, of shape {vectors.shape}. The dtype of this "
+                    f"Embedder is {self.dtype!r}: give texts, or one vector `(width,)` or several `(n, width)` of "
+                    f"{expected}."
                 )
-            found.append(to_float32(given, "float32" if kind == "float" else self.dtype, self.dim, self.ranges))
+            found.append(to_float32(vectors, "float32" if kind == "float" else self.dtype, self.dim, self.ranges))
         one, two = found
         cosines = unit_rows(np.atleast_2d(one)) @ unit_rows(np.atleast_2d(two)).T
         cosines = cosines.reshape(one.shape[:-1] + two.shape[:-1])

@@ -179,7 +179,7 @@ def find_quantized(
                 rows = np.flatnonzero(seen)
         data = _bytes(table)
         if rows is None or len(rows) > FEW_ROWS:
-            copy.checked = time.monotonic()
+            copy.checked = copy.checked if every_call else time.monotonic()
             current = xxhash.xxh3_128_hexdigest(data.data) == copy.table_hash
         else:
             current = all(xxhash.xxh3_64_intdigest(data[row]) == copy.row_hashes[row] for row in rows.tolist())

@@ -489,6 +489,8 @@ class TestVectors:
         assert type(one) is float and one == pytest.approx(unit[0] @ unit[1], abs=1e-6)
         np.testing.assert_allclose(embedder.similarity(PLAIN[0], embedder.encode(PLAIN)), unit[0] @ unit.T, atol=1e-6)
         assert embedder.similarity("", PLAIN[0]) == 0
+        with pytest.raises(TypeError, match="Text 0 must be a string, got list"):
+            embedder.similarity([PLAIN], PLAIN)
 
     def test_similarity_of_quantized_vectors(self, embedder, pooled, tokenizer):
         unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -576,6 +578,15 @@ class TestTables:
             time.sleep(CHECK_SECONDS)  # batches that follow each other faster compare a sample
             column = again(pa.table({"text": texts}))["embedding"].combine_chunks().flatten()
             np.testing.assert_array_equal(column.to_numpy().reshape(-1, 16), pooled)
+
+    def test_a_batch_sees_a_change_right_after_an_encoding(self, stored, tokenizer, monkeypatch):
+        monkeypatch.setattr("gpt_embeddings.embedding.weights.CHECK_SECONDS", 10)
+        text = tokenizer.decode(range(1000, 3000))
+        embedder = Embedder(stored, tokenizer, overflow="windows")
+        before = [embedder.encode([text]) for _ in range(2)]
+        ids = tokenizer(text).input_ids
+        stored.wte.weight.data[(set(ids) - set(ids[:: len(ids) // 512 + 1])).pop()] += 1  # not of the sample
+        assert np.abs(embedder({"text": [text]})["embedding"] - before[0]).max() > 1e-4
 
     @pytest.mark.parametrize("dtype, least, most", [("float16", 1e-4, 1e-3), ("int8", 1e-3, 0.0040)])
     def test_on_request_and_with_the_error_stated(self, embedder, pooled, tokenizer, dtype, least, most):
