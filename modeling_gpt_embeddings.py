@@ -97,10 +97,7 @@ def _tensor2tensor_table(n_positions: int, n_embd: int) -> torch.Tensor:
 
 
 def _ctrl_table(n_positions: int, n_embd: int) -> torch.Tensor:
-    """Compute the sinusoids of CTRL: the rates of the paper, sines on the left, cosines on the right.
-
-    Each step is in float32 and in the order of transformers' `modeling_ctrl.py`.
-    """
+    """Compute CTRL's sinusoids, sines on the left, in float32 and the order of transformers' `modeling_ctrl.py`."""
     column = torch.arange(n_embd, device="cpu").float().unsqueeze(0)
     rate = 1 / torch.pow(10000, (2 * (column // 2)) / n_embd)  # (1, n_embd)
     angle = torch.arange(n_positions, device="cpu").float().unsqueeze(1) * rate  # (n_positions, n_embd)
@@ -1008,10 +1005,7 @@ class GPTEmbeddingsForSequenceClassification(GPTEmbeddingsPreTrainedModel):
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of `vectors @ weight.T`, whose gradient is made on the way forward.
-
-    So the logits of a chunk are made once and never kept. Gradients are summed in float32 or better and rounded once.
-    """
+    """Summed cross-entropy of `vectors @ weight.T`, whose gradient is made on the way forward: no logits are kept."""
 
     @staticmethod
     def forward(
@@ -1021,6 +1015,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx.dtypes = vectors.dtype, weight.dtype
         if torch.is_autocast_enabled(device):
             vectors, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (vectors, weight))
+        # Gradients are summed in float32 or better and rounded once.
         precise = torch.promote_types(weight.dtype, torch.float32)
         need_vectors, need_weight = (with_grad and needed for needed in ctx.needs_input_grad[:2])
         grad_vectors = torch.empty_like(vectors, dtype=precise) if need_vectors else None
@@ -1070,12 +1065,10 @@ def _is_eager() -> bool:
 
 
 def _is_plain(module: Any) -> bool:
-    """Whether a module does what its class does: no adapter, no hook, no `forward` of its own, no special weight.
-
-    accelerate gives the modules that it moves about a `forward` of their own, torchao gives them quantized weights.
-    """
+    """Whether a module does what its class does: no adapter, no hook, no `forward` of its own, no special weight."""
     if type(module) not in (nn.Embedding, nn.Linear, nn.Dropout, SinusoidalPositions):
         return False
+    # accelerate gives the modules that it moves about a `forward` of their own, torchao gives them quantized weights.
     own = module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
         return False

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ENGLISH, PORTUGUESE = "gpt-embeddings-english", "gpt-embeddings-portuguese"
 _folder = Path(__file__).parent / "checkpoints"
-BUNDLED = {ENGLISH: _folder / "english", PORTUGUESE: _folder / "portuguese"}  # names and folders
+BUNDLED = {ENGLISH: _folder / "english", PORTUGUESE: _folder / "portuguese"}  # folders by name
+NAMES = {str(folder): name for name, folder in BUNDLED.items()}
 REINSTALL = (
     "Reinstall the package with `pip install --force-reinstall --no-deps gpt-embeddings`, or name another model."
 )
@@ -26,8 +27,3 @@ def find_bundled(name: str | None) -> str:
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"The bundled table {name or ENGLISH!r} is missing from {str(folder)!r}. {REINSTALL}")
     return str(folder)
-
-
-def bundled_name(folder: str) -> str | None:
-    """Return the name of the bundled table whose folder this is, or None."""
-    return next((name for name, path in BUNDLED.items() if Path(folder) == path), None)

@@ -90,8 +90,7 @@ def make_folders(root: Path) -> dict[str, Any]:
 
     from gpt_embeddings import load_tokenizer
     from gpt_embeddings.checkpoints.export import export_model
-    from gpt_embeddings.checkpoints.int8_rows import save_int8
-    from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
+    from gpt_embeddings.checkpoints.saving import save_int8, save_model_and_tokenizer
     from modeling_gpt_embeddings import (
         GPTEmbeddingsConfig,
         GPTEmbeddingsForCausalLM,

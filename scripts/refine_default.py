@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerBase
 from variations import GROUP, Variations
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.checkpoints.saving import save_int8
 from gpt_embeddings.training.row_adam import RowAdam
 from gpt_embeddings.training.runs import Bags
 

@@ -37,7 +37,7 @@ import torch
 from default_text import LEMMAS, SOURCES, TIMES, Source
 
 from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel, load_tokenizer
-from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.checkpoints.saving import save_int8
 from gpt_embeddings.training.distillation import (
     AUGMENTATION_PROBABILITIES,
     SIMILARITY_WEIGHT,

@@ -49,8 +49,8 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings import load_tokenizer
 from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.bundled import BUNDLED, PORTUGUESE
-from gpt_embeddings.checkpoints.int8_rows import save_int8
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
+from gpt_embeddings.checkpoints.saving import save_int8
 from gpt_embeddings.training.distillation import center
 from gpt_embeddings.training.row_adam import RowAdam
 from gpt_embeddings.training.runs import Bags

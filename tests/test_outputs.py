@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, push_to_hub, save_folder
 from gpt_embeddings.checkpoints.export import export_model
-from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.checkpoints.saving import save_int8
 from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output, write_json
 from gpt_embeddings_cli import app
 

@@ -40,10 +40,7 @@ def split_parts(model: GPTEmbeddingsModel, tokenizer: PreTrainedTokenizerBase, t
 
 
 def measure(parts: Parts) -> dict[str, npt.NDArray[np.float32]]:
-    """Return norms, cosines and shares by name, each of shape `(position,)`.
-
-    The share of the token is `token · sum / sum · sum`, that of the position likewise; the two add up to 1.
-    """
+    """Return norms, cosines and shares by name, each `(position,)`; the shares of token and position add up to 1."""
     token, position, total = parts.token, parts.position, parts.total
     squares = (total * total).sum(1)
     squares = squares.where(squares > 0, torch.inf)

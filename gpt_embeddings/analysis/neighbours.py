@@ -1,8 +1,7 @@
 """The tokens or words most similar to a vector by cosine, for a word or for the analogy `a - b + c`.
 
-Every query is compared with all of them, exactly. Tokens that differ only in case or in the space before them
-(` king`, `King`) count as one word, shown by its most similar row. Rows that no text can reach are never shown: rows
-of zeros, and tokens that the tokenizer's normalizer changes, such as capitals where it makes text lower case.
+Tokens that differ only in case or in the space before them (` king`, `King`) count as one word, shown by its most
+similar row. Rows that no text can reach are never shown.
 """
 
 import math

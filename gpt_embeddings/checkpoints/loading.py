@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from configuration_gpt_embeddings import GPTEmbeddingsConfig
-from gpt_embeddings.bundled import REINSTALL, bundled_name, find_bundled
+from gpt_embeddings.bundled import NAMES, REINSTALL, find_bundled
 from gpt_embeddings.checkpoints.conversion import from_gpt
 from gpt_embeddings.checkpoints.files import Folder, find_static, read_json
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
@@ -66,7 +66,7 @@ def load_model_and_tokenizer(
     except OSError as error:
         raise OSError(f"No model at {name!r}: {error}") from error
     except (RuntimeError, SafetensorError) as error:
-        advice = f" {REINSTALL}" if bundled_name(name) else ""
+        advice = f" {REINSTALL}" if name in NAMES else ""
         raise ValueError(f"The model at {name!r} is broken, or not a GPTEmbeddings model: {error}.{advice}") from error
     if missing:  # transformers has filled them with random numbers
         names = ", ".join(sorted(missing))

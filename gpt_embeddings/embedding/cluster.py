@@ -1,8 +1,4 @@
-"""Embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed it and write Parquet.
-
-Each actor loads the model once, by its name, and embeds a block at a time with `Embedder`, so a row gets the same
-vector as on one machine. Ray gives the unfinished work of a lost actor or node to another.
-"""
+"""Embedding on a cluster: Ray Data reads Parquet or takes a dataset, actors embed blocks of it and write Parquet."""
 
 import os
 import platform

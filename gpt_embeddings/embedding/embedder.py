@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gpt_embeddings.analysis.similarity import unit_rows
 from gpt_embeddings.arguments import check_choice, check_integer
-from gpt_embeddings.bundled import bundled_name
+from gpt_embeddings.bundled import NAMES
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.checkpoints.saving import save_model_and_tokenizer
 from gpt_embeddings.embedding.quantization import Dtype, find_ranges, to_binary, to_float32, to_int8
@@ -198,7 +198,7 @@ class Embedder:
         """Return what decides the vectors; `model_name` is by default that by which the model was loaded."""
         name = model_name or self.model.name_or_path or None
         return Provenance(
-            model=name and (bundled_name(name) or name),
+            model=NAMES.get(name or "", name),
             weights=hash_weights(self.model),
             tokenizer=tokenizer_digest(self.tokenizer),
             n_embd=self.model.config.n_embd,
@@ -322,10 +322,6 @@ class Embedder:
         Returns:
             A table with one more column; or the new column as `{output_column: vectors}`. A lazy batch, which
             `Dataset.map` passes if no format is set, gets the column as Arrow data in place, and `{}` is returned.
-
-        Raises:
-            TypeError: The column or one of its values is not a string; the message names column and row.
-            ValueError: There is no such column, or a text is not valid Unicode; the message names column and row.
         """
         if isinstance(batch, pa.Table):
             return self.extend(batch)[0]

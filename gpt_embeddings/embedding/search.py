@@ -1,8 +1,7 @@
 """Exact search: the rows of an embedded dataset that are most similar to a query, by cosine.
 
-Queries are embedded by the model that made the vectors, which is checked by its digest. Vectors are read in blocks, so
-memory stays flat. int8 vectors are compared by the values of their steps and binary ones by their signs, both with the
-float vector of the query, which ranks better than rounding the query too.
+int8 vectors are compared by the values of their steps and binary ones by their signs, both with the float vector of
+the query, which ranks better than rounding the query too.
 """
 
 import logging

@@ -1,8 +1,4 @@
-"""A dataset of vectors on disk: Arrow for `load_from_disk`, or Parquet, written shard by shard.
-
-A shard is renamed when it is complete, and a killed run continues after its last complete shard. What the vectors were
-made from is stored with them: the description in `dataset_info.json`, or the metadata of a Parquet file.
-"""
+"""A dataset of vectors on disk, Arrow or Parquet, written shard by shard, with what the vectors were made from."""
 
 import hashlib
 import json
@@ -71,11 +67,7 @@ class Provenance:
 
 
 def read_provenance(path: str | Path, *, missing_ok: bool = False) -> Provenance | None:
-    """Return what the vectors of a dataset were made from: a folder, or a Parquet file, that `embed_dataset` wrote.
-
-    A dataset that does not say it, or whose files differ in model or options, is refused; with `missing_ok` the former
-    gives None.
-    """
+    """Return what the vectors of a folder or Parquet file were made from; if unknown, None with `missing_ok`."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no dataset {str(path)!r}.")

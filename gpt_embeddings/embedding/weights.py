@@ -29,7 +29,7 @@ from datasets.fingerprint import Hasher
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from gpt_embeddings.checkpoints.int8_rows import quantize_rows
+from gpt_embeddings.checkpoints.saving import quantize_rows
 from gpt_embeddings.outputs import atomic_file
 from modeling_gpt_embeddings import GPTEmbeddingsModel, SinusoidalPositions
 

@@ -1,8 +1,4 @@
-"""Cards: the README.md of a model or dataset repository. One section of it is ours, the rest is the user's.
-
-Our section lies between two HTML comments and is replaced at each push; the rest stays as it is. Metadata of the user
-stays, too, unless the caller states other values; missing fields are added.
-"""
+"""Cards: the README.md of a repository. A section between two HTML comments is ours, the rest is the user's."""
 
 import logging
 import re
@@ -70,11 +66,7 @@ def read_card(path: Path, kind: type[RepoCard] = ModelCard) -> ParsedCard | None
 
 
 def choose_card(local: ParsedCard | None, remote: ParsedCard | None, remote_name: str) -> ParsedCard | None:
-    """Return the card to keep: the folder's if the user wrote something into it, else the Hub's.
-
-    Metadata that the kept card lacks is taken from the other one. If text on the Hub is replaced, a warning says where
-    it stays available (`remote_name`).
-    """
+    """Return the card to keep, the folder's if the user wrote into it, else the Hub's, with all metadata."""
     if local is None or remote is None:
         return remote or local
     # The user's text: without metadata, our section and the title.

@@ -49,12 +49,10 @@ _copies: dict[str, str] = {}  # of the standard input, each with its digest
 
 
 def find_files(inputs: Iterable[str]) -> list[str]:
-    """Return the files for some names, in the order of the names.
+    """Return the files for some names, in the order of the names; those of a pattern or folder are sorted.
 
-    `-` is the standard input, which is copied to a temporary file. A name with `*`, `?` or `[` is a pattern, unless a
-    file has that name. A folder stands for the files in and below it that have a known suffix, except README.md and
-    names that begin with `.` or `_`. Files of a pattern or folder are sorted. `fsspec` opens addresses such as
-    `https://` and `hf://`.
+    `-` is the standard input, which is copied to a temporary file. A folder stands for the files in and below it that
+    have a known suffix, except README.md and names that begin with `.` or `_`.
     """
     found: list[str] = []
     for name in inputs:

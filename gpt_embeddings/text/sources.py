@@ -1,7 +1,6 @@
 """Open files, saved datasets or a dataset on the Hub as one dataset with a column of texts.
 
-The builders of `datasets` are not used for files: they report no line numbers, do not read `.zst`, and refuse files
-whose columns differ. Here the types of columns are joined where that loses nothing.
+The builders of `datasets` report no line numbers, do not read `.zst`, and refuse files whose columns differ.
 """
 
 import codecs

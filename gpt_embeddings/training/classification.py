@@ -1,8 +1,4 @@
-"""Training a classifier: a linear layer on the pooled vector of a text, and the table behind it.
-
-The layer starts as a logistic regression on the vectors of the given table; then layer and table are trained together
-in `training.runs`, so that the rows of words get the weight that they have for these labels.
-"""
+"""Training a classifier: a linear layer on the pooled vector of a text, and the table behind it, together."""
 
 import copy
 import os

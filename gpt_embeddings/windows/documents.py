@@ -1,8 +1,4 @@
-"""The documents of a corpus, partitioned into streams, each read from any position.
-
-Documents come in pieces of about a megabyte, each with the cursor of its beginning; what was read beyond a cursor is
-read again, never saved.
-"""
+"""The documents of a corpus, partitioned into streams, in pieces that each have the cursor to read them again."""
 
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -126,14 +122,6 @@ def take_texts(
         return take_column(shown, column)
     check_column(shown, column)
     return as_column(list(shown[column]), rows.start if isinstance(rows, slice) else None)
-
-
-def other_text() -> ValueError:
-    """Return the error for a state that was saved with other text."""
-    return ValueError(
-        "The dataset has different text at the saved position than when the state was saved. Resume with the same "
-        "documents in the same order, or start again."
-    )
 
 
 def as_column(texts: list[Any], first: int | None) -> pa.Array:

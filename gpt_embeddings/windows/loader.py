@@ -188,19 +188,16 @@ def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *,
 def take_turns(
     corpus: Corpus, cursor: Cursor, order: Sequence[int | None], batch_size: int, drop_last: bool
 ) -> Iterator[Turn]:
-    """Yield (stream, windows, state after them), stream after stream, until all have ended.
-
-    The last windows of a stream are none, or with `drop_last` less than a batch, which the caller drops. The turn of a
-    stream that has ended is empty, which keeps workers in step.
-    """
+    """Yield (stream, windows, state after them), stream after stream, until all have ended."""
     streams = corpus.streams(cursor.epoch, {n: cursor.states[n] for n in order if n is not None})
     live: set[int | None] = set(streams)
     while live:
         for n in order:
+            # Without a stream, or after its end, a turn is empty, which keeps workers in step.
             if n is None or n not in live:
                 yield ()
                 continue
             windows = streams[n].take(batch_size)
             if len(windows) < (batch_size if drop_last else 1):
-                live.remove(n)
+                live.remove(n)  # with `drop_last` the caller drops windows that are less than a batch
             yield n, windows, streams[n].state()

@@ -1,8 +1,7 @@
-"""Flat token ids cut into windows: pure numpy, no text, no files.
+"""Flat token ids cut into windows, which `TokenWindows` defines: pure numpy, no text, no files.
 
 A packer takes documents in (`push`) and returns windows of `max_length + 1` ids (`take`): the first `max_length` are
-the input, the last `max_length` the targets. -100 stands where a window is padded. The docstring of
-`gpt_embeddings.windows.token_windows.TokenWindows` defines what a window is.
+the input, the last `max_length` the targets. -100 stands where a window is padded.
 """
 
 from collections import deque

@@ -1,9 +1,4 @@
-"""Windows stored as a dataset, written so that a run that was killed resumes where it stopped.
-
-Until it is complete, its folder has finished Arrow files and `progress.json`, the state after the last of them. A run
-that resumes reads the text again that earlier runs have read, and compares its checksum: that is fast, since nothing
-is tokenized, and finds a text that was edited anywhere.
-"""
+"""Windows stored as a dataset: Arrow files and, until all are there, `progress.json`, the state after the last one."""
 
 import hashlib
 import json
@@ -62,6 +57,7 @@ def store_windows(corpus: Corpus, epoch: int, folder: str | os.PathLike[str] | N
             for k, log in enumerate(progress["read"]):
                 for entry in log:
                     log_epoch, number = entry["key"]
+                    # Fast, since nothing is tokenized, and an edit anywhere in the text is found.
                     if not has_same_texts(corpus.partition(log_epoch, k)[number], entry):
                         raise ValueError(
                             "The text has changed since an earlier run stored windows of it. Give the same documents "

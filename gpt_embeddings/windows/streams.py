@@ -1,8 +1,4 @@
-"""A stream: the windows of one part of a corpus, in order, from its beginning or from a saved state.
-
-The number of streams is fixed by the user, not by the number of worker processes, so neither the order nor a saved
-state depends on who does the work.
-"""
+"""A stream: the windows of one part of a corpus, in order, from its beginning or from a saved state."""
 
 import math
 import zlib
@@ -16,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from gpt_embeddings.progress import Bar
 from gpt_embeddings.text.encoding import encode_flat
 from gpt_embeddings.text.tokenizer import vocabulary_rows
-from gpt_embeddings.windows.documents import Documents, other_text, shuffled
+from gpt_embeddings.windows.documents import Documents, shuffled
 from gpt_embeddings.windows.packing import Ids, Packer, Sequences, WindowSpec, add_separators, pad_windows
 
 
@@ -24,6 +20,10 @@ Stream: TypeAlias = "TokenStream | BufferedStream | MixedStream"
 Stopping: TypeAlias = Literal["first_exhausted", "all_exhausted"]
 
 CHECKED_IDS = 4096  # ids of the first document at a saved position that show whether the corpus is still the same
+OTHER_TEXT = (
+    "The dataset has different text at the saved position than when the state was saved. Resume with the same "
+    "documents in the same order, or start again."
+)
 SILENT_SECONDS = 3  # of tokenizing, before a progress bar shows
 
 
@@ -84,7 +84,7 @@ class TokenStream:
 
     def _check(self, found: int | None) -> None:
         if self._expected is not None and found != self._expected:
-            raise other_text()
+            raise ValueError(OTHER_TEXT)
         self._expected = None
 
 
@@ -133,7 +133,7 @@ class BufferedStream:
         counts: bool,
     ) -> None:
         if state is not None and state.get("check") != buffer.checksum:
-            raise other_text()
+            raise ValueError(OTHER_TEXT)
         n_windows = len(buffer.sequences)
         begin, end = (n_windows * i // part[1] for i in (part[0], part[0] + 1))
         # Not in the buffer, which workers get: a pickle of views has each token `max_length` times.

@@ -10,7 +10,7 @@ from tiny import new_model
 from transformers import AutoModel
 
 from gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
-from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.checkpoints.saving import save_int8
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from transformers import AutoModel, GPT2Model
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
-from gpt_embeddings.checkpoints.int8_rows import save_int8
+from gpt_embeddings.checkpoints.saving import save_int8
 from gpt_embeddings.embedding import embedder as embedder_module
 from gpt_embeddings.embedding import weights as weights_module
 from gpt_embeddings.embedding.weights import CHECK_SECONDS, quantize_table
