@@ -25,23 +25,18 @@ def room_of(module: str) -> str:
     return names[1] if names[0] == "gpt_embeddings" and len(names) > 1 else names[0]
 
 
-def imports(path: Path) -> list[tuple[str, str]]:
-    """Every module of ours that a file imports, wherever in it, and the name taken from there."""
-    found = []
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            found += [(node.module or "", name.name) for name in node.names]
-        elif isinstance(node, ast.Import):
-            found += [(name.name, "") for name in node.names]
-    return [(module, name) for module, name in found if room_of(module) in ORDER]
-
-
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_arrows_run_one_way(path):
     room = room_of(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
     assert room in ORDER, f"where in the order is {room}?"
-    for module, name in imports(path):
-        if name in ROOMS:  # `from gpt_embeddings.explore import figures` is of its own room
-            module = f"{module}.{name}"
-        assert ORDER.index(room_of(module)) <= ORDER.index(room), f"{path} imports {module}"
-        assert not name.startswith("_"), f"{path} imports {name}, which {module} keeps to itself"
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        for alias in node.names:
+            module, name = (node.module or "", alias.name) if isinstance(node, ast.ImportFrom) else (alias.name, "")
+            if room_of(module) not in ORDER:
+                continue
+            if name in ROOMS:  # `from gpt_embeddings.explore import figures` is of its own room
+                module = f"{module}.{name}"
+            assert ORDER.index(room_of(module)) <= ORDER.index(room), f"{path} imports {module}"
+            assert not name.startswith("_"), f"{path} imports {name}, which {module} keeps to itself"

@@ -151,7 +151,7 @@ def test_command_with_questions_by_the_names_of_their_columns(tmp_path):
     assert "recall@1   recall@10      MRR@10" in " ".join(done.stdout.splitlines())
 
 
-def test_messages_of_the_command(tmp_path):
+def test_the_command_names_the_columns_that_there_are(tmp_path):
     rows = [("question", "answer", "n"), ("Who?", "She.", 1), ("Where?", "There.", 2)]
     for options, message in (
         (["--score", "points"], "There is no column 'points' of scores; the columns are question, answer, n"),

@@ -1,6 +1,5 @@
 """A model and its tokenizer by name: every kind of folder, and what is wrong with one."""
 
-import copy
 import json
 import logging
 
@@ -8,13 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import new_gpt, new_model
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from gpt_embeddings import Embedder, from_gpt, from_static
 from gpt_embeddings.bundled import ENGLISH, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-from gpt_embeddings.checkpoints.saving import save_tokenizer
 from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
@@ -114,17 +112,3 @@ def test_a_name_like_that_of_a_bundled_table_is_not_guessed():
     with pytest.raises(OSError, match="nobody/portuguese") as error:
         load_model("nobody/portuguese")
     assert "bundled" not in str(error.value)
-
-
-def test_a_normalizer_is_saved(small_tokenizer, tmp_path):
-    """transformers 5 drops it where `tokenizer_config.json` names `GPT2Tokenizer`."""
-    tokenizer = copy.deepcopy(small_tokenizer)
-    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    save_tokenizer(tokenizer, 32, tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    encoded = loaded("Mug mug")
-    assert encoded.input_ids == tokenizer("Mug mug").input_ids == small_tokenizer(" mug mug").input_ids
-    assert set(encoded) == {"input_ids", "attention_mask"}
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["add_prefix_space"] is True
-    assert (loaded.model_max_length, loaded.pad_token) == (32, "<|endoftext|>")

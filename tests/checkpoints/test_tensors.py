@@ -2,7 +2,7 @@
 
 import json
 import os
-import struct
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -228,18 +228,11 @@ def test_any_module_by_the_names_of_its_tables(gpt):
         from_gpt(tables, wte_key="wte.weight", wpe_key="places.weight")
 
 
-def write_safetensors(path, header, data=b"", length=None):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
-
-
 def entry(**changes):
     return {"dtype": "F32", "shape": [41, 24], "data_offsets": [0, 41 * 24 * 4], **changes}
 
 
-def too_large(*_):
-    raise RuntimeError("unable to mmap")
-
+too_large = Mock(side_effect=RuntimeError("unable to mmap"))
 
 # Broken files: their header, its stated length, and the error when they are read by ranges.
 BROKEN = [
@@ -271,7 +264,9 @@ def test_broken_safetensors(folder, header, length, message, monkeypatch):
         wpe = {"dtype": "F32", "shape": [12, 24], "data_offsets": [3936, 3936 + 12 * 24 * 4]}
         header = {"wte.weight": header, "wpe.weight": wpe} if header else {}
     data = bytes(3936 + 1152) if length is None and header else b""
-    write_safetensors(folder / "model.safetensors", header, data, length)
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = (len(text) if length is None else length).to_bytes(8, "little")
+    (folder / "model.safetensors").write_bytes(size + text + data)
     with pytest.raises(ValueError, match=message if whole else "is not a complete safetensors file"):
         from_gpt(folder)
     monkeypatch.setattr(files, "safe_open", too_large)
