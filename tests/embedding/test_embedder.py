@@ -23,7 +23,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.validation import check_is_fitted
-from transformers import AutoModel, GPT2Model
+from transformers import AutoModel, GPT2Config, GPT2Model
 
 from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
 from gpt_embeddings.checkpoints.saving import save_int8
@@ -51,44 +51,35 @@ def model():
     return new_model()
 
 
+@pytest.fixture(scope="module")
+def embedder(model, tokenizer):
+    return Embedder(model, tokenizer)
+
+
 @functools.cache
-def plain_backend(tokenizer):
-    """The tokenizer of `tokenizers`, to which special tokens that are spelled out are plain text."""
+def references(model, tokenizer):
+    """GPT-2 with the model's tables, and `tokenizers` with special tokens that are spelled out as plain text."""
+    config = GPT2Config(vocab_size=model.config.vocab_size, n_positions=32, n_embd=16, n_layer=1, n_head=1)
+    gpt2 = GPT2Model(config).eval()
+    gpt2.wte.weight, gpt2.wpe.weight = model.wte.weight, model.wpe.weight
     backend = pickle.loads(pickle.dumps(tokenizer.backend_tokenizer))
     backend.encode_special_tokens = True
-    return backend
+    return gpt2, backend
 
 
-@functools.cache
-def gpt2_of(model):
-    config = model.config
-    gpt2 = GPT2Model(
-        GPT2Model.config_class(vocab_size=config.vocab_size, n_positions=32, n_embd=16, n_layer=1, n_head=1)
-    )
-    gpt2.wte.weight, gpt2.wpe.weight = model.wte.weight, model.wpe.weight
-    return gpt2.eval()
-
-
-def token_vectors(model, tokenizer, text, overflow="truncate"):
-    """One text by GPT-2's own code: its embedding sum, window by window."""
-    gpt2, backend = gpt2_of(model), plain_backend(tokenizer)
-    ids = backend.encode(text or "", add_special_tokens=False).ids
-    windows = [ids[:32]] if overflow == "truncate" else [ids[i : i + 32] for i in range(0, len(ids), 32)]
-    with torch.no_grad():
-        rows = [
-            gpt2(torch.tensor([window]), output_hidden_states=True).hidden_states[0][0] for window in windows if window
-        ]
-    return torch.cat(rows).numpy() if rows else np.zeros((0, 16), dtype=np.float32)
-
-
-def expected(model, tokenizer, pooling="mean", normalize=False, overflow="truncate"):
+def expected(embedder, texts=TEXTS, pooling="mean", normalize=False, overflow="truncate"):
+    """By GPT-2's own code: its embedding sums, text by text and window by window."""
+    gpt2, backend = references(embedder.model, embedder.tokenizer)
     result = []
-    for text in TEXTS:
-        rows = token_vectors(model, tokenizer, text, overflow)
-        if pooling == "mean":
-            rows = rows.mean(0) if len(rows) else np.zeros(16, dtype=np.float32)
-        elif pooling == "last":
-            rows = rows[-1] if len(rows) else np.zeros(16, dtype=np.float32)
+    for text in texts:
+        ids = backend.encode(text or "", add_special_tokens=False).ids
+        windows = [ids[i : i + 32] for i in range(0, len(ids), 32)][: 1 if overflow == "truncate" else None]
+        with torch.no_grad():
+            states = [gpt2(torch.tensor([ids]), output_hidden_states=True).hidden_states[0][0] for ids in windows]
+        rows = torch.cat([torch.zeros(0, 16), *states]).numpy()
+        if pooling != "none":
+            rows = rows if len(rows) else np.zeros((1, 16), dtype=np.float32)
+            rows = rows.mean(0) if pooling == "mean" else rows[-1]
         if normalize:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
         result.append(rows)
@@ -98,10 +89,10 @@ def expected(model, tokenizer, pooling="mean", normalize=False, overflow="trunca
 @pytest.mark.parametrize("overflow", ["truncate", "windows"])
 @pytest.mark.parametrize("normalize", [False, True], ids=["as-is", "normalized"])
 @pytest.mark.parametrize("pooling", ["mean", "last", "none"])
-def test_vectors_are_those_of_gpt2(model, tokenizer, pooling, normalize, overflow):
-    embedder = Embedder(model, tokenizer, pooling=pooling, normalize=normalize, overflow=overflow)
+def test_vectors_are_those_of_gpt2(embedder, pooling, normalize, overflow):
+    options = {"pooling": pooling, "normalize": normalize, "overflow": overflow}
+    wanted, embedder = expected(embedder, **options), embedder.with_options(**options)
     mapped = Dataset.from_dict({"text": TEXTS}).map(embedder, batched=True, batch_size=3)
-    wanted = expected(model, tokenizer, pooling, normalize, overflow)
     assert mapped.features["embedding"] == embedder.feature
     for found, vectors in zip(mapped["embedding"], wanted, strict=True):
         assert np.allclose(np.array(found, dtype=np.float32).reshape(vectors.shape), vectors, atol=1e-6)
@@ -109,9 +100,8 @@ def test_vectors_are_those_of_gpt2(model, tokenizer, pooling, normalize, overflo
     assert np.allclose(flat, np.concatenate([np.atleast_2d(vectors) for vectors in wanted]), atol=1e-6)
 
 
-def test_the_batch_does_not_matter(model, tokenizer):
+def test_the_batch_does_not_matter(embedder):
     texts = [" ".join(["tide"] * (i % 50)) for i in range(100)]
-    embedder = Embedder(model, tokenizer)
     assert np.array_equal(embedder.encode(texts), np.concatenate([embedder.encode([text]) for text in texts]))
 
 
@@ -212,8 +202,7 @@ def test_threads_that_share_in_batches_are_those_of_the_cores(tokenizer):
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # of `datasets`, about its own code
 @pytest.mark.parametrize("format", [None, "arrow", "torch"])
 @pytest.mark.parametrize("kind", ["dataset", "shuffled", "splits", "stream"])
-def test_map(model, tokenizer, kind, format):
-    embedder = Embedder(model, tokenizer)
+def test_map(embedder, kind, format):
     dataset = Dataset.from_dict({"id": range(7), "text": TEXTS}).with_format(format)
     if kind == "shuffled":
         dataset = dataset.shuffle(seed=0).select(range(1, 6))
@@ -226,7 +215,7 @@ def test_map(model, tokenizer, kind, format):
     options = {"features": features} if format in ("numpy", "torch") and kind in ("dataset", "shuffled") else {}
     mapped = dataset.map(embedder, batched=True, batch_size=3, **options)
     assert isinstance(mapped, IterableDataset) == (kind == "stream")
-    wanted = expected(model, tokenizer)
+    wanted = expected(embedder)
     for split in mapped.values() if kind == "splits" else [mapped]:
         if kind in ("dataset", "shuffled"):
             assert split.features == features
@@ -238,12 +227,13 @@ def test_map(model, tokenizer, kind, format):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "none"])
-def test_a_plain_dictionary_and_arrow_tables(model, tokenizer, pooling):
-    embedder, batch = Embedder(model, tokenizer, pooling=pooling), {"text": TEXTS}
+def test_a_plain_dictionary_and_arrow_tables(embedder, pooling):
+    wanted, batch = expected(embedder, pooling=pooling), {"text": TEXTS}
+    embedder = embedder.with_options(pooling=pooling)
     result = embedder(batch)
     assert list(result) == ["embedding"] and list(batch) == ["text"]
     views = embedder(pa.table({"text": pa.array(TEXTS, pa.string_view())}))["embedding"].to_pylist()
-    for found, view, vectors in zip(result["embedding"], views, expected(model, tokenizer, pooling), strict=True):
+    for found, view, vectors in zip(result["embedding"], views, wanted, strict=True):
         assert np.allclose(found, vectors, atol=1e-6)
         assert np.allclose(np.reshape(view, vectors.shape), vectors, atol=1e-6)
     nulls = embedder(pa.table({"text": pa.nulls(7)}))["embedding"].to_pylist()
@@ -322,19 +312,13 @@ def test_bad_batches_are_named_by_row_and_column(model, tokenizer, batch, messag
 # Processes, pickles and hashes -----------------------------------------------------------------------------------
 
 
-def multi_threaded_forward(model):
-    torch.set_num_threads(max(2, torch.get_num_threads()))
-    model(torch.randint(0, 50257, (256, 32)))
-    torch.rand(1000, 1000) @ torch.rand(1000, 1000)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # what the test is about
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_map_forks_after_a_multi_threaded_forward(model, tokenizer):
-    multi_threaded_forward(model)
+def test_map_forks_after_a_multi_threaded_forward(embedder):
+    torch.set_num_threads(max(2, torch.get_num_threads()))
+    embedder.model(torch.randint(0, 50257, (256, 32)))
     texts = TEXTS * 500  # large enough for torch and gigatoken to want threads
-    embedder = Embedder(model, tokenizer)
     embedder({"text": texts})
     mapped = Dataset.from_dict({"text": texts}).map(embedder, batched=True, num_proc=2, load_from_cache_file=False)
     vectors = np.stack(mapped.with_format("numpy")["embedding"][:])
@@ -395,20 +379,8 @@ EDITS = {  # of a table, by ways that torch does not count, for the most part
 
 
 @pytest.fixture(scope="module")
-def embedder(tokenizer):
-    return Embedder(new_model(), tokenizer)
-
-
-def pooled_by(model, tokenizer):
-    """The model's forward, a text at a time."""
-    with torch.no_grad():
-        ids = [torch.tensor([tokenizer(text).input_ids[:32]]) for text in PLAIN]
-        return np.concatenate([model(row).pooler_output.numpy() for row in ids])
-
-
-@pytest.fixture(scope="module")
-def pooled(embedder, tokenizer):
-    return pooled_by(embedder.model, tokenizer)
+def pooled(embedder):
+    return np.stack(expected(embedder, PLAIN))
 
 
 def close(found, pooled):
@@ -484,57 +456,43 @@ class TestVectors:
 
     def test_similarity(self, embedder, pooled):
         unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-        np.testing.assert_allclose(embedder.similarity(PLAIN, PLAIN[1:]), unit @ unit[1:].T, atol=1e-6)
-        one = embedder.similarity(PLAIN[0], PLAIN[1])
-        assert type(one) is float and one == pytest.approx(unit[0] @ unit[1], abs=1e-6)
-        np.testing.assert_allclose(embedder.similarity(PLAIN[0], embedder.encode(PLAIN)), unit[0] @ unit.T, atol=1e-6)
+        agreeing = (pooled[:, None] > 0) == (pooled > 0)  # 1 - 2 * Hamming distance / dimensions
+        for ours, wanted, tolerance in (
+            (embedder.with_options(dtype="int8").calibrate(PLAIN), unit @ unit.T, 0.03),
+            (embedder.with_options(dtype="binary"), 2 * agreeing.mean(-1) - 1, 1e-6),
+            (embedder, unit @ unit.T, 1e-6),
+        ):
+            given = ours.encode(PLAIN)
+            cosines = ours.similarity(given, given)
+            np.testing.assert_allclose(cosines, wanted, atol=tolerance)
+            for same in (torch.tensor(given), given.tolist(), tuple(given), list(torch.tensor(given))):
+                np.testing.assert_array_equal(ours.similarity(same, given), cosines)
+            one = ours.similarity(given[0].tolist(), given[1])
+            assert type(one) is float and one == pytest.approx(cosines[0, 1], abs=1e-6)
+        half = torch.tensor(pooled).bfloat16()
+        for texts, tolerance in ((PLAIN, 1e-6), (np.array(PLAIN, object), 1e-6), (pooled, 1e-6), (half, 0.01)):
+            found = embedder.similarity(texts, [None, *PLAIN[1:]])
+            np.testing.assert_allclose(found[:, 1:], unit @ unit[1:].T, atol=tolerance)
+        assert embedder.similarity(PLAIN[0], PLAIN[1]) == pytest.approx(unit[0] @ unit[1], abs=1e-6)
         assert embedder.similarity("", PLAIN[0]) == 0
         with pytest.raises(TypeError, match="Text 0 must be a string, got list"):
             embedder.similarity([PLAIN], PLAIN)
 
-    def test_similarity_of_quantized_vectors(self, embedder, pooled, tokenizer):
-        unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-        int8 = Embedder(embedder.model, tokenizer, dtype="int8").calibrate(PLAIN)
-        vectors = int8.encode(PLAIN)
-        np.testing.assert_allclose(int8.similarity(vectors, vectors), unit @ unit.T, atol=0.03)
-        binary = Embedder(embedder.model, tokenizer, dtype="binary")
-        vectors = binary.encode(PLAIN)
-        agreeing = (pooled[:, None] > 0) == (pooled > 0)  # 1 - 2 * Hamming distance / dimensions
-        np.testing.assert_allclose(binary.similarity(vectors, vectors), 2 * agreeing.mean(-1) - 1, atol=1e-6)
-        assert binary.similarity(vectors[0], vectors[0]) == pytest.approx(1)
-        for ours, given in ((int8, int8.encode(PLAIN)), (binary, vectors), (embedder, pooled)):
-            cosines = ours.similarity(given, given)
-            for same in (torch.tensor(given), given.tolist(), tuple(given), list(torch.tensor(given))):
-                np.testing.assert_array_equal(ours.similarity(same, given), cosines)
-            assert ours.similarity(given[0].tolist(), given[1]) == pytest.approx(cosines[0, 1], abs=1e-6)
-        np.testing.assert_allclose(
-            embedder.similarity(torch.tensor(pooled).bfloat16(), pooled).diagonal(), 1, atol=1e-4
-        )
-        np.testing.assert_array_equal(
-            embedder.similarity(np.array(PLAIN, object), [None, *PLAIN[1:]])[:, 1:],
-            embedder.similarity(PLAIN, PLAIN[1:]),
-        )
-
     @pytest.mark.parametrize(
-        "vectors, found",
+        ("dtype", "vectors", "message"),
         [
-            (np.zeros((5, 3), np.int8), r"int8, of shape \(5, 3\)"),
-            (np.array(0.5), r"float64, of shape \(\)"),
-            (np.zeros((5, 2), np.uint8), r"uint8, of shape \(5, 2\)"),
-            (torch.zeros(5, 3), r"float32, of shape \(5, 3\)"),
-            ([1000] * 16, r"int64, of shape \(16,\)"),
+            ("float32", torch.zeros(5, 3), r"float32, of shape \(5, 3\).* 'float32': .* of float of width 16\."),
+            ("float32", np.zeros((5, 16), np.int8), r"int8, of shape \(5, 16\).* of float of width 16\."),
+            ("int8", [1000] * 16, r"int64, of shape \(16,\).* of float of width 16 or int8 of width 16\."),
+            ("int8", np.array(0.5), r"float64, of shape \(\)"),
+            ("binary", np.zeros((5, 2), np.uint8), r"uint8, of shape \(5, 2\).* 'binary': .* or int8 of width 2\."),
+            ("binary", np.zeros((5, 3), np.int8), r"int8, of shape \(5, 3\)"),
         ],
     )
-    def test_similarity_of_other_vectors(self, embedder, tokenizer, vectors, found):
-        ranges = np.stack([-np.ones(16), np.ones(16)])
-        for dtype, pooled in (
-            ("float32", "float of width 16"),
-            ("int8", "float of width 16 or int8 of width 16"),
-            ("binary", "float of width 16 or int8 of width 2"),
-        ):
-            ours = Embedder(embedder.model, tokenizer, dtype=dtype, ranges=ranges)
-            with pytest.raises(ValueError, match=f"vectors of {found}. The dtype of .* is '{dtype}': .* of {pooled}."):
-                ours.similarity(PLAIN, vectors)
+    def test_similarity_of_other_vectors(self, embedder, dtype, vectors, message):
+        ours = embedder.with_options(dtype=dtype, ranges=[[-1.0] * 16, [1.0] * 16])
+        with pytest.raises(ValueError, match=f"vectors of {message}"):
+            ours.similarity(PLAIN, vectors)
 
 
 class TestTables:
@@ -622,11 +580,9 @@ def test_a_step_of_a_pipeline(embedder):
 def test_saved_and_loaded_with_the_models_own_pooling(tokenizer, tmp_path):
     model = new_model()
     model.set_token_weights(torch.rand(50257))
-    pooled = pooled_by(model, tokenizer)
     embedder = Embedder(model, tokenizer)
-    assert embedder.pooling == "weighted"
-    close(embedder.encode(PLAIN), pooled)
-    assert np.abs(Embedder(model, tokenizer, pooling="mean").encode(PLAIN) - pooled).max() > 1e-3
+    pooled = embedder.with_options(pooling="weighted").encode(PLAIN)
+    np.testing.assert_array_equal(embedder.encode(PLAIN), pooled)
     embedder.save_pretrained(tmp_path / "new" / "folder")
     again = Embedder.from_pretrained(tmp_path / "new" / "folder", normalize=True, truncate_dim=4)
     close(Embedder(again.model, again.tokenizer).encode(PLAIN), pooled)

@@ -92,17 +92,12 @@ def test_a_batch_is_normalized_like_each_text_but_for_the_characters_that_are_fo
     assert each.normalize_str("ΑΣ") != "ΑΣ".lower()
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        {"type": "NFKC"},
-        {"type": "Replace", "pattern": {"Regex": "a"}, "content": " "},
-        {"type": "Replace", "pattern": {"String": "-"}, "content": ""},
-    ],
-)
-def test_other_normalizers_are_refused(step):
-    with pytest.raises(NotImplementedError, match=r"the normalizer (NFKC|Replace)"):
-        BatchNormalizer({"type": "Sequence", "normalizers": [{"type": "Lowercase"}, step]})
+@pytest.mark.parametrize(("pattern", "content"), [({"Regex": "a"}, " "), ({"String": "-"}, "")])
+def test_other_normalizers_are_refused(pattern, content):
+    with pytest.raises(NotImplementedError, match="the normalizer Replace of"):
+        BatchNormalizer({"type": "Replace", "pattern": pattern, "content": content})
+    with pytest.raises(NotImplementedError, match="the normalizer NFKC"):
+        BatchNormalizer({"type": "Sequence", "normalizers": [{"type": "Lowercase"}, {"type": "NFKC"}]})
 
 
 @given(st.lists(st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=5))
