@@ -55,8 +55,9 @@ def test_a_saved_tokenizer_keeps_its_form(canonical, tmp_path):
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer_digest(again) == tokenizer_digest(canonical) == tokenizer_digest(load_tokenizer(tmp_path))
     assert again(TEXTS).input_ids == canonical(TEXTS).input_ids
-    assert again.model_max_length == 8 and set(again("mug")) == {"input_ids", "attention_mask"}
+    assert again.model_max_length == 8
     saved = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert saved["model_input_names"] == ["input_ids", "attention_mask"]  # transformers 4 has other defaults
     # transformers 4 knows this class alone, and resets the pre-tokenizer to this option.
     assert (saved["tokenizer_class"], saved["add_prefix_space"]) == ("PreTrainedTokenizerFast", True)
 
