@@ -6,13 +6,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from command import refuse
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder
 from gpt_embeddings.bundled import BUNDLED, ENGLISH, NAMES, PORTUGUESE
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
-from gpt_embeddings_cli import app
 
 
 # A question about each subject, and a paragraph that answers it in other words.
@@ -118,8 +117,7 @@ def test_a_damaged_installation_says_how_to_repair_it(monkeypatch, tmp_path):
     weights.unlink()
     with pytest.raises(OSError, match=rf"'{ENGLISH}' is missing from.*pip install --force-reinstall"):
         load_model_and_tokenizer()
-    result = CliRunner().invoke(app, ["embed", __file__, "--output", str(tmp_path / "out")])
-    assert result.exit_code == 1 and "pip install --force-reinstall" in result.output
+    refuse("pip install --force-reinstall", "embed", __file__, "--output", tmp_path / "out")
 
 
 def test_a_folder_of_that_name_is_that_folder(monkeypatch, tmp_path):

@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from installed import older
+from packaging.version import Version
 from tiny import new_model
 from torch.nn.parallel import DistributedDataParallel
 from transformers import (
@@ -178,7 +179,9 @@ class TestGenerate:
         got = self.greedy(model, padded, attention_mask=mask, use_cache=use_cache)
         assert torch.equal(got[:, 3:], self.greedy(model, IDS))
 
-    @pytest.mark.skipif(older("transformers", "5.5"), reason="generate() repeats given position_ids before 5.5")
+    @pytest.mark.skipif(
+        Version(transformers.__version__) < Version("5.5"), reason="generate() repeats given position_ids before 5.5"
+    )
     @pytest.mark.parametrize("use_cache", [True, False])
     def test_position_ids_are_continued(self, use_cache):
         model = make_model(tie_word_embeddings=False)

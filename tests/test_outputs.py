@@ -8,14 +8,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from command import refuse
 from tiny import new_model
-from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder, push_to_hub, save_folder
 from gpt_embeddings.checkpoints.export import export_model
 from gpt_embeddings.checkpoints.saving import save_int8
 from gpt_embeddings.outputs import AtomicOutput, atomic_file, check_output, write_json
-from gpt_embeddings_cli import app
 
 
 COMMANDS = {  # by the kind of output; the output itself is added
@@ -48,10 +47,7 @@ def test_every_command_refuses_what_is_not_its_own_before_any_work(kind, tmp_pat
         pytest.importorskip(NEEDS[kind])
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text("The tide came in.")
-
-    def run(output):
-        return CliRunner().invoke(app, [*COMMANDS[kind].split(" "), str(output)])
-
+    command = COMMANDS[kind].split(" ")
     busy, begun, made = (tmp_path / name for name in ("busy", "begun", "made"))
     with begin(begun, "another kind"):
         pass
@@ -63,13 +59,10 @@ def test_every_command_refuses_what_is_not_its_own_before_any_work(kind, tmp_pat
             (begun, "contains unfinished work of `another kind`, which `"),
             (made, "exists; choose another"),
         ):
-            done = run(output)
-            assert (done.exit_code, message in done.stderr) == (1, True), (output, done.output)
+            refuse(message, *command, output)
     for name in ("out.csv", "out.zip" if kind in ("embed", "explore --report") else "out.parquet"):
-        done = run(name)
-        assert f"The output {name!r} is named as a .{name[4:]} file, which `" in done.stderr, done.output
-    done = run("s3://bucket/out.parquet")
-    assert done.exit_code == 1 and "is a URL, but" in done.stderr, done.output
+        refuse(f"The output {name!r} is named as a .{name[4:]} file, which `", *command, name)
+    refuse("is a URL, but", *command, "s3://bucket/out.parquet")
     assert contents(tmp_path).items() <= before.items()
 
 

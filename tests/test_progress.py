@@ -7,11 +7,6 @@ import pytest
 from gpt_embeddings.progress import Bar, Counts, Progress
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that goes on when it is told to."""
@@ -38,7 +33,8 @@ def test_a_line_every_ten_seconds(clock):
 
 
 def test_a_terminal_has_a_bar():
-    log = Terminal()
+    log = io.StringIO()
+    log.isatty = lambda: True
     for _ in Bar(range(3), file=log):
         pass
     assert "3/3" in log.getvalue() and "\r" in log.getvalue()

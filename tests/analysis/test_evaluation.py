@@ -2,10 +2,10 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command import STORY, refuse, run
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -15,18 +15,15 @@ from sentence_transformers.sentence_transformer.evaluation import (
     InformationRetrievalEvaluator,
 )
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from typer.testing import CliRunner
 
 from gpt_embeddings import Embedder
 from gpt_embeddings.analysis.evaluation import evaluate_retrieval, evaluate_scores, similar_pairs, spearman
 from gpt_embeddings.analysis.similarity import unit_rows
-from gpt_embeddings_cli import app
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-STORY = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
-LINES = [line for line in STORY.split("\n") if len(line) > 40]
+LINES = [line for line in STORY.read_text(encoding="utf-8").split("\n") if len(line) > 40]
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +118,17 @@ def test_similar_pairs_have_the_ranks_they_claim():
     assert (similar_pairs(vectors, seed=1)[1] == second).all()
 
 
-def run(folder, rows, *options):
-    """Evaluate the English table on pairs in a file of CSV."""
+def evaluate(folder, rows):
+    """Return the command that evaluates the English table on pairs in a file of CSV."""
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    return CliRunner().invoke(app, ["evaluate", "gpt-embeddings-english", file.name, *options])
+    return ["evaluate", "gpt-embeddings-english", file.name]
 
 
 def test_command_with_scored_pairs(box, tmp_path):
     rows = [(a, b, i % 4) for i, (a, b) in enumerate(zip(LINES, LINES[3:], strict=False))]
-    done = run(tmp_path, [("sentence1", "sentence2", "score"), *rows, ("alone", "", 3), (" \t", "blank", 2)], "--json")
-    assert done.exit_code == 0, done.output
+    named = [("sentence1", "sentence2", "score"), *rows, ("alone", "", 3), (" \t", "blank", 2)]
+    done = run(*evaluate(tmp_path, named), "--json")
     facts = json.loads(done.stdout.splitlines()[-1])
     assert (facts["pairs"], facts["skipped"]) == (len(rows), 2)
     first, second = (box.encode([row[side] for row in rows]) for side in (0, 1))
@@ -140,23 +137,17 @@ def test_command_with_scored_pairs(box, tmp_path):
 
 
 def test_command_with_questions_by_the_names_of_their_columns(tmp_path):
-    rows = [("asked", "said"), *((line[:20], line[20:]) for line in LINES)]
-    done = run(tmp_path, rows)
-    assert done.exit_code == 1
-    assert "the columns are asked, said. Name the two columns of texts with --columns." in done.stderr
-    assert "Without it, they must be sentence1 and sentence2; question and answer; " in done.stderr
-    done = run(tmp_path, rows, "--columns", "asked", "said")
-    assert done.exit_code == 0, done.output
+    command = evaluate(tmp_path, [("asked", "said"), *((line[:20], line[20:]) for line in LINES)])
+    said = refuse("the columns are asked, said. Name the two columns of texts with --columns.", *command)
+    assert "Without it, they must be sentence1 and sentence2; question and answer; " in said
+    done = run(*command, "--columns", "asked", "said")
     assert f"{len(LINES):,} pairs (asked, said)" in done.stdout
     assert "recall@1   recall@10      MRR@10" in " ".join(done.stdout.splitlines())
 
 
 def test_the_command_names_the_columns_that_there_are(tmp_path):
-    rows = [("question", "answer", "n"), ("Who?", "She.", 1), ("Where?", "There.", 2)]
-    for options, message in (
-        (["--score", "points"], "There is no column 'points' of scores; the columns are question, answer, n"),
-        (["--columns", "question", "m"], "There is no column 'm'; the columns are question, answer, n"),
-        (["--score", "n"], "at least 3"),
-    ):
-        done = run(tmp_path, rows, *options)
-        assert done.exit_code == 1 and message in done.stderr
+    command = evaluate(tmp_path, [("question", "answer", "n"), ("Who?", "She.", 1), ("Where?", "There.", 2)])
+    has = "the columns are question, answer, n"
+    refuse(f"There is no column 'points' of scores; {has}", *command, "--score", "points")
+    refuse(f"There is no column 'm'; {has}", *command, "--columns", "question", "m")
+    refuse("at least 3", *command, "--score", "n")

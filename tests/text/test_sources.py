@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, Value, concatenate_datasets
-from installed import older
+from packaging.version import Version
 
 from gpt_embeddings.exceptions import ColumnError, NotStringsError, UnreadableFileError
 from gpt_embeddings.text.discovery import format_of
@@ -309,7 +309,9 @@ class TestTables:
             assert rows == [{"text": "a"}, {"text": None}]
 
     def test_every_type_of_strings(self, streaming):
-        view = pa.string() if older("pyarrow", "21") else pa.string_view()  # which older versions cannot write
+        view = (
+            pa.string() if Version(pa.__version__) < Version("21") else pa.string_view()
+        )  # which older versions cannot write
         kinds = {
             "text": pa.array(["a", None], view),
             "large": pa.array(["b", "c"], pa.large_string()),
