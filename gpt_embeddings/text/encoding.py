@@ -68,8 +68,9 @@ def encode_flat(
     if not all(issubclass(kind, str) for kind in set(map(type, documents))):  # a pair would be taken for two sequences
         raise bad_text(documents)
     with encode_lock:
+        backend = find_backend(tokenizer, special_tokens)
         try:
-            input_ids, offsets = find_backend(tokenizer, special_tokens).encode(documents)
+            input_ids, offsets = backend.encode(documents)
         except (TypeError, UnicodeEncodeError) as error:
             raise bad_text(documents) from error
     special = find_special_tokens(tokenizer) if add_special_tokens else SpecialTokens()

