@@ -146,11 +146,7 @@ class ReadingOptions:
 
 
 def reads_texts(command: Callable[..., None] | None = None, *, options: Any = None) -> Any:
-    """Replace the parameter `reading` of a command by the options of `ReadingOptions`.
-
-    The parameter `options`, if there is one, is replaced by the fields of that dataclass, which the command receives
-    checked.
-    """
+    """Replace the parameters `reading` and `options` of a command by the fields of `ReadingOptions` and `options`."""
     if command is None:
         return functools.partial(reads_texts, options=options)
     groups: dict[str, Any] = {"reading": ReadingOptions}

@@ -25,9 +25,8 @@ BATCH_ROWS = 1000  # of a block that are embedded at once
 class EmbedderActor:
     """An `Embedder` that loads its model where it is started, and writes what it embeds.
 
-    Every node must be able to read the model and to write to the folder. A task that is repeated, because an actor or
-    its node was lost, writes another file. Ray returns the result of each task once, which decides which files count,
-    so no row and no count is there twice.
+    A task that is repeated, because an actor or its node was lost, writes another file. Ray returns the result of each
+    task once, which decides which files count, so no row and no count is there twice.
     """
 
     def __init__(

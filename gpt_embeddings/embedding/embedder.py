@@ -1,8 +1,7 @@
 """`Embedder`: a model and its tokenizer as one object that turns texts into vectors.
 
-Three steps: texts are tokenized to flat ids and offsets, ids are pooled to a numpy array of vectors, and vectors are
-returned as they are (`encode`) or as an Arrow column over the same memory (`map`). There is no padding, no vector per
-token and no Python float on the way.
+Texts become flat ids, ids an array of vectors, which is returned as it is (`encode`) or as an Arrow column over the
+same memory (`map`). There is no padding, no vector per token and no Python float on the way.
 """
 
 import os
@@ -350,11 +349,9 @@ class Embedder:
     def extend(
         self, table: pa.Table, n_threads: int | None = None, first_row: int | None = None
     ) -> tuple[pa.Table, Counts]:
-        """Return a table with the vectors as one more column, and the counts of its texts.
-
-        By default on all cores. Errors name rows of the batch; of the dataset if the batch begins at its `first_row`.
-        """
+        """Return a table with the vectors as one more column, and the counts of its texts; by default on all cores."""
         texts = take_column(table, self.column)
+        # Errors name rows of the batch; of the dataset if the batch begins at its `first_row`.
         label = f"Column {self.column!r}, {'batch ' if first_row is None else ''}row"
         vectors, starts, counts = self._embed(texts, label, first_row or 0, n_threads, every_call=False)
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)

@@ -1,8 +1,4 @@
-"""Vectors in 8 bits or in one, as vector stores take them, and back.
-
-The arithmetic is that of `sentence_transformers.quantize_embeddings`, an extra that embedding does without; a test
-compares the two.
-"""
+"""Vectors in 8 bits or in one, and back, as `sentence_transformers.quantize_embeddings`, but without that extra."""
 
 from typing import Any, Literal, TypeAlias
 

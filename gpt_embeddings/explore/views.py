@@ -58,10 +58,7 @@ SENTENCES = "O gato sentou no tapete\nO tapete sentou no gato\nThe cat sat on th
 
 
 class LazyModel:
-    """A model by name; `model`, `tokenizer` and `tokens`, the search among its tokens, are there after `load()`.
-
-    `load` returns model and tokenizer, and is called again after an error. `words` are word lists by language.
-    """
+    """A model by name, with `model`, `tokenizer` and `tokens` (a search) after `load()`; `words` are by language."""
 
     model: GPTEmbeddingsModel
     tokenizer: PreTrainedTokenizerBase

@@ -1,4 +1,1 @@
-"""The Hub: a complete model repository with its card, on disk or published.
-
-Read `cards`, `push`.
-"""
+"""The Hub: a complete model repository with its card, on disk or published. Read `cards`, `push`."""

@@ -1,7 +1,4 @@
-"""Load GPT-2's tokenizer, with or without the Hub, or any other; what is known of one until it is changed.
-
-Flat ids are the token ids of many texts in one array.
-"""
+"""Load GPT-2's tokenizer, with or without the Hub, or any other; what is known of one until it is changed."""
 
 import hashlib
 import json

@@ -1,8 +1,7 @@
 """The options of the training objectives: each with its default, its limit and its help, declared once.
 
 The command line makes its own options from these fields without importing the package, whose imports take seconds. So
-this module imports the standard library alone. The form, dataclass fields with `metadata["help"]`, is that of
-transformers' `TrainingArguments`.
+this module imports the standard library alone.
 """
 
 import math

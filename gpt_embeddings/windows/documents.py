@@ -62,10 +62,7 @@ def read_shards(
     node: tuple[int, int] | None,
     cursor: DocumentCursor | None,
 ) -> Pieces:
-    """Read shards of a streaming dataset, one after the other; the shard None is the dataset as it is.
-
-    Of a `node`, a rank and a world size, every `world_size`-th row is kept. A cursor has shard, state of it and rows.
-    """
+    """Read shards of a stream, one after the other, or with None all of it; of a `node` every `world_size`-th row."""
     for shard in shards[shards.index(cursor["shard"]) if cursor else 0 :]:
         dataset = corpus if shard is None else corpus.shard(corpus.num_shards, shard)
         if node is not None:

@@ -108,8 +108,7 @@ class _Turns(torch.utils.data.IterableDataset[Any]):
 class _Rows(torch.utils.data.IterableDataset[Any]):
     """The windows of a [`WindowLoader`] one by one, for the loader that accelerate makes from it.
 
-    A batch that is not full is filled up with None, so that a loader with the same batch size makes the same batches.
-    Nothing but whole batches is taken, so the state after one is exact.
+    Only whole batches are taken, filled up with None, so its batches are the same, and the state after one is exact.
     """
 
     def __init__(self, loader: WindowLoader) -> None:
