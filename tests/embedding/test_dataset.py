@@ -294,10 +294,9 @@ def test_other_columns_and_the_input_stay_as_they_are_also_without_rows(model, t
 
 @pytest.mark.parametrize("num_proc", [None, 1])
 def test_a_bad_text_is_named_by_its_row_of_the_dataset(model, tokenizer, small, tmp_path, num_proc):
-    texts = [text.encode() for text in TEXTS]
-    texts[-3] = b"caf\xe9"
+    texts = [b"a bell"] * 197 + [b"caf\xe9"] + [b"a bell"] * 2
     dataset = Dataset(pa.table({"text": pa.array(texts).view(pa.string())}))
-    with pytest.raises(ValueError, match=rf"Column 'text', row {len(TEXTS) - 3} is not valid UTF-8"):
+    with pytest.raises(ValueError, match="Column 'text', row 197 is not valid UTF-8"):
         embed_dataset(dataset, model, tokenizer, output=tmp_path / "out", num_proc=num_proc)
 
 

@@ -169,10 +169,6 @@ class Louder(GPTEmbeddingsModel):
         return 2 * super().embed_bags(*arguments, **options)
 
 
-def twice(module, arguments, output):
-    return 2 * output
-
-
 def test_the_digest_follows_what_is_no_weight(tokenizer):
     """A subclass, a hook, a `forward` of its own: with the plain digest `datasets` would find its vectors."""
     model = new_model()
@@ -181,7 +177,7 @@ def test_the_digest_follows_what_is_no_weight(tokenizer):
     louder.load_state_dict(model.state_dict())
     digests = [Embedder(louder, tokenizer).digest]
     for part in (model.wte, model.wpe):
-        hook = part.register_forward_hook(twice)
+        hook = part.register_forward_hook(lambda module, arguments, output: 2 * output)
         digests.append(Embedder(model, tokenizer).digest)
         assert Embedder(model, tokenizer).digest == digests[-1]
         hook.remove()
@@ -264,6 +260,7 @@ def test_what_does_not_fit(model, tokenizer, options, message):
         Embedder(**{"model": model, "tokenizer": tokenizer, **options})
 
 
+NOT_UTF8 = pa.array([b"a", b"\xff"]).view(pa.string())
 NOT_IN_MEMORY = r"`w[tp]e.weight` is on the device 'meta'.* Load it with"
 
 
@@ -296,10 +293,7 @@ def test_weights_that_are_not_in_memory(tokenizer, where, pooling, tmp_path):
         (pa.table({"review": [1, 2]}), "Column 'review' must hold strings"),
         ({"review": ["a", 3]}, "Column 'review', batch row 1 must be a string, got int: 3"),
         ({"review": ["a", "b", "c\udc80"]}, r"Column 'review', batch row 2 holds the lone surrogate '\\udc80'"),
-        (
-            pa.table({"review": pa.array([b"a", b"\xff"]).view(pa.string())}),
-            "Column 'review', batch row 1 is not valid UTF-8",
-        ),
+        (pa.table({"review": NOT_UTF8}), "Column 'review', batch row 1 is not valid UTF-8"),
         ({"review": "one text"}, "`batched=True`"),
         (["a"], "`batched=True`"),
     ],

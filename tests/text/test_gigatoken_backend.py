@@ -9,6 +9,7 @@ import pickle
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -336,13 +337,8 @@ def test_a_forked_child_makes_an_engine_of_its_own_and_encodes_on_one_thread(gpt
 
 def test_threads(gpt2):
     expected = count_ids(gpt2)
-    found = []
-    threads = [threading.Thread(target=lambda: found.extend(count_ids(gpt2) for _ in range(2))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [expected] * 8
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(count_ids, [gpt2] * 8)) == [expected] * 8
 
 
 @forking

@@ -11,9 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
-import csv, json
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, disable_progress_bars
 from torch.utils.data import DataLoader
 from gpt_embeddings import TokenWindows, load_source, load_tokenizer
@@ -22,13 +19,13 @@ from gpt_embeddings.windows.stored_windows import read_windows
 
 disable_progress_bars()
 texts = [f"Row {i} of a file with many rows, each of them as dull as the one before." for i in range(6000)]
-pq.write_table(pa.table({"text": texts}), "a.parquet", row_group_size=1000)
-open("a.jsonl", "w").writelines(json.dumps({"text": text}) + "\\n" for text in texts)
-rows = csv.writer(open("a.csv", "w", newline=""))
-rows.writerows([["text"], *([text] for text in texts)])
+rows = Dataset.from_dict({"text": texts})
+rows.to_parquet("a.parquet", batch_size=1000)
+rows.to_json("a.jsonl")
+rows.to_csv("a.csv")
 tokenizer = load_tokenizer()
 corpora = [load_source([name], streaming=True) for name in ("a.parquet", "a.jsonl", "a.csv")]
-corpora += [texts, Dataset.from_dict({"text": texts})]
+corpora += [texts, rows]
 every = [TokenWindows(corpus, tokenizer, 8) for corpus in corpora]
 encoding.find_gigatoken = lambda *arguments: None  # whose proof takes seconds
 for windows in every:
