@@ -6,9 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from tiny import new_model
 from transformers import GPT2Config, GPT2Model
-
-from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
 pytest.importorskip("plotly")
@@ -27,8 +26,7 @@ MARKUP = "<b>bold</b> <script>alert(1)</script> $x^2$ &amp; <a href='javascript:
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=300)).eval()
+    return new_model(n_embd=16, n_positions=300)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +155,7 @@ def test_positions_equal_numpy_and_the_paper(model):
 
 
 def test_a_model_without_positions_has_the_share_of_its_tokens(gpt2_tokenizer):
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, position_embedding_type="none")).eval()
+    model = new_model(position_embedding_type="none")
     table = tables.text_table(model, gpt2_tokenizer, "tide")
     shares = [table.columns.index(f"share of {part}") for part in ("token", "position")]
     assert [[row[i] for i in shares] for row in table.rows] == [pytest.approx([1, 0])] * 2

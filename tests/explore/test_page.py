@@ -10,10 +10,10 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from command import refuse, run
+from tiny import new_model
 
-from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
-from gpt_embeddings_cli import app
+from gpt_embeddings import GPTEmbeddingsModel
 
 
 pytest.importorskip("gradio", reason="the extra `explore` is not installed")
@@ -37,11 +37,6 @@ from gpt_embeddings.explore.views import (
 
 TEXT, MAP, NEIGHBOURS, POSITIONS, DENSE, COSTS = VIEWS
 MARKUP = "<img src=x onerror='window.ran=1'><b>bold</b> {{constructor}} ${7*7} `x` $y$"
-
-
-def make_model(seed=0, **fields):
-    torch.manual_seed(seed)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(**{"n_embd": 16, "n_positions": 64, **fields})).eval()
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +144,7 @@ def test_notes_say_what_was_cut(model):
 
 @pytest.mark.parametrize("kind", ["none", "zero"])
 def test_a_model_without_positions_shows_those_of_others(gpt2_tokenizer, kind):
-    made = make_model(position_embedding_type="none" if kind == "none" else "learned")
+    made = new_model(n_positions=64, position_embedding_type="none" if kind == "none" else "learned")
     if kind == "zero":
         made.wpe.weight.data.zero_()
     model = LazyModel("tides", lambda: (made, gpt2_tokenizer))
@@ -226,7 +221,7 @@ def test_a_model_is_loaded_once_and_again_after_an_error(gpt2_tokenizer):
         calls.append(1)
         if len(calls) < 3:
             raise OSError("no such file")
-        return make_model(), gpt2_tokenizer
+        return new_model(), gpt2_tokenizer
 
     model = LazyModel("<b>", load)
     assert "&#60;b&#62;</strong> could not be loaded. no such file" in sizes_to_html(model, "en")
@@ -241,7 +236,7 @@ def test_a_model_is_loaded_once_and_again_after_an_error(gpt2_tokenizer):
         (lambda folder: None, "No model at"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'), "model.safetensors"),
-        (lambda folder: make_model(vocab_size=9).save_pretrained(folder), "50257 entries, more than"),
+        (lambda folder: new_model(vocab_size=9).save_pretrained(folder), "50257 entries, more than"),
     ],
     ids=["no config", "broken config", "no weights", "other tokenizer"],
 )
@@ -254,13 +249,8 @@ def test_a_model_that_does_not_load_says_why(tmp_path, make, message):
 # ---- the command
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["explore", *map(str, arguments)])
-
-
 def test_a_space_is_complete(saved, tmp_path):
-    result = run(saved / "before", "--compare", saved / "after", "--export", tmp_path / "space")
-    assert result.exit_code == 0, result.output
+    run("explore", saved / "before", "--compare", saved / "after", "--export", tmp_path / "space")
     space = tmp_path / "space"
     assert {path.name for path in space.iterdir()} == {"README.md", "app.py", "model-1", "model-2", "requirements.txt"}
     assert 'main("model-1", "model-2")' in (space / "app.py").read_text().replace("'", '"')
@@ -274,15 +264,13 @@ def test_a_space_is_complete(saved, tmp_path):
     loaded = GPTEmbeddingsModel.from_pretrained(space / "model-1")
     assert torch.equal(loaded.wte.weight, GPTEmbeddingsModel.from_pretrained(saved / "before").wte.weight)
     assert sorted(path.parent.name for path in space.rglob("words.*.txt")) == ["model-2"] * 2
-    again = run(saved / "before", "--export", space)
-    assert again.exit_code == 1 and "exists; choose another" in again.output
+    refuse("exists; choose another", "explore", saved / "before", "--export", space)
 
 
 @pytest.mark.slow
 def test_a_report_asks_nothing_of_a_network(saved, tmp_path):
     path = tmp_path / "report.html"
-    result = run(saved / "before", "--report", path)
-    assert result.exit_code == 0, result.output
+    run("explore", saved / "before", "--report", path)
     page = path.read_text(encoding="utf-8")
     ours = page.replace(re.search(r"<script>.*?</script>", page, re.DOTALL)[0], "")
     assert not re.findall(r"""(?:src|href)=["'](?!#)""", ours) and "@import" not in ours
@@ -292,8 +280,7 @@ def test_a_report_asks_nothing_of_a_network(saved, tmp_path):
 
 def test_a_model_that_is_not_there_leaves_no_output(tmp_path):
     for option in ("--report", "--export"):
-        result = run(tmp_path / "none", option, tmp_path / "out")
-        assert result.exit_code == 1 and result.output.startswith("Error: ") and "Traceback" not in result.output
+        refuse("does not exist", "explore", tmp_path / "none", option, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -304,8 +291,7 @@ def test_an_address_that_cannot_be_listened_at_is_named():
         port = taken.getsockname()[1]
         # A name of RFC 5737.
         for option, reason in ((("--port", port), "Address already in use"), (("--host", "192.0.2.1"), "192.0.2.1")):
-            result = run("--no-browser", *option)
-            assert result.exit_code == 1 and result.output.startswith("Error: ") and reason in result.output
+            refuse(reason, "explore", "--no-browser", *option)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Gradio leaves sockets and event loops open
@@ -323,8 +309,7 @@ def test_the_command_serves_the_loopback_until_interrupted(saved, monkeypatch):
 
     monkeypatch.setattr("gradio.Blocks.block_thread", interrupt)
     monkeypatch.setattr(os, "_exit", sys.exit)  # of the command, which does not wait for its threads
-    result = run(saved / "before", "--no-browser")
-    assert result.exit_code == 0, result.output
+    result = run("explore", saved / "before", "--no-browser")
     assert re.fullmatch(r"Page: http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", result.stdout)
     assert result.stderr == "Loading PyTorch, transformers and Gradio ...\n"
     served.pop().close()

@@ -4,7 +4,6 @@ import gc
 import re
 import socket
 import urllib.request
-from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
@@ -14,6 +13,7 @@ pytest.importorskip("gradio", reason="the extra `explore` is not installed")
 pytest.importorskip("playwright", reason="playwright, of the extra `test`, is not installed")
 
 from browser import find_chromium, open_browser
+from command import ROOT
 
 from gpt_embeddings.explore.export import write_report
 from gpt_embeddings.explore.page import launch_page
@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium here: `apt-get install chromium`"),
 ]
 
-ROOT = Path(__file__).parents[2]
 MARKUP = "<img src=x onerror='window.ran=1'><script>window.ran=1</script><b>bold</b> {{constructor}} ${7*7}"
 
 
@@ -261,8 +260,7 @@ def test_a_picture_follows_its_fields(new_page, urls):
 
 def test_two_models_are_compared_side_by_side(new_page, urls):
     watched = new_page(width=1400)
-    watched.page.goto(urls["compared"])
-    watched.wait_for_figures(2)
+    watched.open(urls["compared"], 2)
     page = watched.page
     facts = page.locator(".facts").all_inner_texts()
     assert len(facts) == 2 and "look untrained" in facts[0] and "look untrained" not in facts[1]
@@ -303,8 +301,7 @@ def test_no_path_of_a_visitor_is_read(urls, saved, tmp_path):
 def test_a_report_works_from_a_file_alone(new_page, saved, tmp_path):
     write_report(tmp_path / "report.html", [LazyModel.from_pretrained(str(saved / "before"))])
     watched = new_page(width=700)
-    watched.page.goto((tmp_path / "report.html").as_uri())
-    watched.wait_for_figures(sum(view.n_figures for view in VIEWS))
+    watched.open((tmp_path / "report.html").as_uri(), sum(view.n_figures for view in VIEWS))
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= 700
     assert watched.faults == []
     watched.page.close()
