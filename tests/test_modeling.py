@@ -61,14 +61,16 @@ def test_dropout_and_gradients_are_gpt2s():
     assert torch.equal(ours.wpe.weight.grad, theirs.wpe.weight.grad)
 
 
+MASK_DTYPES = [torch.int64, torch.int32, torch.uint8, torch.bool, torch.float16, torch.float32]
 documents = st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=LIMIT), max_size=6)
 
 
-def pad(docs, side) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(docs, random=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad documents on the right or, with random numbers, anywhere."""
     width = max(map(len, docs), default=4)
-    ids, mask = torch.zeros(len(docs), width, dtype=torch.long), torch.zeros(len(docs), width, dtype=torch.long)
+    ids, mask = torch.zeros(2, len(docs), width, dtype=torch.long)
     for i, doc in enumerate(docs):
-        where = slice(0, len(doc)) if side == "right" else slice(width - len(doc), width)
+        where = sorted(random.sample(range(width), len(doc))) if random else list(range(len(doc)))
         ids[i, where], mask[i, where] = torch.tensor(doc, dtype=torch.long), 1
     return ids, mask
 
@@ -80,12 +82,12 @@ def flat(docs) -> tuple[np.ndarray, np.ndarray]:
 
 class TestInvariants:
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("side", ["left", "right"])
-    @settings(max_examples=40, deadline=None)
-    @given(docs=documents)
-    def test_padding_and_batch_never_change_a_vector(self, kind, side, docs):
+    @settings(max_examples=60, deadline=None)
+    @given(documents, st.randoms(use_true_random=False), st.sampled_from(MASK_DTYPES))
+    def test_padding_and_batch_never_change_a_vector(self, kind, docs, random, dtype):
         model = make_model(kind)
-        ids, mask = pad(docs, side)
+        ids, mask = pad(docs, random)
+        mask = mask.to(dtype)
         with torch.no_grad():
             together = model(ids, attention_mask=mask)
             for i, doc in enumerate(docs):
@@ -103,7 +105,7 @@ class TestInvariants:
     @example(docs=[])
     def test_bags_are_the_pooled_forward(self, kind, docs):
         model = make_model(kind)
-        ids, mask = pad(docs, "right")
+        ids, mask = pad(docs)
         with torch.no_grad():
             expected = model(ids, attention_mask=mask).pooler_output
             got = model.embed_bags(*flat(docs))
@@ -123,18 +125,6 @@ class TestInvariants:
                 rows = [wte[token] + wpe[place % LIMIT] for place, token in enumerate(tokens)]
                 expected = torch.stack(rows).mean(0) if rows else torch.zeros(WIDTH)
                 torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-7)
-
-    def test_masks_have_any_dtype_and_holes(self):
-        model = make_model()
-        ids, mask = random_ids(2, 6), torch.tensor([[0, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0]])
-        expected = model(ids, attention_mask=mask)
-        alone = model(ids[:1, [1, 3, 4]])
-        assert torch.equal(expected.last_hidden_state[0][mask[0] == 1], alone.last_hidden_state[0])
-        assert torch.equal(expected.pooler_output[0], alone.pooler_output[0])
-        for dtype in (torch.bool, torch.int32, torch.uint8, torch.float16, torch.float32):
-            got = model(ids, attention_mask=mask.to(dtype))
-            assert torch.equal(got.last_hidden_state, expected.last_hidden_state)
-            assert torch.equal(got.pooler_output, expected.pooler_output)
 
     @pytest.mark.parametrize(
         ("shape", "dtype"), [((3, 700, 97), torch.float32), ((1, 1, 1), torch.float32), ((3, 70, 97), torch.bfloat16)]
@@ -208,7 +198,7 @@ class TestInPlace:
 
         model, docs = make_model(), [[1, 2, 3], [4]]
         model.wte = Doubled(model.wte)
-        ids, mask = pad(docs, "right")
+        ids, mask = pad(docs)
         with torch.no_grad():
             expected = model(ids, attention_mask=mask).pooler_output
             torch.testing.assert_close(model.embed_bags(*flat(docs)), expected)
@@ -232,7 +222,7 @@ class TestBags:
         docs = [[1, 2], list(range(LIMIT)), [3]]
 
         def check():
-            ids, mask = pad(docs, "right")
+            ids, mask = pad(docs)
             with mode():
                 expected = model(ids, attention_mask=mask).pooler_output
                 for same in (model, model, copy.deepcopy(model)):
@@ -261,7 +251,7 @@ class TestBags:
         grads = []
         for pooled in (
             lambda model: model.embed_bags(*flat(docs), overflow=overflow),
-            lambda model: model(*pad(docs, "right")).pooler_output,
+            lambda model: model(*pad(docs)).pooler_output,
         ):
             model = make_model()
             with torch.no_grad():
