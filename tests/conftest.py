@@ -42,13 +42,9 @@ def small_tokenizer(gpt2_tokenizer, tmp_path_factory):
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory, gpt2_tokenizer):
     """A model before and after something like training, each with its tokenizer."""
-    import torch
+    from tiny import new_model
 
-    from gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
-
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=64)).eval()
+    folder, model = tmp_path_factory.mktemp("models"), new_model(n_embd=16, n_positions=64)
     for name in ("before", "after"):
         model.save_pretrained(folder / name)
         gpt2_tokenizer.save_pretrained(folder / name)
