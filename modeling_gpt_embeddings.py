@@ -54,6 +54,10 @@ except ImportError:  # transformers 4 sees to that itself
 
 # Logits that a loss holds at a time, and so the memory that it adds to the gradients: 64 MiB in float32.
 LOSS_CHUNK_ENTRIES = 2**24
+NO_VALUES = (
+    "The model is on the meta device, where its tables have no values. Load it with `from_pretrained`, or call "
+    '`to_empty(device="cpu")` and load a state dict; offload it with `offload_buffers=False`.'
+)
 HALF_RUN = 64  # float16 rows that are summed before float32 takes over
 ID_DTYPES = (torch.int64, torch.int32)
 IGNORED_LABEL = -100  # `ignore_index` of transformers and torch
@@ -621,6 +625,8 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
                 "The model has no token weights to pool by. Count a text with "
                 "`gpt_embeddings.training.token_weights.fit_token_weights`, or give your own to `set_token_weights`."
             )
+        if self.token_weights.is_meta and input_ids is not None and not input_ids.is_meta:
+            raise ValueError(NO_VALUES)
         return None if input_ids is None else self.token_weights[input_ids]
 
     def _sum_positions(self, longest: int) -> torch.Tensor:
@@ -753,10 +759,7 @@ class GPTEmbeddingsModel(GPTEmbeddingsPreTrainedModel):
         if not self.wte.weight.is_meta:
             return ids.to(self.wte.weight.device)
         if _is_plain(self.wte):
-            raise ValueError(
-                "The model is on the meta device, where its tables have no values. Load it with `from_pretrained`, or "
-                'call `to_empty(device="cpu")` and load a state dict; offload it with `offload_buffers=False`.'
-            )
+            raise ValueError(NO_VALUES)
         return ids
 
 

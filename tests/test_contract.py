@@ -159,8 +159,10 @@ class TestOtherWeights:
         torch.testing.assert_close(self.vectors(moved), expected)
 
     def test_meta_device(self, model):
-        empty = model.to("meta")
-        for embed, inputs in ((empty.embed_bags, (self.IDS, self.ENDS)), (empty.embed_flat, (self.IDS,))):
+        empty, weighted, bags = model.to("meta"), make_model("none"), (self.IDS, self.ENDS)
+        weighted.set_token_weights(torch.ones(40))
+        weighted.token_weights = weighted.token_weights.to("meta")  # where `offload_buffers=True` keeps them
+        for embed, inputs in ((empty.embed_bags, bags), (empty.embed_flat, (self.IDS,)), (weighted.embed_bags, bags)):
             with pytest.raises(ValueError, match=r"on the meta device, where its tables have no values\. Load it"):
                 embed(*inputs)
 
