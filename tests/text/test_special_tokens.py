@@ -126,9 +126,8 @@ def test_one_model_one_vector(name, tmp_path):
     for text, vector in zip(texts, expected, strict=True):
         tokens = np.array(extract(text, truncation=True)[0])
         np.testing.assert_allclose(tokens.mean(0), vector, rtol=0, atol=1e-7)
-        np.testing.assert_allclose(
-            Embedder(model, tokenizer, pooling="none").encode([text]), tokens, rtol=0, atol=1e-7
-        )
+        of_tokens = Embedder(model, tokenizer, pooling="none").encode([text])
+        np.testing.assert_allclose(of_tokens, tokens, rtol=0, atol=1e-7)
 
 
 def test_a_text_that_is_missing_has_no_special_tokens():
