@@ -10,7 +10,7 @@ from gpt_embeddings import Embedder
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 
 
-TEXTS = ["The tide clerk", "wrote down what the sea did.", "Olá!"]
+TEXTS = ["The tide clerk", "", "Olá!", "A longer text, cut at the last position. " * 9]
 pytestmark = [
     pytest.mark.slow,  # each starts a command
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
@@ -46,7 +46,7 @@ def test_one_model_one_vector(command, sources, texts, tmp_path):
     paths = {"gpt": sources / "gpt", "static": sources / "static", "texts": texts}
     run(*command.format(**paths).split(), "--output", output)
     model, tokenizer = load_model_and_tokenizer(output)
-    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**batch).pooler_output
     found = SentenceTransformer(output, device="cpu").encode(TEXTS)

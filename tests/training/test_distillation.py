@@ -226,16 +226,18 @@ def test_command(small_tokenizer, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("texts", "found"), [([], 0), (["", None], 0), (["The tide came in. " * 9], 1)], ids=["none", "empty", "tiny"]
-    )
-    def test_data(self, texts, found, small_tokenizer, loaded, tmp_path):
-        with pytest.raises(ValueError, match=f"The data has {found} distinct sentences"):
-            dataset = Dataset.from_dict({"text": texts}).cast_column("text", Value("string"))
-            distil(MINILM, small_tokenizer, dataset, tmp_path / "out", OPTIONS)
-
-    def test_too_many_dimensions(self, small_tokenizer, story, loaded, tmp_path):
-        with pytest.raises(ValueError, match="`n_embd` is 500, but the teacher's vectors have 384 dimensions"):
-            distil(MINILM, small_tokenizer, story, tmp_path / "out", replace(OPTIONS, n_embd=500))
-        assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("texts", "n_embd", "message"),
+    [
+        ([], 64, "The data has 0 distinct sentences"),
+        (["", None], 64, "The data has 0 distinct sentences"),
+        (["The tide came in. " * 9], 64, "The data has 1 distinct sentences"),
+        ([STORY.read_text("utf-8")], 500, "`n_embd` is 500, but the teacher's vectors have 384 dimensions"),
+    ],
+    ids=["none", "empty", "tiny", "too many dimensions"],
+)
+def test_bad_input(texts, n_embd, message, small_tokenizer, loaded, tmp_path):
+    dataset = Dataset.from_dict({"text": texts}).cast_column("text", Value("string"))
+    with pytest.raises(ValueError, match=message):
+        distil(MINILM, small_tokenizer, dataset, tmp_path / "out", replace(OPTIONS, n_embd=n_embd))
+    assert not (tmp_path / "out").exists()
