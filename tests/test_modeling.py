@@ -328,33 +328,32 @@ class TestBadInput:
             GPTEmbeddingsModel(config)
 
 
-class TestInitialisation:
-    @pytest.mark.parametrize("positions", [None, 0.01], ids=["as the tokens", "as in openai's gpt-2"])
-    def test_standard_deviations(self, positions):
-        model = make_model(vocab_size=5000, n_positions=5000, n_embd=64, position_initializer_range=positions)
-        assert model.wte.weight.std().item() == pytest.approx(0.02, rel=0.02)
-        assert model.wpe.weight.std().item() == pytest.approx(positions or 0.02, rel=0.02)
-        assert not make_model(initializer_range=0).wte.weight.any()
-        model.wpe.weight.requires_grad_(False)
-        model.resize_position_embeddings(9000)  # whose new rows are as fresh ones, and as trainable as the old
-        assert model.wpe.weight[5000:].std().item() == pytest.approx(positions or 0.02, rel=0.02)
-        assert not model.wpe.weight.requires_grad
+@pytest.mark.parametrize("positions", [None, 0.01], ids=["as the tokens", "as in openai's gpt-2"])
+def test_fresh_rows_have_the_standard_deviations_of_the_configuration(positions):
+    model = make_model(vocab_size=5000, n_positions=5000, n_embd=64, position_initializer_range=positions)
+    assert model.wte.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert model.wpe.weight.std().item() == pytest.approx(positions or 0.02, rel=0.02)
+    assert not make_model(initializer_range=0).wte.weight.any()
+    model.wpe.weight.requires_grad_(False)
+    model.resize_position_embeddings(9000)  # whose new rows are as fresh ones, and as trainable as the old
+    assert model.wpe.weight[5000:].std().item() == pytest.approx(positions or 0.02, rel=0.02)
+    assert not model.wpe.weight.requires_grad
 
 
-class TestSinusoidal:
-    @pytest.mark.parametrize("width", [12, 13, 1])
-    def test_formula_of_the_paper(self, width):
-        table = make_model("sinusoidal", n_embd=width).wpe.weight
-        for position, column in np.ndindex(LIMIT, width):
-            angle = position / 10000 ** (2 * (column // 2) / width)
-            expected = math.cos(angle) if column % 2 else math.sin(angle)
-            assert table[position, column].item() == pytest.approx(expected, abs=1e-7)
+@pytest.mark.parametrize("width", [12, 13, 1])
+def test_sinusoids_are_those_of_the_paper(width):
+    table = make_model("sinusoidal", n_embd=width).wpe.weight
+    for position, column in np.ndindex(LIMIT, width):
+        angle = position / 10000 ** (2 * (column // 2) / width)
+        expected = math.cos(angle) if column % 2 else math.sin(angle)
+        assert table[position, column].item() == pytest.approx(expected, abs=1e-7)
 
-    def test_nothing_to_train_and_nothing_saved(self):
-        model = make_model("sinusoidal")
-        assert [name for name, _ in model.named_parameters()] == ["wte.weight"]
-        assert list(model.state_dict()) == ["wte.weight"]
-        assert model.to(torch.bfloat16)(random_ids(1, 4)).last_hidden_state.dtype == torch.bfloat16
+
+def test_sinusoids_are_not_trained_and_not_saved():
+    model = make_model("sinusoidal")
+    assert [name for name, _ in model.named_parameters()] == ["wte.weight"]
+    assert list(model.state_dict()) == ["wte.weight"]
+    assert model.to(torch.bfloat16)(random_ids(1, 4)).last_hidden_state.dtype == torch.bfloat16
 
 
 class TestResize:

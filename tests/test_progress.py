@@ -9,7 +9,6 @@ from gpt_embeddings.progress import Bar, Counts, Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that goes on when it is told to."""
     now = [1000.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     return now

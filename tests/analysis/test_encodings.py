@@ -15,13 +15,8 @@ TEXTS = [CAT, CARPET, "It rained"]
 
 
 @pytest.fixture(scope="module")
-def model():
-    return new_model()
-
-
-@pytest.fixture(scope="module")
-def encodings(model, gpt2_tokenizer):
-    return compare_encodings(model, gpt2_tokenizer, TEXTS)
+def encodings(gpt2_tokenizer):
+    return compare_encodings(new_model(), gpt2_tokenizer, TEXTS)
 
 
 def test_only_rows_a_token_see_that_cat_and_carpet_changed_places(encodings):
@@ -55,7 +50,8 @@ def test_sparse_ones_equal_the_formulas(encodings, gpt2_tokenizer):
     assert (pooled.size, rows.size) == (8, 8 * 8) and pooled.zeros == rows.zeros == 0
 
 
-def test_dense_ones_equal_the_model(encodings, model, gpt2_tokenizer):
+def test_dense_ones_equal_the_model(encodings, gpt2_tokenizer):
+    model = new_model()
     outputs = [model(torch.tensor([gpt2_tokenizer(text).input_ids])) for text in TEXTS]
     pooled = normalize(torch.cat([output.pooler_output for output in outputs]).double(), dim=1)
     np.testing.assert_allclose(encodings[3].similarity, (pooled @ pooled.T).detach(), atol=1e-5)
@@ -63,9 +59,9 @@ def test_dense_ones_equal_the_model(encodings, model, gpt2_tokenizer):
     assert encodings[4].similarity[0, 1] == pytest.approx(float((rows @ other).detach()), abs=1e-5)
 
 
-def test_bad_sentences_are_refused_and_long_ones_cut(model, gpt2_tokenizer):
-    with pytest.raises(ValueError, match="At least two sentences are needed, got 1"):
-        compare_encodings(model, gpt2_tokenizer, [CAT])
-    with pytest.raises(ValueError, match="'' has no tokens"):
-        compare_encodings(model, gpt2_tokenizer, [CAT, ""])
+def test_bad_sentences_are_refused_and_long_ones_cut(gpt2_tokenizer):
+    model = new_model()
+    for sentences, message in (([CAT], "At least two sentences are needed, got 1"), ([CAT, ""], "'' has no tokens")):
+        with pytest.raises(ValueError, match=message):
+            compare_encodings(model, gpt2_tokenizer, sentences)
     assert compare_encodings(model, gpt2_tokenizer, [CAT, "tide " * 100])[4].size == 16 * 8
