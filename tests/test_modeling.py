@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny import new_model
+from tiny import new_gpt, new_model
 from torch import nn
-from transformers import AutoModel, GPT2Config, GPT2Model
+from transformers import AutoModel, GPT2Model
 
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
@@ -26,8 +26,7 @@ def make_model(kind="learned", **options) -> GPTEmbeddingsModel:
 
 def make_pair(width=WIDTH, limit=LIMIT) -> tuple[GPTEmbeddingsModel, GPT2Model]:
     ours = make_model(n_embd=width, n_positions=limit)
-    sizes = {"vocab_size": VOCAB, "n_positions": limit, "n_embd": width, "n_layer": 1, "n_head": 2}
-    theirs = GPT2Model(GPT2Config(**sizes, bos_token_id=1, eos_token_id=1)).eval()
+    theirs = new_gpt(GPT2Model, vocab_size=VOCAB, n_positions=limit, n_embd=width)
     theirs.load_state_dict(ours.state_dict(), strict=False)
     return ours, theirs
 

@@ -74,9 +74,6 @@ def test_names_of_folders(tmp_path, monkeypatch):
     for name in ("jsonl", "ARROW", "txt", "pq", "html"):
         with pytest.raises(ValueError, match=rf"is named as a \.{name} file, which `windows` does not write"):
             check_output(f"out.{name}", "windows")
-    for name in ("hf://datasets/me/out", "file:///tmp/out"):
-        with pytest.raises(ValueError, match="is a URL, but"):
-            check_output(name, "embed")
 
 
 def test_names_that_are_refused(tmp_path, monkeypatch):

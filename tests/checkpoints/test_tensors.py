@@ -89,15 +89,14 @@ def test_a_bin_file_is_not_run(gpt, tmp_path, monkeypatch):
 def test_broken_bin(gpt, tmp_path):
     gpt.config.save_pretrained(tmp_path)
     path = tmp_path / "pytorch_model.bin"
-    for content in (b"", b"x" * 1000, b"\x80\x02}q\x00."):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"could not be read as tensors alone|There is no tensor"):
-            from_gpt(tmp_path)
     for content, message in (
+        (b"", "could not be read as tensors alone"),
+        (b"x" * 1000, "could not be read as tensors alone"),
+        (b"\x80\x02}q\x00.", "could not be read as tensors alone|There is no tensor"),
         (torch.zeros(3), "holds Tensor, not tensors by name"),
         ({"wte.weight": 3, "wpe.weight": 4}, r"'wte.weight' is int; a table has two axes, the dtype BF16, F16"),
     ):
-        torch.save(content, path)
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         with pytest.raises(ValueError, match=message):
             from_gpt(tmp_path)
 
