@@ -56,12 +56,11 @@ class TestLoss:
         options = {} if num_items is None else {"num_items_in_batch": num_items}
         losses = [model(IDS, labels=labels, **options).loss for model in (ours, theirs)]
         torch.testing.assert_close(*losses)
-        for loss in losses:
+        gradients = []
+        for model, loss in zip((ours, theirs), losses, strict=True):
             (loss * 3).backward()
-        gradients = [dict(model.named_parameters()) for model in (ours, theirs)]
-        assert gradients[0].keys() == gradients[1].keys()
-        for name, parameter in gradients[0].items():
-            torch.testing.assert_close(parameter.grad, gradients[1][name].grad)
+            gradients.append({name: table.grad for name, table in model.named_parameters()})
+        torch.testing.assert_close(*gradients)
 
     def test_frozen_tables(self):
         model = make_model(tie_word_embeddings=False)
