@@ -166,11 +166,8 @@ gpt_embeddings_cli.main()
 def test_characters_that_the_encoding_lacks_are_replaced():
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run([sys.executable, "-c", PRINTS, "1"], env=environment, capture_output=True)
-    assert (done.returncode, done.stdout.decode("cp1252").split(), done.stderr.split()) == (
-        0,
-        ["mar\u00e9", "?"],
-        [b"done"],
-    )
+    assert (done.returncode, done.stderr.strip()) == (0, b"done")
+    assert done.stdout.decode("cp1252").split() == ["mar\u00e9", "?"]
 
 
 @pytest.mark.parametrize(
