@@ -58,6 +58,7 @@ def from_gpt(
         ValueError: The family is unknown or has no absolute positions at its input; the checkpoint is broken or
             disagrees with its configuration.
     """
+    target = None if dtype == "auto" else _parse_dtype(dtype)  # a wrong one is refused before anything is fetched
     by_hand, in_memory = wte_key is not None, isinstance(source, nn.Module)
     tensors: Mapping[str, Any]
     if isinstance(source, nn.Module):
@@ -77,21 +78,14 @@ def from_gpt(
     family = find_family(given, position_embedding_type=position_embedding_type, wte_key=wte_key, wpe_key=wpe_key)
     if isinstance(source, nn.Module):
         tensors = {**tensors, **_computed_tables(source, tensors, [family.wte, family.wpe])}
-    asked: Any = dtype
-    if dtype == "auto":
-        asked = None if in_memory else given.get("dtype", given.get("torch_dtype"))
-    target = getattr(torch, asked.removeprefix("torch."), None) if isinstance(asked, str) else asked
-    floating = isinstance(target, torch.dtype) and target.is_floating_point and target.itemsize >= 2
-    if not floating and not (dtype == "auto" and asked is None):
-        raise ValueError(f"`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got {asked!r}.")
-
     keys = find_keys(tensors, family, given, in_memory=in_memory)
     tables = {own: tensors[key] if in_memory else tensors[key]() for own, key in keys.items()}
     sizes = _sizes_of(name, keys, tables, fields.get("position_offset", family.position_offset))
     if in_memory or by_hand:  # else `config.json` takes precedence
         given |= sizes
     config: Any = GPTEmbeddingsConfig(**{**component_fields(family, given), **fields})
-    config.dtype = target or tables["wte.weight"].dtype
+    said = None if in_memory else given.get("dtype", given.get("torch_dtype"))
+    config.dtype = target or _parse_dtype(said or tables["wte.weight"].dtype)
     for key, table in tables.items():
         tables[key] = table.detach().to(config.dtype, copy=in_memory, memory_format=torch.contiguous_format)
     return build_model(config, tables, name)
@@ -129,6 +123,13 @@ def to_gpt(model: GPTEmbeddingsModel, gpt: nn.Module) -> nn.Module:
         for name, key in keys.items():
             parameters[key].copy_(model.get_parameter(name))
     return gpt
+
+
+def _parse_dtype(dtype: Any) -> torch.dtype:
+    parsed = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point or parsed.itemsize < 2:
+        raise ValueError(f"`dtype` must be 'auto' or a floating-point dtype such as 'bfloat16', got {dtype!r}.")
+    return parsed
 
 
 def _config_of(source: nn.Module, by_hand: bool = False) -> dict[str, Any]:

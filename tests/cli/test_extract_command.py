@@ -59,7 +59,7 @@ def test_errors_leave_nothing(gpt, tmp_path):
     for message, *arguments in (
         ("could not be fetched", "nobody/nothing"),
         ("is not a complete safetensors file", tmp_path / "gpt"),
-        ("`dtype` must be", gpt, "--dtype", "int8"),
+        ("`dtype` must be", tmp_path / "gpt", "--dtype", "int8"),  # before a file is opened, or fetched
         ("no tensor 'x'", gpt, "--wte-key", "x"),
     ):
         refuse(message, "extract", *arguments, "--output", tmp_path / "out")
