@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 
+collect_ignore = ["conftest.py"]  # for doctests: pytest has loaded the one of a subfolder by the same name by then
+
 # These are read when the libraries are first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")
