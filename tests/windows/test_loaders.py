@@ -6,12 +6,15 @@ import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, gather_object
+from command import ROOT
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -254,11 +257,7 @@ class TestLength:
     @pytest.mark.slow
     @pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": "windows", "num_streams": 1}])
     def test_trainer_without_max_steps(self, tmp_path, options):
-        class Model(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.weight = torch.nn.Parameter(torch.zeros(1))
-
+        class Model(torch.nn.Linear):
             def forward(self, **inputs):
                 return {"loss": self.weight.sum()}
 
@@ -267,6 +266,45 @@ class TestLength:
             output_dir=str(tmp_path), num_train_epochs=2, remove_unused_columns=False, report_to="none", use_cpu=True,
             save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
         )  # fmt: skip
-        trainer = Trainer(Model(), arguments, data_collator=WindowCollator(), train_dataset=windows)
+        trainer = Trainer(Model(1, 1), arguments, data_collator=WindowCollator(), train_dataset=windows)
         trainer.train()
         assert trainer.state.global_step == 2 * -(-len(windows) // 8)
+
+
+PROGRAM = """
+from datasets import Dataset, disable_progress_bars
+from torch.utils.data import DataLoader
+from gpt_embeddings import TokenWindows, load_source, load_tokenizer
+from gpt_embeddings.text import encoding
+from gpt_embeddings.windows.stored_windows import read_windows
+
+disable_progress_bars()
+texts = [f"Row {i} of a file with many rows, each of them as dull as the one before." for i in range(6000)]
+rows = Dataset.from_dict({"text": texts})
+rows.to_parquet("a.parquet", batch_size=1000)
+rows.to_json("a.jsonl")
+rows.to_csv("a.csv")
+tokenizer = load_tokenizer()
+corpora = [load_source([name], streaming=True) for name in ("a.parquet", "a.jsonl", "a.csv")]
+corpora += [texts, rows]
+every = [TokenWindows(corpus, tokenizer, 8) for corpus in corpora]
+encoding.find_gigatoken = lambda *arguments: None  # whose proof takes seconds
+for windows in every:
+    next(iter(windows))
+# The iterators stay alive to the end of the program, as names of a notebook or a script do.
+iterators = [iter(windows) for windows in every] + [iter(windows.dataloader(4)) for windows in every]
+iterators.append(read_windows(every[3].to_dataset("stored"), 4))
+iterators.append(iter(DataLoader(every[0], batch_size=4, num_workers=1)))
+iterators.append(iter(every[1].dataloader(4, num_workers=1, persistent_workers=True)))
+for iterator in iterators:
+    next(iterator)
+print("END")
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_printed_if_a_batch_is_taken_and_the_program_ends(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("END\n", "", 0)
