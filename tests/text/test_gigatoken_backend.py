@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from command import STORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
@@ -29,9 +30,9 @@ from gpt_embeddings.text.gigatoken_backend import GigatokenBackend
 from gpt_embeddings.text.tokenizer import load_tokenizer
 
 
-STORY = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
+TEXT = STORY.read_text(encoding="utf-8")
 # Large enough for a batch call of gigatoken to want threads, which a forked child does not have.
-DOCUMENTS = [STORY[i : i + 2000] for i in range(0, len(STORY), 2000)] * 8
+DOCUMENTS = [TEXT[i : i + 2000] for i in range(0, len(TEXT), 2000)] * 8
 
 
 def forking(test):
@@ -370,13 +371,10 @@ def test_a_pickled_tokenizer_finds_its_backend(gpt2):
     assert len(module._backends) == before
 
 
-# The full sweep --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_sweep(gpt2):
     """A third of Unicode's blocks, and past the assigned planes a few; a story, programs, and long runs."""
-    texts = [STORY, *(unit * 20_000 for unit in (" ", "\n", "a", "=", " a", "\t"))]
+    texts = [TEXT, *(unit * 20_000 for unit in (" ", "\n", "a", "=", " a", "\t"))]
     texts += [path.read_text(encoding="utf-8") for path in sorted(Path(module.__file__).parent.glob("*.py"))]
     for start in [*range(0, 0x34000, 192), *range(0x34000, sys.maxunicode + 1, 2048)]:
         if not 0xD800 <= start < 0xE000:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import new_model
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -15,7 +16,6 @@ from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text.gigatoken_backend import BatchNormalizer, GigatokenBackend
 from gpt_embeddings.text.tokenizer import CANONICAL_FORM, tokenizer_digest
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
 TEXTS = ["Mug", "A MUG of Tea.", "Água  é VIDA", "ΟΔΟΣ", "\nİstanbul\t\r\n\u1c89", "the “Tide” Clerk", "ALREADY  two"]
@@ -50,8 +50,7 @@ def test_every_spelling_has_the_same_ids(canonical):
 
 
 def test_a_saved_tokenizer_keeps_its_form(canonical, tmp_path):
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4, n_positions=8))
-    save_folder(tmp_path, model, canonical)
+    save_folder(tmp_path, new_model(n_positions=8), canonical)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer_digest(again) == tokenizer_digest(canonical) == tokenizer_digest(load_tokenizer(tmp_path))
     assert again(TEXTS).input_ids == canonical(TEXTS).input_ids

@@ -306,9 +306,8 @@ class TestTables:
             assert rows == [{"text": "a"}, {"text": None}]
 
     def test_every_type_of_strings(self, streaming):
-        view = (
-            pa.string() if Version(pa.__version__) < Version("21") else pa.string_view()
-        )  # which older versions cannot write
+        can_write_views = Version(pa.__version__) >= Version("21")
+        view = pa.string_view() if can_write_views else pa.string()
         kinds = {
             "text": pa.array(["a", None], view),
             "large": pa.array(["b", "c"], pa.large_string()),

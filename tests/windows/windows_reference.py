@@ -28,18 +28,6 @@ def encode(text):
     return tuple(ids)
 
 
-def sequences(documents, packing):
-    """The sequences `t` that windows are cut from."""
-    encoded = [encode(text) for text in documents if text]
-    encoded = [ids for ids in encoded if ids]
-    if packing == "document":
-        return [[*ids, EOT] for ids in encoded]
-    stream = []
-    for ids in encoded:
-        stream += [EOT, *ids] if stream else ids
-    return [stream]
-
-
 def cut(t, max_length, stride, tail):
     """The windows of a sequence as (input_ids, target_ids), padded with (EOT, -100)."""
     windows, seen = [], set()
@@ -57,7 +45,14 @@ def cut(t, max_length, stride, tail):
 
 def reference(documents, max_length, stride, packing="stream", tail="pad"):
     """All windows of one stream."""
-    return [w for t in sequences(documents, packing) for w in cut(t, max_length, stride, tail)]
+    encoded = [encode(text) for text in documents if text]
+    encoded = [ids for ids in encoded if ids]
+    if packing == "document":
+        return [w for ids in encoded for w in cut([*ids, EOT], max_length, stride, tail)]
+    stream = []
+    for ids in encoded:
+        stream += [EOT, *ids] if stream else ids
+    return cut(stream, max_length, stride, tail)
 
 
 def batched(streams, batch_size, drop_last=False):
