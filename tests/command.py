@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 STORY = ROOT / "data" / "the_tide_clerk.txt"
 
 
-def run(*arguments):
+def run(*arguments, stdin=None):
     """Run a command that succeeds."""
-    result = CliRunner().invoke(app, [*map(str, arguments)])
+    result = CliRunner().invoke(app, [*map(str, arguments)], input=stdin)
     assert result.exit_code == 0, result.output
     return result
 

@@ -6,9 +6,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2PreTrainedModel, PreTr
 from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
 
 
-def new_model(kind: type[PreTrainedModel] = GPTEmbeddingsModel, **fields) -> PreTrainedModel:
+def new_model(kind: type[PreTrainedModel] = GPTEmbeddingsModel, seed: int = 0, **fields) -> PreTrainedModel:
     """Return a model in evaluation mode, with the same weights at every call."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return kind(GPTEmbeddingsConfig(**{"n_positions": 16, "n_embd": 8, **fields})).eval()
 
 

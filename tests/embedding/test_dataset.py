@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import time
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,18 +14,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
+import tiny
+from command import STORY
 from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, List, Value
 
-from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset
+from gpt_embeddings import Embedder, GPTEmbeddingsModel, embed_dataset
+from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
 from gpt_embeddings.embedding import dataset as embed_module
 from gpt_embeddings.embedding import shards as shards_module
-from gpt_embeddings.embedding.shards import read_provenance
+from gpt_embeddings.embedding.shards import Provenance, read_provenance
 from gpt_embeddings.progress import Counts, Progress
 from gpt_embeddings.text import encoding
 from gpt_embeddings.text.tokenizer import load_tokenizer
 
 
+new_model = partial(tiny.new_model, n_embd=16, n_positions=32)
 TEXTS = [f"Bell {i} " + "rings at high tide " * (i % 7) for i in range(200)]
 
 
@@ -35,11 +40,6 @@ def tokenizer():
         patch.setattr(encoding, "find_gigatoken", lambda *arguments: None)
         encoding.prepare(tokenizer)
     return tokenizer
-
-
-def new_model(seed=0):
-    torch.manual_seed(seed)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,6 @@ def source():
     return Dataset.from_dict({"id": range(len(TEXTS)), "text": TEXTS})
 
 
-class StopError(Exception):
-    pass
-
-
 def stop_after(documents, data, model, tokenizer, **options):
     """Embed, and break off after so many documents."""
 
@@ -71,9 +67,9 @@ def stop_after(documents, data, model, tokenizer, **options):
         def add(self, counts):
             super().add(counts)
             if self.counts.documents >= documents:
-                raise StopError
+                raise KeyboardInterrupt
 
-    with pytest.raises(StopError):
+    with pytest.raises(KeyboardInterrupt):
         embed_dataset(data, model, tokenizer, progress=Stopping(hidden=True), **options)
 
 
@@ -326,9 +322,6 @@ def test_what_does_not_fit_is_refused(model, tokenizer, tmp_path, monkeypatch, m
     assert not list(tmp_path.iterdir())
 
 
-# Resuming --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("format", ["arrow", "parquet"])
 @pytest.mark.parametrize("streaming", [False, True], ids=["map-style", "stream"])
 def test_resume(model, tokenizer, small, tmp_path, format, streaming):
@@ -418,8 +411,7 @@ class Watch(Progress):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell resident memory")
 def test_memory_stays_flat(gpt2_tokenizer, tmp_path):
     """60 MB of text have 180 MB of vectors: anonymous memory grows by less than 100 MB over that after 3 MB."""
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig())
-    story = (Path(__file__).parents[2] / "data" / "the_tide_clerk.txt").read_text(encoding="utf-8")
+    model, story = tiny.new_model(n_positions=1024, n_embd=768), STORY.read_text(encoding="utf-8")
     part = Dataset.from_dict({"text": [story[i : i + 1000] for i in range(0, len(story) - 1000, 7)]})
     part.save_to_disk(tmp_path / "part")
     part = datasets.load_from_disk(tmp_path / "part")
@@ -445,3 +437,63 @@ def test_splits_are_continued_by_the_same_model_alone(model, tokenizer, small, t
         assert isinstance(embedded, DatasetDict) and list(embedded) == ["train", "test"] and progress.resumed > 200
         for split in embedded.values():
             check(split, model, tokenizer)
+
+
+OPTIONS = {"column": "said", "output_column": "v", "pooling": "last", "normalize": True, "dtype": "float16"}
+
+
+@pytest.mark.parametrize("name", ["arrow", "vectors.parquet", "folder", "memory"])
+def test_every_output_says_it(name, model, tokenizer, tmp_path):
+    dataset = Dataset.from_dict({"said": ["the tide", "comes in"]})
+    options = {**OPTIONS, "format": "parquet" if name == "folder" else None, "model_name": "me/tide"}
+    output = None if name == "memory" else tmp_path / name
+    embedded = embed_dataset(dataset, model, tokenizer, output=output, **options)
+    if output is None:
+        embedded.save_to_disk(tmp_path / name)
+    found = read_provenance(tmp_path / name)
+    embedder = Embedder(model, tokenizer, **OPTIONS)
+    assert found == Provenance(
+        model="me/tide",
+        weights=found.weights,
+        tokenizer=found.tokenizer,
+        n_embd=16,
+        options={"overflow": "truncate", "truncate_dim": None, "ranges": None, "weights": None, **OPTIONS},
+        version=version("gpt-embeddings"),
+    )
+    assert len(found.tokenizer) == 64
+    assert Embedder(model, tokenizer, **found.options).digest == embedder.digest
+    if name == "arrow":  # what others read of it
+        assert datasets.load_from_disk(tmp_path / name).info.description == found.to_json()
+    elif name == "vectors.parquet":
+        assert (
+            datasets.load_dataset("parquet", data_files=str(tmp_path / name), split="train").features["v"].length == 16
+        )
+
+
+def test_other_weights_have_another_digest(model, tokenizer, tmp_path):
+    for i, some in enumerate((model, new_model(seed=1))):
+        splits = DatasetDict({"train": Dataset.from_dict({"text": ["a"]}), "test": Dataset.from_dict({"text": ["b"]})})
+        embed_dataset(splits, some, tokenizer, output=tmp_path / str(i))
+    found = [read_provenance(tmp_path / str(i)) for i in range(2)]
+    assert found[0].weights != found[1].weights
+    assert found[0].tokenizer == found[1].tokenizer and found[0].model is None
+
+
+def test_a_loaded_model_is_named_by_where_it_is_from(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "saved")
+    saved = GPTEmbeddingsModel.from_pretrained(tmp_path / "saved")
+    bundled, other = load_model_and_tokenizer("gpt-embeddings-portuguese")
+    assert Embedder(model, tokenizer).provenance().model is None
+    assert Embedder(saved, tokenizer).provenance().model == str(tmp_path / "saved")
+    assert Embedder(bundled, other).provenance().model == "gpt-embeddings-portuguese"
+
+
+def test_what_does_not_say_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no dataset"):
+        read_provenance(tmp_path / "none")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    Dataset.from_dict({"a": [1]}).save_to_disk(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    for name in ("a.parquet", "b", "c"):
+        with pytest.raises(ValueError, match="does not say which model its vectors are from"):
+            read_provenance(tmp_path / name)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import tiny
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset, Value
 from sentence_transformers import quantize_embeddings
@@ -25,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.validation import check_is_fitted
 from transformers import AutoModel, GPT2Config, GPT2Model
 
-from gpt_embeddings import Embedder, GPTEmbeddingsConfig, GPTEmbeddingsModel, embed_dataset, load_tokenizer
+from gpt_embeddings import Embedder, GPTEmbeddingsModel, embed_dataset, load_tokenizer
 from gpt_embeddings.checkpoints.saving import save_int8
 from gpt_embeddings.embedding import embedder as embedder_module
 from gpt_embeddings.embedding import weights as weights_module
@@ -33,17 +34,13 @@ from gpt_embeddings.embedding.weights import CHECK_SECONDS, quantize_table
 from gpt_embeddings.threads import n_cores
 
 
+new_model = functools.partial(tiny.new_model, n_embd=16, n_positions=32)
 TEXTS = ["The tide clerk counts.", "", None, "Lamp oil", "a<|endoftext|>b", " ".join(["wave"] * 40), "é\0漢字"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return load_tokenizer()
-
-
-def new_model(seed=0, **fields):
-    torch.manual_seed(seed)
-    return GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=16, n_positions=32, **fields)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +102,6 @@ def test_the_batch_does_not_matter(embedder):
     assert np.array_equal(embedder.encode(texts), np.concatenate([embedder.encode([text]) for text in texts]))
 
 
-# Kinds of datasets -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -139,7 +133,7 @@ def test_fields_of_other_families(tokenizer, fields, pooling):
 
 def test_the_digest_follows_every_change(tokenizer):
     """Also those that torch does not count: through `.data` and numpy; and that of any field or option."""
-    model = GPTEmbeddingsModel(GPTEmbeddingsConfig(n_embd=4)).eval()
+    model = new_model(n_embd=4)
     embedder = Embedder(model, tokenizer)
     first = embedder.digest
     assert datasets.fingerprint.Hasher.hash(embedder) == datasets.fingerprint.Hasher.hash(Embedder(model, tokenizer))
