@@ -15,6 +15,11 @@ from modeling_gpt_embeddings import GPTEmbeddingsModel
 pytestmark = pytest.mark.slow  # each starts a command
 
 
+@pytest.fixture
+def gpt(sources):
+    return sources / "gpt"
+
+
 def test_tables_and_tokenizer(gpt, small_tokenizer, tmp_path):
     output = tmp_path / "new" / "folder"
     said = run("extract", gpt, "--output", output).output
