@@ -4,9 +4,9 @@ It is the browser of the machine; none is downloaded.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Dialog, sync_playwright
@@ -69,16 +69,9 @@ class Watched:
         self.page.wait_for_function(DRAWN, arg=count)
 
 
-class NewPage(Protocol):
-    """Opens a watched page of a width, light or dark, in a browser of a language."""
-
-    def __call__(self, width: int = 1280, height: int = 900, dark: bool = False, locale: str = "en-GB") -> Watched:
-        """Open an empty page."""
-
-
 @contextmanager
-def open_browser(timeout: int = 60_000) -> Iterator[NewPage]:
-    """Give a function that opens a page, whose waits end after `timeout` milliseconds."""
+def open_browser() -> Iterator[Callable[..., Watched]]:
+    """Give a function that opens an empty page of a width, light or dark, in a browser of a language."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=OPTIONS)
 
@@ -88,7 +81,7 @@ def open_browser(timeout: int = 60_000) -> Iterator[NewPage]:
                 color_scheme="dark" if dark else "light",
                 locale=locale,
             )
-            page.set_default_timeout(timeout)
+            page.set_default_timeout(60_000)
             return Watched(page)
 
         yield new_page
