@@ -23,13 +23,9 @@ IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
 
 
-def make_model(kind: str) -> GPTEmbeddingsModel:
-    return new_model(vocab_size=40, position_embedding_type=kind)
-
-
 @pytest.fixture(params=KINDS)
 def model(request) -> GPTEmbeddingsModel:
-    return make_model(request.param)
+    return new_model(vocab_size=40, position_embedding_type=request.param)
 
 
 def assert_same(got, model, dtype=torch.float32) -> None:
@@ -82,7 +78,7 @@ class TestSaveAndLoad:
         assert auto_map(tmp_path / "base") == classes
 
     def test_sharded(self, tmp_path):
-        model = make_model("learned")
+        model = new_model(vocab_size=40)
         model.save_pretrained(tmp_path, max_shard_size="1KB")
         assert (tmp_path / "model.safetensors.index.json").exists()
         assert_same(AutoModel.from_pretrained(tmp_path, device_map="cpu"), model)
@@ -150,7 +146,7 @@ class TestOtherWeights:
     def test_offloaded_by_accelerate(self, kind, pooling, where, tmp_path):
         import accelerate
 
-        model = make_model(kind)
+        model = new_model(vocab_size=40, position_embedding_type=kind)
         if pooling == "weighted":
             model.set_token_weights(torch.rand(40))
         expected = self.vectors(model)
@@ -159,7 +155,8 @@ class TestOtherWeights:
         torch.testing.assert_close(self.vectors(moved), expected)
 
     def test_meta_device(self, model):
-        empty, weighted, bags = model.to("meta"), make_model("none"), (self.IDS, self.ENDS)
+        empty, bags = model.to("meta"), (self.IDS, self.ENDS)
+        weighted = new_model(vocab_size=40, position_embedding_type="none")
         weighted.set_token_weights(torch.ones(40))
         weighted.token_weights = weighted.token_weights.to("meta")  # where `offload_buffers=True` keeps them
         for embed, inputs in ((empty.embed_bags, bags), (empty.embed_flat, (self.IDS,)), (weighted.embed_bags, bags)):
@@ -177,7 +174,7 @@ class TestOtherWeights:
 
     @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
     def test_a_hook_or_adapter_of_wpe_gets_a_row_for_each_text(self, grad):
-        model, shapes = make_model("learned"), []
+        model, shapes = new_model(vocab_size=40), []
         ids = torch.randint(0, 40, (6, 12))
         model.wpe.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(inputs[0].shape)))
         with torch.set_grad_enabled(grad):
@@ -200,7 +197,7 @@ class TestOtherWeights:
     )
     def test_gradient_checkpointing(self, kind):
         """Which there is nothing to do for; a model that contains ours turns it on for all of its parts."""
-        model = kind(make_model("learned").config)
+        model = kind(new_model(vocab_size=40).config)
         model.gradient_checkpointing_enable()
         model.train()(IDS).to_tuple()[0].sum().backward()
         assert model.get_input_embeddings().weight.grad.any()
@@ -212,7 +209,7 @@ class TestCompileAndExport:
     def test_compile_fullgraph(self):
         """With a loss and gradients: tests/test_heads.py."""
         torch._dynamo.reset()
-        model = make_model("learned")
+        model = new_model(vocab_size=40)
         compiled = torch.compile(model, fullgraph=True, dynamic=True)
         for ids, mask in ((IDS, MASK), (IDS.repeat(3, 2), MASK.repeat(3, 2))):
             for options in ({"attention_mask": mask}, {"position_ids": torch.arange(ids.shape[1]).flip(0)[None]}):
@@ -224,7 +221,7 @@ class TestCompileAndExport:
     @pytest.mark.slow
     def test_compiled_graphs_refuse_ids_outside_the_tables(self):
         torch._dynamo.reset()
-        model = make_model("sinusoidal")
+        model = new_model(vocab_size=40, position_embedding_type="sinusoidal")
         compiled = torch.compile(model, fullgraph=True)
         for ids in ([[0, 40]], [[-1, 0]]):
             with pytest.raises(RuntimeError, match="`input_ids` must lie from 0 to 39"):
@@ -238,7 +235,7 @@ class TestCompileAndExport:
         """The exporter of today is what `export_model` uses, and is tested there."""
         import onnxruntime
 
-        model = make_model("sinusoidal")
+        model = new_model(vocab_size=40, position_embedding_type="sinusoidal")
         path, axes = tmp_path / "model.onnx", {0: "batch", 1: "position"}
         names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["hidden", "pooled"]}
         dynamic = {"input_ids": axes, "attention_mask": axes, "hidden": axes, "pooled": {0: "batch"}}

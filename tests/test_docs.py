@@ -6,12 +6,11 @@ import re
 import shutil
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 
 import pytest
+from command import ROOT
 
 
-ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 # What a block imports that the package does not bring, and the extra that does.
 EXTRAS = {

@@ -1,12 +1,11 @@
 """The plan of the house, read from the imports: rooms in the order of the data, arrows that run one way."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from command import ROOT
 
 
-ROOT = Path(__file__).parent.parent
 COMPONENT = ["configuration_gpt_embeddings", "modeling_gpt_embeddings"]
 # A room imports from itself and from those to its left.
 MODULES = ["exceptions", "arguments", "outputs", "threads", "progress", "bundled"]

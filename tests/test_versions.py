@@ -1,12 +1,11 @@
 """Saved folders under the oldest version of transformers that the component is tested with, without this package."""
 
 import runpy
-from pathlib import Path
 
 import pytest
+from command import ROOT
 
 
-ROOT = Path(__file__).parent.parent
 COMPONENT = [ROOT / f"{name}_gpt_embeddings.py" for name in ("configuration", "modeling")]
 VERSIONS = runpy.run_path(str(ROOT / "scripts" / "check_versions.py"))
 OLDEST = next(iter(VERSIONS["TRANSFORMERS"]))  # the script runs all of them
