@@ -48,9 +48,11 @@ INTEGERS |= {"word_embed_proj_dim": (1, 2**17), "padding_position": (0, 1023), "
 REALS = {"embd_pdrop": 1, "initializer_range": 1000, "position_initializer_range": 1000, "token_scale": 1000}
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+def test_values_are_checked_in_python_and_in_json(tmp_path):
+    class Own(GPTEmbeddingsConfig):
+        model_type = "own"
+
+    for fields, message in (
         *(
             ({name: value}, f"`{name}` must be an integer from {low} to {high}, got {value}")
             for name, (low, high) in INTEGERS.items()
@@ -76,18 +78,13 @@ REALS = {"embd_pdrop": 1, "initializer_range": 1000, "position_initializer_range
         ({"position_embedding_type": "sinusoidal", "sinusoid_type": "tensor2tensor", "n_embd": 3}, "at least 4"),
         ({"word_embed_proj_dim": 2**17, "n_embd": 2**17, "vocab_size": 2**17}, "ask for tables of"),
         ({"position_offset": 2**24, "n_positions": 2**24, "n_embd": 2**10}, "ask for tables of"),
-    ],
-)
-def test_values_are_checked_in_python_and_in_json(fields, message, tmp_path):
-    class Own(GPTEmbeddingsConfig):
-        model_type = "own"
-
-    for kind in (GPTEmbeddingsConfig, Own):
+    ):
+        for kind in (GPTEmbeddingsConfig, Own):
+            with pytest.raises(ValueError, match=message):
+                kind(**fields)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_embeddings", **fields}))
         with pytest.raises(ValueError, match=message):
-            kind(**fields)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_embeddings", **fields}))
-    with pytest.raises(ValueError, match=message):
-        AutoConfig.from_pretrained(tmp_path)
+            AutoConfig.from_pretrained(tmp_path)
 
 
 def test_assigned_values_are_checked(tmp_path):

@@ -84,20 +84,17 @@ def test_few_answers_and_blocks(box, monkeypatch):
     assert list(whole) == [256, 128, 64, 32]
 
 
-@pytest.mark.parametrize(
-    ("evaluate", "arguments", "message"),
-    [
+def test_what_cannot_be_evaluated(box):
+    for evaluate, arguments, message in (
         (evaluate_scores, (["a"] * 3, ["b"] * 3, [1, 2]), "got 3 and 3 texts and 2 scores"),
         (evaluate_scores, (["a"] * 2, ["b"] * 2, [1, 2]), "at least 3: got 2"),
         (evaluate_scores, (["a"] * 3, ["b"] * 3, [1, float("nan"), 2]), "The score of pair 1 is nan"),
         (evaluate_scores, (["a"] * 3, ["b"] * 3, [1, 1, 1]), "All scores are 1; a correlation"),
         (evaluate_retrieval, ([], []), "got 0 questions"),
         (evaluate_retrieval, (["a"], ["b"], [300]), "`dims` has 300, but the vectors have 256"),
-    ],
-)
-def test_what_cannot_be_evaluated(box, evaluate, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        evaluate(box.encode, *arguments)
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(box.encode, *arguments)
     with pytest.raises(ValueError, match=r"returned the shape \(256,\) for 1 texts"):
         evaluate_retrieval(lambda texts: box.encode(texts[0]), ["a"], ["b"])
 

@@ -225,18 +225,15 @@ def test_sinusoids_of_other_widths(case, width):
         assert torch.equal(ours(model, input_ids=some_ids()), first_hidden_state(source, input_ids=some_ids()))
 
 
-@pytest.mark.parametrize(
-    ("case", "name", "tied"),
-    [
+def test_models_with_other_heads(tmp_path):
+    for case, name, tied in (
         ("gpt2", "GPT2LMHeadModel", False),
         ("gpt2", "GPT2ForSequenceClassification", True),
         ("openai-gpt", "OpenAIGPTForSequenceClassification", True),
         ("openai-gpt", "OpenAIGPTDoubleHeadsModel", True),  # its file has the token table under the name of the head
-    ],
-)
-def test_models_with_other_heads(case, name, tied, tmp_path):
-    torch.manual_seed(0)
-    check_heads(getattr(transformers, name)(new_config(case, tie_word_embeddings=tied)).eval(), tmp_path)
+    ):
+        torch.manual_seed(0)
+        check_heads(getattr(transformers, name)(new_config(case, tie_word_embeddings=tied)).eval(), tmp_path)
 
 
 def check_heads(head, folder):
@@ -267,9 +264,8 @@ def test_the_way_back(case, tmp_path):
     assert not torch.equal(gpt.get_input_embeddings().weight, table)
 
 
-@pytest.mark.parametrize(
-    ("case", "other", "fields", "message"),
-    [
+def test_a_way_back_that_does_not_fit():
+    for case, other, fields, message in (
         ("gpt2", "gpt2", {"vocab_size": 40}, r"`wte.weight` has the shape \(40, 24\), the .* says \(41, 24\)"),
         ("gpt2", "gpt2", {"n_positions": 11}, r"`wpe.weight` has the shape \(11, 24\)"),
         ("gpt2", "biogpt", {}, "`position_offset` of the model is 0, the biogpt has 2"),
@@ -277,14 +273,12 @@ def test_the_way_back(case, tmp_path):
         ("opt", "opt", {"word_embed_proj_dim": 10}, r"`wte.weight` has the shape \(41, 10\)"),
         ("xglm", "ctrl", {}, "`position_offset` of the model is 2"),
         ("ctrl", "gpt2", {}, "'learned', not 'sinusoidal'"),
-    ],
-)
-def test_a_way_back_that_does_not_fit(case, other, fields, message):
-    model, gpt = from_gpt(new_model(case)), new_model(other, seed=1, **fields)
-    before = {name: value.clone() for name, value in gpt.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
-        to_gpt(model, gpt)
-    assert all(torch.equal(value, before[name]) for name, value in gpt.state_dict().items())
+    ):
+        model, gpt = from_gpt(new_model(case)), new_model(other, seed=1, **fields)
+        before = {name: value.clone() for name, value in gpt.state_dict().items()}
+        with pytest.raises(ValueError, match=message):
+            to_gpt(model, gpt)
+        assert all(torch.equal(value, before[name]) for name, value in gpt.state_dict().items())
 
 
 def test_token_table_alone_goes_back_too():

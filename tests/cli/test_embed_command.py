@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from command import STORY, refuse, run
 from datasets import load_from_disk
+from tiny import new_model
 
 from gpt_embeddings import encode_flat
-from modeling_gpt_embeddings import GPTEmbeddingsConfig, GPTEmbeddingsModel
+from modeling_gpt_embeddings import GPTEmbeddingsModel
 
 
 pytestmark = pytest.mark.slow  # each starts a command
@@ -76,9 +77,11 @@ def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["in", "in.txt"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "options", "message"),
-    [
+def test_messages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ok.csv").write_text("text\nx\n")
+    new_model(vocab_size=100).save_pretrained("tiny")
+    for name, content, options, message in (
         ("empty.txt", b"", (), "is empty"),
         ("latin.txt", b"caf\xe9\n", (), "latin.txt could not be read: line 1 is not valid UTF-8"),
         ("lines.txt", b"x\n", ("--column", "body"), "lines.txt: There is no column 'body'; the columns are text"),
@@ -87,15 +90,10 @@ def test_overwrite_spares_inputs_and_other_folders(model, tmp_path):
         ("ok.txt", b"x\n", ("--model", "tiny"), "has 50257 entries, more than the model's `vocab_size` 100"),
         ("ok.txt", b"x\n", ("--tokenizer", "no/such-tokenizer"), "No tokenizer at 'no/such-tokenizer'"),
         ("ok.txt", b"x\n", ("--streaming", "--num-proc", "2"), "`num_proc` does not work on a stream"),
-    ],
-)
-def test_messages(name, content, options, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / name).write_bytes(content)
-    (tmp_path / "ok.csv").write_text("text\nx\n")
-    GPTEmbeddingsModel(GPTEmbeddingsConfig(vocab_size=100, n_embd=4)).save_pretrained("tiny")
-    refuse(message, "embed", tmp_path / name, "--output", tmp_path / "out", *options)
-    assert not (tmp_path / "out").exists()
+    ):
+        (tmp_path / name).write_bytes(content)
+        refuse(message, "embed", tmp_path / name, "--output", tmp_path / "out", *options)
+        assert not (tmp_path / "out").exists()
 
 
 def test_every_option_reaches_the_vectors(model, tmp_path):

@@ -35,6 +35,7 @@ ANSWERS = [
     (["embed", TEXT, "--outptu", "x"], 2, "No such option: --outptu"),
     (["embed", TEXT, "--output", "x", "--pooling", "max"], 2, "'mean', 'weighted', 'last', 'none'"),
     (["embed", TEXT, "--output", "x", "--dtype", "int4"], 2, "'float32', 'float16'"),
+    (["train", "clm", TEXT, "--output", "x", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
     (["windows", TEXT, "--dry-run", "--sample-by", "word"], 2, "'line', 'paragraph', 'document'"),
     (["embed", "none.txt", "--output", "x"], 1, "The input 'none.txt' does not exist."),
     (["embed", "*.parquet", "--output", "x"], 1, "No file matches the input '*.parquet'."),
@@ -119,14 +120,10 @@ def test_interrupted_while_it_imports(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_a_terminal_says_that_libraries_are_loaded(monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)
-    for stream, said in ((Terminal(), "Loading PyTorch and transformers ...\n"), (io.StringIO(), "")):
+    handler, terminal = signal.getsignal(signal.SIGINT), io.StringIO()
+    terminal.isatty = lambda: True
+    for stream, said in ((terminal, "Loading PyTorch and transformers ...\n"), (io.StringIO(), "")):
         monkeypatch.setattr(sys, "stderr", stream)
         load_libraries()
         assert stream.getvalue() == said and signal.getsignal(signal.SIGINT) == handler
@@ -170,37 +167,29 @@ def test_characters_that_the_encoding_lacks_are_replaced():
     assert done.stdout.decode("cp1252").split() == ["mar\u00e9", "?"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_a_reader_that_leaves_early_is_no_error():
+    """As `gpt-embeddings search ... | head -1`."""
+    for arguments, said in (
         (["-c", PRINTS, "100000"], b"done"),
         (["-c", "import gpt_embeddings_cli; gpt_embeddings_cli.main()", "--help"], b""),
-    ],
-    ids=["print", "help"],
-)
-def test_a_reader_that_leaves_early_is_no_error(arguments, said):
-    """As `gpt-embeddings search ... | head -1`."""
-    reads, writes = os.pipe()
-    os.close(reads)
-    done = subprocess.run([sys.executable, *arguments], stdout=writes, stderr=subprocess.PIPE)
-    os.close(writes)
-    assert (done.returncode, done.stderr.strip()) == (0, said)
+    ):
+        reads, writes = os.pipe()
+        os.close(reads)
+        done = subprocess.run([sys.executable, *arguments], stdout=writes, stderr=subprocess.PIPE)
+        os.close(writes)
+        assert (done.returncode, done.stderr.strip()) == (0, said)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("extra", "module", "command"),
-    [
+def test_an_extra_that_is_not_installed_is_told_before_any_work(tmp_path, monkeypatch):
+    for extra, module, command in (
         ("train", "sentence_transformers", ["train", "distil", TEXT, "--teacher", "any", "--output"]),
         ("ray", "ray", ["embed", TEXT, "--ray", "auto", "--output"]),
         ("onnx", "onnxscript", ["export", "gpt-embeddings-english", "--format", "onnx", "--output"]),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_an_extra_that_is_not_installed_is_told_before_any_work(extra, module, command, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    refuse(f"pip install 'gpt-embeddings[{extra}]'", *command, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+    ):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+        refuse(f"pip install 'gpt-embeddings[{extra}]'", *command, tmp_path / "out")
+        assert not list(tmp_path.iterdir())
 
 
 def test_figures_need_the_extra_explore(monkeypatch):

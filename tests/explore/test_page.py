@@ -53,9 +53,8 @@ def show(view, model, *values, language="en"):
 # ---- views as functions
 
 
-@pytest.mark.parametrize(
-    ("view", "values", "message"),
-    [
+def test_bad_input_becomes_a_message(model):
+    for view, values, message in (
         (TEXT, [""], "The text is empty; type a few words."),
         (TEXT, ["a\ud800"], r"lone surrogate '\\ud800'"),
         (MAP, [WORDS, " , "], "There are no words"),
@@ -69,14 +68,12 @@ def show(view, model, *values, language="en"):
         (COSTS, [10, 1.5, 1], "`n_positions` must be int, got 1.5"),
         (COSTS, [None, 1, 1], "`vocab_size` must be int, got None"),
         (COSTS, [10, 1, float("nan")], "`n_embd` must be int, got nan"),
-    ],
-)
-def test_bad_input_becomes_a_message(model, view, values, message):
-    result = show(view, model, *values)
-    assert result.failed and not result.figures
-    assert re.search(message, result.notes[0])
-    assert show(view, model, *values, language="pt").notes != result.notes or "surrogate" in message
-    assert 'role="alert"' in notes_to_html(result)
+    ):
+        result = show(view, model, *values)
+        assert result.failed and not result.figures
+        assert re.search(message, result.notes[0])
+        assert show(view, model, *values, language="pt").notes != result.notes or "surrogate" in message
+        assert 'role="alert"' in notes_to_html(result)
 
 
 def words_of(figure):
@@ -188,19 +185,16 @@ def test_words_are_searched_where_a_model_has_a_list_of_them(saved, model):
     assert result.notes[-1] == "This model has no word list, so its tokens are searched."
 
 
-@pytest.mark.parametrize(
-    ("name", "queries"),
-    [
+def test_the_bundled_tables_know_words():
+    for name, queries in (
         (ENGLISH, {"king - man + woman": ["queen"], "cat": ["kitten", "kitty", "kittens"]}),
         (PORTUGUESE, {"king - man + woman": ["queen"], "rei - homem + mulher": ["rainha"]}),
-    ],
-)
-def test_the_bundled_tables_know_words(name, queries):
-    model = LazyModel.from_pretrained(name)
-    for query, answers in queries.items():
-        result = show(NEIGHBOURS, model, *re.split(" [-+] ", query))
-        assert {row[1] for row in result.table.rows[: len(answers)]} == set(answers)
-        assert re.search(r"A table of \d\d,\d{3} x 256 random numbers", result.notes[-1])
+    ):
+        model = LazyModel.from_pretrained(name)
+        for query, answers in queries.items():
+            result = show(NEIGHBOURS, model, *re.split(" [-+] ", query))
+            assert {row[1] for row in result.table.rows[: len(answers)]} == set(answers)
+            assert re.search(r"A table of \d\d,\d{3} x 256 random numbers", result.notes[-1])
 
 
 def test_html_of_ours_is_text():
@@ -230,20 +224,16 @@ def test_a_model_is_loaded_once_and_again_after_an_error(gpt2_tokenizer):
     assert model.load() == model.load() and len(calls) == 3
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_a_model_that_does_not_load_says_why(tmp_path):
+    for make, message in (
         (lambda folder: None, "No model at"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'), "model.safetensors"),
         (lambda folder: new_model(vocab_size=9).save_pretrained(folder), "50257 entries, more than"),
-    ],
-    ids=["no config", "broken config", "no weights", "other tokenizer"],
-)
-def test_a_model_that_does_not_load_says_why(tmp_path, make, message):
-    make(tmp_path)
-    html = sizes_to_html(LazyModel.from_pretrained(str(tmp_path)), "en")
-    assert 'role="alert"' in html and message in html and "Traceback" not in html
+    ):
+        make(tmp_path)
+        html = sizes_to_html(LazyModel.from_pretrained(str(tmp_path)), "en")
+        assert 'role="alert"' in html and message in html and "Traceback" not in html
 
 
 # ---- the command
@@ -264,7 +254,6 @@ def test_a_space_is_complete(saved, tmp_path):
     loaded = GPTEmbeddingsModel.from_pretrained(space / "model-1")
     assert torch.equal(loaded.wte.weight, GPTEmbeddingsModel.from_pretrained(saved / "before").wte.weight)
     assert sorted(path.parent.name for path in space.rglob("words.*.txt")) == ["model-2"] * 2
-    refuse("exists; choose another", "explore", saved / "before", "--export", space)
 
 
 @pytest.mark.slow

@@ -215,24 +215,21 @@ def test_a_dataset_of_vectors(hub, pushed, small_tokenizer, tmp_path):
         assert [row["embedding"] for row in published] == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "error_class", "message"),
-    [
+def test_a_fault_is_explained_and_nothing_is_half_published(hub, push):
+    for name, options, error_class, message in (
         ("malformed", {"token": "alice\n"}, ValueError, "contains a character that no token has"),
         ("wrong", {"token": "hf_wrong"}, HfHubHTTPError, "401(.|\n)*Log in with `hf auth login`"),
         ("read-only", {"token": TOKENS["reader"]}, HfHubHTTPError, "403(.|\n)*Use a token with write access"),
         ("fault", {}, HfHubHTTPError, "503"),
-    ],
-)
-def test_a_fault_is_explained_and_nothing_is_half_published(hub, push, name, options, error_class, message):
-    hub.faults.append(("POST /api/models/alice/fault/commit/", 503))
-    with pytest.raises(error_class, match=message):
-        push(make_model(8), f"alice/{name}", **options)
-    hub.faults.clear()
-    there = hub.repositories.get(("model", f"alice/{name}"))
-    assert there is None or set(there.files("main")) == {".gitattributes"}
-    push(make_model(8), f"alice/{name}")
-    assert set(hub.model(f"alice/{name}").files()) == REPOSITORY_FILES
+    ):
+        hub.faults.append(("POST /api/models/alice/fault/commit/", 503))
+        with pytest.raises(error_class, match=message):
+            push(make_model(8), f"alice/{name}", **options)
+        hub.faults.clear()
+        there = hub.repositories.get(("model", f"alice/{name}"))
+        assert there is None or set(there.files("main")) == {".gitattributes"}
+        push(make_model(8), f"alice/{name}")
+        assert set(hub.model(f"alice/{name}").files()) == REPOSITORY_FILES
 
 
 def test_refusals(hub, push, monkeypatch):

@@ -130,9 +130,8 @@ def test_names_of_labels(labels, names, gpt2_tokenizer, tmp_path):
     assert list(json.loads((tmp_path / "o" / "config.json").read_text())["id2label"].values()) == names
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
+def test_bad_labels(gpt2_tokenizer, tmp_path):
+    for data, message in (
         ({"text": ["a"] * 4, "kind": ["x", "y"] * 2}, "no column 'label'; .* text, kind. Choose .* `--label-col"),
         ({"text": ["a"] * 4, "label": ["x", None, " ", "y"]}, "'label' is null or blank in 2 of 4 rows; .* row 1"),
         ({"text": ["a"] * 4, "label": [1, None, 0, 0]}, "'label' is null or blank in 1 of 4 rows; .* row 1"),
@@ -142,12 +141,10 @@ def test_names_of_labels(labels, names, gpt2_tokenizer, tmp_path):
         ({"text": ["a"] * 4, "label": [0.5] * 4}, "must hold strings, integers or booleans.*it holds float"),
         ({"text": ["a"] * 4, "label": [["x"]] * 4}, "must hold strings, integers or booleans.*list"),
         ({"label": ["x", "y"] * 2}, "no column 'text'"),
-    ],
-)
-def test_bad_labels(data, message, gpt2_tokenizer, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        train(make_model(), gpt2_tokenizer, tmp_path / "out", data)
-    assert not list(tmp_path.iterdir())
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(make_model(), gpt2_tokenizer, tmp_path / "out", data)
+        assert not list(tmp_path.iterdir())
 
 
 def test_validation(gpt2_tokenizer, tmp_path):

@@ -175,21 +175,19 @@ def test_a_loss_that_is_not_finite(small_tokenizer, story, tmp_path):
     assert not list(tmp_path.rglob("model.safetensors"))
 
 
-@pytest.mark.parametrize(
-    ("model", "texts", "length", "message"),
-    [
+def test_data_that_does_not_fit_the_model(small_tokenizer, tmp_path):
+    for model, texts, length, message in (
         ({}, [" ", None], 16, "gives no window: a window needs 2 tokens"),
         ({}, ["a b c"], 128, "`max_length` is 128, above the model's `n_positions` = 16"),
         ({"vocab_size": 100}, ["a"], 16, "more than the model's `vocab_size` 100"),
-    ],
-)
-def test_data_that_does_not_fit_the_model(model, texts, length, message, small_tokenizer, tmp_path):
-    data, options = Dataset.from_dict({"text": texts}), ClmOptions(max_length=length)
-    with pytest.raises(ValueError, match=message):
-        train_clm(make_model(**model), small_tokenizer, data, tmp_path / "out", options)
+    ):
+        data, options = Dataset.from_dict({"text": texts}), ClmOptions(max_length=length)
+        with pytest.raises(ValueError, match=message):
+            train_clm(make_model(**model), small_tokenizer, data, tmp_path / "out", options)
 
 
 def test_errors_of_the_command(tmp_path):
     arguments = ["train", "clm", STORY, "--output", tmp_path / "out"]
+    refuse("`learning_rate` must be above 0", *arguments, "--learning-rate", 0)
     refuse("not both", *arguments, "--model", "x", "--config", "y")
     refuse("No model at 'nowhere'", *arguments, "--model", "nowhere", "--tokenizer", "gpt2")

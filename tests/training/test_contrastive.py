@@ -153,15 +153,13 @@ def test_command(tmp_path):
     assert json.loads((tmp_path / "out" / "training_metadata.json").read_text())["Steps"] == "1 epochs in batches of 8"
 
 
-@pytest.mark.parametrize(
-    ("model", "data", "columns", "message"),
-    [
+def test_bad_input(gpt2_tokenizer, tmp_path):
+    for model, data, columns, message in (
         ({}, {"text": ["One sentence."]}, None, "The data has 0 pairs; at least 4"),
         ({}, {"a": ["one"], "b": ["un"]}, ("a", "answer"), "no column 'answer'; the columns are a, b"),
         ({"vocab_size": 100}, {"a": ["one"], "b": ["un"]}, ("a", "b"), "more than the model's `vocab_size` 100"),
-    ],
-    ids=["too few pairs", "no such column", "a tokenizer that is too large"],
-)
-def test_bad_input(model, data, columns, message, gpt2_tokenizer, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        train_contrastive(new_model(**model), gpt2_tokenizer, Dataset.from_dict(data), tmp_path / "o", columns=columns)
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_contrastive(
+                new_model(**model), gpt2_tokenizer, Dataset.from_dict(data), tmp_path / "o", columns=columns
+            )

@@ -226,18 +226,14 @@ def test_command(small_tokenizer, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("texts", "n_embd", "message"),
-    [
+def test_bad_input(small_tokenizer, loaded, tmp_path):
+    for texts, n_embd, message in (
         ([], 64, "The data has 0 distinct sentences"),
         (["", None], 64, "The data has 0 distinct sentences"),
         (["The tide came in. " * 9], 64, "The data has 1 distinct sentences"),
         ([STORY.read_text("utf-8")], 500, "`n_embd` is 500, but the teacher's vectors have 384 dimensions"),
-    ],
-    ids=["none", "empty", "tiny", "too many dimensions"],
-)
-def test_bad_input(texts, n_embd, message, small_tokenizer, loaded, tmp_path):
-    dataset = Dataset.from_dict({"text": texts}).cast_column("text", Value("string"))
-    with pytest.raises(ValueError, match=message):
-        distil(MINILM, small_tokenizer, dataset, tmp_path / "out", replace(OPTIONS, n_embd=n_embd))
-    assert not (tmp_path / "out").exists()
+    ):
+        dataset = Dataset.from_dict({"text": texts}).cast_column("text", Value("string"))
+        with pytest.raises(ValueError, match=message):
+            distil(MINILM, small_tokenizer, dataset, tmp_path / "out", replace(OPTIONS, n_embd=n_embd))
+        assert not (tmp_path / "out").exists()

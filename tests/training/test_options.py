@@ -5,16 +5,13 @@ from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
-from command import STORY, refuse, run
-from typer.testing import CliRunner
+from command import run
 
 from gpt_embeddings.training.options import ClmOptions, ContrastiveOptions, DistilOptions
-from gpt_embeddings_cli import app
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
+def test_bad_values():
+    for kind, options, message in (
         (ClmOptions, {"epochs": 0}, "`epochs` must be above 0 and finite, got 0.0"),
         (ClmOptions, {"learning_rate": float("nan")}, "`learning_rate` must be above 0 and finite, got nan"),
         (ClmOptions, {"seed": -1}, "`seed` must be at least 0, got -1"),
@@ -24,11 +21,9 @@ from gpt_embeddings_cli import app
         (DistilOptions, {"epochs": 0}, "`epochs` must be at least 1"),
         (ContrastiveOptions, {"batch_size": 1}, "`batch_size` must be at least 2, got 1"),
         (ContrastiveOptions, {"batch_size": 2.5}, "`batch_size` must be an integer, got 2.5"),
-    ],
-)
-def test_bad_values(kind, options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        kind(**options)
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            kind(**options)
 
 
 def test_numbers_of_numpy():
@@ -45,10 +40,3 @@ def test_help_shows_them(kind, monkeypatch):
         assert f"--{option.name.replace('_', '-')} " in shown
         said = " ".join(option.metadata["help"].replace("`", "").split())  # help is rendered as markdown
         assert f"{said} [default: {option.default}]" in shown
-
-
-def test_bad_values_from_the_command_line(tmp_path):
-    arguments = ["train", "clm", STORY, "--output", tmp_path / "out"]
-    low = CliRunner().invoke(app, [*map(str, arguments), "--batch-size", "0"])
-    assert (low.exit_code, "Invalid value for '--batch-size'" in low.output) == (2, True)
-    refuse("`learning_rate` must be above 0", *arguments, "--learning-rate", 0)

@@ -117,9 +117,9 @@ def test_the_package_is_known(monkeypatch):
     assert load_teacher("numpy.random:teach").package == "numpy"
 
 
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_bad_functions(functions):
+    for function, message in (
         ("no_module_of_this_name:read", "'no_module_of_this_name:read' could not be imported: No module named"),
         ("absent", "could not be imported: .*has no attribute 'absent'"),
         ("none", "The teacher is a int without a method `encode`"),
@@ -129,12 +129,9 @@ def test_the_package_is_known(monkeypatch):
         ("ragged", "did not return an array of numbers for a list of 4 texts"),
         ("infinite", "returned values that are not finite"),
         ("zero", "returned a vector of zeros"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
-def test_bad_functions(functions, function, message):
-    with pytest.raises((OSError, TypeError, ValueError), match=message):
-        load_teacher(function if ":" in function else f"{functions}:{function}")
+    ):
+        with pytest.raises((OSError, TypeError, ValueError), match=message):
+            load_teacher(function if ":" in function else f"{functions}:{function}")
 
 
 @pytest.mark.slow
@@ -144,22 +141,18 @@ def test_models_that_do_not_load(name):
         load_teacher(name)
 
 
-def teacher_of(call) -> Teacher:
-    return Teacher(call, "a test")
-
-
 def test_another_teacher_does_not_continue(tmp_path):
-    encode_texts(teacher_of(lambda texts: np.ones((len(texts), 4))), ["a"], tmp_path)
+    encode_texts(Teacher(lambda texts: np.ones((len(texts), 4)), "a test"), ["a"], tmp_path)
     for other in (np.ones(5), np.eye(4)[0]):
         with pytest.raises(ValueError, match=r"other vectors than when this run began"):
-            encode_texts(teacher_of(lambda texts, other=other: np.array([other] * len(texts))), ["a"], tmp_path)
+            encode_texts(Teacher(lambda texts, other=other: np.array([other] * len(texts)), "a test"), ["a"], tmp_path)
     with pytest.raises(ValueError, match="There is no text to encode"):
-        encode_texts(teacher_of(lambda texts: np.ones((len(texts), 4))), [], tmp_path)
+        encode_texts(Teacher(lambda texts: np.ones((len(texts), 4)), "a test"), [], tmp_path)
 
 
 def test_a_width_that_changes(tmp_path):
     with pytest.raises(ValueError, match=r"an array of shape \(2, 2\) for 2 texts, expected \(2, 4\)"):
-        encode_texts(teacher_of(lambda texts: np.eye(len(texts))), ["a", "b"], tmp_path)
+        encode_texts(Teacher(lambda texts: np.eye(len(texts)), "a test"), ["a", "b"], tmp_path)
 
 
 def test_it_resumes_by_blocks(tmp_path, monkeypatch):

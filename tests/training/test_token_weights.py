@@ -150,31 +150,25 @@ def test_command(gpt2_tokenizer, tmp_path):
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 50257
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_bad_weights():
+    for call, message in (
         (lambda model: model.embed_bags([1], [0, 1], pooling="weighted"), "no token weights to pool by"),
         (lambda model: model.embed_bags([1], [0, 1], pooling="max"), "`pooling` must be 'mean' or 'weighted', got 'm"),
         (lambda model: model.set_token_weights(torch.ones(3)), r"`weights` must be of shape \(30,\)"),
         (lambda model: model.set_token_weights(-torch.ones(30)), "not negative"),
         (lambda model: model.set_token_weights([float("nan")] * 30), "finite"),
-    ],
-)
-def test_bad_weights(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(new_model(vocab_size=30))
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(new_model(vocab_size=30))
 
 
-@pytest.mark.parametrize(
-    ("texts", "options", "message"),
-    [
+def test_bad_corpora(gpt2_tokenizer):
+    for texts, options, message in (
         (["", ""], {}, "no token to count"),
         (["a"], {"column": "body"}, "no column 'body'; the columns are text"),
         (["a"], {"a": 0}, "`a` must be above 0"),
         (["The cat"], {"model": make_model()}, "`vocab_size` 30"),
-    ],
-)
-def test_bad_corpora(texts, options, message, gpt2_tokenizer):
-    options = {"model": new_model(), "tokenizer": gpt2_tokenizer, **options}
-    with pytest.raises(ValueError, match=message):
-        fit_token_weights(dataset=Dataset.from_dict({"text": texts}), **options)
+    ):
+        options = {"model": new_model(), "tokenizer": gpt2_tokenizer, **options}
+        with pytest.raises(ValueError, match=message):
+            fit_token_weights(dataset=Dataset.from_dict({"text": texts}), **options)
