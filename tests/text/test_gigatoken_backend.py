@@ -304,9 +304,6 @@ def test_verdicts_are_kept_and_obeyed(tmp_path, monkeypatch):
     assert list(module._backends.values()) != [None]
 
 
-# Processes and threads -------------------------------------------------------------------------------------------
-
-
 def count_ids(tokenizer):
     prepare(tokenizer)  # in a process that was spawned, too
     input_ids, offsets = encode_flat(DOCUMENTS, tokenizer)

@@ -405,12 +405,16 @@ ROWS = [{"text": None, "n": 1}, {"text": "a", "n": 2}, {"text": "b", "n": None}]
 
 
 class TestBlocks:
-    def sources(self):
+    @pytest.mark.parametrize("rows", [2, 100])
+    def test_a_null_in_any_place(self, rows):
         write("a.jsonl", '{"text": null, "n": 1}\n{"text": "a", "n": 2}\n{"text": "b", "n": null}\n')
         read = load_source("a.jsonl", streaming=True)
         made = IterableDataset.from_generator(lambda: iter(ROWS))
         halves = [Dataset(pa.table({"text": pa.nulls(1), "n": [1]})), Dataset.from_list(ROWS[1:])]
-        return {
+        shown = Dataset.from_dict({"i": range(3)}).with_transform(
+            lambda batch: {name: [ROWS[i][name] for i in batch["i"]] for name in ("text", "n")}
+        )
+        sources = {
             "kept": Dataset.from_list(ROWS),
             "read": read,
             "filtered": read.filter(lambda row: True),
@@ -418,15 +422,9 @@ class TestBlocks:
             "generated": made,
             "generated, mapped": made.map(lambda row: {"n": row["n"]}),
             "joined": concatenate_datasets([half.to_iterable_dataset() for half in halves]),
-            "shown": Dataset.from_dict({"i": range(3)}).with_transform(self.show),
+            "shown": shown,
         }
-
-    def show(self, batch):
-        return {name: [ROWS[i][name] for i in batch["i"]] for name in ("text", "n")}
-
-    @pytest.mark.parametrize("rows", [2, 100])
-    def test_a_null_in_any_place(self, rows):
-        for name, dataset in self.sources().items():
+        for name, dataset in sources.items():
             dataset = dataset if name == "shown" else dataset.with_format("arrow")
             blocks = list(read_blocks(dataset, rows))
             assert [row for block in blocks for row in block.to_pylist()] == ROWS, name

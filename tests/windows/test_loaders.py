@@ -109,10 +109,6 @@ class TestPersistentWorkers:
         again, fresh = (DataLoader(each, batch_size=4, num_workers=2) for each in (windows, some_windows()))
         assert plain(again) == plain(fresh)
 
-    def test_without_workers(self):
-        with pytest.raises(ValueError, match="there are no workers to keep"):
-            some_windows().dataloader(persistent_workers=True)
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "set_epoch"), [(0, "before"), (2, "never")])

@@ -218,9 +218,7 @@ class TestShuffle:
         with pytest.warns(UserWarning, match=r"a single shard: every epoch has the same order.*`to_dataset\(folder"):
             TokenWindows(stream, TOKENIZER, 8, shuffle=True)
         for corpus in (stream, Lines(words(9))):
-            with pytest.raises(
-                ValueError, match=r"needs a corpus with random access.*store the windows with `to_data"
-            ):
+            with pytest.raises(ValueError, match=r"needs a corpus with random access.*store the windows with `to"):
                 TokenWindows(corpus, TOKENIZER, 8, shuffle="windows")
 
     def test_what_cannot_be_resumed_is_refused(self):
@@ -291,7 +289,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             TokenWindows(words(3), TOKENIZER, **{"max_length": 8, **options})
 
-    def test_more_streams_than_shards_and_more_workers_than_streams(self):
+    def test_numbers_of_streams_workers_and_rows_of_a_batch(self):
         corpus = Dataset.from_dict({"text": words(20)}).to_iterable_dataset(num_shards=2)
         with pytest.raises(ValueError, match=r"more than the 2 shards \(files\).*into more files"):
             TokenWindows(corpus, TOKENIZER, 8, num_streams=3)
@@ -300,6 +298,8 @@ class TestBadInput:
             windows.dataloader(num_workers=2)
         with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1, got 0"):
             windows.dataloader(0)
+        with pytest.raises(ValueError, match="there are no workers to keep"):
+            windows.dataloader(persistent_workers=True)
 
     def test_no_corpus(self):
         for dataset in ("one string", b"bytes", {"text": ["a"]}, 3):
