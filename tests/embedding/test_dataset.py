@@ -17,6 +17,7 @@ import pytest
 import tiny
 from command import STORY
 from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, List, Value
+from windows_reference import TOKENIZER
 
 from gpt_embeddings import Embedder, GPTEmbeddingsModel, embed_dataset
 from gpt_embeddings.checkpoints.loading import load_model_and_tokenizer
@@ -24,8 +25,6 @@ from gpt_embeddings.embedding import dataset as embed_module
 from gpt_embeddings.embedding import shards as shards_module
 from gpt_embeddings.embedding.shards import Provenance, read_provenance
 from gpt_embeddings.progress import Counts, Progress
-from gpt_embeddings.text import encoding
-from gpt_embeddings.text.tokenizer import load_tokenizer
 
 
 new_model = partial(tiny.new_model, n_embd=16, n_positions=32)
@@ -34,12 +33,7 @@ TEXTS = [f"Bell {i} " + "rings at high tide " * (i % 7) for i in range(200)]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """It encodes by `tokenizers`: the proof of the accelerated backend takes seconds."""
-    tokenizer = load_tokenizer()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "find_gigatoken", lambda *arguments: None)
-        encoding.prepare(tokenizer)
-    return tokenizer
+    return TOKENIZER
 
 
 @pytest.fixture(scope="module")
@@ -236,20 +230,18 @@ def test_too_little_room_for_one_file(model, tokenizer, small, tmp_path, monkeyp
     assert caplog.messages[0].startswith("One Parquet file of about 0.0 GB needs twice that")
 
 
-LONG = "tide " * 40
-COUNTED = ["A bell.", None, " \n", LONG, None, "x"] * 20
-
-
 @pytest.mark.parametrize("way", ["memory", "processes", "stream"])
 def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, small, tmp_path, way, caplog):
-    dataset = Dataset.from_dict({"text": COUNTED})
+    long = "tide " * 40
+    texts = ["A bell.", None, " \n", long, None, "x"] * 20
+    dataset = Dataset.from_dict({"text": texts})
     options = {"num_proc": 2} if way == "processes" else {}
     data = dataset.to_iterable_dataset() if way == "stream" else dataset
     output = None if way == "memory" else tmp_path / "out"
     progress = Progress(hidden=True)
     embed_dataset(data, model, tokenizer, output=output, progress=progress, **options)
-    n_tokens = sum(len(tokenizer(text)["input_ids"]) for text in COUNTED if text)  # of whitespace too
-    n_bytes = sum(len(text or "") for text in COUNTED)
+    n_tokens = sum(len(tokenizer(text)["input_ids"]) for text in texts if text)  # of whitespace too
+    n_bytes = sum(len(text or "") for text in texts)
     assert progress.counts == Counts(120, n_tokens, n_bytes, nulls=40, blank=20, truncated=20)
     assert not caplog.messages
     embed_dataset(dataset, model, tokenizer)
@@ -258,12 +250,12 @@ def test_what_is_missing_blank_or_cut_is_counted_and_told(model, tokenizer, smal
         "`drop_empty=True` (--drop-empty) drops them.",
         "Of 120 texts 20 truncated at 32 tokens; overflow 'windows' keeps all tokens.",
     ]
-    counts = Embedder(model, tokenizer, overflow="windows").extend(pa.table({"text": COUNTED}))[1]
+    counts = Embedder(model, tokenizer, overflow="windows").extend(pa.table({"text": texts}))[1]
     assert counts.truncated == 0
     caplog.clear()
     output = None if way == "memory" else tmp_path / "dropped"
     embedded = embed_dataset(data, model, tokenizer, output=output, drop_empty=True, **options)
-    assert embedded["text"][:] == ["A bell.", LONG, "x"] * 20
+    assert embedded["text"][:] == ["A bell.", long, "x"] * 20
     assert np.array_equal(embedded["embedding"][:], Embedder(model, tokenizer).encode(embedded["text"][:]))
     assert caplog.messages[0] == "Of 120 texts 60 missing or blank: their rows are dropped."
 
@@ -399,18 +391,18 @@ def private_memory():
     return int(fields["RssAnon"].split()[0]) * 1024
 
 
-class Watch(Progress):
-    peak = 0
-
-    def add(self, counts):
-        super().add(counts)
-        self.peak = max(self.peak, private_memory())
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell resident memory")
 def test_memory_stays_flat(gpt2_tokenizer, tmp_path):
     """60 MB of text have 180 MB of vectors: anonymous memory grows by less than 100 MB over that after 3 MB."""
+
+    class Watch(Progress):
+        peak = 0
+
+        def add(self, counts):
+            super().add(counts)
+            self.peak = max(self.peak, private_memory())
+
     model, story = tiny.new_model(n_positions=1024, n_embd=768), STORY.read_text(encoding="utf-8")
     part = Dataset.from_dict({"text": [story[i : i + 1000] for i in range(0, len(story) - 1000, 7)]})
     part.save_to_disk(tmp_path / "part")
@@ -439,25 +431,23 @@ def test_splits_are_continued_by_the_same_model_alone(model, tokenizer, small, t
             check(split, model, tokenizer)
 
 
-OPTIONS = {"column": "said", "output_column": "v", "pooling": "last", "normalize": True, "dtype": "float16"}
-
-
 @pytest.mark.parametrize("name", ["arrow", "vectors.parquet", "folder", "memory"])
 def test_every_output_says_it(name, model, tokenizer, tmp_path):
     dataset = Dataset.from_dict({"said": ["the tide", "comes in"]})
-    options = {**OPTIONS, "format": "parquet" if name == "folder" else None, "model_name": "me/tide"}
+    chosen = {"column": "said", "output_column": "v", "pooling": "last", "normalize": True, "dtype": "float16"}
+    options = {**chosen, "format": "parquet" if name == "folder" else None, "model_name": "me/tide"}
     output = None if name == "memory" else tmp_path / name
     embedded = embed_dataset(dataset, model, tokenizer, output=output, **options)
     if output is None:
         embedded.save_to_disk(tmp_path / name)
     found = read_provenance(tmp_path / name)
-    embedder = Embedder(model, tokenizer, **OPTIONS)
+    embedder = Embedder(model, tokenizer, **chosen)
     assert found == Provenance(
         model="me/tide",
         weights=found.weights,
         tokenizer=found.tokenizer,
         n_embd=16,
-        options={"overflow": "truncate", "truncate_dim": None, "ranges": None, "weights": None, **OPTIONS},
+        options={"overflow": "truncate", "truncate_dim": None, "ranges": None, "weights": None, **chosen},
         version=version("gpt-embeddings"),
     )
     assert len(found.tokenizer) == 64

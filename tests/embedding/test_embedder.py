@@ -156,20 +156,16 @@ def test_the_digest_follows_every_change(tokenizer):
     assert embedder.digest == first
 
 
-class Louder(GPTEmbeddingsModel):
-    """What a caller may make of the model."""
-
-    def embed_bags(self, *arguments, **options):
-        return 2 * super().embed_bags(*arguments, **options)
-
-
 def test_the_digest_follows_what_is_no_weight(tokenizer):
     """A subclass, a hook, a `forward` of its own: with the plain digest `datasets` would find its vectors."""
+
+    class Louder(GPTEmbeddingsModel):
+        def embed_bags(self, *arguments, **options):
+            return 2 * super().embed_bags(*arguments, **options)
+
     model = new_model()
     plain = Embedder(model, tokenizer).digest
-    louder = Louder(model.config).eval()
-    louder.load_state_dict(model.state_dict())
-    digests = [Embedder(louder, tokenizer).digest]
+    digests = [Embedder(new_model(Louder), tokenizer).digest]
     for part in (model.wte, model.wpe):
         hook = part.register_forward_hook(lambda module, arguments, output: 2 * output)
         digests.append(Embedder(model, tokenizer).digest)
@@ -200,9 +196,9 @@ def test_map(embedder, kind, format):
         dataset = DatasetDict({"train": dataset, "test": dataset})
     elif kind == "stream":
         dataset = dataset.to_iterable_dataset(num_shards=2).with_format(format)
-    # Under the formats numpy and torch `datasets` guesses the type unless it is told.
+    # Under the format torch `datasets` guesses the type unless it is told.
     features = datasets.Features({"id": Value("int64"), "text": Value("string"), "embedding": embedder.feature})
-    options = {"features": features} if format in ("numpy", "torch") and kind in ("dataset", "shuffled") else {}
+    options = {"features": features} if format == "torch" and kind in ("dataset", "shuffled") else {}
     mapped = dataset.map(embedder, batched=True, batch_size=3, **options)
     assert isinstance(mapped, IterableDataset) == (kind == "stream")
     wanted = expected(embedder)
@@ -230,9 +226,6 @@ def test_a_plain_dictionary_and_arrow_tables(embedder, pooling):
     assert nulls == [[] if pooling == "none" else [0] * 16] * 7
 
 
-# Errors ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -254,10 +247,6 @@ def test_what_does_not_fit(model, tokenizer, options, message):
         Embedder(**{"model": model, "tokenizer": tokenizer, **options})
 
 
-NOT_UTF8 = pa.array([b"a", b"\xff"]).view(pa.string())
-NOT_IN_MEMORY = r"`w[tp]e.weight` is on the device 'meta'.* Load it with"
-
-
 @pytest.mark.parametrize(("where", "pooling"), [("cpu", "mean"), ("disk", "none")])
 def test_weights_that_are_not_in_memory(tokenizer, where, pooling, tmp_path):
     """accelerate brings them into memory for the time of a call; what needs a hash of them refuses."""
@@ -269,13 +258,14 @@ def test_weights_that_are_not_in_memory(tokenizer, where, pooling, tmp_path):
         accelerate.disk_offload(model, str(tmp_path))
     embedder = Embedder(model, tokenizer, pooling=pooling)
     np.testing.assert_allclose(embedder.encode(texts), expected, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match=NOT_IN_MEMORY):
+    message = r"`w[tp]e.weight` is on the device 'meta'.* Load it with"
+    with pytest.raises(ValueError, match=message):
         _ = embedder.digest
     model = new_model()
     embedder = Embedder(model, tokenizer)
     model.to("meta")  # without accelerate
     for use in (lambda: embedder.encode("tide"), lambda: embedder.digest, lambda: Embedder(model, tokenizer)):
-        with pytest.raises(ValueError, match=NOT_IN_MEMORY):
+        with pytest.raises(ValueError, match=message):
             use()
 
 
@@ -287,7 +277,10 @@ def test_weights_that_are_not_in_memory(tokenizer, where, pooling, tmp_path):
         (pa.table({"review": [1, 2]}), "Column 'review' must hold strings"),
         ({"review": ["a", 3]}, "Column 'review', batch row 1 must be a string, got int: 3"),
         ({"review": ["a", "b", "c\udc80"]}, r"Column 'review', batch row 2 holds the lone surrogate '\\udc80'"),
-        (pa.table({"review": NOT_UTF8}), "Column 'review', batch row 1 is not valid UTF-8"),
+        (
+            pa.table({"review": pa.array([b"a", b"\xff"]).view(pa.string())}),
+            "Column 'review', batch row 1 is not valid UTF-8",
+        ),
         ({"review": "one text"}, "`batched=True`"),
         (["a"], "`batched=True`"),
     ],
@@ -295,9 +288,6 @@ def test_weights_that_are_not_in_memory(tokenizer, where, pooling, tmp_path):
 def test_bad_batches_are_named_by_row_and_column(model, tokenizer, batch, message):
     with pytest.raises((TypeError, ValueError), match=message):
         Embedder(model, tokenizer, column="review")(batch)
-
-
-# Processes, pickles and hashes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -350,9 +340,6 @@ def test_a_pickle_shares_the_model_of_its_process_and_says_if_the_weights_are_go
     gc.collect()
     with pytest.raises(pickle.UnpicklingError, match="the process that pickled it has ended"):
         pickle.loads(pickled)
-
-
-# Encode, compare, quantize, save, load, a step of a pipeline --------------------------------------------------
 
 
 PLAIN = ["The tide clerk counts.", "Lamp oil", "The lamp went out.", "é漢字", " ".join(["wave"] * 40)]

@@ -19,11 +19,6 @@ TEXTS = [f"row {i % 97} of {i * 31 % 400} tides and {i * 7 % 53} ships" for i in
 
 
 @pytest.fixture(scope="module")
-def other():
-    return new_model(seed=1, n_embd=24, n_positions=64)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory, gpt2_tokenizer):
     """A saved model."""
     place = tmp_path_factory.mktemp("models") / "tides"
@@ -133,7 +128,8 @@ class TestStorage:
             with pytest.raises(ValueError, match=message):
                 search(tmp_path / "other.parquet", ["tides"], embedder=given)
 
-    def test_files_of_different_models_or_options(self, tmp_path, embedder, other):
+    def test_files_of_different_models_or_options(self, tmp_path, embedder):
+        other = new_model(seed=1, n_embd=24, n_positions=64)
         for name, model, options in (
             ("models/a.parquet", embedder.model, {}),
             ("models/b.parquet", other, {}),
@@ -148,7 +144,8 @@ class TestStorage:
 
 
 class TestBadInput:
-    def test_another_model_or_one_that_is_gone(self, place, tmp_path, embedder, other):
+    def test_another_model_or_one_that_is_gone(self, place, tmp_path, embedder):
+        other = new_model(seed=1, n_embd=24, n_positions=64)
         with pytest.raises(ValueError, match=r"from the model '.*tides' with the weights \w{12}, but the embedder"):
             search(place, ["tides"], embedder=Embedder(other, embedder.tokenizer))
         embed_dataset(["sea"], other, embedder.tokenizer, output=tmp_path / "e", model_name="/nowhere/tides")
