@@ -65,7 +65,9 @@ class TestSaveAndLoad:
         assert type(AutoConfig.from_pretrained(tmp_path / "one")) is GPTEmbeddingsConfig
         for loader, options in ((auto, {"trust_remote_code": True}), (auto, {}), (kind, {})):
             loaded, report = loader.from_pretrained(tmp_path / "one", output_loading_info=True, **options)
-            assert type(loaded) is kind and not any(report.values()) and not loaded.training
+            # transformers 5.0 takes the code of the folder where it is trusted, later versions the installed one.
+            assert type(loaded) is kind or (options and type(loaded).__name__ == kind.__name__)
+            assert not any(report.values()) and not loaded.training
             assert torch.equal(loaded(IDS, MASK)[0], model(IDS, MASK)[0])
         if kind is GPTEmbeddingsForCausalLM:
             assert (loaded.lm_head.weight is loaded.transformer.wte.weight) == fields["tie_word_embeddings"]
