@@ -172,14 +172,13 @@ def hand_out(windows: "TokenWindows", turns: Iterable[Turn], batch_size: int, *,
             yield ids
     if not seen and not windows.warned:
         windows.warned = True
-        message = f"Epoch {cursor.epoch} has no window: {windows.corpus.spec.no_window()}."
+        of_worker = f" of worker {worker.id}" if worker is not None and worker.num_workers > 1 else ""
+        message = f"Epoch {cursor.epoch}{of_worker} has no window: {windows.corpus.spec.no_window()}."
         if dropped:
             message = (
                 f"Epoch {cursor.epoch} has no batch of {batch_size} windows: no stream has that many. Use a smaller "
                 "`batch_size`, fewer streams or `drop_last=False`."
             )
-        elif worker is not None and worker.num_workers > 1:
-            message = message.replace("has no window", f"of worker {worker.id} has no window", 1)
         warnings.warn(message, stacklevel=2)
     cursor.finish()
 
